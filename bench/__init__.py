@@ -1,0 +1,1 @@
+"""Measurements. Installed as `mlx_diffucoder.bench`."""

@@ -1,0 +1,63 @@
+"""An Apple-silicon native runtime for diffusion code models.
+
+>>> from mlx_diffucoder import GenerationConfig, generate, load
+>>> model, tokenizer = load("pocket")
+>>> print(generate(model, tokenizer, "Write a function f(x) that returns x squared."))
+
+Names are imported when they are first used, so that `diffucode --help` waits for none of them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import GenerationConfig, ModelConfig
+    from .denoise import Hooks
+    from .errors import DiffucoderError
+    from .generation import generate, generate_batch, stream_batch, stream_generate
+    from .loading import load
+    from .model import Dream
+    from .tokenizer import Tokenizer
+    from .trace import Step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DiffucoderError",
+    "Dream",
+    "GenerationConfig",
+    "Hooks",
+    "ModelConfig",
+    "Step",
+    "Tokenizer",
+    "generate",
+    "generate_batch",
+    "load",
+    "stream_batch",
+    "stream_generate",
+]
+
+_ROOMS = {
+    "DiffucoderError": "errors",
+    "Dream": "model",
+    "GenerationConfig": "config",
+    "Hooks": "denoise",
+    "ModelConfig": "config",
+    "Step": "trace",
+    "Tokenizer": "tokenizer",
+    "generate": "generation",
+    "generate_batch": "generation",
+    "load": "loading",
+    "stream_batch": "generation",
+    "stream_generate": "generation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

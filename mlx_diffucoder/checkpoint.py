@@ -1,0 +1,146 @@
+"""A checkpoint folder: what its files hold, checked from their headers before any weight is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from safetensors import SafetensorError, safe_open
+
+from .config import ModelConfig, read_json
+from .errors import CheckpointError, ConfigError
+from .model import Dream
+
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight as a shard's header describes it."""
+
+    shape: tuple[int, ...]
+    file: Path
+
+
+def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """`config.json`, as the model's configuration and whole. Raises `CheckpointError` or `ConfigError`."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: not a folder; a checkpoint is a folder with config.json and *.safetensors")
+    path = folder / "config.json"
+    raw = read_json(path)
+    try:
+        return ModelConfig.from_dict(raw), raw
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_headers(folder: Path) -> dict[str, StoredWeight]:
+    """Every weight of a folder by its name, from the headers of its shards.
+
+    Raises:
+        CheckpointError: no weights, a shard that is missing or whose size does not fit its header,
+            or a weight that two shards hold.
+    """
+    weights: dict[str, StoredWeight] = {}
+    for file in _shards(folder):
+        try:
+            with safe_open(file, framework="numpy") as shard:
+                found = {name: StoredWeight(tuple(shard.get_slice(name).get_shape()), file) for name in shard.keys()}
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file}: truncated or damaged ({error}); download the file again") from None
+        if twice := weights.keys() & found.keys():
+            raise CheckpointError(f"{file}: {min(twice)} also stands in {weights[min(twice)].file.name}; which is right?")
+        weights |= found
+    return weights
+
+
+def _shards(folder: Path) -> list[Path]:
+    if (folder / INDEX).exists():
+        names = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(names, dict) or not names:
+            raise CheckpointError(f"{folder / INDEX}: has no weight_map; download the file again")
+        files = [folder / name for name in sorted(set(map(str, names.values())))]
+        if lost := [file.name for file in files if not file.exists()]:
+            raise CheckpointError(f"{folder}: the shard {lost[0]} is missing, which {INDEX} names; download it again")
+        return files
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder}: has no weights (model*.safetensors)")
+    return files
+
+
+def build(folder: Path) -> tuple[Dream, dict[str, Any]]:
+    """The model of a folder with its weights not read yet, and its `config.json`.
+
+    MLX reads an array from its file when it is first evaluated. Nothing is copied or held twice.
+
+    Raises:
+        ConfigError: `config.json` does not describe a Dream model.
+        CheckpointError: the folder lacks a file or a weight, has one too many, or one of a wrong
+            shape; the message names it.
+    """
+    config, raw = read_model_config(folder)
+    model = Dream(config)
+    stored = {name: weight for name, weight in read_headers(folder).items() if not model.ignores(name)}
+    _quantize_structure(model, raw, stored, folder)
+    _check_weights(model, stored, folder)
+    arrays: dict[str, mx.array] = {}
+    for file in sorted({weight.file for weight in stored.values()}):
+        arrays |= mx.load(str(file))  # type: ignore[arg-type]  # a .safetensors file gives a dict
+    model.load_weights([(name, arrays[name]) for name in stored], strict=True)
+    model.eval()
+    return model, raw
+
+
+def _quantize_structure(model: Dream, raw: dict[str, Any], stored: dict[str, StoredWeight], folder: Path) -> None:
+    """Put quantized layers where the folder has quantized weights, with the bits `config.json` gives them."""
+    quantization = raw.get("quantization") or raw.get("quantization_config")
+    quantized = any(name.endswith(".scales") for name in stored)
+    if not quantized and not quantization:
+        return
+    path = folder / "config.json"
+    if not quantization:
+        raise CheckpointError(f"{path}: has no quantization block, but the weights are quantized")
+    if not isinstance(quantization, dict) or "bits" not in quantization or "group_size" not in quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise CheckpointError(f"{path}: quantization {method!r} is not MLX's; convert the original checkpoint instead")
+    own = {name: entry for name, entry in quantization.items() if isinstance(entry, dict | bool)}
+
+    def parameters(name: str, module: nn.Module) -> bool | dict[str, Any]:
+        if not hasattr(module, "to_quantized") or f"{name}.scales" not in stored:
+            return False
+        entry = own.get(name, True)
+        return entry if isinstance(entry, dict) else True
+
+    try:
+        nn.quantize(
+            model,
+            group_size=quantization["group_size"],
+            bits=quantization["bits"],
+            mode=quantization.get("mode", "affine"),
+            class_predicate=parameters,
+        )
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: the quantization block cannot be used ({error})") from None
+
+
+def _check_weights(model: Dream, stored: dict[str, StoredWeight], folder: Path) -> None:
+    parameters: Any = tree_flatten(model.parameters())
+    expected = {name: tuple(value.shape) for name, value in parameters}
+    if missing := sorted(expected.keys() - stored.keys()):
+        raise CheckpointError(f"{folder}: {_few('missing weight', missing)}")
+    if extra := sorted(stored.keys() - expected.keys()):
+        raise CheckpointError(f"{folder}: {_few('unexpected weight', extra)}")
+    if wrong := sorted(name for name in expected if expected[name] != stored[name].shape):
+        name = wrong[0]
+        raise CheckpointError(
+            f"{stored[name].file}: {_few('wrongly shaped weight', wrong)}: {name} is"
+            f" {list(stored[name].shape)}, and config.json makes it {list(expected[name])}"
+        )
+
+
+def _few(what: str, names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{what}{'s' if len(names) > 1 else ''} {shown}"

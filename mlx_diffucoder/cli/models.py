@@ -1,0 +1,79 @@
+"""From the `--model` flag to a loaded model, asking before gigabytes are fetched."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..errors import HubError
+from ..loading import DEFAULT_MODEL, POCKET, Download, load, resolve
+from .progress import waiting
+
+if TYPE_CHECKING:
+    from ..model import Dream
+    from ..tokenizer import Tokenizer
+
+ROOM_TO_RUN = 1.1  # memory for a generation, over the weights' bytes
+
+
+def load_named(name: str | None, *, yes: bool) -> tuple[str, "Dream", "Tokenizer"]:
+    """The model that `--model` names, or the default one, with its name.
+
+    Raises:
+        HubError: it would have to be downloaded and must not be, or does not fit.
+        DiffucoderError: as `load`.
+    """
+    wanted = name or DEFAULT_MODEL
+
+    def before_download(download: Download) -> None:
+        check_download(download, yes=yes, ask=name is None)
+
+    folder = resolve(wanted, before_download=before_download)
+    with waiting(f"loading {wanted}"):
+        return wanted, *load(folder)
+
+
+def check_download(download: Download, *, yes: bool, ask: bool) -> None:
+    """Say what is about to be fetched, check that it fits, and ask where that is called for."""
+    import huggingface_hub.utils
+
+    free, memory = _free_disk(download.folder), _memory()
+    print(
+        f"{download.repo} is not on this machine: {_gb(download.missing)} to download into {download.folder}"
+        f" ({_gb(free)} free). To run, it takes about {_gb(download.total * ROOM_TO_RUN)} of this machine's"
+        f" {_gb(memory)} of memory.",
+        file=sys.stderr,
+    )
+    if download.missing > free:
+        raise HubError(
+            f"{download.repo}: not enough disk, {_gb(download.missing)} needed and {_gb(free)} free in {download.folder};"
+            f" make room, set HF_HOME to another disk, or use -m {POCKET}"
+        )
+    if download.total * ROOM_TO_RUN > memory and not yes:
+        raise HubError(
+            f"{download.repo}: not enough memory to run it, about {_gb(download.total * ROOM_TO_RUN)} of {_gb(memory)};"
+            " name a smaller one with -m (a 4-bit conversion takes half), or download it all the same with --yes"
+        )
+    if ask and not yes:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise HubError(f"{download.repo}: not downloaded; run again with --yes to download it, or use -m {POCKET}")
+        typer.confirm("Download it?", abort=True, err=True)
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
+
+
+def _free_disk(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"

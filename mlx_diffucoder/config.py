@@ -1,0 +1,199 @@
+"""The two configurations: the checkpoint's, read leniently, and the user's, read strictly."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from .errors import CheckpointError, ConfigError
+
+MAX_STEPS = 2**20  # past this, float32 cannot tell one timestep of the schedule from the next
+ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The Dream architecture, as a checkpoint's `config.json` states it.
+
+    Keys that are not named here are ignored. Features that would change the model's output and
+    that are not implemented (RoPE scaling, sliding-window attention, another activation) are
+    refused by `from_dict`, never silently dropped.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    mask_token_id: int
+    max_position_embeddings: int = 131072
+    rope_theta: float = 1_000_000.0
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """Read a `config.json` that has been parsed. Raises `ConfigError`, naming the key."""
+        if (kind := config.get("model_type")) != "Dream":
+            raise ConfigError(f'model_type is "{kind}", not "Dream": this program runs DiffuCoder and Dream checkpoints only')
+        values = {}
+        for field in fields(cls):
+            value = config.get(field.name)
+            if value is None:
+                if field.default is MISSING:
+                    raise ConfigError(f"{field.name} is missing")
+                continue
+            # JSON has one kind of number: 1000000 is a valid rope_theta, but 3584.5 is no size.
+            fits = {int: _is_number(value, int), float: _is_number(value, int | float), bool: isinstance(value, bool)}
+            if not fits[field.type]:  # type: ignore[index]
+                raise ConfigError(f"{field.name} is {value!r}, not a value of type {field.type.__name__}")  # type: ignore[union-attr]
+            values[field.name] = value
+        result = cls(**values)
+        result._check_shape()
+        _refuse_unsupported(config)
+        return result
+
+    def _check_shape(self) -> None:
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+            "rope_theta",
+            "rms_norm_eps",
+        ):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}")
+        if self.head_dim % 2:
+            raise ConfigError(f"hidden_size / num_attention_heads is {self.head_dim}; rotary positions need an even number")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"num_key_value_heads {self.num_key_value_heads} does not divide num_attention_heads {self.num_attention_heads}"
+            )
+        if not 0 <= self.mask_token_id < self.vocab_size:
+            raise ConfigError(f"mask_token_id {self.mask_token_id} is outside the vocabulary of {self.vocab_size}")
+
+
+def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+    scaling = config.get("rope_scaling")
+    if scaling and (scaling.get("rope_type") or scaling.get("type")) not in (None, "default"):
+        raise ConfigError(f"rope_scaling {json.dumps(scaling)} is not supported")
+    if config.get("use_sliding_window"):
+        raise ConfigError("use_sliding_window is not supported: DiffuCoder attends to the whole canvas")
+    if config.get("hidden_act", "silu") != "silu":
+        raise ConfigError(f"hidden_act {config['hidden_act']!r} is not supported, only 'silu'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How to decode. The defaults are greedy, one token a step, most certain token first.
+
+    Attributes:
+        max_tokens: masks on the canvas behind the prompt; the longest answer, in tokens.
+        steps: denoising steps the schedule is spread over; None is one step a token.
+        alg: the score that orders the commits: `entropy`, `maskgit_plus` (probability of the
+            chosen token), `topk_margin` (p1 - p2), or `origin` (uniformly random order).
+        temperature: 0 takes the most probable token, above 0 draws.
+        top_p: nucleus: drop the tokens past this cumulative probability. It truncates the
+            distribution that scores are computed of, so it matters at temperature 0 as well.
+        top_k: keep the k most probable tokens; 0 keeps all. At temperature 0 as for `top_p`.
+        alg_temp: 0 commits the best scores; above 0 draws the positions from softmax(score / alg_temp).
+        eps: where the reference's timesteps end (they run from 1).
+        seed: of every random choice; None takes a fresh one.
+        raw: a text prompt is taken as it is, with no chat template, and special tokens written
+            in it act as such.
+        system: the system message of the chat template, where it has room for one.
+        reference: the reference decoder to the letter. Nothing keeps it from choosing the mask
+            token or an id that the tokenizer does not know, and every one of `steps` runs a forward.
+
+    Raises:
+        ConfigError: a value that cannot work, by the field's name.
+        TypeError: a field that does not exist.
+
+    Source: the generation config of Dream's `diffusion_generate` (DiffuCoder, arXiv 2506.20639).
+    """
+
+    max_tokens: int = 256
+    steps: int | None = None
+    alg: str = "entropy"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    alg_temp: float = 0.0
+    eps: float = 1e-3
+    seed: int | None = None
+    raw: bool = False
+    system: str | None = None
+    reference: bool = False
+
+    def __post_init__(self) -> None:
+        # The reference spells "off" as None where we have a number for it.
+        for name, off in (("top_p", 1.0), ("top_k", 0), ("alg_temp", 0.0)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, off)
+        if self.alg not in ALGORITHMS:
+            raise self._wrong("alg", f"one of {', '.join(ALGORITHMS)}")
+        self._check_whole("max_tokens", 1, None)
+        if self.steps is not None:
+            self._check_whole("steps", 1, MAX_STEPS)
+        self._check_whole("top_k", 0, None)
+        if self.seed is not None:
+            self._check_whole("seed", 0, 2**64 - 1)
+        self._check_real("temperature", lambda t: t >= 0, "0 or more")
+        self._check_real("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1")
+        self._check_real("alg_temp", lambda t: t >= 0, "0 or more")
+        self._check_real("eps", lambda e: 0 <= e < 1, "at least 0 and below 1")
+        for name in ("raw", "reference"):
+            if not isinstance(getattr(self, name), bool):
+                raise self._wrong(name, "True or False")
+        if self.system is not None and not isinstance(self.system, str):
+            raise self._wrong("system", "text")
+
+    def _wrong(self, name: str, wanted: str) -> ConfigError:
+        return ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}", field=name)
+
+    def _check_whole(self, name: str, low: int, high: int | None) -> None:
+        value = getattr(self, name)
+        if not _is_number(value, int) or value < low or (high is not None and value > high):
+            bound = f"of {low} or more" if high is None else f"from {low} to {high}"
+            raise self._wrong(name, f"a whole number {bound}")
+
+    def _check_real(self, name: str, possible: Callable[[float], bool], bound: str) -> None:
+        value = getattr(self, name)
+        if not _is_number(value, int | float) or not math.isfinite(value) or not possible(value):
+            raise self._wrong(name, bound)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, as JSON can hold it."""
+        return asdict(self)
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)  # True is an int to Python
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a checkpoint's file. Raises `CheckpointError`, naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; is {path.parent} a checkpoint folder?") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); download the file again") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a JSON {type(value).__name__}, not an object")
+    return value

@@ -1,0 +1,35 @@
+"""What can go wrong because of what a user gave us: each class is one line on stderr in the CLI.
+
+Every message names the file, field or flag at fault and says what to do about it.
+"""
+
+
+class DiffucoderError(Exception):
+    """Base of every error that a user's input can cause.
+
+    `field` is the `GenerationConfig` field at fault, where there is one; messages open with it.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ConfigError(DiffucoderError, ValueError):
+    """A `config.json` or a `GenerationConfig` holds a value that cannot work."""
+
+
+class CheckpointError(DiffucoderError):
+    """A checkpoint folder is missing, incomplete or damaged."""
+
+
+class PromptError(DiffucoderError, ValueError):
+    """A prompt is empty, too long for the model's context, or not text."""
+
+
+class HubError(DiffucoderError):
+    """The Hugging Face Hub could not be reached, or does not have what was asked for."""
+
+
+class ConvertError(DiffucoderError):
+    """A conversion was asked for that cannot be written."""

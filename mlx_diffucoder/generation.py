@@ -1,0 +1,143 @@
+"""What Python users call: text in, text out, and the stream of steps underneath."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import mlx.core as mx
+import numpy as np
+
+from .canvas import Canvas, settled
+from .config import GenerationConfig
+from .denoise import Hooks, denoise
+from .errors import PromptError
+from .model import Dream
+from .policies import policy_for
+from .tokenizer import Tokenizer
+from .trace import Step
+
+Prompt = str | Sequence[int]
+"""Text (the chat template is applied unless the config says raw) or token ids, taken as they are."""
+
+
+def generate(
+    model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig | None = None, *, hooks: Hooks | None = None
+) -> str:
+    """Denoise an answer to `prompt` and return its text. Raises as `stream_generate` does."""
+    return generate_batch(model, tokenizer, [prompt], config, hooks=hooks)[0]
+
+
+def stream_generate(
+    model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig | None = None, *, hooks: Hooks | None = None
+) -> Iterator[Step]:
+    """Denoise an answer to `prompt`, yielding after every step.
+
+    Args:
+        model, tokenizer: as `load` returns them.
+        prompt: text, or token ids. Mask tokens among the ids are filled like the answer's.
+        config: how to decode; the defaults are `GenerationConfig()`'s.
+        hooks: called around each step, as the reference's are.
+
+    Raises:
+        PromptError: the prompt is empty, is not text, or does not fit the model's context. Raised
+            by the call, before the first step is asked for.
+    """
+    steps = stream_batch(model, tokenizer, [prompt], config, hooks=hooks)
+    return (rows[0] for rows in steps)
+
+
+def generate_batch(
+    model: Dream,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    config: GenerationConfig | None = None,
+    *,
+    hooks: Hooks | None = None,
+) -> list[str]:
+    """Denoise answers to several prompts together. Raises as `stream_generate` does."""
+    ids = [prompt_ids(model, tokenizer, prompt, config or GenerationConfig()) for prompt in prompts]
+    *_, last = stream_batch(model, tokenizer, ids, config, hooks=hooks)
+    return [answer_text(tokenizer, step, len(prompt)) for step, prompt in zip(last, ids, strict=True)]
+
+
+def stream_batch(
+    model: Dream,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    config: GenerationConfig | None = None,
+    *,
+    hooks: Hooks | None = None,
+) -> Iterator[tuple[Step, ...]]:
+    """As `stream_generate`, for several prompts in one left-padded batch: a `Step` for each."""
+    config = config or GenerationConfig()
+    ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
+    if not ids:
+        raise PromptError("there is no prompt: the batch is empty")
+    canvas = Canvas.of(ids, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id)
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+
+    def steps() -> Iterator[tuple[Step, ...]]:
+        with wired_memory():
+            yield from denoise(model, canvas, policy_for(config), config, forbidden=forbidden, hooks=hooks)
+
+    return steps()
+
+
+def prompt_ids(model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig) -> list[int]:
+    """The ids that a prompt stands for, checked against the model.
+
+    Raises:
+        PromptError: it is empty, is not text, has ids the model does not know, or leaves no room
+            for `config.max_tokens` in the model's context.
+    """
+    if not isinstance(prompt, str):
+        ids = [int(token) for token in prompt]
+        if wrong := [token for token in ids if not 0 <= token < model.config.vocab_size]:
+            raise PromptError(f"the prompt holds the id {wrong[0]}; the model's ids go from 0 to {model.config.vocab_size - 1}")
+    elif not prompt.strip():
+        raise PromptError("the prompt is empty: say what code to write")
+    elif config.raw:
+        ids = tokenizer.encode(prompt)
+    else:
+        ids = tokenizer.encode_chat(prompt, system=config.system)
+    if not ids:
+        raise PromptError("the prompt is empty: say what code to write")
+    context = model.config.max_position_embeddings
+    if len(ids) >= context:
+        raise PromptError(f"the prompt is {len(ids)} tokens long and the model's context {context}; shorten the prompt")
+    if len(ids) + config.max_tokens > context:
+        raise PromptError(
+            f"max_tokens {config.max_tokens} does not fit: the model's context is {context} tokens and"
+            f" the prompt takes {len(ids)} of them, so at most {context - len(ids)} are left",
+            field="max_tokens",
+        )
+    return ids
+
+
+def answer_text(tokenizer: Tokenizer, step: Step, start: int) -> str:
+    """The text of the answer on a canvas whose prompt is `start` tokens long, as far as it is settled."""
+    ids, _ = settled(step.tokens[start:], mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
+    return tokenizer.decode(ids.tolist())
+
+
+def forbidden_ids(tokenizer: Tokenizer, vocab_size: int) -> mx.array:
+    """Ids never to be generated, bool `[V]`: the mask token, and embedding rows that no token has."""
+    forbidden = np.ones(vocab_size, dtype=np.bool_)
+    known = tokenizer.known_ids
+    forbidden[known[known < vocab_size]] = False
+    forbidden[tokenizer.mask_id] = True
+    return mx.array(forbidden)
+
+
+@contextmanager
+def wired_memory() -> Iterator[None]:
+    """On Metal, keep the weights resident while denoising, up to the recommended working set."""
+    limit = mx.device_info().get("max_recommended_working_set_size") if mx.metal.is_available() else None
+    if limit is None:
+        yield
+        return
+    previous = mx.set_wired_limit(int(limit))
+    try:
+        yield
+    finally:
+        mx.synchronize()
+        mx.set_wired_limit(previous)

@@ -1,0 +1,138 @@
+"""From a name to a model: the bundled checkpoint, a folder, or the Hugging Face Hub.
+
+This is the program's one door to the Hub.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from .checkpoint import INDEX, build
+from .config import read_json
+from .errors import CheckpointError, HubError
+from .model import Dream
+from .tokenizer import Tokenizer
+
+DEFAULT_MODEL = "mlx-community/DiffuCoder-7B-cpGRPO-8bit"
+"""What the command line runs when no model is named."""
+POCKET = "pocket"
+"""The name of the bundled checkpoint; it is never downloaded."""
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
+"""What is fetched of a Hub repository: never code."""
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Download:
+    """What resolving a name would fetch: the repository, and bytes in all and still to come."""
+
+    repo: str
+    total: int
+    missing: int
+    folder: Path
+
+
+def load(name: str | os.PathLike[str] = POCKET, *, dtype: str | None = None, lazy: bool = False) -> tuple[Dream, Tokenizer]:
+    """Load a model and its tokenizer.
+
+    Args:
+        name: `"pocket"`, a folder (the Hub's original layout or mlx-lm's converted one), or a Hub id.
+        dtype: `"float32"`, `"float16"` or `"bfloat16"`, to compute in another than the weights are
+            stored in. Quantized weights stay as they are; their scales follow.
+        lazy: leave each weight in its file until it is first needed.
+
+    Raises:
+        HubError: the Hub cannot be reached or does not have the name.
+        CheckpointError, ConfigError: the folder is incomplete, damaged, or no Dream checkpoint.
+    """
+    folder = resolve(name)
+    model, _ = build(folder)
+    tokenizer = Tokenizer.load(folder)
+    if dtype is not None:
+        if dtype not in DTYPES:
+            raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+        model.set_dtype(DTYPES[dtype])
+    if not lazy:
+        mx.eval(model.parameters())
+    return model, tokenizer
+
+
+def resolve(name: str | os.PathLike[str], *, before_download: Callable[[Download], None] | None = None) -> Path:
+    """The folder that a name stands for, downloaded first where it must be.
+
+    Args:
+        before_download: called with what is about to be fetched; whatever it raises stops it.
+    """
+    if name == POCKET:
+        return Path(__file__).parent / "pocket"
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    name = os.fspath(name)
+    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+        raise CheckpointError(f'{name}: no such folder, nor is it a Hub id ("owner/name") or "{POCKET}"')
+    return _cached(name) or _download(name, before_download)
+
+
+def _cached(repo: str) -> Path | None:
+    """The Hub's cache of a repository, where all of its weights are there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=list(HUB_FILES), local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    needed = ["config.json"]
+    if (folder / INDEX).exists():
+        needed += set(read_json(folder / INDEX).get("weight_map", {}).values())
+    return folder if all((folder / file).exists() for file in needed) else None
+
+
+def _download(repo: str, before_download: Callable[[Download], None] | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    patterns = list(HUB_FILES)
+    with _hub_errors(repo):
+        HfApi().model_info(repo)  # the dry run does not say why it fails
+        files = snapshot_download(repo, allow_patterns=patterns, dry_run=True)
+    if before_download is not None:
+        total = sum(file.file_size or 0 for file in files)
+        missing = sum(file.file_size or 0 for file in files if file.will_download)
+        before_download(Download(repo, total, missing, Path(HF_HUB_CACHE)))
+    with _hub_errors(repo):
+        return Path(snapshot_download(repo, allow_patterns=patterns))
+
+
+@contextmanager
+def _hub_errors(repo: str) -> Iterator[None]:
+    """What the Hub's client raises, as one line that says what to do."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        yield
+    except GatedRepoError:
+        raise HubError(f"{repo}: the Hub asks for its terms to be accepted there, then `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise HubError(f"{repo}: no such model on the Hub (or a private one: `hf auth login`)") from None
+    except OfflineModeIsEnabled:
+        raise HubError(f"{repo}: not downloaded yet, and HF_HUB_OFFLINE forbids it; unset it, or use -m {POCKET}") from None
+    except HfHubHTTPError as error:
+        raise HubError(f"{repo}: the Hub refuses ({_first_line(error)}); try again later") from None
+    except Exception as error:  # the HTTP library's own classes, and which library it is changes
+        raise HubError(
+            f"{repo}: cannot be downloaded ({_first_line(error)}); check the network and the disk,"
+            f" name a folder, or use -m {POCKET}, which needs neither"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,155 @@
+"""The Dream transformer: Qwen2 with full bidirectional attention.
+
+Modules carry the names of the Hugging Face checkpoint, so that loading and converting move
+arrays without renaming any. The model knows nothing of masks, canvases or decoding: logits at
+row i are what the network puts out at i, and it is the decoder that reads them one row to the
+left (DiffuCoder's shift).
+
+Source: Dream 7B (arXiv 2508.15487) on Qwen2 (arXiv 2407.10671), sections on architecture.
+"""
+
+from typing import Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .config import ModelConfig
+
+
+class KeyValues(Protocol):
+    """K/V kept by a caller between forwards: what the layers of this forward attend to.
+
+    Each layer hands over the keys and values of the tokens being forwarded and attends to what it
+    gets back. What is kept, and for how long, is the caller's business.
+    """
+
+    def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Take `[B, kv_heads, L, head_dim]`, rotated already; return `[B, kv_heads, L', head_dim]`."""
+        ...
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.rope_theta = config.rope_theta
+        width, kv_width = config.hidden_size, config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(width, width, bias=True)
+        self.k_proj = nn.Linear(width, kv_width, bias=True)
+        self.v_proj = nn.Linear(width, kv_width, bias=True)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def __call__(self, x: mx.array, layer: int, offset: int | mx.array, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
+        B, L, D = x.shape  # x: [B, L, D]
+        queries = self.q_proj(x).reshape(B, L, self.heads, -1).transpose(0, 2, 1, 3)
+        keys = self.k_proj(x).reshape(B, L, self.kv_heads, -1).transpose(0, 2, 1, 3)
+        values = self.v_proj(x).reshape(B, L, self.kv_heads, -1).transpose(0, 2, 1, 3)
+        queries, keys = self._rotate(queries, offset), self._rotate(keys, offset)
+        if kv is not None:
+            keys, values = kv.update(layer, keys, values)
+        out = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.head_dim**-0.5, mask=mask)
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, D))
+
+    def _rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
+        return mx.fast.rope(x, self.head_dim, traditional=False, base=self.rope_theta, scale=1.0, offset=offset)
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def __call__(self, x: mx.array, layer: int, offset: int | mx.array, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
+        x = x + self.self_attn(self.input_layernorm(x), layer, offset, mask, kv)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Backbone(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def __call__(self, tokens: mx.array, offset: int | mx.array, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
+        x = self.embed_tokens(tokens)  # [B, L, D]
+        for index, layer in enumerate(self.layers):
+            x = layer(x, index, offset, mask, kv)
+        return x
+
+
+class Dream(nn.Module):
+    """The network: token ids in, logits out."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The transformer's layers, where mlx-lm's helpers look for them."""
+        return self.model.layers
+
+    def __call__(
+        self,
+        tokens: mx.array,
+        *,
+        rows: mx.array | None = None,
+        padding: mx.array | None = None,
+        offset: int = 0,
+        kv: KeyValues | None = None,
+    ) -> mx.array:
+        """Forward `tokens` and return the logits of the rows that are asked for.
+
+        Args:
+            tokens: ids, int `[B, L]`.
+            rows: int `[B, R]`, which of the L rows to put through `lm_head`; None is all.
+            padding: int `[B]`, how many tokens at the left of each row are padding. They are
+                attended to by nobody and positions count from the first real token.
+            offset: the position of `tokens[:, 0]`, where `kv` holds what stands before it.
+            kv: a caller's keys and values; see `KeyValues`. None attends to `tokens` alone.
+
+        Returns:
+            Logits `[B, R, V]` (`[B, L, V]` for all rows), in the dtype of the weights.
+        """
+        start: int | mx.array = offset
+        mask = None
+        if padding is not None:
+            start = offset - padding
+            total = offset + tokens.shape[1]
+            # Only keys are masked: a padding row's own output is read by nobody, and leaving it
+            # finite keeps it from poisoning the sum over values.
+            mask = (mx.arange(total) >= padding[:, None])[:, None, None, :]
+        hidden = self.model(tokens, start, mask, kv)
+        if rows is not None:
+            hidden = mx.take_along_axis(hidden, rows[..., None], axis=1)  # [B, R, D]
+        hidden = self.model.norm(hidden)
+        if self.config.tie_word_embeddings:
+            return self.model.embed_tokens.as_linear(hidden)
+        return self.lm_head(hidden)
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """Drop what a checkpoint may carry and the network has no use for (mlx-lm's hook)."""
+        return {name: value for name, value in weights.items() if not self.ignores(name)}
+
+    def ignores(self, name: str) -> bool:
+        """Whether a weight of this name is known and not needed: RoPE tables, a tied `lm_head`."""
+        tied = self.config.tie_word_embeddings and name.startswith("lm_head.")
+        return tied or name.endswith("rotary_emb.inv_freq")

@@ -1,0 +1,163 @@
+"""Which masked positions are committed now.
+
+A policy is a small frozen value: it can be printed, compared and kept in a log. The loop asks it
+twice a step: how many tokens (before the forward, which a quota of 0 saves), and which ones.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import GenerationConfig
+from .ties import torch_topk
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What a policy decides on.
+
+    Attributes:
+        scores: float32 `[B, R]`, larger is surer; minus infinity where there is no candidate.
+        positions: int32 `[B, R]`, where on the canvas the candidates stand.
+        length: positions on the canvas.
+    """
+
+    scores: mx.array
+    positions: NDArray[np.int32]
+    length: int
+
+
+class Policy(Protocol):
+    """What the denoising loop needs to know of a commit rule."""
+
+    @property
+    def steps(self) -> int:
+        """The most steps that the rule takes."""
+        ...
+
+    def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """How many tokens to commit in each row at step `index`, of `masked` `[B]` still masked."""
+        ...
+
+    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
+        """Which candidates to commit, bool `[B, R]`, at most `quota` `[B]` of each row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The reference's rule: a share of the masks at each step, the best scores first.
+
+    Attributes:
+        steps: how many steps the timesteps are spread over.
+        eps: where the timesteps end.
+        alg_temp: above 0, positions are drawn without replacement from softmax(score / alg_temp).
+    """
+
+    steps: int
+    eps: float
+    alg_temp: float = 0.0
+
+    def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """int(mean |M| * (1 - s/t)) for every row, in float32 as the reference has it; all in the last step."""
+        if index == self.steps - 1:
+            return masked
+        return self._of_the_mean(index, masked)
+
+    def _of_the_mean(self, index: int, masked: NDArray[np.int64]) -> NDArray[np.int64]:
+        mean = np.float32(masked.sum()) / np.float32(len(masked))
+        return np.minimum(masked, int(mean * commit_share(index, self.steps, self.eps)))
+
+    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
+        scores = candidates.scores
+        if self.alg_temp > 0:
+            # Gumbel top-n: the n largest of score/T + Gumbel noise are n draws without
+            # replacement from the softmax (arXiv 1903.06059).
+            scores = scores / self.alg_temp + mx.random.gumbel(shape=scores.shape, key=key)
+        return largest(scores, quota)
+
+
+@dataclass(frozen=True)
+class ReferenceSchedule(Schedule):
+    """`Schedule`, but equal scores are taken in the order that the reference takes them (`ties`).
+
+    In the last step too every row gets the mean, so that one with more masks keeps some. The
+    choice is made on the host: this is the plain decoder that others are checked against.
+    """
+
+    def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        return self._of_the_mean(index, masked)
+
+    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
+        if self.alg_temp > 0:  # drawn: there are no ties
+            return super().commit(candidates, quota, key)
+        scores = np.array(candidates.scores)
+        commit = np.zeros(scores.shape, dtype=np.bool_)
+        for row in range(len(scores)):
+            canvas = np.full(candidates.length, -np.inf)
+            canvas[candidates.positions[row]] = scores[row]
+            commit[row] = np.isin(candidates.positions[row], torch_topk(canvas.tolist(), int(quota[row])))
+        return mx.array(commit) & (candidates.scores > -mx.inf)
+
+
+@dataclass(frozen=True)
+class RandomSchedule:
+    """The reference's `origin`: each masked position is committed with probability 1 - s/t.
+
+    How many are is drawn first, from the binomial that this makes: with the random scores of
+    `origin` on top the outcome has the same distribution, and a step that draws none costs no
+    forward.
+    """
+
+    steps: int
+    eps: float
+
+    def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        return rng.binomial(masked, float(commit_share(index, self.steps, self.eps)))
+
+    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
+        return largest(candidates.scores, quota)
+
+
+def policy_for(config: GenerationConfig) -> Policy:
+    """The policy that a configuration names."""
+    steps = config.steps or config.max_tokens
+    if config.alg == "origin":
+        return RandomSchedule(steps, config.eps)
+    schedule = ReferenceSchedule if config.reference else Schedule
+    return schedule(steps, config.eps, config.alg_temp)
+
+
+def timestep(index: int, steps: int, eps: float) -> np.float32:
+    """The element `index` of torch's `linspace(1, eps, steps + 1)`, bit for bit.
+
+    torch steps from both ends towards the middle, each value with one rounding (a fused
+    multiply-add); float64 in between does the same.
+    """
+    end = np.float32(eps)
+    step = float((end - np.float32(1)) / np.float32(steps))
+    if index < (steps + 1) // 2:
+        return np.float32(1 + step * index)
+    return np.float32(float(end) - step * (steps - index))
+
+
+def commit_share(index: int, steps: int, eps: float) -> np.float32:
+    """1 - s/t for the step from timestep t to s; 1 in the last step."""
+    if index == steps - 1:
+        return np.float32(1)
+    return np.float32(1) - timestep(index + 1, steps, eps) / timestep(index, steps, eps)
+
+
+def largest(scores: mx.array, quota: NDArray[np.int64]) -> mx.array:
+    """The `quota` `[B]` largest finite of `scores` `[B, R]`, bool; ties go to the left.
+
+    By counting what stands before each entry instead of sorting: no sort promises the order of ties.
+    """
+    higher = scores[:, None, :] > scores[:, :, None]  # [B, R, R]
+    places = mx.arange(scores.shape[1])
+    earlier_tie = (scores[:, None, :] == scores[:, :, None]) & (places[None, :] < places[:, None])
+    rank = (higher | earlier_tie).sum(axis=-1)  # [B, R]
+    return (rank < mx.array(quota)[:, None]) & (scores > -mx.inf)

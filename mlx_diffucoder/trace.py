@@ -1,0 +1,68 @@
+"""What a denoising run leaves behind: plain numbers, NumPy only."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One denoising step of one canvas.
+
+    Attributes:
+        index: the step's place in the schedule, from 0. Steps that would commit nothing are not
+            run and leave a gap (`GenerationConfig.reference` runs them all).
+        tokens: the whole canvas after the step, int32 `[L]`: prompt first, then answer and masks.
+        committed: the positions that were written in this step, ascending, int32 `[n]`.
+        scores: how each of them scored when it was chosen, float32 `[n]`; larger is surer. The
+            scale is that of `GenerationConfig.alg`.
+        nfe: forward passes run so far, this step's included.
+        positions: positions forwarded so far, over all forwards.
+    """
+
+    index: int
+    tokens: NDArray[np.int32]
+    committed: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    nfe: int
+    positions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """The numbers that a speed means nothing without.
+
+    `useful_tokens` counts the answer up to and with its end token; padding behind it and masks
+    that were never resolved do not count.
+    """
+
+    nfe: int
+    positions: int
+    useful_tokens: int
+    seconds: float
+    peak_memory_bytes: int
+
+    @property
+    def tokens_per_forward(self) -> float:
+        return self.useful_tokens / self.nfe if self.nfe else 0.0
+
+    @property
+    def positions_per_useful_token(self) -> float:
+        return self.positions / self.useful_tokens if self.useful_tokens else math.inf
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.useful_tokens / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts and the rates made of them, as JSON can hold them."""
+        ratio = self.positions_per_useful_token
+        return {
+            **asdict(self),
+            "tokens_per_forward": self.tokens_per_forward,
+            "positions_per_useful_token": ratio if math.isfinite(ratio) else None,
+            "useful_tokens_per_second": self.tokens_per_second,
+        }

@@ -1,0 +1,56 @@
+"""Shared fixtures: the two untrained checkpoints and the bundled trained one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlx_diffucoder import load
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session", params=["dream-a", "dream-b"])
+def checkpoint(request):
+    """A folder in the Hub's layout: `dream-a` in two shards, `dream-b` with tied embeddings."""
+    return DATA / request.param
+
+
+@pytest.fixture(scope="session")
+def loaded(checkpoint):
+    return load(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def dream_b():
+    return load(DATA / "dream-b")
+
+
+@pytest.fixture(scope="session")
+def pocket():
+    """The bundled checkpoint, computing in float32."""
+    return load("pocket", dtype="float32")
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A private copy of `dream-a`, to be damaged."""
+    folder = tmp_path / "dream-a"
+    folder.mkdir()
+    for file in (DATA / "dream-a").iterdir():
+        if not file.name.startswith(("expected", "reference")):
+            shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+@pytest.fixture
+def edit_json():
+    """Change a JSON file: `edit_json(path, key=value)`; a value of None drops the key."""
+
+    def edit(path, **changes):
+        content = json.loads(path.read_text())
+        content = {key: value for key, value in {**content, **changes}.items() if value is not None}
+        path.write_text(json.dumps(content))
+
+    return edit

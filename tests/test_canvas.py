@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from mlx_diffucoder.canvas import Canvas, masked_first, settled, useful_tokens
+
+MASK, END = 9, {7, 8}
+
+
+def array(*ids):
+    return np.array(ids, dtype=np.int32)
+
+
+def test_prompts_of_unequal_length_are_aligned_at_their_right():
+    canvas = Canvas.of([[1, 2, 3], [4]], 2, mask_id=MASK, pad_id=0)
+    assert canvas.tokens.tolist() == [[1, 2, 3, 9, 9], [0, 0, 4, 9, 9]]
+    assert canvas.padding.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "ended"),
+    [
+        (array(1, 2, 9, 3), [1, 2], False),
+        (array(1, 2, 7, 9), [1, 2], True),
+        (array(9, 7), [], False),
+        (array(8, 1), [], True),
+        (array(1, 2), [1, 2], False),
+    ],
+)
+def test_settled_text_ends_at_the_first_mask_or_end_token(answer, text, ended):
+    ids, found = settled(answer, mask_id=MASK, end_ids=END)
+    assert (ids.tolist(), found) == (text, ended)
+
+
+@pytest.mark.parametrize(
+    ("answer", "useful"),
+    [
+        (array(1, 2, 7, 8, 8), 3),  # up to and with the end token; padding never counts
+        (array(1, 2, 3), 3),
+        (array(1, 9, 3, 9), 2),  # nor do unresolved masks
+        (array(1, 9, 7, 1), 2),
+        (array(9, 9), 0),
+    ],
+)
+def test_useful_tokens(answer, useful):
+    assert useful_tokens(answer, mask_id=MASK, end_ids=END) == useful
+
+
+def test_masked_positions_make_a_rectangle_without_repeats():
+    masked = np.array([[False, True, True, False], [True, True, True, False], [False] * 4])
+    positions, valid = masked_first(masked)
+    assert valid.tolist() == [[True, True, False], [True, True, True], [False] * 3]
+    assert positions[0, :2].tolist() == [1, 2]
+    assert all(len(set(row)) == 3 for row in positions.tolist())
+
+
+def test_no_mask_at_all_still_makes_one_column():
+    positions, valid = masked_first(np.zeros((2, 4), dtype=bool))
+    assert positions.shape == valid.shape == (2, 1)
+    assert not valid.any()

@@ -1,0 +1,87 @@
+import json
+
+import pytest
+
+from mlx_diffucoder import GenerationConfig, ModelConfig
+from mlx_diffucoder.errors import CheckpointError, ConfigError
+from mlx_diffucoder.config import read_json
+
+from .conftest import DATA
+
+RAW = json.loads((DATA / "dream-a" / "config.json").read_text())
+
+
+def test_model_config_ignores_keys_it_does_not_know():
+    config = ModelConfig.from_dict(RAW | {"a_key_of_next_year": 1})
+    assert (config.hidden_size, config.head_dim, config.mask_token_id) == (128, 32, 757)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": "qwen2"}, "model_type"),
+        ({"mask_token_id": None}, "mask_token_id"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"hidden_size": "128"}, "hidden_size"),
+        ({"hidden_size": 128.5}, "hidden_size"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"num_attention_heads": 3}, "num_attention_heads"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"mask_token_id": 768}, "mask_token_id"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_scaling"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+    ],
+)
+def test_model_config_names_the_key_that_cannot_work(change, named):
+    with pytest.raises(ConfigError, match=named):
+        ModelConfig.from_dict(RAW | change)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 0),
+        ("max_tokens", -1),
+        ("max_tokens", 1.5),
+        ("max_tokens", True),
+        ("steps", 0),
+        ("steps", 2**21),
+        ("alg", "best"),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("temperature", "hot"),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("top_k", -1),
+        ("alg_temp", -1),
+        ("eps", 1),
+        ("seed", -1),
+        ("raw", "yes"),
+        ("reference", 1),
+        ("system", 3),
+    ],
+)
+def test_generation_config_names_the_field_of_an_impossible_value(field, value):
+    with pytest.raises(ConfigError, match=f"^{field} must be") as caught:
+        GenerationConfig(**{field: value})
+    assert caught.value.field == field
+
+
+def test_generation_config_rejects_an_unknown_name():
+    with pytest.raises(TypeError, match="temprature"):
+        GenerationConfig(temprature=0.2)
+
+
+def test_generation_config_takes_the_references_none_for_off():
+    assert GenerationConfig(top_p=None, top_k=None, alg_temp=None) == GenerationConfig()
+
+
+@pytest.mark.parametrize(("content", "said"), [("{", "not valid JSON"), ("[1]", "list"), ("\xff", "not valid JSON")])
+def test_a_damaged_json_file_is_named(tmp_path, content, said):
+    path = tmp_path / "config.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=rf"config\.json.*{said}"):
+        read_json(path)

@@ -1,0 +1,156 @@
+"""The loop, by what it must never do."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_diffucoder import GenerationConfig, Hooks, generate_batch, stream_batch, stream_generate
+from mlx_diffucoder.config import ALGORITHMS
+from mlx_diffucoder.errors import CheckpointError
+
+PROMPT = [1, 2, 3, 4]
+
+
+def run(loaded, **options):
+    config = GenerationConfig(**{"max_tokens": 12, "seed": 0, **options})
+    return list(stream_generate(*loaded, PROMPT, config))
+
+
+@pytest.mark.parametrize("alg", ALGORITHMS)
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("steps", [1, 5, 12, 40])
+def test_every_mask_is_filled_and_nothing_else_is_touched(dream_b, alg, temperature, steps):
+    model, tokenizer = dream_b
+    history = run(dream_b, alg=alg, temperature=temperature, steps=steps)
+    before = np.array(PROMPT + [tokenizer.mask_id] * 12)
+    for step in history:
+        changed = np.flatnonzero(step.tokens != before)
+        assert changed.tolist() == step.committed.tolist()
+        assert (before[changed] == tokenizer.mask_id).all()
+        assert len(step.scores) == len(changed) > 0
+        before = step.tokens
+    assert tokenizer.mask_id not in before
+    assert before.max() <= tokenizer.known_ids.max()
+    assert len(history) <= min(steps, 12)
+
+
+def test_a_step_that_commits_nothing_costs_no_forward(dream_b):
+    history = run(dream_b, max_tokens=3, steps=30)
+    assert [step.nfe for step in history] == list(range(1, len(history) + 1))
+    assert len(history) <= 3
+    assert history[-1].index == 29  # the schedule's last step takes what is left
+
+
+def test_the_reference_runs_every_step(dream_b):
+    history = run(dream_b, max_tokens=3, steps=30, reference=True)
+    assert [step.index for step in history] == list(range(30))
+    assert history[-1].nfe == 30
+    assert history[-1].positions == 30 * 7
+
+
+def test_an_untrained_model_emits_unknown_ids_only_as_the_reference(dream_b):
+    """With a head that loves an id past the tokenizer and the mask token, the guard must bite."""
+    model, tokenizer = dream_b
+    loved = mx.zeros((768,)).at[mx.array([tokenizer.mask_id, 765])].add(1e4)
+    love = Hooks(logits=lambda index, tokens, logits: logits + loved)
+    guarded = list(stream_generate(model, tokenizer, PROMPT, GenerationConfig(max_tokens=6), hooks=love))
+    assert guarded[-1].tokens.max() <= tokenizer.known_ids.max()
+    assert tokenizer.mask_id not in guarded[-1].tokens
+    free = list(stream_generate(model, tokenizer, PROMPT, GenerationConfig(max_tokens=6, reference=True), hooks=love))
+    assert set(free[-1].tokens[4:].tolist()) <= {tokenizer.mask_id, 765}
+
+
+@pytest.mark.parametrize("options", [{"temperature": 1.0}, {"alg": "origin"}, {"alg_temp": 1.0}])
+def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(dream_b, options):
+    def final(seed):
+        return run(dream_b, seed=seed, **options)[-1].tokens.tolist()
+
+    assert final(7) == final(7)
+    assert any(final(7) != final(seed) for seed in (8, 9))
+
+
+def test_no_seed_is_a_fresh_one(dream_b):
+    texts = {tuple(run(dream_b, seed=None, temperature=2.0)[-1].tokens.tolist()) for _ in range(4)}
+    assert len(texts) > 1
+
+
+def test_masks_in_the_prompt_are_filled_too(dream_b):
+    model, tokenizer = dream_b
+    prompt = [1, tokenizer.mask_id, 3]
+    *_, last = stream_generate(model, tokenizer, prompt, GenerationConfig(max_tokens=2))
+    assert tokenizer.mask_id not in last.tokens
+    assert (last.tokens[0], last.tokens[2]) == (1, 3)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_row_with_fewer_masks_than_the_mean_keeps_what_it_knows(dream_b, reference):
+    """The reference re-masks known tokens here; that is its one quirk nobody wants."""
+    model, tokenizer = dream_b
+    mask = tokenizer.mask_id
+    prompts = [[1, mask, mask, mask, mask, 2], [5, 6]]
+    history = list(stream_batch(model, tokenizer, prompts, GenerationConfig(max_tokens=2, steps=2, reference=reference)))
+    for rows in history:
+        assert rows[0].tokens[[0, 5]].tolist() == [1, 2]
+        assert rows[1].tokens[:2].tolist() == [5, 6]
+    left = sum((row.tokens == mask).sum() for row in history[-1])
+    assert (left > 0) == reference  # which also leaves the fuller row unfinished
+
+
+def test_a_batch_decodes_each_row_as_alone(dream_b):
+    """Prompts of unequal length, equal masks: left padding must not change a token."""
+    model, tokenizer = dream_b
+    prompts = [[1, 2, 3, 4, 5, 6, 7], [8, 9]]
+    config = GenerationConfig(max_tokens=6)
+    together = list(stream_batch(model, tokenizer, prompts, config))
+    for row, prompt in enumerate(prompts):
+        alone = list(stream_generate(model, tokenizer, prompt, config))
+        for rows, step in zip(together, alone, strict=True):
+            assert rows[row].tokens.tolist() == step.tokens.tolist()
+            assert rows[row].committed.tolist() == step.committed.tolist()
+
+
+def test_batch_texts_are_those_of_the_rows(dream_b):
+    model, tokenizer = dream_b
+    texts = generate_batch(model, tokenizer, ["one", "two three"], GenerationConfig(max_tokens=4))
+    assert len(texts) == 2
+
+
+def test_tokens_hook_sees_the_start_and_every_step_and_may_write(dream_b):
+    model, tokenizer = dream_b
+    seen = []
+
+    def force(index, tokens, logits):
+        seen.append((index, None if logits is None else logits.shape))
+        tokens[:, 5] = 42
+        return tokens
+
+    config = GenerationConfig(max_tokens=3, steps=3, reference=True)
+    *_, last = stream_generate(model, tokenizer, PROMPT, config, hooks=Hooks(tokens=force))
+    assert seen == [(None, None)] + [(i, (1, 7, 768)) for i in range(3)]
+    assert last.tokens[5] == 42
+
+
+def test_logits_hook_sees_the_shifted_logits_of_every_position(dream_b):
+    model, tokenizer = dream_b
+    canvas = mx.array([[*PROMPT, tokenizer.mask_id]])
+    plain = model(canvas)
+    seen = []
+
+    def look(index, tokens, logits):
+        seen.append(logits)
+        return logits
+
+    list(stream_generate(model, tokenizer, PROMPT, GenerationConfig(max_tokens=1), hooks=Hooks(logits=look)))
+    assert mx.allclose(seen[0][:, 1:], plain[:, :-1])
+    assert mx.allclose(seen[0][:, 0], plain[:, 0])
+
+
+def test_output_that_is_not_a_number_is_reported(dream_b):
+    nothing = Hooks(logits=lambda index, tokens, logits: logits * float("nan"))
+    with pytest.raises(CheckpointError, match="not a number"):
+        list(stream_generate(*dream_b, PROMPT, GenerationConfig(max_tokens=2), hooks=nothing))
+
+
+def test_positions_count_the_whole_canvas_once_a_forward(dream_b):
+    for step in run(dream_b):
+        assert step.positions == step.nfe * 16

@@ -1,0 +1,92 @@
+"""The order of the rooms: imports run downwards in this list, never up, and never in a circle."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOMS = [
+    "errors",
+    "config",
+    "tokenizer",
+    "trace",
+    "model",
+    "checkpoint",
+    "sampling",
+    "ties",
+    "policies",
+    "canvas",
+    "denoise",
+    "loading",
+    "generation",
+    "convert",
+    "bench",
+    "cli",
+    "pocket",
+]
+PACKAGE = "mlx_diffucoder"
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(
+    [
+        *(ROOT / PACKAGE).glob("*.py"),
+        *(ROOT / PACKAGE / "cli").glob("*.py"),
+        *(ROOT / "convert").glob("*.py"),
+        *(ROOT / "bench").glob("*.py"),
+    ]
+)
+
+
+def module_of(path):
+    """`convert/card.py` -> ['mlx_diffucoder', 'convert', 'card']."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    parts = parts if parts[0] == PACKAGE else [PACKAGE, *parts]
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imported_rooms(path):
+    """The rooms that a file imports, wherever in it the import stands; not those for type checkers."""
+    module, package = module_of(path), module_of(path) if path.name == "__init__.py" else module_of(path)[:-1]
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            names = [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name[0] == PACKAGE and len(name) > 1 and name[1] in ROOMS and name[1] != (module + [""])[1]:
+                yield name[1]
+
+
+def test_every_module_has_its_room():
+    rooms = {(module_of(path) + ["__init__"])[1] for path in SOURCES} - {"__init__"}
+    assert rooms | {"pocket"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_down_the_list_of_rooms(path):
+    module = module_of(path)
+    if len(module) == 1:
+        return  # the package's table of contents
+    own = ROOMS.index(module[1])
+    for room in imported_rooms(path):
+        assert ROOMS.index(room) < own, f"{path.name} ({module[1]}) imports {room}, which stands below it"
+
+
+def test_an_import_that_runs_up_is_seen(tmp_path, monkeypatch):
+    (tmp_path / PACKAGE).mkdir()
+    bad = tmp_path / PACKAGE / "model.py"
+    bad.write_text("def f():\n    from .denoise import denoise\n    import mlx_diffucoder.cli.app\n")
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert set(imported_rooms(bad)) == {"denoise", "cli"}
+
+
+def test_what_knows_no_model_imports_no_mlx():
+    for name in ("errors", "config", "tokenizer", "trace", "ties", "canvas"):
+        assert "import mlx" not in (ROOT / PACKAGE / f"{name}.py").read_text(), name

@@ -1,0 +1,123 @@
+import json
+
+import pytest
+
+from mlx_diffucoder import Tokenizer
+from mlx_diffucoder.errors import CheckpointError, ConfigError, PromptError
+
+from .conftest import DATA
+
+
+def test_ids_equal_the_slow_reference_tokenizers_on_every_line(checkpoint):
+    tokenizer = Tokenizer.load(checkpoint)
+    lines = [json.loads(line) for line in (checkpoint / "reference_tokens.jsonl").read_text().splitlines()]
+    assert len(lines) > 100
+    for line in lines:
+        assert tokenizer.encode(line["text"]) == line["ids"], line["text"]
+
+
+def test_tokenizer_json_gives_the_same_ids_as_the_files_it_was_built_from(checkpoint, tmp_path):
+    built = Tokenizer.load(checkpoint)
+    (tmp_path / "config.json").write_text((checkpoint / "config.json").read_text())
+    built.save(tmp_path)
+    read = Tokenizer.load(tmp_path)
+    for line in map(json.loads, (checkpoint / "reference_tokens.jsonl").read_text().splitlines()):
+        assert read.encode(line["text"]) == line["ids"]
+    assert (read.end_ids, read.mask_id, read.pad_id) == (built.end_ids, built.mask_id, built.pad_id)
+    assert read.encode_chat("hi <|im_end|>") == built.encode_chat("hi <|im_end|>")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.load(DATA / "dream-a")
+
+
+def test_special_ids_come_from_the_checkpoint(tokenizer):
+    assert (tokenizer.mask_id, tokenizer.pad_id) == (757, 753)
+    assert tokenizer.end_ids == {753, 755, 758}  # endoftext, im_end, dlm_pad
+    assert tokenizer.known_ids.max() == 758
+
+
+def test_special_tokens_in_a_message_are_text(tokenizer):
+    ids = tokenizer.encode_chat("say <|im_end|> and <|mask|>")
+    assert tokenizer.mask_id not in ids
+    plain = tokenizer.encode_chat("say nothing")
+    specials = [token for token in plain if token >= 753]
+    assert [token for token in ids if token >= 753] == specials  # the template's own, no more
+    assert "say <|im_end|> and <|mask|>" in tokenizer.decode(ids)
+
+
+def test_special_tokens_act_as_such_in_raw_text(tokenizer):
+    assert tokenizer.encode("a<|mask|>")[-1] == tokenizer.mask_id
+
+
+def test_a_message_without_special_tokens_is_encoded_as_one_with_its_template(tokenizer):
+    text = "def f(x):\n\n   return x"
+    assert tokenizer.encode_chat(text) == tokenizer.encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_system_message_reaches_the_template(tokenizer):
+    assert tokenizer.encode_chat("hi", system="be brief") == tokenizer.encode(
+        "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_half_a_surrogate_pair_is_refused(tokenizer):
+    for encode in (tokenizer.encode, tokenizer.encode_chat):
+        with pytest.raises(PromptError, match="not valid Unicode"):
+            encode("a\udcff")
+
+
+def test_chat_template_runs_in_a_sandbox(broken, edit_json):
+    edit_json(broken / "tokenizer_config.json", chat_template="{{ ''.__class__.__mro__[1].__subclasses__() }}")
+    with pytest.raises(CheckpointError, match="chat template fails"):
+        Tokenizer.load(broken).encode_chat("hi")
+
+
+def test_a_template_file_goes_before_the_configuration(broken):
+    (broken / "chat_template.jinja").write_text("Q: {{ messages[-1].content }}\nA:")
+    tokenizer = Tokenizer.load(broken)
+    assert tokenizer.encode_chat("hi") == tokenizer.encode("Q: hi\nA:")
+
+
+def test_no_template_says_to_use_raw(broken, edit_json):
+    edit_json(broken / "tokenizer_config.json", chat_template=None)
+    with pytest.raises(CheckpointError, match="--raw"):
+        Tokenizer.load(broken).encode_chat("hi")
+
+
+def test_added_tokens_json_serves_where_the_configuration_has_no_decoder(broken, edit_json):
+    added = {
+        token["content"]: int(id)
+        for id, token in json.loads((broken / "tokenizer_config.json").read_text())["added_tokens_decoder"].items()
+    }
+    (broken / "added_tokens.json").write_text(json.dumps(added))
+    edit_json(broken / "tokenizer_config.json", added_tokens_decoder=None)
+    assert Tokenizer.load(broken).encode("<|mask|>") == [757]
+
+
+def test_missing_mask_token_is_named(broken, edit_json):
+    edit_json(broken / "config.json", mask_token_id=None)
+    with pytest.raises(ConfigError, match="mask_token_id"):
+        Tokenizer.load(broken)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_missing_vocabulary_is_named(broken, name):
+    (broken / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        Tokenizer.load(broken)
+
+
+def test_damaged_tokenizer_json_is_named(broken):
+    (broken / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        Tokenizer.load(broken)
+
+
+def test_an_added_token_at_another_id_than_stated_is_refused(broken, edit_json):
+    decoder = json.loads((broken / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    decoder["900"] = decoder.pop("758")
+    edit_json(broken / "tokenizer_config.json", added_tokens_decoder=decoder)
+    with pytest.raises(CheckpointError, match=r"dlm_pad.*900"):
+        Tokenizer.load(broken)
