@@ -97,17 +97,20 @@ def _cached(repo: str) -> Path | None:
 
 
 def _download(repo: str, before_download: Callable[[Download], None] | None) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.utils import filter_repo_objects
 
     patterns = list(HUB_FILES)
     with _hub_errors(repo):
-        HfApi().model_info(repo)  # the dry run does not say why it fails
-        files = snapshot_download(repo, allow_patterns=patterns, dry_run=True)
+        info = HfApi().model_info(repo, files_metadata=True)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    wanted = list(filter_repo_objects(sizes, allow_patterns=patterns))
+    missing = [name for name in wanted if not isinstance(try_to_load_from_cache(repo, name, revision=info.sha), str)]
     if before_download is not None:
-        total = sum(file.file_size or 0 for file in files)
-        missing = sum(file.file_size or 0 for file in files if file.will_download)
-        before_download(Download(repo, total, missing, Path(HF_HUB_CACHE)))
+        before_download(
+            Download(repo, sum(sizes[name] for name in wanted), sum(sizes[name] for name in missing), Path(HF_HUB_CACHE))
+        )
     with _hub_errors(repo):
         return Path(snapshot_download(repo, allow_patterns=patterns))
 

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from mlx_diffucoder import GenerationConfig, ModelConfig
-from mlx_diffucoder.errors import CheckpointError, ConfigError
 from mlx_diffucoder.config import read_json
+from mlx_diffucoder.errors import CheckpointError, ConfigError
 
 from .conftest import DATA
 

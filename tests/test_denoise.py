@@ -20,7 +20,7 @@ def run(loaded, **options):
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 @pytest.mark.parametrize("steps", [1, 5, 12, 40])
 def test_every_mask_is_filled_and_nothing_else_is_touched(dream_b, alg, temperature, steps):
-    model, tokenizer = dream_b
+    _model, tokenizer = dream_b
     history = run(dream_b, alg=alg, temperature=temperature, steps=steps)
     before = np.array(PROMPT + [tokenizer.mask_id] * 12)
     for step in history:

@@ -212,7 +212,7 @@ def test_nothing_is_held_twice(tmp_path):
     del model
     mx.clear_cache()
     before = mx.get_active_memory()
-    model, _ = load(DATA / "dream-a")
+    _model, _ = load(DATA / "dream-a")
     assert mx.get_active_memory() - before <= 1.1 * size + 2**16
 
 

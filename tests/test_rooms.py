@@ -60,12 +60,12 @@ def imported_rooms(path):
         else:
             continue
         for name in names:
-            if name[0] == PACKAGE and len(name) > 1 and name[1] in ROOMS and name[1] != (module + [""])[1]:
+            if name[0] == PACKAGE and len(name) > 1 and name[1] in ROOMS and name[1] != ([*module, ""])[1]:
                 yield name[1]
 
 
 def test_every_module_has_its_room():
-    rooms = {(module_of(path) + ["__init__"])[1] for path in SOURCES} - {"__init__"}
+    rooms = {([*module_of(path), "__init__"])[1] for path in SOURCES} - {"__init__"}
     assert rooms | {"pocket"} == set(ROOMS)
 
 

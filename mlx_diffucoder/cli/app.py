@@ -48,10 +48,8 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except DiffucoderError as error:
         code = _fail(_with_flag(error), 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C at a question
         code = INTERRUPTED
-    except typer.Abort:
-        code = _fail("stopped", 1)
     except BrokenPipeError:
         # Whoever read our output has gone: what is still buffered must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -60,7 +60,8 @@ def check_download(download: Download, *, yes: bool, ask: bool) -> None:
     if ask and not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise HubError(f"{download.repo}: not downloaded; run again with --yes to download it, or use -m {POCKET}")
-        typer.confirm("Download it?", abort=True, err=True)
+        if not typer.confirm("Download it?", err=True):
+            raise HubError(f"{download.repo}: not downloaded; -m {POCKET} needs no download")
     if not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()
 

@@ -1,0 +1,35 @@
+"""The command as a user starts it: a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMAND = Path(sys.executable).with_name("diffucode")
+CLEAN = {"DIFFUCODE_MODEL", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME"}
+
+
+def environment(**changes):
+    """This process's environment without what would change the command's behaviour."""
+    return {key: value for key, value in os.environ.items() if key not in CLEAN} | changes
+
+
+def diffucode(*args, stdin="", env=None, **options):
+    """Run `diffucode ARGS`; text in, text out."""
+    data = stdin if isinstance(stdin, bytes) else stdin.encode()
+    done = subprocess.run(
+        [COMMAND, *map(str, args)], input=data, capture_output=True, env=environment(**(env or {})), timeout=300, **options
+    )
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+    return done
+
+
+def assert_one_line(done, *said, code=1):
+    """It failed with one clear line on stderr, nothing on stdout and no traceback."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("diffucode: ")
+    for words in said:
+        assert words in lines[0]
