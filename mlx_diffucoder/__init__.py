@@ -2,7 +2,7 @@
 
 >>> from mlx_diffucoder import GenerationConfig, generate, load
 >>> model, tokenizer = load("pocket")
->>> print(generate(model, tokenizer, "Write a function f(x) that returns x squared."))
+>>> print(generate(model, tokenizer, "Implement process(k): return whether k is a prime number."))
 
 Names are imported when they are first used, so that `diffucode --help` waits for none of them.
 """

@@ -50,11 +50,15 @@ def settled(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[int]) 
     return answer[: stops[0]], bool(answer[stops[0]] != mask_id)
 
 
-def useful_tokens(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[int]) -> int:
-    """Tokens up to and with the end token; padding behind it and unresolved masks do not count."""
+def count_up_to_end(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[int]) -> tuple[int, int]:
+    """How many tokens and how many masks an answer has up to and with its end token.
+
+    The tokens are the useful ones: padding behind the end does not count.
+    """
     ends = np.flatnonzero(np.isin(answer, list(end_ids)))
     text = answer[: ends[0] + 1] if len(ends) else answer
-    return int((text != mask_id).sum())
+    masks = int((text == mask_id).sum())
+    return len(text) - masks, masks
 
 
 def masked_first(masked: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Self
 
 import mlx.core as mx
 import numpy as np
 
-from .canvas import Canvas, settled
+from .canvas import Canvas, count_up_to_end, settled
 from .config import GenerationConfig
 from .denoise import Hooks, denoise
 from .errors import PromptError
@@ -17,6 +19,34 @@ from .trace import Step
 
 Prompt = str | Sequence[int]
 """Text (the chat template is applied unless the config says raw) or token ids, taken as they are."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What stands behind the prompt on a canvas, as far as it can no longer change.
+
+    Attributes:
+        text: the settled text, from the left to the first mask or end token.
+        ids: its tokens.
+        ended: whether an end token stopped it.
+        useful_tokens: tokens up to and with the end token, wherever they stand; neither padding
+            behind it nor masks.
+        unresolved_masks: masks before the end token.
+    """
+
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    ended: bool = False
+    useful_tokens: int = 0
+    unresolved_masks: int = 0
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, step: Step, start: int) -> Self:
+        """The answer on a step's canvas, whose prompt is `start` tokens long."""
+        answer = step.tokens[start:]
+        ids, ended = settled(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
+        useful, masks = count_up_to_end(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
+        return cls(tokenizer.decode(ids.tolist()), ids.tolist(), ended, useful, masks)
 
 
 def generate(
@@ -56,7 +86,7 @@ def generate_batch(
     """Denoise answers to several prompts together. Raises as `stream_generate` does."""
     ids = [prompt_ids(model, tokenizer, prompt, config or GenerationConfig()) for prompt in prompts]
     *_, last = stream_batch(model, tokenizer, ids, config, hooks=hooks)
-    return [answer_text(tokenizer, step, len(prompt)) for step, prompt in zip(last, ids, strict=True)]
+    return [Answer.of(tokenizer, step, len(prompt)).text for step, prompt in zip(last, ids, strict=True)]
 
 
 def stream_batch(
@@ -111,12 +141,6 @@ def prompt_ids(model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: Gener
             field="max_tokens",
         )
     return ids
-
-
-def answer_text(tokenizer: Tokenizer, step: Step, start: int) -> str:
-    """The text of the answer on a canvas whose prompt is `start` tokens long, as far as it is settled."""
-    ids, _ = settled(step.tokens[start:], mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
-    return tokenizer.decode(ids.tolist())
 
 
 def forbidden_ids(tokenizer: Tokenizer, vocab_size: int) -> mx.array:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlx_diffucoder.canvas import Canvas, masked_first, settled, useful_tokens
+from mlx_diffucoder.canvas import Canvas, count_up_to_end, masked_first, settled
 
 MASK, END = 9, {7, 8}
 
@@ -32,17 +32,17 @@ def test_settled_text_ends_at_the_first_mask_or_end_token(answer, text, ended):
 
 
 @pytest.mark.parametrize(
-    ("answer", "useful"),
+    ("answer", "counts"),
     [
-        (array(1, 2, 7, 8, 8), 3),  # up to and with the end token; padding never counts
-        (array(1, 2, 3), 3),
-        (array(1, 9, 3, 9), 2),  # nor do unresolved masks
-        (array(1, 9, 7, 1), 2),
-        (array(9, 9), 0),
+        (array(1, 2, 7, 8, 8), (3, 0)),  # up to and with the end token; padding never counts
+        (array(1, 2, 3), (3, 0)),
+        (array(1, 9, 3, 9), (2, 2)),  # nor do unresolved masks
+        (array(1, 9, 7, 9), (2, 1)),
+        (array(9, 9), (0, 2)),
     ],
 )
-def test_useful_tokens(answer, useful):
-    assert useful_tokens(answer, mask_id=MASK, end_ids=END) == useful
+def test_useful_tokens_and_masks_up_to_the_end(answer, counts):
+    assert count_up_to_end(answer, mask_id=MASK, end_ids=END) == counts
 
 
 def test_masked_positions_make_a_rectangle_without_repeats():

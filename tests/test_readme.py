@@ -43,7 +43,7 @@ def test_the_rooms_in_the_readme_are_the_rooms_there_are():
 def test_the_python_example_runs(capsys):
     namespace = {}
     exec(PYTHON[1].replace("max_tokens=64", "max_tokens=64, steps=8"), namespace)
-    assert "def f" in capsys.readouterr().out
+    assert "def process" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")

@@ -10,6 +10,7 @@ from .. import __version__
 from ..errors import DiffucoderError
 from .convert import convert
 from .generate import generate
+from .options import flag_of
 
 app = typer.Typer(
     name="diffucode",
@@ -20,9 +21,6 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(convert)
-
-# Where a flag is not called as its field, with a dash.
-FLAGS = {"temperature": "--temp", "quantize": "-q"}
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -67,8 +65,7 @@ def _with_flag(error: DiffucoderError) -> str:
     message = str(error)
     if error.field is None or not message.startswith(error.field):
         return message
-    flag = FLAGS.get(error.field, "--" + error.field.replace("_", "-"))
-    return flag + message.removeprefix(error.field)
+    return flag_of(error.field) + message.removeprefix(error.field)
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,0 +1,72 @@
+"""The flags that several verbs have: the model, and how to decode.
+
+A verb that decodes declares one parameter, `config: GenerationConfig`; `decodes` puts the flags in its place.
+Their defaults are the configuration's own.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any
+
+import typer
+
+from ..config import ALGORITHMS, GenerationConfig
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="DIFFUCODE_MODEL",
+        show_default=False,
+        help='A folder, a Hub id, or "pocket" (bundled). With none: the 8-bit DiffuCoder-7B-cpGRPO.',
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
+
+# Field -> (flag, help); the flag is None where it is the field's name.
+FLAGS: dict[str, tuple[str | None, str]] = {
+    "max_tokens": (None, "The longest answer, in tokens."),
+    "steps": (None, "Denoising steps; one a token if not given."),
+    "alg": (None, f"What is committed first: {', '.join(ALGORITHMS)}."),
+    "temperature": ("--temp", "Temperature; 0 takes the most probable token."),
+    "top_p": (None, "Nucleus: drop tokens past this probability."),
+    "top_k": (None, "Keep the k most probable tokens; 0 keeps all."),
+    "alg_temp": (None, "Above 0: draw the positions to commit."),
+    "eps": (None, "Where the schedule's timesteps end."),
+    "seed": (None, "Makes a draw repeatable."),
+    "raw": (None, "No chat template; special tokens in the prompt count."),
+    "system": (None, "System message."),
+    "reference": (None, "The reference decoder to the letter, its quirks too."),
+}
+
+
+def flag_of(field: str) -> str:
+    """`max_tokens` -> `--max-tokens`."""
+    return FLAGS.get(field, (None, ""))[0] or "--" + field.replace("_", "-")
+
+
+def decodes(verb: Callable[..., int]) -> Callable[..., int]:
+    """Replace the parameter `config` of a verb by a flag for each field of `GenerationConfig`."""
+    signature = inspect.signature(verb, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+    defaults = GenerationConfig()
+    names = [field.name for field in fields(GenerationConfig)]
+    flags = [_flag(field.name, field.type, getattr(defaults, field.name)) for field in fields(GenerationConfig)]
+
+    @functools.wraps(verb)
+    def with_flags(**given: Any) -> int:
+        config = GenerationConfig(**{name: given.pop(name) for name in names})
+        return verb(config=config, **given)
+
+    # The prompt first, then the decoding flags, then the verb's own.
+    with_flags.__signature__ = inspect.Signature([*own[:1], *flags, *own[1:]])  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *flags]}
+    return with_flags
+
+
+def _flag(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    option = typer.Option(flag_of(name), help=FLAGS[name][1], show_default=default is not None)
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, option])
