@@ -15,15 +15,21 @@ class Canvas:
     Attributes:
         tokens: int32 `[B, L]`.
         padding: int32 `[B]`, how many tokens at the left of each row are padding.
+        start: where the answers start, behind the prompts.
         mask_id: the id that stands for "not decided yet".
+        pad_id: the id on the left of shorter prompts, and behind the end of an answer.
+        end_ids: the ids at which an answer ends.
     """
 
     tokens: NDArray[np.int32]
     padding: NDArray[np.int32]
+    start: int
     mask_id: int
+    pad_id: int
+    end_ids: frozenset[int]
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], max_tokens: int, *, mask_id: int, pad_id: int) -> Self:
+    def of(cls, prompts: Sequence[Sequence[int]], max_tokens: int, *, mask_id: int, pad_id: int, end_ids: frozenset[int]) -> Self:
         """Prompts of any lengths, aligned at their right ends, each followed by `max_tokens` masks."""
         longest = max(len(prompt) for prompt in prompts)
         tokens = np.full((len(prompts), longest + max_tokens), mask_id, dtype=np.int32)
@@ -31,7 +37,20 @@ class Canvas:
         for row, prompt, pad in zip(tokens, prompts, padding, strict=True):
             row[:pad] = pad_id
             row[pad:longest] = prompt
-        return cls(tokens, padding, mask_id)
+        return cls(tokens, padding, longest, mask_id, pad_id, end_ids)
+
+    def finished(self, tokens: NDArray[np.int32]) -> bool:
+        """Whether no text can change any more: every row has an end token and no mask before it."""
+        mask = tokens == self.mask_id
+        end = np.isin(tokens, list(self.end_ids))
+        end[:, : self.start] = False  # a prompt's own
+        first_end = np.where(end.any(axis=1), end.argmax(axis=1), -1)
+        first_mask = np.where(mask.any(axis=1), mask.argmax(axis=1), tokens.shape[1])
+        return bool((first_end >= 0).all() and (first_end < first_mask).all())
+
+    def padded_out(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+        """A finished canvas with padding for the masks behind its end tokens."""
+        return np.where(tokens == self.mask_id, np.int32(self.pad_id), tokens)
 
 
 def settled(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[int]) -> tuple[NDArray[np.int32], bool]:

@@ -5,12 +5,39 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from .errors import CheckpointError, ConfigError
 
 MAX_STEPS = 2**20  # past this, float32 cannot tell one timestep of the schedule from the next
 ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
+
+
+class Parameter(NamedTuple):
+    """A number that a rule or window takes: whole where its default is."""
+
+    default: float
+    low: float
+    high: float
+
+
+Choices = Mapping[str, Mapping[str, Parameter]]
+
+RULES: Choices = {
+    "schedule": {},
+    "threshold": {"tau": Parameter(0.9, 0, 1)},
+    "factor": {"f": Parameter(1.0, 0, 100)},
+    "entropy-bound": {"gamma": Parameter(0.1, 0, 1e6)},
+    "local": {"tau": Parameter(0.9, 0, 1), "relaxed": Parameter(0.8, 0, 1), "radius": Parameter(4, 0, 2**20)},
+    "prior": {"tau": Parameter(0.9, 0, 1), "decay": Parameter(0.01, 0, 100)},
+}
+"""What `GenerationConfig.rule` can name; `rules.py` says what each does."""
+
+WINDOWS: Choices = {
+    "whole": {},
+    "sliding": {"width": Parameter(24, 1, 2**20), "suffix": Parameter(8, 0, 2**20), "refresh": Parameter(0, 0, 2**20)},
+}
+"""What `GenerationConfig.window` can name; `windows.py` says what each does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +142,9 @@ class GenerationConfig:
         raw: a text prompt is taken as it is, with no chat template, and special tokens written
             in it act as such.
         system: the system message of the chat template, where it has room for one.
+        rule: how many are committed in a step: `schedule` (the reference's), or an adaptive rule with
+            its parameters, as in `threshold:tau=0.8`; see `RULES`.
+        window: what is forwarded: `whole` (the reference) or `sliding:width=24`; see `WINDOWS`.
         reference: the reference decoder to the letter. Nothing keeps it from choosing the mask
             token or an id that the tokenizer does not know, and every one of `steps` runs a forward.
 
@@ -136,6 +166,8 @@ class GenerationConfig:
     seed: int | None = None
     raw: bool = False
     system: str | None = None
+    rule: str = "schedule"
+    window: str = "whole"
     reference: bool = False
 
     def __post_init__(self) -> None:
@@ -161,6 +193,13 @@ class GenerationConfig:
         if self.system is not None and not isinstance(self.system, str):
             raise self._wrong("system", "text")
 
+        parse_choice(self.rule, RULES, "rule")
+        parse_choice(self.window, WINDOWS, "window")
+        if self.rule != "schedule" and (self.steps is not None or self.alg == "origin" or self.alg_temp):
+            raise ConfigError(f"rule {self.rule} decides by itself: steps, alg_temp and origin belong to schedule", field="rule")
+        if self.reference and (self.rule, self.window) != ("schedule", "whole"):
+            raise ConfigError("reference is the rule 'schedule' on the window 'whole'", field="reference")
+
     def _wrong(self, name: str, wanted: str) -> ConfigError:
         return ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}", field=name)
 
@@ -178,6 +217,38 @@ class GenerationConfig:
     def to_dict(self) -> dict[str, Any]:
         """Every field, as JSON can hold it."""
         return asdict(self)
+
+
+def parse_choice(text: str, choices: Choices, field: str) -> tuple[str, dict[str, float]]:
+    """`threshold:tau=0.8` -> `("threshold", {"tau": 0.8})`, with the defaults of what is not said.
+
+    Raises:
+        ConfigError: a name, parameter or value that is not among `choices`; it says what is.
+    """
+    name, _, rest = str(text).partition(":")
+    if name not in choices:
+        raise ConfigError(f"{field} must be one of {', '.join(describe(choices))}, not {text!r}", field=field)
+    values = {key: parameter.default for key, parameter in choices[name].items()}
+    for part in filter(None, rest.split(",")):
+        key, _, value = (word.strip() for word in part.partition("="))
+        if key not in values:
+            known = ", ".join(values) or "none"
+            raise ConfigError(f"{field} {name} has no parameter {key!r}; its parameters: {known}", field=field)
+        default, low, high = choices[name][key]
+        try:
+            values[key] = type(default)(value)
+        except ValueError:
+            values[key] = math.nan
+        if not low <= values[key] <= high:
+            kind = "whole number" if isinstance(default, int) else "number"
+            raise ConfigError(f"{field} {name}: {key} must be a {kind} from {low:g} to {high:g}, not {value!r}", field=field)
+    return name, values
+
+
+def describe(choices: Choices) -> list[str]:
+    """Each choice with its default parameters, as `parse_choice` reads it."""
+    parameters = {name: ",".join(f"{key}={one.default:g}" for key, one in choices[name].items()) for name in choices}
+    return [f"{name}:{given}" if given else name for name, given in parameters.items()]
 
 
 def _is_number(value: Any, kind: Any) -> bool:

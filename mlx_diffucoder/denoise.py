@@ -9,19 +9,20 @@ Source: `diffusion_generate` (Dream, arXiv 2508.15487; DiffuCoder, arXiv 2506.20
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
-from .canvas import Canvas, masked_first
+from .canvas import Canvas
 from .config import GenerationConfig
 from .errors import CheckpointError
 from .model import Dream
 from .policies import Candidates, Policy
 from .sampling import SCORES, draw
 from .trace import Step
+from .windows import View, Window
 
 
 class LogitsHook(Protocol):
@@ -55,6 +56,7 @@ def denoise(
     model: Dream,
     canvas: Canvas,
     policy: Policy,
+    window: Window,
     config: GenerationConfig,
     *,
     forbidden: mx.array | None = None,
@@ -66,86 +68,79 @@ def denoise(
         model: the network.
         canvas: what to denoise; every mask on it is filled, wherever it stands.
         policy: which positions are committed when.
+        window: which positions are forwarded.
         config: how tokens are drawn and scored.
         forbidden: bool `[V]`, ids never to be chosen; not applied with `config.reference`.
         hooks: called around each step.
 
     Yields:
         For each step, one `Step` for each row of the batch, its left padding taken off. It ends
-        when no mask is left; with `config.reference`, after all of the policy's steps.
+        when no mask is left, or when no text can change any more: then the last step's canvas has
+        padding behind the end tokens. With `config.reference` it ends after all of the steps.
 
     Raises:
         CheckpointError: the network's output is not finite.
     """
     seed = secrets.randbits(64) if config.seed is None else config.seed
     key, rng = mx.random.key(seed), np.random.default_rng(seed)
-    padding = mx.array(canvas.padding) if canvas.padding.any() else None
     hooks = hooks or Hooks()
+    sight = window.open(model, canvas)
     tokens = mx.array(canvas.tokens)  # [B, L]
     if hooks.tokens:
         tokens = hooks.tokens(None, tokens, None)
     known = np.array(tokens)
-    nfe = 0
-    for index in range(policy.steps):
-        masked = known == canvas.mask_id
-        if not config.reference and not masked.any():
+    nfe = forwarded = 0
+    for index in count():
+        masked = (known == canvas.mask_id).sum(axis=1)
+        if index == policy.steps if config.reference else not masked.any() or canvas.finished(known):
             return
-        quota = policy.quota(index, masked.sum(axis=1), rng)
+        quota = policy.quota(index, masked, rng)
         if not config.reference and not quota.any():
             continue
         key, draw_key, score_key, order_key = mx.random.split(key, 4)
-        positions, valid = masked_first(masked)
-        at = mx.array(positions)  # [B, R]
 
-        logits, every_row = _logits(model, tokens, at, padding, index, hooks)
+        view = sight.look(tokens, known, every=bool(hooks))
+        logits, every = _hooked(view, hooks, index, tokens)  # [B, R, V]
         if forbidden is not None and not config.reference:
-            logits = mx.where(forbidden, -mx.inf, logits)  # [B, R, V]
+            logits = mx.where(forbidden, -mx.inf, logits)
         chosen, probs = draw(logits, config, draw_key)  # [B, R], [B, R, V]
-        scores = mx.where(mx.array(valid), SCORES[config.alg](probs, chosen, score_key), -mx.inf)
-        commit = policy.commit(Candidates(scores, positions, tokens.shape[1]), quota, order_key)  # [B, R]
+        candidates = _candidates(view, chosen, probs, SCORES[config.alg](probs, chosen, score_key), known.shape[1])
+        commit = policy.commit(candidates, quota, order_key)  # [B, R]
+        at = mx.array(view.positions)
         before = mx.take_along_axis(tokens, at, axis=1)
         tokens = mx.put_along_axis(tokens, at, mx.where(commit, chosen.astype(tokens.dtype), before), axis=1)
         if hooks.tokens:
-            tokens = hooks.tokens(index, tokens, every_row)
+            tokens = hooks.tokens(index, tokens, every)
 
-        nfe += 1
-        mx.eval(tokens, commit, scores)  # the step's one wait for the device
-        if np.isnan(np.array(scores)).any():
+        nfe, forwarded = nfe + 1, forwarded + view.forwarded
+        mx.eval(tokens, commit, candidates.scores)  # the step's one wait for the device
+        scores = np.array(candidates.scores)
+        if np.isnan(scores).any():
             raise CheckpointError(
                 "the model's output is not a number: its weights are damaged, or their range is too"
                 " wide for float16 (convert with --dtype bfloat16)"
             )
         known = np.array(tokens)
-        yield _steps(index, known, canvas.padding, positions, np.array(commit), np.array(scores), nfe)
+        shown = canvas.padded_out(known) if not config.reference and canvas.finished(known) else known
+        rows = zip(shown, canvas.padding, view.positions, np.array(commit), scores, strict=True)
+        yield tuple(Step(index, row[pad:], at[took] - pad, score[took], nfe, forwarded) for row, pad, at, took, score in rows)
 
 
-def _logits(
-    model: Dream, tokens: mx.array, at: mx.array, padding: mx.array | None, index: int, hooks: Hooks
-) -> tuple[mx.array, mx.array | None]:
-    """The logits of the positions `at` `[B, R, V]`, and those of every position where a hook wants them.
-
-    The shift: position i is predicted by row i - 1, and position 0, as in the reference, by row 0.
-    """
-    left = mx.maximum(at - 1, 0)
-    if not hooks:
-        return model(tokens, rows=left, padding=padding), None
-    logits = model(tokens, padding=padding)
-    logits = mx.concatenate([logits[:, :1], logits[:, :-1]], axis=1)  # [B, L, V]
-    if hooks.logits:
-        logits = hooks.logits(index, tokens, logits)
-    return mx.take_along_axis(logits, at[..., None], axis=1), logits
+def _hooked(view: View, hooks: Hooks, index: int, tokens: mx.array) -> tuple[mx.array, mx.array | None]:
+    """The candidates' logits and, where there is a hook, those of every position, after it."""
+    if view.every is None or hooks.logits is None:
+        return view.logits, view.every
+    every = hooks.logits(index, tokens, view.every)
+    return mx.take_along_axis(every, mx.array(view.positions)[..., None], axis=1), every
 
 
-def _steps(
-    index: int,
-    tokens: NDArray[np.int32],
-    padding: NDArray[np.int32],
-    positions: NDArray[np.int32],
-    commit: NDArray[np.bool_],
-    scores: NDArray[np.float32],
-    nfe: int,
-) -> tuple[Step, ...]:
-    return tuple(
-        Step(index, row[pad:], at[took] - pad, score[took], nfe, nfe * len(row))
-        for row, pad, at, took, score in zip(tokens, padding, positions, commit, scores, strict=True)
+def _candidates(view: View, chosen: mx.array, probs: mx.array, scores: mx.array, length: int) -> Candidates:
+    valid = mx.array(view.valid)
+    return Candidates(
+        scores=mx.where(valid, scores, -mx.inf),
+        confidence=mx.take_along_axis(probs, chosen[..., None], axis=-1)[..., 0],
+        entropy=-(probs * mx.log(probs + 1e-10)).sum(axis=-1),
+        valid=valid,
+        positions=view.positions,
+        length=length,
     )

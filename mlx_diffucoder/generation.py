@@ -11,11 +11,12 @@ import numpy as np
 from .canvas import Canvas, count_up_to_end, settled
 from .config import GenerationConfig
 from .denoise import Hooks, denoise
-from .errors import PromptError
+from .errors import ConfigError, PromptError
 from .model import Dream
-from .policies import policy_for
+from .rules import policy_for
 from .tokenizer import Tokenizer
 from .trace import Step
+from .windows import window_for
 
 Prompt = str | Sequence[int]
 """Text (the chat template is applied unless the config says raw) or token ids, taken as they are."""
@@ -102,12 +103,15 @@ def stream_batch(
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
     if not ids:
         raise PromptError("there is no prompt: the batch is empty")
-    canvas = Canvas.of(ids, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id)
+    if hooks and config.window != "whole":
+        raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
+    canvas = Canvas.of(ids, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+    policy, window = policy_for(config), window_for(config)
 
     def steps() -> Iterator[tuple[Step, ...]]:
         with wired_memory():
-            yield from denoise(model, canvas, policy_for(config), config, forbidden=forbidden, hooks=hooks)
+            yield from denoise(model, canvas, policy, window, config, forbidden=forbidden, hooks=hooks)
 
     return steps()
 

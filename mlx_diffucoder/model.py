@@ -8,12 +8,15 @@ left (DiffuCoder's shift).
 Source: Dream 7B (arXiv 2508.15487) on Qwen2 (arXiv 2407.10671), sections on architecture.
 """
 
+from functools import partial
 from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from .config import ModelConfig
+
+Positions = int | mx.array
 
 
 class KeyValues(Protocol):
@@ -39,19 +42,25 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, kv_width, bias=True)
         self.o_proj = nn.Linear(width, width, bias=False)
 
-    def __call__(self, x: mx.array, layer: int, offset: int | mx.array, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
+    def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
         B, L, D = x.shape  # x: [B, L, D]
-        queries = self.q_proj(x).reshape(B, L, self.heads, -1).transpose(0, 2, 1, 3)
-        keys = self.k_proj(x).reshape(B, L, self.kv_heads, -1).transpose(0, 2, 1, 3)
+        queries = self._rotate(self.q_proj(x).reshape(B, L, self.heads, -1), positions)  # [B, heads, L, head_dim]
+        keys = self._rotate(self.k_proj(x).reshape(B, L, self.kv_heads, -1), positions)
         values = self.v_proj(x).reshape(B, L, self.kv_heads, -1).transpose(0, 2, 1, 3)
-        queries, keys = self._rotate(queries, offset), self._rotate(keys, offset)
         if kv is not None:
             keys, values = kv.update(layer, keys, values)
         out = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.head_dim**-0.5, mask=mask)
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, D))
 
-    def _rotate(self, x: mx.array, offset: int | mx.array) -> mx.array:
-        return mx.fast.rope(x, self.head_dim, traditional=False, base=self.rope_theta, scale=1.0, offset=offset)
+    def _rotate(self, x: mx.array, positions: Positions) -> mx.array:
+        """`[B, L, heads, head_dim]` -> `[B, heads, L, head_dim]`, turned by the positions."""
+        B, L, heads, dim = x.shape
+        turn = partial(mx.fast.rope, dims=dim, traditional=False, base=self.rope_theta, scale=1.0)
+        if isinstance(positions, int) or positions.ndim == 1:
+            return turn(x.transpose(0, 2, 1, 3), offset=positions)
+        # The kernel takes one offset a row: every token becomes a row of its own.
+        turned = turn(x.reshape(B * L, heads, 1, dim), offset=positions.reshape(-1))
+        return turned.reshape(B, L, heads, dim).transpose(0, 2, 1, 3)
 
 
 class MLP(nn.Module):
@@ -73,8 +82,8 @@ class Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def __call__(self, x: mx.array, layer: int, offset: int | mx.array, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
-        x = x + self.self_attn(self.input_layernorm(x), layer, offset, mask, kv)
+    def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
+        x = x + self.self_attn(self.input_layernorm(x), layer, positions, mask, kv)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -85,10 +94,10 @@ class Backbone(nn.Module):
         self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def __call__(self, tokens: mx.array, offset: int | mx.array, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
+    def __call__(self, tokens: mx.array, positions: Positions, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
         x = self.embed_tokens(tokens)  # [B, L, D]
         for index, layer in enumerate(self.layers):
-            x = layer(x, index, offset, mask, kv)
+            x = layer(x, index, positions, mask, kv)
         return x
 
 
@@ -112,8 +121,8 @@ class Dream(nn.Module):
         tokens: mx.array,
         *,
         rows: mx.array | None = None,
-        padding: mx.array | None = None,
-        offset: int = 0,
+        positions: Positions = 0,
+        mask: mx.array | None = None,
         kv: KeyValues | None = None,
     ) -> mx.array:
         """Forward `tokens` and return the logits of the rows that are asked for.
@@ -121,23 +130,17 @@ class Dream(nn.Module):
         Args:
             tokens: ids, int `[B, L]`.
             rows: int `[B, R]`, which of the L rows to put through `lm_head`; None is all.
-            padding: int `[B]`, how many tokens at the left of each row are padding. They are
-                attended to by nobody and positions count from the first real token.
-            offset: the position of `tokens[:, 0]`, where `kv` holds what stands before it.
+            positions: where the tokens stand in their text: the position of the first, for all
+                rows or one a row `[B]`, or that of every token `[B, L]`. `left_padded` gives
+                those of padded rows.
+            mask: bool, broadcast to `[B, heads, L, L']`, which keys each token may attend to; None
+                is all of them.
             kv: a caller's keys and values; see `KeyValues`. None attends to `tokens` alone.
 
         Returns:
             Logits `[B, R, V]` (`[B, L, V]` for all rows), in the dtype of the weights.
         """
-        start: int | mx.array = offset
-        mask = None
-        if padding is not None:
-            start = offset - padding
-            total = offset + tokens.shape[1]
-            # Only keys are masked: a padding row's own output is read by nobody, and leaving it
-            # finite keeps it from poisoning the sum over values.
-            mask = (mx.arange(total) >= padding[:, None])[:, None, None, :]
-        hidden = self.model(tokens, start, mask, kv)
+        hidden = self.model(tokens, positions, mask, kv)
         if rows is not None:
             hidden = mx.take_along_axis(hidden, rows[..., None], axis=1)  # [B, R, D]
         hidden = self.model.norm(hidden)
@@ -153,3 +156,12 @@ class Dream(nn.Module):
         """Whether a weight of this name is known and not needed: RoPE tables, a tied `lm_head`."""
         tied = self.config.tie_word_embeddings and name.startswith("lm_head.")
         return tied or name.endswith("rotary_emb.inv_freq")
+
+
+def left_padded(padding: mx.array, length: int) -> tuple[mx.array, mx.array]:
+    """Positions `[B]` and mask `[B, 1, 1, length]` of rows whose first `padding` `[B]` tokens are padding.
+
+    Only keys are masked: a padding token's own output is read by nobody, and leaving it finite
+    keeps it from poisoning the sum over values.
+    """
+    return -padding, (mx.arange(length) >= padding[:, None])[:, None, None, :]

@@ -19,13 +19,21 @@ from .ties import torch_topk
 class Candidates:
     """What a policy decides on.
 
+    MLX is lazy: what a policy does not look at is never computed.
+
     Attributes:
         scores: float32 `[B, R]`, larger is surer; minus infinity where there is no candidate.
+        confidence: float32 `[B, R]`, the probability of the chosen token.
+        entropy: float32 `[B, R]`, nats.
+        valid: bool `[B, R]`, where there is a candidate.
         positions: int32 `[B, R]`, where on the canvas the candidates stand.
         length: positions on the canvas.
     """
 
     scores: mx.array
+    confidence: mx.array
+    entropy: mx.array
+    valid: mx.array
     positions: NDArray[np.int32]
     length: int
 
@@ -34,8 +42,8 @@ class Policy(Protocol):
     """What the denoising loop needs to know of a commit rule."""
 
     @property
-    def steps(self) -> int:
-        """The most steps that the rule takes."""
+    def steps(self) -> int | None:
+        """The steps of its schedule; None where the rule has none."""
         ...
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -63,7 +71,7 @@ class Schedule:
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """int(mean |M| * (1 - s/t)) for every row, in float32 as the reference has it; all in the last step."""
-        if index == self.steps - 1:
+        if index >= self.steps - 1:  # beyond it, where a window has not shown all masks in time
             return masked
         return self._of_the_mean(index, masked)
 
@@ -116,14 +124,14 @@ class RandomSchedule:
     eps: float
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        return rng.binomial(masked, float(commit_share(index, self.steps, self.eps)))
+        return rng.binomial(masked, float(commit_share(min(index, self.steps - 1), self.steps, self.eps)))
 
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
         return largest(candidates.scores, quota)
 
 
-def policy_for(config: GenerationConfig) -> Policy:
-    """The policy that a configuration names."""
+def schedule_for(config: GenerationConfig) -> Policy:
+    """The reference's schedule, with a configuration's steps."""
     steps = config.steps or config.max_tokens
     if config.alg == "origin":
         return RandomSchedule(steps, config.eps)
@@ -156,8 +164,12 @@ def largest(scores: mx.array, quota: NDArray[np.int64]) -> mx.array:
 
     By counting what stands before each entry instead of sorting: no sort promises the order of ties.
     """
-    higher = scores[:, None, :] > scores[:, :, None]  # [B, R, R]
-    places = mx.arange(scores.shape[1])
-    earlier_tie = (scores[:, None, :] == scores[:, :, None]) & (places[None, :] < places[:, None])
-    rank = (higher | earlier_tie).sum(axis=-1)  # [B, R]
+    rank = precedes(scores).sum(axis=-1)  # [B, R]
     return (rank < mx.array(quota)[:, None]) & (scores > -mx.inf)
+
+
+def precedes(scores: mx.array) -> mx.array:
+    """Bool `[B, R, R]`: at `[b, i, j]`, whether j stands before i when scores fall and ties go left to right."""
+    places = mx.arange(scores.shape[1])
+    other, own = scores[:, None, :], scores[:, :, None]
+    return (other > own) | (other == own) & (places[None, :] < places[:, None])

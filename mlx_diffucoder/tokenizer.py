@@ -29,7 +29,8 @@ QWEN2_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # An answer ends at the first of these that the vocabulary has, beside what the configuration names.
-END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|dlm_pad|>")
+PAD_TOKEN = "<|dlm_pad|>"
+END_TOKENS = ("<|im_end|>", "<|endoftext|>", PAD_TOKEN)
 
 
 class Tokenizer:
@@ -37,7 +38,7 @@ class Tokenizer:
 
     Attributes:
         mask_id: the id of "not decided yet".
-        pad_id: the id that fills the left of shorter rows in a batch.
+        pad_id: the id behind the end of an answer, and on the left of shorter rows in a batch.
         end_ids: the ids at which an answer ends.
         chat_template: Jinja source, or None where the checkpoint has none.
     """
@@ -73,9 +74,11 @@ class Tokenizer:
         named = [config.get("eos_token_id"), generation.get("eos_token_id"), config.get("pad_token_id")]
         named += [fast.token_to_id(token) for token in END_TOKENS]
         ends = _flat_ids(named) - {mask}
-        pad = config.get("pad_token_id")
+        pad = fast.token_to_id(PAD_TOKEN)  # what DiffuCoder puts behind an answer
+        if pad is None:
+            pad = config.get("pad_token_id")
         if not isinstance(pad, int):
-            pad = min(ends, default=0)  # padding is masked from attention: any id but the mask does
+            pad = min(ends, default=0)
         template = _chat_template(folder, settings)
         return cls(fast, mask_id=mask, pad_id=pad, end_ids=ends, chat_template=template, settings=settings)
 

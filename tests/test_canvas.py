@@ -6,12 +6,36 @@ from mlx_diffucoder.canvas import Canvas, count_up_to_end, masked_first, settled
 MASK, END = 9, {7, 8}
 
 
+def canvas_of(prompts):
+    return Canvas.of(prompts, 2, mask_id=MASK, pad_id=0, end_ids=frozenset(END))
+
+
+@pytest.mark.parametrize(
+    ("answers", "finished"),
+    [
+        ([[1, 7], [8, 9]], True),  # what stands behind an end token does not matter
+        ([[1, 7], [9, 8]], False),  # a mask before it does
+        ([[1, 7], [1, 1]], False),
+    ],
+)
+def test_a_canvas_is_finished_when_no_text_can_change(answers, finished):
+    canvas = canvas_of([[1, 7, 3], [7]])  # the prompts' own end tokens do not count
+    tokens = canvas.tokens.copy()
+    tokens[:, 3:] = answers
+    assert canvas.finished(tokens) == finished
+
+
+def test_padding_out_touches_masks_only():
+    canvas = canvas_of([[1]])
+    assert canvas.padded_out(array(1, 7, 9, 9)).tolist() == [1, 7, 0, 0]
+
+
 def array(*ids):
     return np.array(ids, dtype=np.int32)
 
 
 def test_prompts_of_unequal_length_are_aligned_at_their_right():
-    canvas = Canvas.of([[1, 2, 3], [4]], 2, mask_id=MASK, pad_id=0)
+    canvas = canvas_of([[1, 2, 3], [4]])
     assert canvas.tokens.tolist() == [[1, 2, 3, 9, 9], [0, 0, 4, 9, 9]]
     assert canvas.padding.tolist() == [0, 2]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import Dream, ModelConfig
+from mlx_diffucoder.model import left_padded
 
 from .conftest import DATA
 
@@ -57,7 +58,8 @@ def test_left_padding_changes_nothing_for_the_row(tokens):
     model = tiny()
     padded = mx.concatenate([mx.full((2, 3), 5), tokens], axis=1)
     padded = mx.concatenate([padded[:1], mx.concatenate([tokens[1:], mx.full((1, 3), 5)], axis=1)])
-    out = model(padded, padding=mx.array([3, 0]))
+    positions, mask = left_padded(mx.array([3, 0]), 15)
+    out = model(padded, positions=positions, mask=mask)
     assert mx.allclose(out[0, 3:], model(tokens[:1])[0], atol=1e-4)
 
 
@@ -80,15 +82,31 @@ def test_kept_keys_and_values_stand_in_for_the_tokens_they_came_from(tokens):
     store = Kept()
     whole = model(tokens, kv=store)
     store.prefix = {layer: (k[:, :, :5], v[:, :, :5]) for layer, (k, v) in store.seen.items()}
-    assert mx.allclose(model(tokens[:, 5:], offset=5, kv=store), whole[:, 5:], atol=1e-4)
+    assert mx.allclose(model(tokens[:, 5:], positions=5, kv=store), whole[:, 5:], atol=1e-4)
+
+
+def test_a_position_for_each_token_is_the_same_as_where_they_start(tokens):
+    model = tiny()
+    starts = mx.array([3, 0])
+    each = starts[:, None] + mx.arange(12)
+    assert mx.allclose(model(tokens, positions=each), model(tokens, positions=starts), atol=1e-5)
+
+
+def test_only_distances_between_positions_matter_and_they_do(tokens):
+    model = tiny()
+    each = mx.broadcast_to(mx.arange(12), (2, 12))
+    assert mx.allclose(model(tokens, positions=each + 100), model(tokens), atol=1e-3)
+    stretched = mx.where(each == 11, 500, each)
+    assert not mx.allclose(model(tokens, positions=stretched), model(tokens), atol=1e-3)
 
 
 def test_kept_keys_and_values_of_left_padded_rows(tokens):
     model = tiny()
-    store, padding = Kept(), mx.array([2, 0])
-    whole = model(tokens, padding=padding, kv=store)
+    store = Kept()
+    positions, mask = left_padded(mx.array([2, 0]), 12)
+    whole = model(tokens, positions=positions, mask=mask, kv=store)
     store.prefix = {layer: (k[:, :, :5], v[:, :, :5]) for layer, (k, v) in store.seen.items()}
-    part = model(tokens[:, 5:], offset=5, padding=padding, kv=store)
+    part = model(tokens[:, 5:], positions=positions + 5, mask=mask, kv=store)
     assert mx.allclose(part, whole[:, 5:], atol=1e-4)
 
 

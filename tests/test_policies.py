@@ -12,7 +12,7 @@ from mlx_diffucoder.policies import (
     Schedule,
     commit_share,
     largest,
-    policy_for,
+    schedule_for,
     timestep,
 )
 
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 def candidates(scores):
     scores = mx.array(scores)
     positions = np.broadcast_to(np.arange(scores.shape[1], dtype=np.int32), scores.shape)
-    return Candidates(scores, positions, scores.shape[1])
+    return Candidates(scores, scores, -scores, scores > -mx.inf, positions, scores.shape[1])
 
 
 def test_schedule_commits_what_the_reference_commits_at_every_step():
@@ -112,8 +112,8 @@ def test_origin_commits_each_mask_with_probability_one_minus_s_over_t():
 
 
 def test_policies_are_values():
-    assert policy_for(GenerationConfig(max_tokens=8)) == Schedule(8, 1e-3)
-    assert policy_for(GenerationConfig(steps=4, alg_temp=0.1)) == Schedule(4, 1e-3, 0.1)
-    assert policy_for(GenerationConfig(steps=4, alg="origin")) == RandomSchedule(4, 1e-3)
-    assert policy_for(GenerationConfig(steps=4, reference=True)) == ReferenceSchedule(4, 1e-3)
+    assert schedule_for(GenerationConfig(max_tokens=8)) == Schedule(8, 1e-3)
+    assert schedule_for(GenerationConfig(steps=4, alg_temp=0.1)) == Schedule(4, 1e-3, 0.1)
+    assert schedule_for(GenerationConfig(steps=4, alg="origin")) == RandomSchedule(4, 1e-3)
+    assert schedule_for(GenerationConfig(steps=4, reference=True)) == ReferenceSchedule(4, 1e-3)
     assert "steps=4" in repr(Schedule(4, 1e-3))

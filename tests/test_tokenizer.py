@@ -33,7 +33,7 @@ def tokenizer():
 
 
 def test_special_ids_come_from_the_checkpoint(tokenizer):
-    assert (tokenizer.mask_id, tokenizer.pad_id) == (757, 753)
+    assert (tokenizer.mask_id, tokenizer.pad_id) == (757, 758)
     assert tokenizer.end_ids == {753, 755, 758}  # endoftext, im_end, dlm_pad
     assert tokenizer.known_ids.max() == 758
 

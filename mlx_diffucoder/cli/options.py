@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import ALGORITHMS, GenerationConfig
+from ..config import ALGORITHMS, RULES, WINDOWS, GenerationConfig, describe
 
 Model = Annotated[
     str | None,
@@ -39,6 +39,8 @@ FLAGS: dict[str, tuple[str | None, str]] = {
     "seed": (None, "Makes a draw repeatable."),
     "raw": (None, "No chat template; special tokens in the prompt count."),
     "system": (None, "System message."),
+    "rule": (None, f"How many are committed in a step: {', '.join(describe(RULES))}."),
+    "window": (None, f"What is forwarded: {', '.join(describe(WINDOWS))}."),
     "reference": (None, "The reference decoder to the letter, its quirks too."),
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, stream_batch
+from mlx_diffucoder.model import left_padded
 from mlx_diffucoder.sampling import SCORES, draw
 
 from ..conftest import DATA
@@ -36,7 +37,9 @@ def test_logits_of_left_padded_rows(loaded, expected):
     real = expected["padded.attention_mask"]
     padding = (real == 0).sum(axis=1)
     assert padding.max().item() > 0
-    logits = model(expected["padded.input_ids"], padding=padding)
+    tokens = expected["padded.input_ids"]
+    positions, mask = left_padded(padding, tokens.shape[1])
+    logits = model(tokens, positions=positions, mask=mask)
     assert_close(logits, expected["padded.logits_unpadded_only"], real[..., None])
 
 

@@ -1,0 +1,120 @@
+"""Adaptive commit rules: as many tokens a step as the model is sure of, and at least one.
+
+Each takes what passes its test and, beside it, the best candidate of every row that has one: so
+each step commits, and no rule needs more forwards than there are masks.
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import RULES, GenerationConfig, parse_choice
+from .policies import Candidates, Policy, largest, precedes, schedule_for
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """What the rules have in common: no quota, and the best candidate always."""
+
+    @property
+    def steps(self) -> None:
+        return None
+
+    def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        return masked
+
+    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
+        best = largest(candidates.scores, np.ones(len(quota), dtype=np.int64))
+        return candidates.valid & self.passes(candidates) | best
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        """Bool `[B, R]`; what it says where there is no candidate is not used."""
+        raise TypeError(f"{type(self).__name__} has no test of its own")
+
+
+@dataclass(frozen=True)
+class Threshold(Adaptive):
+    """Confidence of `tau` or more (Fast-dLLM, arXiv 2505.22618)."""
+
+    tau: float
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        return candidates.confidence >= self.tau
+
+
+@dataclass(frozen=True)
+class Factor(Adaptive):
+    """By falling confidence, the longest prefix with c(n) >= 1 - f / (n + 1) (Fast-dLLM, arXiv 2505.22618)."""
+
+    f: float
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        confidence = mx.where(candidates.valid, candidates.confidence, -mx.inf)
+        earlier = precedes(confidence)  # [B, R, R]: whether the second stands before the first
+        place = earlier.sum(axis=-1) + 1
+        fails = confidence < 1 - self.f / (place + 1)
+        return ~fails & ~(earlier & fails[:, None, :]).any(axis=-1)
+
+
+@dataclass(frozen=True)
+class EntropyBound(Adaptive):
+    """By rising entropy, as long as the entropies of those before sum to `gamma` nats at most.
+
+    EB-Sampler's bound, cumsum(H) - cummax(H) <= gamma (arXiv 2505.24857).
+    """
+
+    gamma: float
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        certainty = mx.where(candidates.valid, -candidates.entropy, -mx.inf)
+        before = mx.where(precedes(certainty), candidates.entropy[:, None, :], 0)
+        return before.sum(axis=-1) <= self.gamma
+
+
+@dataclass(frozen=True)
+class LocalRelaxation(Adaptive):
+    """Confidence of `tau`, or of `relaxed` within `radius` positions of one that has `tau` (LocalLeap)."""
+
+    tau: float
+    relaxed: float
+    radius: int
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        anchors = candidates.valid & (candidates.confidence >= self.tau)
+        at = candidates.positions
+        near = np.abs(at[:, :, None] - at[:, None, :]) <= self.radius  # [B, R, R]
+        near_anchor = (mx.array(near) & anchors[:, None, :]).any(axis=-1)
+        return anchors | near_anchor & (candidates.confidence >= self.relaxed)
+
+
+@dataclass(frozen=True)
+class Prior(Adaptive):
+    """Confidence that decays with the distance from the row's first mask: the left goes first.
+
+    PC-Sampler's positional weight, exp(-decay * distance) (arXiv 2508.13021), on the threshold rule.
+    """
+
+    tau: float
+    decay: float
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        at = candidates.positions
+        return candidates.confidence * mx.exp(-self.decay * mx.array(at - at.min(axis=1, keepdims=True))) >= self.tau
+
+
+ADAPTIVE: dict[str, type[Adaptive]] = {
+    "threshold": Threshold,
+    "factor": Factor,
+    "entropy-bound": EntropyBound,
+    "local": LocalRelaxation,
+    "prior": Prior,
+}
+"""By the name that `GenerationConfig.rule` gives them."""
+
+
+def policy_for(config: GenerationConfig) -> Policy:
+    """The commit rule that a configuration names."""
+    name, parameters = parse_choice(config.rule, RULES, "rule")
+    return schedule_for(config) if name == "schedule" else ADAPTIVE[name](**parameters)

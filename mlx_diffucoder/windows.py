@@ -1,0 +1,192 @@
+"""Which positions are forwarded, and which keys and values are kept between forwards.
+
+A window is a small frozen value. Opened on a canvas it becomes a `Sight`, which holds what one
+generation keeps, and which the loop asks for the logits of the positions that may be committed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from .canvas import Canvas, masked_first
+from .config import WINDOWS, GenerationConfig, parse_choice
+from .errors import ConfigError
+from .model import Dream, Positions, left_padded
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one forward shows.
+
+    Attributes:
+        positions: int32 `[B, R]`, where on the canvas the candidates stand; no position twice in a row.
+        valid: bool `[B, R]`, which of them are masked; the others only fill the rectangle.
+        logits: `[B, R, V]`, of the candidates: shifted already.
+        forwarded: positions that went through the network, a row.
+        every: `[B, L, V]`, the shifted logits of the whole canvas, where they were asked for.
+    """
+
+    positions: NDArray[np.int32]
+    valid: NDArray[np.bool_]
+    logits: mx.array
+    forwarded: int
+    every: mx.array | None = None
+
+
+class Sight(Protocol):
+    """A window opened on one canvas."""
+
+    def look(self, tokens: mx.array, known: NDArray[np.int32], *, every: bool = False) -> View:
+        """Forward what the window shows of `tokens` `[B, L]`; `known` is the same on the host."""
+        ...
+
+
+class Window(Protocol):
+    """What the loop needs to know of a window."""
+
+    def open(self, model: Dream, canvas: Canvas) -> Sight:
+        """Start on a canvas, with nothing kept."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Forward the whole canvas, keep nothing: the reference."""
+
+    def open(self, model: Dream, canvas: Canvas) -> Sight:
+        return _WholeSight(model, canvas)
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """Forward from the first position that is not settled to some masks ahead; freeze what is behind.
+
+    A position is settled when it was forwarded after its token was committed: only then do its
+    keys and values belong to that token (dKV-Cache, arXiv 2505.15781). The shift makes position
+    i - 1 predict position i, so it is forwarded again as long as i is masked. Of the masks behind
+    the window the next few and the last one are shown to the model (Streaming-dLLM, 2601.17917;
+    DPad, 2508.14148), the others are not forwarded at all.
+
+    Attributes:
+        width: positions from the first mask on whose masks may be committed.
+        suffix: positions behind them that are only shown.
+        refresh: commits after which everything settled is encoded anew; 0 is never.
+    """
+
+    width: int
+    suffix: int
+    refresh: int
+
+    def open(self, model: Dream, canvas: Canvas) -> Sight:
+        return _SlidingSight(self, model, canvas)
+
+
+def window_for(config: GenerationConfig) -> Window:
+    """The window that a configuration names."""
+    name, parameters = parse_choice(config.window, WINDOWS, "window")
+    kinds: dict[str, Callable[..., Window]] = {"whole": Whole, "sliding": Sliding}
+    return kinds[name](**parameters)
+
+
+class _WholeSight:
+    def __init__(self, model: Dream, canvas: Canvas):
+        self._model = model
+        self._positions: Positions = 0
+        self._mask: mx.array | None = None
+        if canvas.padding.any():
+            self._positions, self._mask = left_padded(mx.array(canvas.padding), canvas.tokens.shape[1])
+        self._mask_id = canvas.mask_id
+
+    def look(self, tokens: mx.array, known: NDArray[np.int32], *, every: bool = False) -> View:
+        positions, valid = masked_first(known == self._mask_id)
+        length = known.shape[1]
+        if not every:
+            # Position i is predicted by row i - 1, and position 0, as in the reference, by row 0.
+            left = mx.array(np.maximum(positions - 1, 0))
+            return View(positions, valid, self._model(tokens, rows=left, positions=self._positions, mask=self._mask), length)
+        logits = self._model(tokens, positions=self._positions, mask=self._mask)
+        logits = mx.concatenate([logits[:, :1], logits[:, :-1]], axis=1)  # [B, L, V]
+        return View(positions, valid, mx.take_along_axis(logits, mx.array(positions)[..., None], axis=1), length, logits)
+
+
+class _SlidingSight:
+    def __init__(self, window: Sliding, model: Dream, canvas: Canvas):
+        self._window, self._model, self._mask_id = window, model, canvas.mask_id
+        self._padding = canvas.padding[:, None]
+        # Padding is neither forwarded nor attended to; counted as settled it never opens the window.
+        self._settled = np.arange(canvas.tokens.shape[1]) < self._padding  # [B, L]
+        self._real = ~self._settled
+        self._kept = _Kept(canvas.tokens.shape)
+        self._masks_at_refresh: int | None = None
+
+    def look(self, tokens: mx.array, known: NDArray[np.int32], *, every: bool = False) -> View:
+        if every:
+            raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
+        masked = known == self._mask_id
+        self._refresh(int(masked.sum()))
+        forwarded, candidates = self._choose(masked)
+        index, alone = masked_first(forwarded)  # ascending where alone: [B, W]
+        # Where a row forwards less than the widest, its last position is forwarded again: it
+        # writes the same keys and values to the same place.
+        count = alone.sum(axis=1, keepdims=True)
+        index = np.take_along_axis(index, np.minimum(np.arange(index.shape[1]), count - 1), axis=1)
+        positions, valid = masked_first(candidates)
+        rows = np.stack([np.searchsorted(row[:n], at) for row, n, at in zip(index, count[:, 0], positions - 1, strict=True)])
+
+        visible = self._real & (forwarded | self._settled)  # [B, L]
+        self._kept.index = at = mx.array(index)
+        logits = self._model(
+            mx.take_along_axis(tokens, at, axis=1),
+            rows=mx.array(np.clip(rows, 0, index.shape[1] - 1)),
+            positions=at - mx.array(self._padding),
+            mask=mx.array(visible)[:, None, None, :],
+            kv=self._kept,
+        )
+        self._settled |= forwarded & ~masked
+        return View(positions, valid, logits, index.shape[1])
+
+    def _choose(self, masked: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """What to forward and what may be committed, bool `[B, L]` each."""
+        at, length = np.arange(masked.shape[1]), masked.shape[1]
+        has_mask = masked.any(axis=1, keepdims=True)
+        first = np.where(has_mask, masked.argmax(axis=1, keepdims=True), length)  # [B, 1]
+        stale = np.where(self._settled, length, at).min(axis=1, keepdims=True)
+        start = np.minimum(stale, first - 1)
+        end = first + self._window.width
+        shown = (at >= start) & (at < end + self._window.suffix) | (at == length - 1)
+        # A row that has no mask left only keeps the others company.
+        return self._real & shown & has_mask | (at == length - 1), masked & (at < end)
+
+    def _refresh(self, masks: int) -> None:
+        if self._masks_at_refresh is None:
+            self._masks_at_refresh = masks
+        if self._window.refresh and self._masks_at_refresh - masks >= self._window.refresh:
+            self._masks_at_refresh = masks
+            self._settled = ~self._real
+
+
+class _Kept:
+    """Keys and values of a whole canvas; those of the positions `index` `[B, W]` are replaced."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        self._shape = shape
+        self._layers: dict[int, tuple[mx.array, mx.array]] = {}
+        self.index = mx.zeros((shape[0], 1), dtype=mx.int32)
+
+    def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        if layer not in self._layers:
+            B, H, _, D = keys.shape
+            empty = mx.zeros((B, H, self._shape[1], D), dtype=keys.dtype)
+            self._layers[layer] = (empty, empty)
+        at = self.index[:, None, :, None]
+        old_keys, old_values = self._layers[layer]
+        kept = (
+            mx.put_along_axis(old_keys, mx.broadcast_to(at, keys.shape), keys, axis=2),
+            mx.put_along_axis(old_values, mx.broadcast_to(at, values.shape), values, axis=2),
+        )
+        self._layers[layer] = kept
+        return kept

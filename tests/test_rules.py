@@ -1,0 +1,115 @@
+"""The adaptive rules on five candidates, by hand."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_diffucoder import GenerationConfig
+from mlx_diffucoder.config import RULES, describe
+from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.policies import Candidates, Schedule
+from mlx_diffucoder.rules import ADAPTIVE, EntropyBound, Factor, LocalRelaxation, Prior, Threshold, policy_for
+
+KEY = mx.random.key(0)
+EVERY = [Threshold(0.9), Factor(1.0), EntropyBound(0.1), LocalRelaxation(0.9, 0.8, 4), Prior(0.9, 0.01)]
+
+
+def candidates(confidence, *, entropy=None, positions=None, valid=None):
+    """One row; scores are the confidences."""
+    confidence = np.array([confidence], dtype=np.float32)
+    valid = np.array([valid]) if valid else np.ones_like(confidence, dtype=bool)
+    return Candidates(
+        scores=mx.where(mx.array(valid), mx.array(confidence), -mx.inf),
+        confidence=mx.array(confidence),
+        entropy=mx.array([entropy]) if entropy else 1 - mx.array(confidence),
+        valid=mx.array(valid),
+        positions=np.array([positions or range(confidence.shape[1])], dtype=np.int32),
+        length=100,
+    )
+
+
+def committed(rule, given):
+    return np.flatnonzero(np.array(rule.commit(given, np.array([99]), KEY))[0]).tolist()
+
+
+def test_threshold_takes_what_reaches_tau():
+    assert committed(Threshold(0.9), candidates([0.95, 0.5, 0.9, 0.89, 1.0])) == [0, 2, 4]
+
+
+def test_factor_takes_the_longest_prefix_by_falling_confidence():
+    # The bounds 1 - 1/(n+1) are 0.5, 0.667, 0.75, 0.8.
+    assert committed(Factor(1.0), candidates([0.7, 0.9, 0.74, 0.1])) == [1, 2]  # 0.9 >= 0.5, 0.74 >= 0.667, 0.7 < 0.75
+
+
+def test_factor_stops_at_the_first_that_fails():
+    # n = 1: 0.6 >= 0.5; n = 2: 0.6 < 0.667; n = 3 is not asked, whatever it is.
+    assert committed(Factor(1.0), candidates([0.6, 0.6, 0.6])) == [0]
+
+
+def test_entropy_bound_sums_the_entropies_that_stand_before():
+    given = candidates([0.9, 0.9, 0.9, 0.9], entropy=[0.3, 0.04, 0.05, 0.2])
+    # By rising entropy 0.04, 0.05, 0.2, 0.3; before them stand 0, 0.04, 0.09, 0.29.
+    assert np.array(EntropyBound(0.1).passes(given))[0].tolist() == [False, True, True, True]
+    assert np.array(EntropyBound(0.05).passes(given))[0].tolist() == [False, True, True, False]
+
+
+def test_local_relaxation_is_local_to_an_anchor():
+    given = candidates([0.95, 0.85, 0.85, 0.7, 0.85], positions=[0, 1, 4, 2, 5])
+    assert committed(LocalRelaxation(0.9, 0.8, 4), given) == [0, 1, 2]
+    no_anchor = candidates([0.89, 0.85, 0.85])
+    assert committed(LocalRelaxation(0.9, 0.8, 4), no_anchor) == [0]  # the best alone
+
+
+def test_prior_decays_with_the_distance_from_the_first_mask():
+    given = candidates([0.95, 0.95, 0.95], positions=[10, 12, 20])
+    assert committed(Prior(0.9, 0.02), given) == [0, 1]  # 0.95, 0.913, 0.778
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=repr)
+def test_each_takes_the_best_where_nothing_passes_and_nothing_invalid(rule):
+    given = candidates([0.2, 0.3, 0.99], entropy=[2.0, 1.9, 0.0], valid=[True, True, False])
+    assert committed(rule, given)[-1] != 2
+    assert 1 in committed(rule, given)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=repr)
+def test_a_row_without_candidates_commits_nothing(rule):
+    assert committed(rule, candidates([0.99, 0.99], valid=[False, False])) == []
+
+
+def test_every_rule_has_its_parameters_in_the_table():
+    assert set(ADAPTIVE) | {"schedule"} == set(RULES)
+    for name, kind in ADAPTIVE.items():
+        assert set(kind.__dataclass_fields__) == set(RULES[name])
+
+
+def test_rules_are_named_with_their_parameters_and_print_back():
+    assert policy_for(GenerationConfig()) == Schedule(256, 1e-3)
+    assert policy_for(GenerationConfig(rule="threshold")) == Threshold(tau=0.9)
+    assert policy_for(GenerationConfig(rule="local:radius=2, tau=0.95")) == LocalRelaxation(0.95, 0.8, 2)
+    for spec in describe(RULES):
+        GenerationConfig(rule=spec)
+    assert describe(RULES)[1] == "threshold:tau=0.9"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rule": "best"}, r"rule must be one of schedule, threshold:tau=0\.9"),
+        ({"rule": "threshold:t=1"}, "no parameter 't'; its parameters: tau"),
+        ({"rule": "threshold:tau=2"}, "tau must be a number from 0 to 1"),
+        ({"rule": "threshold:tau=x"}, "tau must be a number from 0 to 1"),
+        ({"rule": "threshold:tau=nan"}, "tau must be a number from 0 to 1"),
+        ({"rule": "local:radius=1.5"}, "radius must be a whole number"),
+        ({"rule": "schedule:tau=1"}, "its parameters: none"),
+        ({"window": "blocks"}, "window must be one of whole, sliding"),
+        ({"window": "sliding:width=0"}, "width must be a whole number from 1"),
+        ({"rule": "threshold", "steps": 3}, "rule threshold decides by itself"),
+        ({"rule": "threshold", "reference": True}, "reference is the rule"),
+        ({"window": "sliding", "reference": True}, "reference is the rule"),
+    ],
+)
+def test_what_cannot_work_is_named_with_what_can(options, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        GenerationConfig(**options)
+    assert caught.value.field in options
