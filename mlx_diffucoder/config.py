@@ -123,6 +123,14 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"hidden_act {config['hidden_act']!r} is not supported, only 'silu'")
 
 
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "exact": {},
+    "balanced": {"rule": "threshold:tau=0.9", "window": "sliding:width=24,suffix=8"},
+    "fast": {"rule": "threshold:tau=0.8", "window": "sliding:width=28,suffix=2"},
+}
+"""Named configurations; the README has what each was measured to do, and on which model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """How to decode. The defaults are greedy, one token a step, most certain token first.
@@ -213,6 +221,18 @@ class GenerationConfig:
         value = getattr(self, name)
         if not _is_number(value, int | float) or not math.isfinite(value) or not possible(value):
             raise self._wrong(name, bound)
+
+    @classmethod
+    def preset(cls, name: str, **fields: Any) -> Self:
+        """The configuration that a preset names, with other values for some fields.
+
+        Raises:
+            ConfigError: there is no such preset, or a value cannot work.
+            TypeError: a field that does not exist.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}", field="preset")
+        return cls(**{**PRESETS[name], **fields})
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, as JSON can hold it."""

@@ -120,7 +120,7 @@ class _SlidingSight:
         # Padding is neither forwarded nor attended to; counted as settled it never opens the window.
         self._settled = np.arange(canvas.tokens.shape[1]) < self._padding  # [B, L]
         self._real = ~self._settled
-        self._kept = _Kept(canvas.tokens.shape)
+        self._kept = _Kept(canvas.tokens.shape[1])
         self._masks_at_refresh: int | None = None
 
     def look(self, tokens: mx.array, known: NDArray[np.int32], *, every: bool = False) -> View:
@@ -138,12 +138,13 @@ class _SlidingSight:
         rows = np.stack([np.searchsorted(row[:n], at) for row, n, at in zip(index, count[:, 0], positions - 1, strict=True)])
 
         visible = self._real & (forwarded | self._settled)  # [B, L]
-        self._kept.index = at = mx.array(index)
+        at = mx.array(index)
+        places = self._kept.place(index)
         logits = self._model(
             mx.take_along_axis(tokens, at, axis=1),
             rows=mx.array(np.clip(rows, 0, index.shape[1] - 1)),
             positions=at - mx.array(self._padding),
-            mask=mx.array(visible)[:, None, None, :],
+            mask=mx.array(visible[:, places])[:, None, None, :],
             kv=self._kept,
         )
         self._settled |= forwarded & ~masked
@@ -170,23 +171,33 @@ class _SlidingSight:
 
 
 class _Kept:
-    """Keys and values of a whole canvas; those of the positions `index` `[B, W]` are replaced."""
+    """Keys and values of the canvas as far as it was forwarded, and of its last position.
 
-    def __init__(self, shape: tuple[int, ...]):
-        self._shape = shape
+    They stand in as many places as that takes, in steps of `STEP`: so a long canvas whose answer is
+    short costs what a short canvas costs. The last place is the last position's.
+    """
+
+    STEP = 64
+
+    def __init__(self, length: int):
+        self._length = length
+        self._places = 0
+        self._at = mx.zeros((1, 1), dtype=mx.int32)
         self._layers: dict[int, tuple[mx.array, mx.array]] = {}
-        self.index = mx.zeros((shape[0], 1), dtype=mx.int32)
+
+    def place(self, index: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Get ready for the positions `index` `[B, W]`; returns which position has each place."""
+        far = int(np.where(index < self._length - 1, index, -1).max()) + 2  # and one for the last position
+        self._places = min(self._length, max(self._places, -(-far // self.STEP) * self.STEP))
+        self._at = mx.array(np.minimum(index, self._places - 1))[:, None, :, None]
+        return np.append(np.arange(self._places - 1), self._length - 1)
 
     def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        if layer not in self._layers:
-            B, H, _, D = keys.shape
-            empty = mx.zeros((B, H, self._shape[1], D), dtype=keys.dtype)
-            self._layers[layer] = (empty, empty)
-        at = self.index[:, None, :, None]
-        old_keys, old_values = self._layers[layer]
-        kept = (
-            mx.put_along_axis(old_keys, mx.broadcast_to(at, keys.shape), keys, axis=2),
-            mx.put_along_axis(old_values, mx.broadcast_to(at, values.shape), values, axis=2),
-        )
-        self._layers[layer] = kept
-        return kept
+        old = self._layers.get(layer, (keys[:, :, :0], values[:, :, :0]))
+        self._layers[layer] = (self._put(old[0], keys), self._put(old[1], values))
+        return self._layers[layer]
+
+    def _put(self, kept: mx.array, fresh: mx.array) -> mx.array:
+        # A place that is new, or was the last one's before, is not attended to before it is written.
+        kept = mx.pad(kept, [(0, 0), (0, 0), (0, self._places - kept.shape[2]), (0, 0)])
+        return mx.put_along_axis(kept, mx.broadcast_to(self._at, fresh.shape), fresh, axis=2)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mlx_diffucoder import GenerationConfig, ModelConfig
-from mlx_diffucoder.config import read_json
+from mlx_diffucoder.config import PRESETS, read_json
 from mlx_diffucoder.errors import CheckpointError, ConfigError
 
 from .conftest import DATA
@@ -73,6 +73,16 @@ def test_generation_config_names_the_field_of_an_impossible_value(field, value):
 def test_generation_config_rejects_an_unknown_name():
     with pytest.raises(TypeError, match="temprature"):
         GenerationConfig(temprature=0.2)
+
+
+def test_a_preset_is_plain_values_that_a_field_can_override():
+    assert GenerationConfig.preset("exact") == GenerationConfig()
+    balanced = GenerationConfig.preset("balanced", max_tokens=9, rule="threshold:tau=0.5")
+    assert (balanced.max_tokens, balanced.rule, balanced.window) == (9, "threshold:tau=0.5", PRESETS["balanced"]["window"])
+    with pytest.raises(ConfigError, match="preset must be one of exact, balanced, fast"):
+        GenerationConfig.preset("quick")
+    for name in PRESETS:
+        GenerationConfig.preset(name)
 
 
 def test_generation_config_takes_the_references_none_for_off():

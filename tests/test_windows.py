@@ -80,12 +80,13 @@ class Oracle:
         return history
 
 
-@pytest.mark.parametrize(("width", "suffix"), [(1, 0), (4, 0), (5, 3), (40, 8)])
+@pytest.mark.parametrize(("width", "suffix", "max_tokens"), [(1, 0, 24), (4, 0, 24), (5, 3, 24), (40, 8, 24), (30, 9, 150)])
 @pytest.mark.parametrize("prompt", PROMPTS[:2])
-def test_sliding_window_equals_a_plain_oracle_at_every_step(loaded, width, suffix, prompt):
-    config = GenerationConfig(max_tokens=24, rule="threshold:tau=0.5", window=f"sliding:width={width},suffix={suffix}")
+def test_sliding_window_equals_a_plain_oracle_at_every_step(loaded, width, suffix, max_tokens, prompt):
+    """150 tokens: the kept keys and values outgrow their first places."""
+    config = GenerationConfig(max_tokens=max_tokens, rule="threshold:tau=0.5", window=f"sliding:width={width},suffix={suffix}")
     history = [step.tokens.tolist() for step in stream_generate(*loaded, prompt, config)]
-    expected = Oracle(loaded, width, suffix).decode(prompt, 24, 0.5)
+    expected = Oracle(loaded, width, suffix).decode(prompt, max_tokens, 0.5)
     assert len(history) == len(expected) > 2
     assert history[:-1] == expected[:-1]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import ALGORITHMS, RULES, WINDOWS, GenerationConfig, describe
+from ..config import ALGORITHMS, PRESETS, RULES, WINDOWS, GenerationConfig, describe
 
 Model = Annotated[
     str | None,
@@ -59,13 +59,21 @@ def decodes(verb: Callable[..., int]) -> Callable[..., int]:
     flags = [_flag(field.name, field.type, getattr(defaults, field.name)) for field in fields(GenerationConfig)]
 
     @functools.wraps(verb)
-    def with_flags(**given: Any) -> int:
-        config = GenerationConfig(**{name: given.pop(name) for name in names})
-        return verb(config=config, **given)
+    def with_flags(context: typer.Context, preset: str, **given: Any) -> int:
+        values = {name: given.pop(name) for name in names}
+        said = {name: value for name, value in values.items() if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
+        return verb(config=GenerationConfig.preset(preset, **said), **given)
 
-    # The prompt first, then the decoding flags, then the verb's own.
-    with_flags.__signature__ = inspect.Signature([*own[:1], *flags, *own[1:]])  # type: ignore[attr-defined]
-    with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *flags]}
+    preset = typer.Option("--preset", help=f"Values for the flags below: {', '.join(PRESETS)}; a flag given goes before.")
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        *own[:1],
+        inspect.Parameter("preset", inspect.Parameter.POSITIONAL_OR_KEYWORD, default="exact", annotation=Annotated[str, preset]),
+        *flags,
+        *own[1:],
+    ]
+    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_flags
 
 

@@ -59,6 +59,17 @@ def test_the_same_seed_writes_the_same_text():
     assert len({text(seed) for seed in range(1, 4)}) > 1
 
 
+def test_a_preset_sets_what_no_flag_says():
+    def config(*args):
+        return json.loads(diffucode("generate", *SHORT, "--json", *args, "hi").stdout)["config"]
+
+    assert config()["rule"] == "schedule"
+    assert config("--preset", "balanced") | {"rule": "", "window": ""} == config() | {"rule": "", "window": ""}
+    assert config("--preset", "balanced")["rule"] == "threshold:tau=0.9"
+    assert config("--preset", "balanced", "--window", "whole")["window"] == "whole"
+    assert config("--preset", "balanced", "--rule", "factor:f=0.5")["rule"] == "factor:f=0.5"
+
+
 def prompt_length(*args, **options):
     return json.loads(diffucode("generate", *SHORT, "--json", *args, **options).stdout)["prompt_tokens"]
 
@@ -99,6 +110,12 @@ def test_special_tokens_in_the_prompt_act_with_raw_only():
         (["--alg", "best"], "--alg"),
         (["--eps", "2"], "--eps"),
         (["--seed", "-1"], "--seed"),
+        (["--rule", "best"], "--rule"),
+        (["--rule", "threshold:tau=7"], "--rule"),
+        (["--window", "tiny"], "--window"),
+        (["--preset", "quick"], "--preset"),
+        (["--preset", "fast", "--steps", "4"], "steps"),
+        (["--preset", "fast", "--reference"], "--reference"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
