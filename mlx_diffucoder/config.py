@@ -28,6 +28,7 @@ RULES: Choices = {
     "threshold": {"tau": Parameter(0.9, 0, 1)},
     "factor": {"f": Parameter(1.0, 0, 100)},
     "entropy-bound": {"gamma": Parameter(0.1, 0, 1e6)},
+    "stability": {"tau": Parameter(0.9, 0, 1), "epsilon": Parameter(0.001, 0, 100), "span": Parameter(2, 0, 2**20)},
     "local": {"tau": Parameter(0.9, 0, 1), "relaxed": Parameter(0.8, 0, 1), "radius": Parameter(4, 0, 2**20)},
     "prior": {"tau": Parameter(0.9, 0, 1), "decay": Parameter(0.01, 0, 100)},
 }

@@ -84,7 +84,7 @@ def denoise(
     seed = secrets.randbits(64) if config.seed is None else config.seed
     key, rng = mx.random.key(seed), np.random.default_rng(seed)
     hooks = hooks or Hooks()
-    sight = window.open(model, canvas)
+    sight, judge = window.open(model, canvas), policy.open()
     tokens = mx.array(canvas.tokens)  # [B, L]
     if hooks.tokens:
         tokens = hooks.tokens(None, tokens, None)
@@ -94,7 +94,7 @@ def denoise(
         masked = (known == canvas.mask_id).sum(axis=1)
         if index == policy.steps if config.reference else not masked.any() or canvas.finished(known):
             return
-        quota = policy.quota(index, masked, rng)
+        quota = judge.quota(index, masked, rng)
         if not config.reference and not quota.any():
             continue
         key, draw_key, score_key, order_key = mx.random.split(key, 4)
@@ -105,7 +105,7 @@ def denoise(
             logits = mx.where(forbidden, -mx.inf, logits)
         chosen, probs = draw(logits, config, draw_key)  # [B, R], [B, R, V]
         candidates = _candidates(view, chosen, probs, SCORES[config.alg](probs, chosen, score_key), known.shape[1])
-        commit = policy.commit(candidates, quota, order_key)  # [B, R]
+        commit = judge.commit(candidates, quota, order_key)  # [B, R]
         at = mx.array(view.positions)
         before = mx.take_along_axis(tokens, at, axis=1)
         tokens = mx.put_along_axis(tokens, at, mx.where(commit, chosen.astype(tokens.dtype), before), axis=1)
@@ -141,6 +141,7 @@ def _candidates(view: View, chosen: mx.array, probs: mx.array, scores: mx.array,
         confidence=mx.take_along_axis(probs, chosen[..., None], axis=-1)[..., 0],
         entropy=-(probs * mx.log(probs + 1e-10)).sum(axis=-1),
         valid=valid,
+        probs=probs,
         positions=view.positions,
         length=length,
     )

@@ -26,6 +26,7 @@ class Candidates:
         confidence: float32 `[B, R]`, the probability of the chosen token.
         entropy: float32 `[B, R]`, nats.
         valid: bool `[B, R]`, where there is a candidate.
+        probs: float32 `[B, R, V]`, what the token was chosen from.
         positions: int32 `[B, R]`, where on the canvas the candidates stand.
         length: positions on the canvas.
     """
@@ -34,6 +35,7 @@ class Candidates:
     confidence: mx.array
     entropy: mx.array
     valid: mx.array
+    probs: mx.array
     positions: NDArray[np.int32]
     length: int
 
@@ -45,6 +47,14 @@ class Policy(Protocol):
     def steps(self) -> int | None:
         """The steps of its schedule; None where the rule has none."""
         ...
+
+    def open(self) -> "Judge":
+        """Start on a canvas; a rule that remembers nothing returns itself."""
+        ...
+
+
+class Judge(Protocol):
+    """A policy at work on one canvas."""
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """How many tokens to commit in each row at step `index`, of `masked` `[B]` still masked."""
@@ -68,6 +78,9 @@ class Schedule:
     steps: int
     eps: float
     alg_temp: float = 0.0
+
+    def open(self) -> Judge:
+        return self
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """int(mean |M| * (1 - s/t)) for every row, in float32 as the reference has it; all in the last step."""
@@ -122,6 +135,9 @@ class RandomSchedule:
 
     steps: int
     eps: float
+
+    def open(self) -> Judge:
+        return self
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         return rng.binomial(masked, float(commit_share(min(index, self.steps - 1), self.steps, self.eps)))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import RULES, GenerationConfig, parse_choice
-from .policies import Candidates, Policy, largest, precedes, schedule_for
+from .policies import Candidates, Judge, Policy, largest, precedes, schedule_for
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Adaptive:
     @property
     def steps(self) -> None:
         return None
+
+    def open(self) -> Judge:
+        return self
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         return masked
@@ -104,10 +107,52 @@ class Prior(Adaptive):
         return candidates.confidence * mx.exp(-self.decay * mx.array(at - at.min(axis=1, keepdims=True))) >= self.tau
 
 
+@dataclass(frozen=True)
+class Stability(Adaptive):
+    """Confidence of `tau`, and KL(p now || p before) below `epsilon` nats in each of the last `span` steps (KLASS).
+
+    A position that was not forwarded as a mask in the step before starts anew.
+    """
+
+    tau: float
+    epsilon: float
+    span: int
+
+    def open(self) -> Judge:
+        return _StabilityJudge(self)
+
+
+class _StabilityJudge(Adaptive):
+    def __init__(self, rule: Stability):
+        self._rule = rule
+        self._before: tuple[NDArray[np.int32], mx.array, mx.array] | None = None  # positions, probs, steady steps
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        steady = self._steady(candidates)
+        self._before = (candidates.positions, candidates.probs, steady)
+        return (candidates.confidence >= self._rule.tau) & (steady >= self._rule.span)
+
+    def _steady(self, candidates: Candidates) -> mx.array:
+        """For how many steps each candidate's distribution has held still, int `[B, R]`."""
+        if self._before is None:
+            return mx.zeros(candidates.scores.shape, dtype=mx.int32)
+        positions, probs, steady = self._before
+        place = np.full((len(positions), candidates.length), -1, dtype=np.int32)
+        np.put_along_axis(place, positions, np.arange(positions.shape[1], dtype=np.int32)[None, :], axis=1)
+        seen = np.take_along_axis(place, candidates.positions, axis=1)  # [B, R], -1 where not
+        at = mx.array(np.maximum(seen, 0))
+        before = mx.take_along_axis(probs, at[..., None], axis=1)
+        now = candidates.probs
+        divergence = (now * (mx.log(now + 1e-10) - mx.log(before + 1e-10))).sum(axis=-1)
+        still = mx.array(seen >= 0) & (divergence < self._rule.epsilon)
+        return mx.where(still, mx.take_along_axis(steady, at, axis=1) + 1, 0)
+
+
 ADAPTIVE: dict[str, type[Adaptive]] = {
     "threshold": Threshold,
     "factor": Factor,
     "entropy-bound": EntropyBound,
+    "stability": Stability,
     "local": LocalRelaxation,
     "prior": Prior,
 }

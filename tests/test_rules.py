@@ -8,14 +8,14 @@ from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.config import RULES, describe
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.policies import Candidates, Schedule
-from mlx_diffucoder.rules import ADAPTIVE, EntropyBound, Factor, LocalRelaxation, Prior, Threshold, policy_for
+from mlx_diffucoder.rules import ADAPTIVE, EntropyBound, Factor, LocalRelaxation, Prior, Stability, Threshold, policy_for
 
 KEY = mx.random.key(0)
-EVERY = [Threshold(0.9), Factor(1.0), EntropyBound(0.1), LocalRelaxation(0.9, 0.8, 4), Prior(0.9, 0.01)]
+EVERY = [Threshold(0.9), Factor(1.0), EntropyBound(0.1), LocalRelaxation(0.9, 0.8, 4), Prior(0.9, 0.01), Stability(0.9, 0.1, 1)]
 
 
 def candidates(confidence, *, entropy=None, positions=None, valid=None):
-    """One row; scores are the confidences."""
+    """One row of two-token distributions; scores are the confidences."""
     confidence = np.array([confidence], dtype=np.float32)
     valid = np.array([valid]) if valid else np.ones_like(confidence, dtype=bool)
     return Candidates(
@@ -23,13 +23,14 @@ def candidates(confidence, *, entropy=None, positions=None, valid=None):
         confidence=mx.array(confidence),
         entropy=mx.array([entropy]) if entropy else 1 - mx.array(confidence),
         valid=mx.array(valid),
+        probs=mx.array(np.stack([confidence, 1 - confidence], axis=-1)),
         positions=np.array([positions or range(confidence.shape[1])], dtype=np.int32),
         length=100,
     )
 
 
 def committed(rule, given):
-    return np.flatnonzero(np.array(rule.commit(given, np.array([99]), KEY))[0]).tolist()
+    return np.flatnonzero(np.array(rule.open().commit(given, np.array([99]), KEY))[0]).tolist()
 
 
 def test_threshold_takes_what_reaches_tau():
@@ -63,6 +64,28 @@ def test_local_relaxation_is_local_to_an_anchor():
 def test_prior_decays_with_the_distance_from_the_first_mask():
     given = candidates([0.95, 0.95, 0.95], positions=[10, 12, 20])
     assert committed(Prior(0.9, 0.02), given) == [0, 1]  # 0.95, 0.913, 0.778
+
+
+def test_stability_waits_until_the_distribution_holds_still():
+    judge = Stability(tau=0.9, epsilon=0.01, span=2).open()
+
+    def commits(*confidence, positions):
+        given = candidates(confidence, positions=positions)
+        return np.flatnonzero(np.array(judge.commit(given, np.array([99]), KEY))[0]).tolist()
+
+    assert commits(0.99, 0.95, 0.94, positions=[3, 4, 5]) == [0]  # the best alone: nothing is known to be steady
+    assert commits(0.95, 0.94, 0.93, positions=[4, 5, 6]) == [0]  # steady for one step; 6 is new
+    assert commits(0.94, 0.93, 0.2, positions=[5, 6, 7]) == [0]  # 5 for two steps, 6 for one
+    assert commits(0.93, 0.91, 0.2, positions=[6, 7, 8]) == [0]  # 6 for two; 7 moved from 0.2 to 0.91
+    assert commits(0.91, 0.2, positions=[7, 8]) == [0]
+
+
+def test_stability_takes_several_once_they_are_steady():
+    judge = Stability(tau=0.5, epsilon=0.01, span=1).open()
+    given = candidates([0.9, 0.8, 0.7, 0.4])
+    first, second = (np.array(judge.commit(given, np.array([99]), KEY))[0].tolist() for _ in range(2))
+    assert first == [True, False, False, False]
+    assert second == [True, True, True, False]
 
 
 @pytest.mark.parametrize("rule", EVERY, ids=repr)

@@ -18,6 +18,7 @@ RULES = [
     "entropy-bound:gamma=9",
     "local:tau=0.02,relaxed=0.01",
     "prior:tau=0.01",
+    "stability:tau=0.02,epsilon=9,span=1",
 ]
 PROMPTS = [[3, 5, 7, 11, 13, 17, 19], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22], [1]]
 
