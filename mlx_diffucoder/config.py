@@ -34,8 +34,12 @@ RULES: Choices = {
 }
 """What `GenerationConfig.rule` can name; `rules.py` says what each does."""
 
+BLOCK = {"size": Parameter(32, 1, 2**20)}
 WINDOWS: Choices = {
     "whole": {},
+    "blocks": BLOCK,
+    "blocks-prefix": BLOCK,
+    "blocks-dual": BLOCK,
     "sliding": {"width": Parameter(24, 1, 2**20), "suffix": Parameter(8, 0, 2**20), "refresh": Parameter(0, 0, 2**20)},
 }
 """What `GenerationConfig.window` can name; `windows.py` says what each does."""

@@ -4,8 +4,10 @@ A window is a small frozen value. Opened on a canvas it becomes a `Sight`, which
 generation keeps, and which the loop asks for the logits of the positions that may be committed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import mlx.core as mx
@@ -85,10 +87,39 @@ class Sliding:
         return _SlidingSight(self, model, canvas)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Fast-dLLM's blocks, from left to right, with its caches (arXiv 2505.22618).
+
+    Each block opens with a forward of the whole canvas, in which its first token is committed: the
+    shift leaves that position without a logit in what follows. Then only the block is forwarded
+    (`dual`), or the block and all behind it (`prefix`), while every other position keeps the keys
+    and values of the block's first forward, whether its token has been committed since or not.
+    Without a cache each forward is of the whole canvas. Here so that published numbers can be
+    reproduced; `Sliding` costs less and loses less.
+
+    Attributes:
+        size: positions in a block.
+        cache: `none`, `prefix` or `dual`.
+    """
+
+    size: int
+    cache: str
+
+    def open(self, model: Dream, canvas: Canvas) -> Sight:
+        return _BlockSight(self, model, canvas)
+
+
 def window_for(config: GenerationConfig) -> Window:
     """The window that a configuration names."""
     name, parameters = parse_choice(config.window, WINDOWS, "window")
-    kinds: dict[str, Callable[..., Window]] = {"whole": Whole, "sliding": Sliding}
+    kinds: dict[str, Callable[..., Window]] = {
+        "whole": Whole,
+        "blocks": partial(Blocks, cache="none"),
+        "blocks-prefix": partial(Blocks, cache="prefix"),
+        "blocks-dual": partial(Blocks, cache="dual"),
+        "sliding": Sliding,
+    }
     return kinds[name](**parameters)
 
 
@@ -113,54 +144,72 @@ class _WholeSight:
         return View(positions, valid, mx.take_along_axis(logits, mx.array(positions)[..., None], axis=1), length, logits)
 
 
-class _SlidingSight:
-    def __init__(self, window: Sliding, model: Dream, canvas: Canvas):
-        self._window, self._model, self._mask_id = window, model, canvas.mask_id
+class _KeptSight(ABC):
+    """What windows that keep keys and values have in common: one forward of chosen positions."""
+
+    def __init__(self, model: Dream, canvas: Canvas):
+        self._model, self._mask_id = model, canvas.mask_id
         self._padding = canvas.padding[:, None]
-        # Padding is neither forwarded nor attended to; counted as settled it never opens the window.
-        self._settled = np.arange(canvas.tokens.shape[1]) < self._padding  # [B, L]
-        self._real = ~self._settled
+        self._real = np.arange(canvas.tokens.shape[1]) >= self._padding  # [B, L]
         self._kept = _Kept(canvas.tokens.shape[1])
-        self._masks_at_refresh: int | None = None
+
+    @abstractmethod
+    def _choose(self, masked: NDArray[np.bool_]) -> "_Choice":
+        """What to do with a canvas of these masks, bool `[B, L]`."""
 
     def look(self, tokens: mx.array, known: NDArray[np.int32], *, every: bool = False) -> View:
         if every:
             raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
-        masked = known == self._mask_id
-        self._refresh(int(masked.sum()))
-        forwarded, candidates = self._choose(masked)
-        index, alone = masked_first(forwarded)  # ascending where alone: [B, W]
+        choice = self._choose(known == self._mask_id)
+        index, alone = masked_first(choice.forwarded)  # ascending where alone: [B, W]
         # Where a row forwards less than the widest, its last position is forwarded again: it
         # writes the same keys and values to the same place.
         count = alone.sum(axis=1, keepdims=True)
         index = np.take_along_axis(index, np.minimum(np.arange(index.shape[1]), count - 1), axis=1)
-        positions, valid = masked_first(candidates)
+        positions, valid = masked_first(choice.candidates)
         rows = np.stack([np.searchsorted(row[:n], at) for row, n, at in zip(index, count[:, 0], positions - 1, strict=True)])
-
-        visible = self._real & (forwarded | self._settled)  # [B, L]
         at = mx.array(index)
         places = self._kept.place(index)
         logits = self._model(
             mx.take_along_axis(tokens, at, axis=1),
             rows=mx.array(np.clip(rows, 0, index.shape[1] - 1)),
             positions=at - mx.array(self._padding),
-            mask=mx.array(visible[:, places])[:, None, None, :],
+            mask=mx.array((self._real & choice.visible)[:, places])[:, None, None, :],
             kv=self._kept,
         )
-        self._settled |= forwarded & ~masked
         return View(positions, valid, logits, index.shape[1])
 
-    def _choose(self, masked: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """What to forward and what may be committed, bool `[B, L]` each."""
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """Bool `[B, L]` each: what to forward, what may be committed, what may be attended to."""
+
+    forwarded: NDArray[np.bool_]
+    candidates: NDArray[np.bool_]
+    visible: NDArray[np.bool_]
+
+
+class _SlidingSight(_KeptSight):
+    def __init__(self, window: Sliding, model: Dream, canvas: Canvas):
+        super().__init__(model, canvas)
+        self._window = window
+        self._settled = ~self._real  # padding is never forwarded: it must not hold the window open
+        self._masks_at_refresh: int | None = None
+
+    def _choose(self, masked: NDArray[np.bool_]) -> _Choice:
+        self._refresh(int(masked.sum()))
         at, length = np.arange(masked.shape[1]), masked.shape[1]
         has_mask = masked.any(axis=1, keepdims=True)
         first = np.where(has_mask, masked.argmax(axis=1, keepdims=True), length)  # [B, 1]
         stale = np.where(self._settled, length, at).min(axis=1, keepdims=True)
         start = np.minimum(stale, first - 1)
         end = first + self._window.width
-        shown = (at >= start) & (at < end + self._window.suffix) | (at == length - 1)
-        # A row that has no mask left only keeps the others company.
-        return self._real & shown & has_mask | (at == length - 1), masked & (at < end)
+        shown = (at >= start) & (at < end + self._window.suffix)
+        # A row that has no mask left only keeps the others company, with its last position.
+        forwarded = self._real & shown & has_mask | (at == length - 1)
+        visible = forwarded | self._settled
+        self._settled |= forwarded & ~masked
+        return _Choice(forwarded, masked & (at < end), visible)
 
     def _refresh(self, masks: int) -> None:
         if self._masks_at_refresh is None:
@@ -168,6 +217,30 @@ class _SlidingSight:
         if self._window.refresh and self._masks_at_refresh - masks >= self._window.refresh:
             self._masks_at_refresh = masks
             self._settled = ~self._real
+
+
+class _BlockSight(_KeptSight):
+    def __init__(self, window: Blocks, model: Dream, canvas: Canvas):
+        super().__init__(model, canvas)
+        self._cache = window.cache
+        # Masks in the prompt make a block of their own.
+        self._starts = np.array([0, *range(canvas.start, canvas.tokens.shape[1], window.size)])
+        self._ends = np.append(self._starts[1:], canvas.tokens.shape[1])
+        self._block = -1
+
+    def _choose(self, masked: NDArray[np.bool_]) -> _Choice:
+        at = np.arange(masked.shape[1])
+        block = int(np.searchsorted(self._ends, masked.any(axis=0).argmax(), side="right"))
+        opens, self._block = block != self._block, block
+        start, end = self._starts[block], self._ends[block]
+        candidates = masked & (at >= start) & (at < end)
+        everything = np.ones_like(masked)
+        if opens and self._cache != "none" and candidates[:, start].any():
+            candidates = candidates & (at == start)
+        if opens or self._cache == "none":
+            return _Choice(self._real, candidates, everything)
+        forwarded = (at >= start) & (at < (end if self._cache == "dual" else len(at)))
+        return _Choice(np.broadcast_to(forwarded, masked.shape) & self._real, candidates, everything)
 
 
 class _Kept:

@@ -125,7 +125,7 @@ def test_rules_are_named_with_their_parameters_and_print_back():
         ({"rule": "threshold:tau=nan"}, "tau must be a number from 0 to 1"),
         ({"rule": "local:radius=1.5"}, "radius must be a whole number"),
         ({"rule": "schedule:tau=1"}, "its parameters: none"),
-        ({"window": "blocks"}, "window must be one of whole, sliding"),
+        ({"window": "tiny"}, "window must be one of whole, blocks:size=32, "),
         ({"window": "sliding:width=0"}, "width must be a whole number from 1"),
         ({"rule": "threshold", "steps": 3}, "rule threshold decides by itself"),
         ({"rule": "threshold", "reference": True}, "reference is the rule"),

@@ -54,9 +54,14 @@ class Oracle:
         self.fresh = {}
         tokens = mx.array([[int(canvas[i]) for i in self.live]])
         logits = self.model(tokens, positions=mx.array([self.live]), kv=self)[0]
-        self.kept |= {i: self.fresh[i] for i in self.live if i not in masked}
-        candidates = [i for i in masked if i < end]
+        self.keep(masked)
+        return self.shifted(logits, [i for i in masked if i < end])
+
+    def shifted(self, logits, candidates):
         return candidates, mx.stack([logits[self.live.index(i - 1)] for i in candidates])
+
+    def keep(self, masked):
+        self.kept |= {i: self.fresh[i] for i in self.live if i not in masked}
 
     def decode(self, prompt, max_tokens, tau):
         """The threshold rule at temperature 0."""
@@ -79,6 +84,40 @@ class Oracle:
             if ends and mask not in canvas[: ends[0]]:
                 break
         return history
+
+
+class BlockOracle(Oracle):
+    """Fast-dLLM's blocks as `Blocks` has them: everything forwarded last stays visible, right or stale."""
+
+    def __init__(self, loaded, size, cache, start):
+        super().__init__(loaded, 0, 0)
+        self.size, self.cache, self.start, self.block = size, cache, start, None
+
+    def look(self, canvas):
+        masked = [i for i, token in enumerate(canvas) if token == self.tokenizer.mask_id]
+        block = (masked[0] - self.start) // self.size
+        opens, self.block = block != self.block, block
+        start = self.start + block * self.size
+        end = min(start + self.size, len(canvas))
+        whole = opens or self.cache == "none"
+        self.live = list(range(len(canvas))) if whole else list(range(start, end if self.cache == "dual" else len(canvas)))
+        self.fresh = {}
+        tokens = mx.array([[int(canvas[i]) for i in self.live]])
+        logits = self.model(tokens, positions=mx.array([self.live]), kv=self)[0]
+        self.kept |= self.fresh
+        first_only = opens and self.cache != "none"
+        return self.shifted(logits, [start] if first_only else [i for i in masked if i < end])
+
+
+@pytest.mark.parametrize(("window", "cache"), [("blocks", "none"), ("blocks-prefix", "prefix"), ("blocks-dual", "dual")])
+@pytest.mark.parametrize("size", [1, 5, 32])
+def test_blocks_equal_a_plain_oracle_at_every_step(loaded, window, cache, size):
+    prompt = PROMPTS[0]
+    config = GenerationConfig(max_tokens=24, rule="threshold:tau=0.5", window=f"{window}:size={size}")
+    history = [step.tokens.tolist() for step in stream_generate(*loaded, prompt, config)]
+    expected = BlockOracle(loaded, size, cache, len(prompt)).decode(prompt, 24, 0.5)
+    assert len(history) == len(expected) > 2
+    assert history[:-1] == expected[:-1]
 
 
 @pytest.mark.parametrize(("width", "suffix", "max_tokens"), [(1, 0, 24), (4, 0, 24), (5, 3, 24), (40, 8, 24), (30, 9, 150)])
@@ -156,7 +195,17 @@ MODEL, TOKENIZER = load(DATA / "dream-b")
     prompts=st.lists(st.lists(st.one_of(st.integers(0, 752), st.just(757)), min_size=1, max_size=9), min_size=1, max_size=3),
     max_tokens=st.integers(1, 14),
     rule=st.sampled_from(RULES),
-    window=st.sampled_from(["whole", "sliding:width=1,suffix=0", "sliding:width=5,suffix=2", "sliding:width=9,refresh=3"]),
+    window=st.sampled_from(
+        [
+            "whole",
+            "sliding:width=1,suffix=0",
+            "sliding:width=5,suffix=2",
+            "sliding:width=9,refresh=3",
+            "blocks:size=4",
+            "blocks-prefix:size=5",
+            "blocks-dual:size=3",
+        ]
+    ),
     alg=st.sampled_from(["entropy", "maskgit_plus", "topk_margin"]),
     temperature=st.sampled_from([0.0, 1.0]),
     top_p=st.sampled_from([1.0, 0.7]),
