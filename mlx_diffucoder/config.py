@@ -40,6 +40,7 @@ WINDOWS: Choices = {
     "blocks": BLOCK,
     "blocks-prefix": BLOCK,
     "blocks-dual": BLOCK,
+    "drafts": {"ahead": Parameter(8, 1, 256)},
     "sliding": {"width": Parameter(24, 1, 2**20), "suffix": Parameter(8, 0, 2**20), "refresh": Parameter(0, 0, 2**20)},
 }
 """What `GenerationConfig.window` can name; `windows.py` says what each does."""

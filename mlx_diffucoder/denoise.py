@@ -21,8 +21,9 @@ from .errors import CheckpointError
 from .model import Dream
 from .policies import Candidates, Policy
 from .sampling import SCORES, draw
+from .sights import View
 from .trace import Step
-from .windows import View, Window
+from .windows import Window
 
 
 class LogitsHook(Protocol):
@@ -112,7 +113,7 @@ def denoise(
         if hooks.tokens:
             tokens = hooks.tokens(index, tokens, every)
 
-        nfe, forwarded = nfe + 1, forwarded + view.forwarded
+        nfe, forwarded = nfe + view.forwards, forwarded + view.forwarded
         mx.eval(tokens, commit, candidates.scores)  # the step's one wait for the device
         scores = np.array(candidates.scores)
         if np.isnan(scores).any():

@@ -140,7 +140,10 @@ class Dream(nn.Module):
         Returns:
             Logits `[B, R, V]` (`[B, L, V]` for all rows), in the dtype of the weights.
         """
-        hidden = self.model(tokens, positions, mask, kv)
+        return self.logits(self.model(tokens, positions, mask, kv), rows)
+
+    def logits(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
+        """The logits of `rows` `[B, R]` of what the layers put out, `hidden` `[B, L, D]`; None is all."""
         if rows is not None:
             hidden = mx.take_along_axis(hidden, rows[..., None], axis=1)  # [B, R, D]
         hidden = self.model.norm(hidden)

@@ -17,6 +17,7 @@ ROOMS = [
     "policies",
     "rules",
     "canvas",
+    "sights",
     "windows",
     "denoise",
     "loading",

@@ -20,6 +20,8 @@ RULES = [
     "prior:tau=0.01",
     "stability:tau=0.02,epsilon=9,span=1",
 ]
+WINDOWS = ["whole", "sliding:width=1,suffix=0", "sliding:width=5,suffix=2", "sliding:width=9,refresh=3"]
+WINDOWS += ["blocks:size=4", "blocks-prefix:size=5", "blocks-dual:size=3", "drafts:ahead=3"]
 PROMPTS = [[3, 5, 7, 11, 13, 17, 19], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22], [1]]
 
 
@@ -181,6 +183,36 @@ def test_stopping_at_the_end_changes_no_token_of_the_text(pocket):
     assert stopped.tokens.tolist() == whole.tokens.tolist()
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"alg": "maskgit_plus"}, {"steps": 9}, {"rule": "threshold:tau=0.5"}, {"temperature": 1.0}]
+)
+@pytest.mark.parametrize("ahead", [1, 2, 8])
+def test_drafts_decode_as_the_whole_canvas_at_every_step(loaded, options, ahead):
+    for prompt in PROMPTS:
+        whole = list(stream_generate(*loaded, prompt, GenerationConfig(max_tokens=20, seed=1, **options)))
+        drafts = GenerationConfig(max_tokens=20, seed=1, window=f"drafts:ahead={ahead}", **options)
+        for one, other in zip(whole, stream_generate(*loaded, prompt, drafts), strict=True):
+            assert one.tokens.tolist() == other.tokens.tolist()
+            assert other.nfe <= one.nfe
+
+
+def test_drafts_decode_a_batch_as_the_whole_canvas(loaded):
+    def canvases(window):
+        config = GenerationConfig(max_tokens=9, window=window)
+        return [[row.tokens.tolist() for row in rows] for rows in stream_batch(*loaded, PROMPTS, config)]
+
+    assert canvases("drafts:ahead=4") == canvases("whole")
+
+
+def test_drafts_save_forwards_on_a_trained_model(pocket):
+    prompt = "Implement process(k): return whether k is a prime number."
+    *_, whole = stream_generate(*pocket, prompt, GenerationConfig(max_tokens=64))
+    *_, drafts = stream_generate(*pocket, prompt, GenerationConfig(max_tokens=64, window="drafts"))
+    assert drafts.tokens.tolist() == whole.tokens.tolist()
+    assert drafts.nfe * 2 < whole.nfe
+    assert drafts.positions == drafts.nfe * 8 * len(whole.tokens)
+
+
 def test_hooks_need_the_whole_canvas(loaded):
     look = Hooks(logits=lambda index, tokens, logits: logits)
     with pytest.raises(ConfigError, match="window must be 'whole'"):
@@ -195,17 +227,7 @@ MODEL, TOKENIZER = load(DATA / "dream-b")
     prompts=st.lists(st.lists(st.one_of(st.integers(0, 752), st.just(757)), min_size=1, max_size=9), min_size=1, max_size=3),
     max_tokens=st.integers(1, 14),
     rule=st.sampled_from(RULES),
-    window=st.sampled_from(
-        [
-            "whole",
-            "sliding:width=1,suffix=0",
-            "sliding:width=5,suffix=2",
-            "sliding:width=9,refresh=3",
-            "blocks:size=4",
-            "blocks-prefix:size=5",
-            "blocks-dual:size=3",
-        ]
-    ),
+    window=st.sampled_from(WINDOWS),
     alg=st.sampled_from(["entropy", "maskgit_plus", "topk_margin"]),
     temperature=st.sampled_from([0.0, 1.0]),
     top_p=st.sampled_from([1.0, 0.7]),
