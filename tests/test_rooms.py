@@ -19,6 +19,7 @@ ROOMS = [
     "denoise",
     "loading",
     "generation",
+    "evaluation",
     "convert",
     "bench",
     "cli",
@@ -30,6 +31,7 @@ SOURCES = sorted(
     [
         *(ROOT / PACKAGE).glob("*.py"),
         *(ROOT / PACKAGE / "cli").glob("*.py"),
+        *(ROOT / PACKAGE / "evaluation").glob("*.py"),
         *(ROOT / "convert").glob("*.py"),
         *(ROOT / "bench").glob("*.py"),
     ]
