@@ -216,6 +216,13 @@ def test_numbers_within_lists_are_compared_with_the_rows_tolerance(tmp_path):
     assert not run_program("def half(x): return [x / 2]", task.tests, LONG).passed
 
 
+@pytest.mark.parametrize("name", ["compare", "agree", "json", "candidate", "solution"])
+def test_the_comparison_takes_no_name_from_the_answer(tmp_path, name):
+    row = EVAL_PLUS | {"entry_point": name, "prompt": f"def {name}(x):\n"}
+    (task,) = read_tasks(write(tmp_path / "tasks.jsonl", row))
+    assert run_program(task.solution, task.tests, LONG).passed
+
+
 def test_a_polynomials_root_is_checked_by_its_equation(tmp_path):
     row = EVAL_PLUS | {
         "entry_point": "find_zero",
