@@ -33,3 +33,11 @@ class HubError(DiffucoderError):
 
 class ConvertError(DiffucoderError):
     """A conversion was asked for that cannot be written."""
+
+
+class TaskError(DiffucoderError):
+    """A task file or a results file is broken, or does not fit the run."""
+
+
+class ExecutionError(DiffucoderError):
+    """Generated code may not be run, or no process could be started for it."""

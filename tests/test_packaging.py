@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 IMPORT_ALL = (
-    "import mlx_diffucoder, mlx_diffucoder.convert, mlx_diffucoder.bench, mlx_diffucoder.cli\n"
+    "import mlx_diffucoder, mlx_diffucoder.convert, mlx_diffucoder.bench, mlx_diffucoder.cli, mlx_diffucoder.evaluation\n"
     "from mlx_diffucoder import load\n"
     "model, tokenizer = load('pocket')\n"
     "print(mlx_diffucoder.convert.__file__)"
@@ -37,19 +37,23 @@ def test_the_wheel_holds_one_package_and_its_metadata(wheel):
         "convert/converter.py",
         "bench/__init__.py",
         "cli/app.py",
+        "evaluation/runner.py",
         "pocket/model.safetensors",
         "pocket/tokenizer.json",
         "py.typed",
     ):
         assert f"mlx_diffucoder/{name}" in names
     assert len(names) == len(set(names))
+    assert not [name for name in names if name.endswith(".jsonl")]
 
 
 def test_the_wheel_holds_every_module_of_the_checkout(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = [f"mlx_diffucoder/{path.relative_to(ROOT / 'mlx_diffucoder')}" for path in (ROOT / "mlx_diffucoder").glob("*.py")]
     modules += [
-        f"mlx_diffucoder/{path.relative_to(ROOT / 'mlx_diffucoder')}" for path in (ROOT / "mlx_diffucoder/cli").glob("*.py")
+        f"mlx_diffucoder/{path.relative_to(ROOT / 'mlx_diffucoder')}"
+        for room in ("cli", "evaluation")
+        for path in (ROOT / "mlx_diffucoder" / room).glob("*.py")
     ]
     modules += [
         f"mlx_diffucoder/{path.relative_to(ROOT)}" for room in ("convert", "bench") for path in (ROOT / room).glob("*.py")

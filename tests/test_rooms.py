@@ -22,6 +22,7 @@ ROOMS = [
     "denoise",
     "loading",
     "generation",
+    "evaluation",
     "convert",
     "bench",
     "cli",
@@ -33,6 +34,7 @@ SOURCES = sorted(
     [
         *(ROOT / PACKAGE).glob("*.py"),
         *(ROOT / PACKAGE / "cli").glob("*.py"),
+        *(ROOT / PACKAGE / "evaluation").glob("*.py"),
         *(ROOT / "convert").glob("*.py"),
         *(ROOT / "bench").glob("*.py"),
     ]

@@ -9,6 +9,7 @@ import typer
 from .. import __version__
 from ..errors import DiffucoderError
 from .convert import convert
+from .evaluate import evaluate
 from .generate import generate
 from .options import flag_of
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(convert)
+app.command("eval")(evaluate)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 

@@ -1,0 +1,150 @@
+"""`diffucode eval`: a task file in, pass@k and what it cost out."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..config import GenerationConfig
+from ..errors import ConfigError, ExecutionError
+from .options import Model, Yes, decodes
+
+if TYPE_CHECKING:
+    from ..evaluation import Result, Summary
+
+
+@decodes
+def evaluate(
+    tasks: Annotated[Path, typer.Argument(help="Tasks, JSONL: HumanEval's, MBPP's or EvalPlus's.", show_default=False)],
+    model: Model = None,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Answers to each task.")] = 1,
+    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Also print pass@k; repeatable.", show_default="1")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A results file, JSONL; a stopped run goes on from it.", show_default=False)
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for each program.")] = 5.0,
+    memory: Annotated[int, typer.Option(help="MB for each program; macOS ignores it.")] = 1024,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Run what the model writes on this machine; no sandbox.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    yes: Yes = False,
+    *,
+    config: GenerationConfig,
+) -> int:
+    """Measure pass@k, and what it costs.
+
+    Code is taken from each answer (a fenced block, or the body) and run with the task's tests in a process of its own.
+    Without --seed the seed is 0.
+
+    Example: diffucode eval tasks.jsonl -m pocket --max-tokens 64 --allow-code-execution
+    """
+    if not allow_code_execution:
+        raise ExecutionError(
+            "eval runs the code that the model writes on this machine, as you, within limits of time and memory but in no"
+            " sandbox; if you accept that, add --allow-code-execution"
+        )
+    ks = sorted({1, *(k or [])})
+    _check(samples, ks, config)
+    config = replace(config, seed=config.seed or 0)
+    from ..evaluation import Limits, Summary, read_tasks
+    from .models import load_named
+
+    limits = Limits(timeout=timeout, memory=memory)
+    every = read_tasks(tasks)
+    name, network, tokenizer = load_named(model, yes=yes)
+    from ..evaluation import evaluate as run
+    from ..evaluation.results_file import ResultsFile, identity
+
+    chosen = {(task.id, sample) for task in every[:limit] for sample in range(samples)}
+    with ResultsFile(out, identity(name, network, every, config, limits)) if out else nullcontext() as file:
+        results = _chosen(file.results, chosen) if file else {}
+        coming = run(network, tokenizer, every[:limit], config, samples=samples, limits=limits, done=results.keys())
+        interrupted = _collect(coming, results, len(chosen), file.add if file else None)
+    summary = Summary.of(list(results.values()), ks)
+    if as_json:
+        report = {**summary.to_dict(), "samples": samples, "model": name, "config": config.to_dict(), "interrupted": interrupted}
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        _print_table(summary, name)
+    return 130 if interrupted else 0
+
+
+def _check(samples: int, ks: list[int], config: GenerationConfig) -> None:
+    if ks[-1] > samples:
+        raise ConfigError(f"-k {ks[-1]} needs as many answers to each task; ask for them with --samples {ks[-1]}")
+    if samples > 1 and config.temperature == 0:
+        raise ConfigError(
+            f"temperature 0 gives the same answer {samples} times; with --samples above 1 set it above 0", field="temperature"
+        )
+
+
+def _chosen(found: "list[Result]", chosen: set[tuple[str, int]]) -> "dict[tuple[str, int], Result]":
+    return {(result.task_id, result.sample): result for result in found if (result.task_id, result.sample) in chosen}
+
+
+def _collect(
+    coming: "Iterator[Result]",
+    results: "dict[tuple[str, int], Result]",
+    total: int,
+    keep: "Callable[[Result], None] | None",
+) -> bool:
+    """Gather results as they come; returns whether Ctrl-C stopped it."""
+    try:
+        with _progress(total) as advance:
+            advance(len(results))
+            for result in coming:
+                if keep:
+                    keep(result)
+                results[result.task_id, result.sample] = result
+                advance(1)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext(lambda count: None)
+    from .progress import counting
+
+    return counting("evaluating", total)
+
+
+def _print_table(summary: "Summary", name: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=name, show_header=False)
+    table.add_column(justify="right")
+    table.add_column()
+    for label, value in _rows(summary).items():
+        table.add_row(label, value)
+    Console().print(table)
+
+
+def _rows(summary: "Summary") -> dict[str, Any]:
+    stats = summary.stats
+    rows = {f"pass@{k}": "-" if value is None else f"{100 * value:.1f} %" for k, value in summary.pass_at.items()}
+    if summary.interval:
+        low, high = summary.interval
+        rows["pass@1"] += f"  (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+    return {
+        **rows,
+        "tasks": f"{summary.tasks}",
+        "answers passed": f"{summary.passed} of {summary.answers}",
+        "failures": ", ".join(f"{kind} {count}" for kind, count in summary.failures.items() if count) or "none",
+        "forwards an answer (NFE)": f"{summary.nfe:.2f}",
+        "positions per useful token": f"{stats.positions_per_useful_token:.1f}",
+        "useful tokens per forward": f"{stats.tokens_per_forward:.2f}",
+        "useful tokens per second": f"{stats.tokens_per_second:.1f}  ({stats.useful_tokens} in {stats.seconds:.1f} s)",
+        "unresolved masks": f"{summary.unresolved_masks}",
+        "peak memory": f"{stats.peak_memory_bytes / 1e9:.2f} GB",
+    }

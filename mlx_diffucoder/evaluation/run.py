@@ -1,0 +1,138 @@
+"""The evaluation loop: generate, take the code, run it, tell; one `Result` an answer."""
+
+import hashlib
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+
+from ..config import GenerationConfig
+from ..errors import PromptError, TaskError
+from ..generation import Answer, prompt_ids, stream_generate
+from ..model import Dream
+from ..tokenizer import Tokenizer
+from ..trace import Step
+from .execute import PASSED, Limits, Outcome, run_program
+from .extract import code_of
+from .tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One answer to one task.
+
+    Attributes:
+        task_id, sample: which; samples count from 0.
+        kind: `passed`, or one of `execute.FAILURES`.
+        detail: a line about the failure.
+        answer: the model's text.
+        nfe, positions: forwards, and positions forwarded over all of them.
+        useful_tokens, unresolved_masks: as `generation.Answer` has them.
+        seconds: of generating; neither of running the code nor of loading the model.
+        peak_memory_bytes: MLX's, of the run up to this answer.
+    """
+
+    task_id: str
+    sample: int
+    kind: str
+    detail: str
+    answer: str
+    nfe: int
+    positions: int
+    useful_tokens: int
+    unresolved_masks: int
+    seconds: float
+    peak_memory_bytes: int
+
+    @property
+    def passed(self) -> bool:
+        return self.kind == PASSED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, as JSON can hold it."""
+        return asdict(self)
+
+
+def evaluate(
+    model: Dream,
+    tokenizer: Tokenizer,
+    tasks: Sequence[Task],
+    config: GenerationConfig,
+    *,
+    samples: int = 1,
+    limits: Limits | None = None,
+    done: Collection[tuple[str, int]] = (),
+) -> Iterator[Result]:
+    """Answer every task `samples` times and run each answer, yielding the results in that order.
+
+    This runs code that a model wrote on this machine; `execute` says what that means.
+
+    Args:
+        model, tokenizer: as `load` returns them.
+        tasks: as `read_tasks` returns them.
+        config: how to decode. Its seed, or 0 where it has none, is that of the whole run: each answer
+            has a seed of its own made from it, so that no answer depends on which were made before.
+        samples: answers to each task.
+        limits: what an answer's program may use.
+        done: pairs of task id and sample that are left out.
+
+    Raises:
+        TaskError: a task's prompt does not fit the model; raised by the call, naming file and line.
+        ExecutionError: as `run_program`.
+    """
+    prompts = {task.id: _prompt(model, tokenizer, task, config) for task in tasks}
+    bounds = limits or Limits()
+
+    def results() -> Iterator[Result]:
+        for task in tasks:
+            for sample in range(samples):
+                if (task.id, sample) not in done:
+                    seeded = replace(config, seed=seed_of(config.seed or 0, task.id, sample))
+                    yield _answer(model, tokenizer, task, sample, prompts[task.id], seeded, bounds)
+
+    return results()
+
+
+def seed_of(seed: int, task_id: str, sample: int) -> int:
+    """The seed of one answer, below 2**64: the same wherever in a run it is made."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{sample}/{task_id}".encode()).digest()[:8], "big")
+
+
+def _prompt(model: Dream, tokenizer: Tokenizer, task: Task, config: GenerationConfig) -> list[int]:
+    try:
+        return prompt_ids(model, tokenizer, task.prompt_for(raw=config.raw), config)
+    except PromptError as error:
+        raise TaskError(f"{task.where}: {error}") from None
+
+
+def _answer(
+    model: Dream, tokenizer: Tokenizer, task: Task, sample: int, prompt: list[int], config: GenerationConfig, limits: Limits
+) -> Result:
+    last: Step | None = None
+    start = time.perf_counter()
+    for step in stream_generate(model, tokenizer, prompt, config):
+        last = step
+    seconds = time.perf_counter() - start
+    answer = Answer.of(tokenizer, last, len(prompt)) if last else Answer()
+    outcome = judge(answer.text, task, limits)
+    return Result(
+        task_id=task.id,
+        sample=sample,
+        kind=outcome.kind,
+        detail=outcome.detail,
+        answer=answer.text,
+        nfe=last.nfe if last else 0,
+        positions=last.positions if last else 0,
+        useful_tokens=answer.useful_tokens,
+        unresolved_masks=answer.unresolved_masks,
+        seconds=seconds,
+        peak_memory_bytes=mx.get_peak_memory(),
+    )
+
+
+def judge(answer: str, task: Task, limits: Limits) -> Outcome:
+    """What becomes of an answer's code. Raises as `run_program`."""
+    code = code_of(answer, task)
+    return run_program(code, task.tests, limits) if code else Outcome("no_code")

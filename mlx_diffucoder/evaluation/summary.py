@@ -1,0 +1,80 @@
+"""From results to the numbers of a run: accuracy, and beside it what it cost."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..trace import Stats
+from .execute import FAILURES, PASSED
+from .run import Result
+from .scores import confidence_interval, pass_at_k
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The numbers of a run, or of what is finished of one.
+
+    Attributes:
+        pass_at: k -> pass@k, the mean over the tasks with at least k answers; None where there is none.
+        interval: the 95 % bootstrap interval of pass@1 over tasks.
+        tasks: tasks with an answer.
+        answers, passed: answers, and those that passed.
+        failures: kind of failure -> answers.
+        unresolved_masks: over all answers.
+        stats: sums over all answers, so that its rates are ratios of sums; the largest peak memory.
+    """
+
+    pass_at: dict[int, float | None]
+    interval: tuple[float, float] | None
+    tasks: int
+    answers: int
+    passed: int
+    failures: dict[str, int]
+    unresolved_masks: int
+    stats: Stats
+
+    @classmethod
+    def of(cls, results: Sequence[Result], ks: Collection[int] = ()) -> "Summary":
+        """The summary of results, with pass@1 and pass@k for the other `ks`."""
+        answered = Counter(result.task_id for result in results)
+        right = Counter(result.task_id for result in results if result.passed)
+        scores = {
+            k: [pass_at_k(count, right[task], k) for task, count in answered.items() if count >= k] for k in sorted({1, *ks})
+        }
+        kinds = Counter(result.kind for result in results)
+        return cls(
+            pass_at={k: sum(each) / len(each) if each else None for k, each in scores.items()},
+            interval=confidence_interval(scores[1]) if scores[1] else None,
+            tasks=len(answered),
+            answers=len(results),
+            passed=kinds[PASSED],
+            failures={kind: kinds[kind] for kind in FAILURES},
+            unresolved_masks=sum(result.unresolved_masks for result in results),
+            stats=Stats(
+                nfe=sum(result.nfe for result in results),
+                positions=sum(result.positions for result in results),
+                useful_tokens=sum(result.useful_tokens for result in results),
+                seconds=sum(result.seconds for result in results),
+                peak_memory_bytes=max((result.peak_memory_bytes for result in results), default=0),
+            ),
+        )
+
+    @property
+    def nfe(self) -> float:
+        """Forwards an answer, the mean."""
+        return self.stats.nfe / self.answers if self.answers else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it. `nfe` is the mean an answer, `positions` and `useful_tokens` are totals."""
+        return {
+            **{f"pass@{k}": value for k, value in self.pass_at.items()},
+            "confidence_interval": list(self.interval) if self.interval else None,
+            "tasks": self.tasks,
+            "answers": self.answers,
+            "passed": self.passed,
+            "failures": self.failures,
+            "unresolved_masks": self.unresolved_masks,
+            **self.stats.to_dict(),
+            "nfe": self.nfe,
+        }

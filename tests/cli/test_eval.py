@@ -1,0 +1,110 @@
+"""`diffucode eval`, as a process."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from ..conftest import DATA
+from ..test_evaluation import FUNCTIONS, HUMAN_EVAL
+from .command import COMMAND, assert_one_line, diffucode, environment
+
+TINY = ("-m", DATA / "dream-b", "--max-tokens", "4")
+ALLOW = "--allow-code-execution"
+
+
+def run(*args):
+    return diffucode("eval", FUNCTIONS, *TINY, ALLOW, *args)
+
+
+def results(path):
+    """A results file's lines behind the first, without what two runs never share."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_bytes")} for row in rows]
+
+
+def test_json_holds_accuracy_and_what_it_cost():
+    done = run("--limit", "2", "-n", "2", "-k", "2", "--temp", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    report = json.loads(done.stdout)
+    assert report.keys() == {
+        *("pass@1", "pass@2", "confidence_interval", "tasks", "samples", "answers", "passed", "failures"),
+        *("nfe", "positions", "positions_per_useful_token", "tokens_per_forward", "useful_tokens", "useful_tokens_per_second"),
+        *("unresolved_masks", "seconds", "peak_memory_bytes", "model", "config", "interrupted"),
+    }
+    assert (report["tasks"], report["samples"], report["answers"]) == (2, 2, 4)
+    assert report["failures"].keys() == {"wrong", "error", "exit", "timeout", "memory", "output", "no_code"}
+    assert sum(report["failures"].values()) + report["passed"] == 4
+    assert report["config"]["seed"] == 0
+    assert report["tokens_per_forward"] == pytest.approx(report["useful_tokens"] / (4 * report["nfe"]))
+
+
+def test_without_json_it_is_a_table():
+    done = run("--limit", "1")
+    assert done.returncode == 0, done.stderr
+    shown = ("pass@1", "95 % interval", "NFE", "per useful token", "per forward", "per second", "unresolved masks", "error 1")
+    for words in shown:
+        assert words in done.stdout
+
+
+def test_without_leave_no_code_is_run():
+    assert_one_line(diffucode("eval", FUNCTIONS, *TINY), "--allow-code-execution", "sandbox", "on this machine")
+
+
+def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(tmp_path):
+    options = ("-n", "2", "--temp", "1.5", "--seed", "3", "--json")
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    report = json.loads(run("--limit", "3", *options, "--out", whole).stdout)
+    assert run("--limit", "2", *options, "--out", part).returncode == 0
+    part.write_bytes(part.read_bytes()[:-40])  # a crash in the middle of a line
+    again = json.loads(run("--limit", "3", *options, "--out", part).stdout)
+    assert results(part) == results(whole)
+    assert len(results(whole)) == 6
+    for key in ("pass@1", "nfe", "positions", "useful_tokens", "failures", "answers"):
+        assert again[key] == report[key]
+    assert json.loads(run("--limit", "1", *options, "--out", part).stdout)["answers"] == 2
+    assert_one_line(run("--limit", "3", *options, "--seed", "4", "--out", part), str(part), "config.seed was 3 and not 4")
+
+
+def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path):
+    out = tmp_path / "out.jsonl"
+    command = [COMMAND, "eval", FUNCTIONS, *TINY[:2], "--max-tokens", "64", ALLOW, "--json", "--out", out]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    deadline = time.monotonic() + 60
+    while (not out.exists() or out.read_bytes().count(b"\n") < 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr == b""
+    report = json.loads(stdout)
+    assert report["interrupted"] is True
+    assert 2 <= report["answers"] == len(results(out)) < 200
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "code"),
+    [
+        (["-n", "2"], "--temp", 1),
+        (["-k", "3"], "-k 3", 1),
+        (["--timeout", "0"], "--timeout", 1),
+        (["--memory", "1"], "--memory", 1),
+        (["--max-tokens", "2040"], "functions.jsonl:1: max_tokens 2040 does not fit", 1),
+        (["-n", "0"], "--samples", 2),
+        (["--limit", "0"], "--limit", 2),
+        (["--out", "/nowhere/out.jsonl"], "/nowhere/out.jsonl", 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_impossible_value_names_its_flag(args, said, code):
+    assert_one_line(run(*args), said, code=code)
+
+
+def test_a_broken_task_file_names_the_line(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps(HUMAN_EVAL) + "\n{broken\n")
+    assert_one_line(diffucode("eval", path, *TINY, ALLOW), f"{path}:2", "not valid JSON")
+    assert_one_line(diffucode("eval", tmp_path / "none.jsonl", *TINY, ALLOW), "none.jsonl", "No such file")
