@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from mlx_diffucoder.loading import POCKET, source_card
+
 
 def write_card(out: Path, *, source: Path, name: str, settings: dict[str, Any]) -> None:
     """Write `README.md`: where the weights come from, their licence as the source states it, how to run them."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    original = ModelCard.load(source / "README.md").data.to_dict() if (source / "README.md").exists() else {}
-    is_hub_id = not Path(name).expanduser().exists()
+    original = source_card(name, source)
+    is_hub_id = name != POCKET and not Path(name).expanduser().exists()
     data = ModelCardData(
         library_name="mlx",
         pipeline_tag="text-generation",

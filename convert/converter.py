@@ -5,28 +5,21 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
 
-from mlx_diffucoder.checkpoint import build
+from mlx_diffucoder.checkpoint import QUANTIZATIONS, build
 from mlx_diffucoder.errors import ConfigError, ConvertError
-from mlx_diffucoder.loading import DTYPES, resolve
+from mlx_diffucoder.loading import DTYPES, Download, resolve
 from mlx_diffucoder.model import Dream
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from .card import write_card
 
-# What each of MLX's modes can do: group sizes and bits, the default first.
-QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "affine": ((64, 32, 128), (4, 2, 3, 5, 6, 8)),
-    "mxfp4": ((32,), (4,)),
-    "mxfp8": ((32,), (8,)),
-    "nvfp4": ((16,), (4,)),
-}
 # Copied as they are where the source has them; `Tokenizer.save` writes the rest. Never code.
 COPIED = (
     "vocab.json",
@@ -76,11 +69,20 @@ class ConvertConfig:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}", field="dtype")
 
 
-def convert(source: str | os.PathLike[str], out: str | os.PathLike[str], config: ConvertConfig | None = None) -> Path:
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    config: ConvertConfig | None = None,
+    *,
+    before_download: Callable[[Download], None] | None = None,
+) -> Path:
     """Convert the checkpoint `source` (a folder or a Hub id) into the new folder `out`.
 
     The folder is written under another name and renamed when it is complete, so that a conversion
     that was stopped leaves nothing under `out`.
+
+    Args:
+        before_download: as `resolve` has it.
 
     Returns:
         The folder `out`.
@@ -91,18 +93,16 @@ def convert(source: str | os.PathLike[str], out: str | os.PathLike[str], config:
         CheckpointError, ConfigError, HubError: `source` cannot be loaded.
     """
     config = config or ConvertConfig()
-    out = Path(out).expanduser()
-    if out.exists() or out.is_symlink():
-        raise ConvertError(f"{out}: exists already; name a new folder or remove it first")
-    folder = resolve(source)
-    tokenizer = Tokenizer.load(folder)
-    model, settings = build(folder)
-    if config.quantize and "quantization" in settings:
-        raise ConvertError(f"{source}: is quantized already; convert the original checkpoint")
-    converted, settings = _transform(model, settings, config)
-    with _written_beside(out) as unfinished:
+    out = Path(out)
+    with _written_beside(out) as unfinished:  # first: nothing is downloaded for a folder that cannot be written
+        folder = resolve(source, before_download=before_download)
+        tokenizer = Tokenizer.load(folder)
+        model, settings = build(folder)
+        if config.quantize and "quantization" in settings:
+            raise ConvertError(f"{source}: is quantized already; convert the original checkpoint")
+        converted, settings = _transform(model, settings, config)
         _write(unfinished, folder, str(source), converted, tokenizer, settings)
-    return out
+    return out.expanduser()
 
 
 def _transform(model: Dream, settings: dict[str, Any], config: ConvertConfig) -> tuple[nn.Module, dict[str, Any]]:
@@ -112,7 +112,7 @@ def _transform(model: Dream, settings: dict[str, Any], config: ConvertConfig) ->
     # It names Python files that are not copied, to be downloaded and run.
     settings = {key: value for key, value in settings.items() if key != "auto_map"}
     dtype = config.dtype or settings.get("torch_dtype") or settings.get("dtype")
-    if dtype in DTYPES:
+    if isinstance(dtype, str) and dtype in DTYPES:
         model.set_dtype(DTYPES[dtype])
         settings["torch_dtype"] = dtype
     if not config.quantize:
@@ -132,16 +132,25 @@ def _transform(model: Dream, settings: dict[str, Any], config: ConvertConfig) ->
 def _written_beside(out: Path) -> Iterator[Path]:
     """A folder to write into that becomes `out` when all went well, and is removed otherwise."""
     try:
+        out = out.expanduser()
+        if out.exists() or out.is_symlink():
+            raise ConvertError(f"{out}: exists already; name a new folder or remove it first")
         out.parent.mkdir(parents=True, exist_ok=True)
+        str(out).encode()  # MLX takes no names that are not UTF-8
         unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".unfinished", dir=out.parent))
-    except OSError as error:
-        raise ConvertError(f"{out}: cannot be written ({error.strerror})") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConvertError(f"{str(out)[:200]}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
     try:
         yield unfinished
         unfinished.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         unfinished.rename(out)
     except OSError as error:
-        raise ConvertError(f"{out}: cannot be written ({error.strerror or error})") from None
+        file = Path(error.filename) if isinstance(error.filename, str) else out
+        ours = file == out or unfinished in (file, *file.parents)
+        what = f"{out}: cannot be written" if ours else f"{file}: cannot be read"
+        raise ConvertError(f"{what} ({error.strerror or error})") from None
+    except RuntimeError as error:  # MLX's way of saying that the disk is full
+        raise ConvertError(f"{out}: cannot be written ({error})") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)  # gone already when it was renamed
 

@@ -1,5 +1,6 @@
 """A checkpoint folder: what its files hold, checked from their headers before any weight is read."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,14 @@ from .errors import CheckpointError, ConfigError
 from .model import Dream
 
 INDEX = "model.safetensors.index.json"
+FLOATS = ("F32", "F16", "BF16")
+QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "affine": ((64, 32, 128), (4, 2, 3, 5, 6, 8)),
+    "mxfp4": ((32,), (4,)),
+    "mxfp8": ((32,), (8,)),
+    "nvfp4": ((16,), (4,)),
+}
+"""What each of MLX's modes can do: group sizes and bits, the default first."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,7 @@ class StoredWeight:
     """A weight as a shard's header describes it."""
 
     shape: tuple[int, ...]
+    dtype: str
     file: Path
 
 
@@ -44,11 +54,14 @@ def read_headers(folder: Path) -> dict[str, StoredWeight]:
             or a weight that two shards hold.
     """
     weights: dict[str, StoredWeight] = {}
-    for file in _shards(folder):
+    for file in shards(folder):
         try:
             with safe_open(file, framework="numpy") as shard:
-                found = {name: StoredWeight(tuple(shard.get_slice(name).get_shape()), file) for name in shard.keys()}
+                parts = {name: shard.get_slice(name) for name in shard.keys()}
+                found = {name: StoredWeight(tuple(one.get_shape()), one.get_dtype(), file) for name, one in parts.items()}
         except (SafetensorError, OSError) as error:
+            if not os.access(file, os.R_OK):
+                raise CheckpointError(f"{file}: cannot be read (permission denied)") from None
             raise CheckpointError(f"{file}: truncated or damaged ({error}); download the file again") from None
         if twice := weights.keys() & found.keys():
             raise CheckpointError(f"{file}: {min(twice)} also stands in {weights[min(twice)].file.name}; which is right?")
@@ -56,12 +69,15 @@ def read_headers(folder: Path) -> dict[str, StoredWeight]:
     return weights
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights. Raises `CheckpointError` where one is missing."""
     if (folder / INDEX).exists():
         names = read_json(folder / INDEX).get("weight_map")
         if not isinstance(names, dict) or not names:
             raise CheckpointError(f"{folder / INDEX}: has no weight_map; download the file again")
-        files = [folder / name for name in sorted(set(map(str, names.values())))]
+        files = [folder / str(name) for name in sorted(set(map(str, names.values())))]
+        if odd := [file for file in files if file.parent != folder or file.suffix != ".safetensors"]:
+            raise CheckpointError(f"{folder / INDEX}: names {str(odd[0])[:200]}, which is no .safetensors file of this folder")
         if lost := [file.name for file in files if not file.exists()]:
             raise CheckpointError(f"{folder}: the shard {lost[0]} is missing, which {INDEX} names; download it again")
         return files
@@ -94,6 +110,15 @@ def build(folder: Path) -> tuple[Dream, dict[str, Any]]:
     return model, raw
 
 
+def check_quantization(entry: dict[str, Any], path: Path) -> None:
+    """Raise `CheckpointError` for bits, a group size or a mode that MLX does not have: it would stop the process."""
+    mode = entry.get("mode", "affine")
+    groups, bits = QUANTIZATIONS.get(mode, ((), ())) if isinstance(mode, str) else ((), ())
+    if entry.get("group_size") not in groups or entry.get("bits") not in bits:
+        said = ", ".join(f"{key} {entry.get(key)!r}" for key in ("mode", "bits", "group_size") if key in entry)
+        raise CheckpointError(f"{path}: the quantization block cannot be used ({said})")
+
+
 def _quantize_structure(model: Dream, raw: dict[str, Any], stored: dict[str, StoredWeight], folder: Path) -> None:
     """Put quantized layers where the folder has quantized weights, with the bits `config.json` gives them."""
     quantization = raw.get("quantization") or raw.get("quantization_config")
@@ -107,6 +132,8 @@ def _quantize_structure(model: Dream, raw: dict[str, Any], stored: dict[str, Sto
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
         raise CheckpointError(f"{path}: quantization {method!r} is not MLX's; convert the original checkpoint instead")
     own = {name: entry for name, entry in quantization.items() if isinstance(entry, dict | bool)}
+    for entry in (quantization, *(entry for entry in own.values() if isinstance(entry, dict))):
+        check_quantization(entry, path)
 
     def parameters(name: str, module: nn.Module) -> bool | dict[str, Any]:
         if not hasattr(module, "to_quantized") or f"{name}.scales" not in stored:
@@ -122,13 +149,14 @@ def _quantize_structure(model: Dream, raw: dict[str, Any], stored: dict[str, Sto
             mode=quantization.get("mode", "affine"),
             class_predicate=parameters,
         )
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: the quantization block cannot be used ({error})") from None
+    except (ValueError, TypeError) as error:  # a width that the group size does not divide
+        raise CheckpointError(f"{path}: the quantization block does not fit the model ({_first(error)})") from None
 
 
 def _check_weights(model: Dream, stored: dict[str, StoredWeight], folder: Path) -> None:
     parameters: Any = tree_flatten(model.parameters())
     expected = {name: tuple(value.shape) for name, value in parameters}
+    kinds = {name: {mx.uint32: ("U32",), mx.uint8: ("U8",)}.get(value.dtype, FLOATS) for name, value in parameters}
     if missing := sorted(expected.keys() - stored.keys()):
         raise CheckpointError(f"{folder}: {_few('missing weight', missing)}")
     if extra := sorted(stored.keys() - expected.keys()):
@@ -139,6 +167,15 @@ def _check_weights(model: Dream, stored: dict[str, StoredWeight], folder: Path) 
             f"{stored[name].file}: {_few('wrongly shaped weight', wrong)}: {name} is"
             f" {list(stored[name].shape)}, and config.json makes it {list(expected[name])}"
         )
+    if odd := sorted(name for name in expected if stored[name].dtype not in kinds[name]):
+        raise CheckpointError(
+            f"{stored[odd[0]].file}: {_few('weight', odd)} of the wrong type: {odd[0]} is {stored[odd[0]].dtype},"
+            f" not {' or '.join(kinds[odd[0]])}"
+        )
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _few(what: str, names: list[str]) -> str:

@@ -13,6 +13,20 @@ MAX_STEPS = 2**20  # past this, float32 cannot tell one timestep of the schedule
 ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
 
 
+LARGEST = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**17,
+    "intermediate_size": 2**20,
+    "num_hidden_layers": 2**12,
+    "num_attention_heads": 2**12,
+    "num_key_value_heads": 2**12,
+    "max_position_embeddings": 2**26,
+    "rope_theta": 1e12,
+    "rms_norm_eps": 1.0,
+}
+"""Far beyond any model: what is larger is a damaged `config.json`, and would end in MLX's arithmetic."""
+
+
 class Parameter(NamedTuple):
     """A number that a rule or window takes: whole where its default is."""
 
@@ -94,19 +108,9 @@ class ModelConfig:
         return result
 
     def _check_shape(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "max_position_embeddings",
-            "rope_theta",
-            "rms_norm_eps",
-        ):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name, most in LARGEST.items():
+            if not 0 < getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and at most {most:g}")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}")
         if self.head_dim % 2:
@@ -120,8 +124,8 @@ class ModelConfig:
 
 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
-    scaling = config.get("rope_scaling")
-    if scaling and (scaling.get("rope_type") or scaling.get("type")) not in (None, "default"):
+    scaling = config.get("rope_scaling") or {}
+    if not isinstance(scaling, dict) or (scaling.get("rope_type") or scaling.get("type")) not in (None, "default"):
         raise ConfigError(f"rope_scaling {json.dumps(scaling)} is not supported")
     if config.get("use_sliding_window"):
         raise ConfigError("use_sliding_window is not supported: DiffuCoder attends to the whole canvas")
@@ -197,15 +201,18 @@ class GenerationConfig:
         self._check_whole("top_k", 0, None)
         if self.seed is not None:
             self._check_whole("seed", 0, 2**64 - 1)
-        self._check_real("temperature", lambda t: t >= 0, "0 or more")
+        # Beyond these float32 overflows; nothing between 0 and the first can be told from 0.
+        self._check_real("temperature", lambda t: t == 0 or 1e-6 <= t <= 1e6, "0, or from 1e-06 to 1e+06")
         self._check_real("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1")
-        self._check_real("alg_temp", lambda t: t >= 0, "0 or more")
+        self._check_real("alg_temp", lambda t: t == 0 or 1e-6 <= t <= 1e6, "0, or from 1e-06 to 1e+06")
         self._check_real("eps", lambda e: 0 <= e < 1, "at least 0 and below 1")
         for name in ("raw", "reference"):
             if not isinstance(getattr(self, name), bool):
                 raise self._wrong(name, "True or False")
         if self.system is not None and not isinstance(self.system, str):
             raise self._wrong("system", "text")
+        if self.raw and self.system is not None:
+            raise ConfigError("system needs the chat template, and raw goes without it", field="system")
 
         parse_choice(self.rule, RULES, "rule")
         parse_choice(self.window, WINDOWS, "window")
@@ -289,7 +296,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file; is {path.parent} a checkpoint folder?") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); download the file again") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds a JSON {type(value).__name__}, not an object")

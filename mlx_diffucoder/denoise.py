@@ -9,11 +9,11 @@ Source: `diffusion_generate` (Dream, arXiv 2508.15487; DiffuCoder, arXiv 2506.20
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from .canvas import Canvas
 from .config import GenerationConfig
@@ -77,7 +77,8 @@ def denoise(
     Yields:
         For each step, one `Step` for each row of the batch, its left padding taken off. It ends
         when no mask is left, or when no text can change any more: then the last step's canvas has
-        padding behind the end tokens. With `config.reference` it ends after all of the steps.
+        padding behind the end tokens. With `config.reference` it ends after all of the steps. A
+        tokens hook that masks again what was committed does not keep it going for ever.
 
     Raises:
         CheckpointError: the network's output is not finite.
@@ -90,11 +91,13 @@ def denoise(
     if hooks.tokens:
         tokens = hooks.tokens(None, tokens, None)
     known = np.array(tokens)
+    masked = (known == canvas.mask_id).sum(axis=1)  # [B]
     nfe = forwarded = 0
-    for index in count():
-        masked = (known == canvas.mask_id).sum(axis=1)
-        if index == policy.steps if config.reference else not masked.any() or canvas.finished(known):
-            return
+    if not config.reference and not masked.any():  # a hook has left nothing to do
+        nothing = np.zeros_like(known, dtype=np.bool_)
+        yield _steps(canvas, 0, known, known, nothing, nothing.astype(np.float32), nfe, forwarded)
+    # Each step commits a token, so this ends before the range does, unless a hook masks some again.
+    for index in range((policy.steps or 0) + (0 if config.reference else int(masked.sum()))):
         quota = judge.quota(index, masked, rng)
         if not config.reference and not quota.any():
             continue
@@ -114,17 +117,38 @@ def denoise(
             tokens = hooks.tokens(index, tokens, every)
 
         nfe, forwarded = nfe + view.forwards, forwarded + view.forwarded
-        mx.eval(tokens, commit, candidates.scores)  # the step's one wait for the device
-        scores = np.array(candidates.scores)
-        if np.isnan(scores).any():
-            raise CheckpointError(
-                "the model's output is not a number: its weights are damaged, or their range is too"
-                " wide for float16 (convert with --dtype bfloat16)"
-            )
+        # The step's one wait for the device.
+        mx.eval(tokens, commit, candidates.scores, candidates.confidence)
+        _check_numbers(np.array(candidates.confidence))
         known = np.array(tokens)
-        shown = canvas.padded_out(known) if not config.reference and canvas.finished(known) else known
-        rows = zip(shown, canvas.padding, view.positions, np.array(commit), scores, strict=True)
-        yield tuple(Step(index, row[pad:], at[took] - pad, score[took], nfe, forwarded) for row, pad, at, took, score in rows)
+        masked = (known == canvas.mask_id).sum(axis=1)
+        done = not config.reference and (not masked.any() or canvas.finished(known))
+        shown = canvas.padded_out(known) if done else known
+        yield _steps(canvas, index, shown, view.positions, np.array(commit), np.array(candidates.scores), nfe, forwarded)
+        if done:
+            return
+
+
+def _check_numbers(confidence: NDArray[np.float32]) -> None:
+    if np.isnan(confidence).any():
+        raise CheckpointError(
+            "the model's output is not a number: its weights are damaged, or their range is too"
+            " wide for float16 (convert with --dtype bfloat16)"
+        )
+
+
+def _steps(
+    canvas: Canvas,
+    index: int,
+    tokens: NDArray[np.int32],
+    positions: NDArray[np.int32],
+    commit: NDArray[np.bool_],
+    scores: NDArray[np.float32],
+    nfe: int,
+    forwarded: int,
+) -> tuple[Step, ...]:
+    rows = zip(tokens, canvas.padding, positions, commit, scores, strict=True)
+    return tuple(Step(index, row[pad:], at[took] - pad, score[took], nfe, forwarded) for row, pad, at, took, score in rows)
 
 
 def _hooked(view: View, hooks: Hooks, index: int, tokens: mx.array) -> tuple[mx.array, mx.array | None]:

@@ -9,9 +9,10 @@ import mlx.core as mx
 import numpy as np
 
 from .canvas import Canvas, count_up_to_end, settled
-from .config import GenerationConfig
+from .config import WINDOWS, GenerationConfig, parse_choice
 from .denoise import Hooks, denoise
 from .errors import ConfigError, PromptError
+from .loading import memory_size
 from .model import Dream
 from .rules import policy_for
 from .tokenizer import Tokenizer
@@ -85,6 +86,8 @@ def generate_batch(
     hooks: Hooks | None = None,
 ) -> list[str]:
     """Denoise answers to several prompts together. Raises as `stream_generate` does."""
+    if isinstance(prompts, str | bytes):
+        raise PromptError("the batch must be a list of prompts, and not empty")
     ids = [prompt_ids(model, tokenizer, prompt, config or GenerationConfig()) for prompt in prompts]
     *_, last = stream_batch(model, tokenizer, ids, config, hooks=hooks)
     return [Answer.of(tokenizer, step, len(prompt)).text for step, prompt in zip(last, ids, strict=True)]
@@ -100,9 +103,10 @@ def stream_batch(
 ) -> Iterator[tuple[Step, ...]]:
     """As `stream_generate`, for several prompts in one left-padded batch: a `Step` for each."""
     config = config or GenerationConfig()
+    if isinstance(prompts, str | bytes) or not len(prompts):
+        raise PromptError("the batch must be a list of prompts, and not empty")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
-    if not ids:
-        raise PromptError("there is no prompt: the batch is empty")
+    _check_memory(model, len(ids), config)
     if hooks and config.window != "whole":
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
     canvas = Canvas.of(ids, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
@@ -124,9 +128,7 @@ def prompt_ids(model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: Gener
             for `config.max_tokens` in the model's context.
     """
     if not isinstance(prompt, str):
-        ids = [int(token) for token in prompt]
-        if wrong := [token for token in ids if not 0 <= token < model.config.vocab_size]:
-            raise PromptError(f"the prompt holds the id {wrong[0]}; the model's ids go from 0 to {model.config.vocab_size - 1}")
+        ids = _token_ids(prompt, model.config.vocab_size)
     elif not prompt.strip():
         raise PromptError("the prompt is empty: say what code to write")
     elif config.raw:
@@ -145,6 +147,29 @@ def prompt_ids(model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: Gener
             field="max_tokens",
         )
     return ids
+
+
+def _token_ids(prompt: Sequence[int], vocab_size: int) -> list[int]:
+    ids = np.asarray(prompt) if not isinstance(prompt, bytes) else np.empty((0, 0))
+    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+        raise PromptError("the prompt is neither text nor a list of token ids")
+    if wrong := [int(token) for token in ids if not 0 <= token < vocab_size]:
+        raise PromptError(f"the prompt holds the id {wrong[0]}; the model's ids go from 0 to {vocab_size - 1}")
+    return [int(token) for token in ids]
+
+
+def _check_memory(model: Dream, rows: int, config: GenerationConfig) -> None:
+    """Refuse a canvas whose logits alone cannot be held, before MLX runs out of memory on them."""
+    name, parameters = parse_choice(config.window, WINDOWS, "window")
+    shown = min(config.max_tokens, int(parameters["width"])) if name == "sliding" else config.max_tokens
+    # Logits and probabilities in float32 and a few passes over them; and who precedes whom.
+    needed = rows * shown * (12 * model.config.vocab_size + 4 * shown)
+    if needed > memory_size():
+        raise PromptError(
+            f"max_tokens {config.max_tokens} takes about {needed / 1e9:.0f} GB on the window {config.window!r}, and this machine"
+            f" has {memory_size() / 1e9:.0f} GB; ask for fewer, or for the window 'sliding'",
+            field="max_tokens",
+        )
 
 
 def forbidden_ids(tokenizer: Tokenizer, vocab_size: int) -> mx.array:

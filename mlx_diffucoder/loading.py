@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
-from .checkpoint import INDEX, build
-from .config import read_json
-from .errors import CheckpointError, HubError
+from .checkpoint import build, shards
+from .errors import CheckpointError, ConfigError, HubError
 from .model import Dream
 from .tokenizer import Tokenizer
 
@@ -52,12 +52,12 @@ def load(name: str | os.PathLike[str] = POCKET, *, dtype: str | None = None, laz
         HubError: the Hub cannot be reached or does not have the name.
         CheckpointError, ConfigError: the folder is incomplete, damaged, or no Dream checkpoint.
     """
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}", field="dtype")
     folder = resolve(name)
     model, _ = build(folder)
     tokenizer = Tokenizer.load(folder)
     if dtype is not None:
-        if dtype not in DTYPES:
-            raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
         model.set_dtype(DTYPES[dtype])
     if not lazy:
         mx.eval(model.parameters())
@@ -72,28 +72,51 @@ def resolve(name: str | os.PathLike[str], *, before_download: Callable[[Download
     """
     if name == POCKET:
         return Path(__file__).parent / "pocket"
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
+    try:
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no permission, no such user
+        raise CheckpointError(f"{os.fspath(name)[:200]}: cannot be read ({_first_line(error)})") from None
     name = os.fspath(name)
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
         raise CheckpointError(f'{name}: no such folder, nor is it a Hub id ("owner/name") or "{POCKET}"')
     return _cached(name) or _download(name, before_download)
 
 
+def source_card(name: str, folder: Path) -> dict[str, Any]:
+    """What the model card of a checkpoint states (licence, base model); empty where it cannot be read."""
+    from huggingface_hub import HfApi, ModelCard
+
+    if name == POCKET or Path(name).expanduser().exists():
+        card = folder / "README.md"
+        return ModelCard.load(card).data.to_dict() if card.is_file() else {}
+    try:
+        with _hub_errors(name):
+            data = HfApi().model_info(name).card_data
+    except HubError:  # it was downloaded before, and the Hub is out of reach now
+        return {}
+    return data.to_dict() if data else {}
+
+
+def memory_size() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _cached(repo: str) -> Path | None:
     """The Hub's cache of a repository, where all of its weights are there."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(repo, allow_patterns=list(HUB_FILES), local_files_only=True))
-    except LocalEntryNotFoundError:
+        shards(folder)
+    except HFValidationError as error:
+        raise CheckpointError(f"{repo}: no such folder, and no valid Hub id ({_first_line(error)})") from None
+    except (LocalEntryNotFoundError, CheckpointError):  # not there, or not all of it
         return None
-    needed = ["config.json"]
-    if (folder / INDEX).exists():
-        needed += set(read_json(folder / INDEX).get("weight_map", {}).values())
-    return folder if all((folder / file).exists() for file in needed) else None
+    return folder if (folder / "config.json").exists() else None
 
 
 def _download(repo: str, before_download: Callable[[Download], None] | None) -> Path:

@@ -97,7 +97,9 @@ class Schedule:
         if self.alg_temp > 0:
             # Gumbel top-n: the n largest of score/T + Gumbel noise are n draws without
             # replacement from the softmax (arXiv 1903.06059).
-            scores = scores / self.alg_temp + mx.random.gumbel(shape=scores.shape, key=key)
+            weights = mx.maximum((scores - scores.max(axis=1, keepdims=True)) / self.alg_temp, -1e30)
+            noisy = weights + mx.random.gumbel(shape=scores.shape, key=key)
+            scores = mx.where(candidates.valid, noisy, -mx.inf)
         return largest(scores, quota)
 
 

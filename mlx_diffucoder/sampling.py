@@ -66,8 +66,8 @@ def score_maskgit_plus(probs: mx.array, tokens: mx.array, key: mx.array) -> mx.a
 
 def score_topk_margin(probs: mx.array, tokens: mx.array, key: mx.array) -> mx.array:
     """p1 - p2, the two largest probabilities (arXiv 2502.06768)."""
-    two = mx.sort(mx.topk(probs, 2, axis=-1), axis=-1)
-    return two[..., 1] - two[..., 0]
+    best = mx.arange(probs.shape[-1]) == mx.argmax(probs, axis=-1, keepdims=True)
+    return probs.max(axis=-1) - mx.where(best, -mx.inf, probs).max(axis=-1)
 
 
 def score_entropy(probs: mx.array, tokens: mx.array, key: mx.array) -> mx.array:

@@ -52,6 +52,7 @@ class WholeSight:
 
     def __init__(self, model: Dream, canvas: Canvas):
         self._model = model
+        self._padding = canvas.padding[:, None]
         self._positions: Positions = 0
         self._mask: mx.array | None = None
         if canvas.padding.any():
@@ -62,8 +63,8 @@ class WholeSight:
         positions, valid = masked_first(known == self._mask_id)
         length = known.shape[1]
         if not every:
-            # Position i is predicted by row i - 1, and position 0, as in the reference, by row 0.
-            left = mx.array(np.maximum(positions - 1, 0))
+            # Position i is predicted by row i - 1, and a row's first one, as in the reference, by itself.
+            left = mx.array(np.maximum(positions - 1, self._padding))
             return View(positions, valid, self._model(tokens, rows=left, positions=self._positions, mask=self._mask), length)
         logits = self._model(tokens, positions=self._positions, mask=self._mask)
         logits = mx.concatenate([logits[:, :1], logits[:, :-1]], axis=1)  # [B, L, V]
@@ -76,6 +77,7 @@ class DraftSight:
     def __init__(self, model: Dream, canvas: Canvas, ahead: int, alg: str):
         self._model, self._mask_id = model, canvas.mask_id
         self._ahead, self._score = ahead, SCORES[alg]
+        self._padding = canvas.padding[:, None]
         self._positions: Positions = 0
         self._mask: mx.array | None = None
         if canvas.padding.any():
@@ -100,7 +102,7 @@ class DraftSight:
         which = mx.array(same.argmax(axis=1))[:, None, None, None]
         hidden = mx.take_along_axis(self._hidden, which, axis=1)[:, 0]  # [B, L, D]
         positions, valid = masked_first(known == self._mask_id)
-        logits = self._model.logits(hidden, mx.array(np.maximum(positions - 1, 0)))
+        logits = self._model.logits(hidden, mx.array(np.maximum(positions - 1, self._padding)))
         self._remember(positions, valid, logits)
         return View(positions, valid, logits, forwards * self._drafts.shape[1] * length, forwards)
 

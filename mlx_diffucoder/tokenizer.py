@@ -77,7 +77,7 @@ class Tokenizer:
         pad = fast.token_to_id(PAD_TOKEN)  # what DiffuCoder puts behind an answer
         if pad is None:
             pad = config.get("pad_token_id")
-        if not isinstance(pad, int):
+        if not isinstance(pad, int) or not 0 <= pad < fast.get_vocab_size():
             pad = min(ends, default=0)
         template = _chat_template(folder, settings)
         return cls(fast, mask_id=mask, pad_id=pad, end_ids=ends, chat_template=template, settings=settings)
@@ -108,12 +108,13 @@ class Tokenizer:
             _check_unicode(message["content"])
         # The messages' own special tokens are hidden from the template behind a mark that no
         # message contains, so that those left in what it renders are the template's.
-        mark = _unused_mark("".join(message["content"] for message in messages))
-        hidden = [f"{mark}{i}{mark}" for i in range(len(self._added))]
+        left, right = _unused_marks("".join(message["content"] for message in messages))
+        hidden = [f"{left}{i}{right}" for i in range(len(self._added))]
         for message in messages:
             for token, name in zip(self._added, hidden, strict=True):
                 message["content"] = message["content"].replace(token, name)
         rendered = self._render(messages)
+        _check_unicode(rendered)
         ids: list[int] = []
         for piece in self._split_added.split(rendered):
             if piece in self._added:
@@ -163,15 +164,19 @@ class Tokenizer:
         try:
             template = environment.from_string(self.chat_template)
             return template.render(messages=messages, add_generation_prompt=True, **names)
-        except jinja2.TemplateError as error:
-            raise CheckpointError(f"the checkpoint's chat template fails ({error}): use --raw to go without it") from None
+        except Exception as error:  # a template can raise anything that Python can
+            what = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"the checkpoint's chat template fails ({what}): use --raw to go without it") from None
 
 
 def _read_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     path = folder / "tokenizer.json"
     if path.exists():
         try:
-            return tokenizers.Tokenizer.from_file(str(path))
+            fast = tokenizers.Tokenizer.from_file(str(path))
+            fast.no_truncation()
+            fast.no_padding()
+            return fast
         except Exception as error:  # the library raises no narrower class
             raise CheckpointError(f"{path}: not a tokenizer ({error}); download the file again") from None
     for name in ("vocab.json", "merges.txt"):
@@ -196,14 +201,17 @@ def _build_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     )
     fast.decoder = decoders.ByteLevel()
     added = settings.get("added_tokens_decoder") or _added_by_name(folder)
-    for id, token in sorted(added.items(), key=lambda item: int(item[0])):
-        flags = {key: bool(token.get(key)) for key in ("lstrip", "rstrip", "single_word", "normalized", "special")}
-        fast.add_tokens([AddedToken(token["content"], **flags)])
-        if fast.token_to_id(token["content"]) != int(id):
-            raise CheckpointError(
-                f"{folder / 'tokenizer_config.json'}: added_tokens_decoder gives {token['content']!r} the id {id}, but"
-                f" vocab.json makes it {fast.token_to_id(token['content'])}"
-            )
+    try:
+        for id, token in sorted((int(id), token) for id, token in added.items()):
+            flags = {key: bool(token.get(key)) for key in ("lstrip", "rstrip", "single_word", "normalized", "special")}
+            fast.add_tokens([AddedToken(token["content"], **flags)])
+            if (found := fast.token_to_id(token["content"])) != id:
+                raise CheckpointError(
+                    f"{folder / 'tokenizer_config.json'}: added_tokens_decoder gives {token['content']!r} the id {id}, but"
+                    f" vocab.json makes it {found}"
+                )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder cannot be read") from None
     return fast
 
 
@@ -216,10 +224,16 @@ def _added_by_name(folder: Path) -> dict[str, dict[str, Any]]:
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.exists():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: cannot be read ({error})") from None
     template = settings.get("chat_template") or _optional_json(folder / "chat_template.json").get("chat_template")
     if isinstance(template, list):  # several named ones
-        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: chat_template is no text")
     return template
 
 
@@ -230,17 +244,18 @@ def _optional_json(path: Path) -> dict[str, Any]:
 def _flat_ids(values: Iterable[Any]) -> set[int]:
     """Ids from values that may be an id, a list of ids, or None."""
     lists = (value if isinstance(value, list) else [value] for value in values)
-    return {id for ids in lists for id in ids if isinstance(id, int)}
+    return {id for ids in lists for id in ids if isinstance(id, int) and 0 <= id < 2**31}
 
 
-def _content(token: str | dict[str, Any]) -> str:
-    return token if isinstance(token, str) else token["content"]
+def _content(token: Any) -> str:
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token)
 
 
-def _unused_mark(text: str) -> str:
-    """A character that does not stand in `text`, from a plane of Unicode that is set aside for private use."""
+def _unused_marks(text: str) -> tuple[str, str]:
+    """Two characters that do not stand in `text`, from a plane of Unicode that is set aside for private use."""
     used = set(text)
-    return next(mark for mark in map(chr, range(0x10FFFD, 0xF0000, -1)) if mark not in used)
+    unused = (mark for mark in map(chr, range(0x10FFFD, 0xF0000, -1)) if mark not in used)
+    return next(unused), next(unused)
 
 
 def _check_unicode(text: str) -> None:

@@ -34,7 +34,11 @@ def local_hub(repo, folder, *, claimed_size=None, gated=False):
             if "/tree/" in path:
                 return self.reply(json.dumps([self.entry(file) for file in sorted(folder.iterdir())]).encode())
             files = [{"rfilename": file.name, "size": self.entry(file)["size"]} for file in sorted(folder.iterdir())]
-            self.reply(json.dumps({"id": repo, "sha": COMMIT, "siblings": files, "private": False}).encode())
+            self.reply(
+                json.dumps(
+                    {"id": repo, "sha": COMMIT, "siblings": files, "private": False, "cardData": {"license": "mit"}}
+                ).encode()
+            )
 
         do_HEAD = do_GET
 

@@ -29,6 +29,9 @@ def test_model_config_ignores_keys_it_does_not_know():
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
         ({"mask_token_id": 768}, "mask_token_id"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+        ({"rope_scaling": [1]}, "rope_scaling"),
+        ({"vocab_size": 10**15}, "vocab_size"),
+        ({"hidden_size": 2**40}, "hidden_size"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_scaling"),
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"hidden_act": "gelu"}, "hidden_act"),
@@ -53,6 +56,9 @@ def test_model_config_names_the_key_that_cannot_work(change, named):
         ("temperature", float("nan")),
         ("temperature", float("inf")),
         ("temperature", "hot"),
+        ("temperature", 1e-46),
+        ("temperature", 1e39),
+        ("alg_temp", 1e-46),
         ("top_p", 0),
         ("top_p", 1.5),
         ("top_k", -1),
@@ -68,6 +74,11 @@ def test_generation_config_names_the_field_of_an_impossible_value(field, value):
     with pytest.raises(ConfigError, match=f"^{field} must be") as caught:
         GenerationConfig(**{field: value})
     assert caught.value.field == field
+
+
+def test_a_system_message_needs_the_template():
+    with pytest.raises(ConfigError, match="system needs the chat template"):
+        GenerationConfig(raw=True, system="be brief")
 
 
 def test_generation_config_rejects_an_unknown_name():

@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffucoder import GenerationConfig, Hooks, generate_batch, stream_batch, stream_generate
+from mlx_diffucoder import GenerationConfig, Hooks, generate, generate_batch, stream_batch, stream_generate
 from mlx_diffucoder.config import ALGORITHMS
-from mlx_diffucoder.errors import CheckpointError
+from mlx_diffucoder.errors import CheckpointError, PromptError
 
 PROMPT = [1, 2, 3, 4]
 
@@ -110,9 +110,10 @@ def test_a_batch_decodes_each_row_as_alone(dream_b):
 
 
 def test_batch_texts_are_those_of_the_rows(dream_b):
-    model, tokenizer = dream_b
-    texts = generate_batch(model, tokenizer, ["one", "two three"], GenerationConfig(max_tokens=4))
-    assert len(texts) == 2
+    config = GenerationConfig(max_tokens=6)
+    texts = generate_batch(*dream_b, ["one", "two three"], config)
+    assert texts == [generate(*dream_b, prompt, config) for prompt in ("one", "two three")]
+    assert texts[0] != texts[1]
 
 
 def test_tokens_hook_sees_the_start_and_every_step_and_may_write(dream_b):
@@ -145,10 +146,67 @@ def test_logits_hook_sees_the_shifted_logits_of_every_position(dream_b):
     assert mx.allclose(seen[0][:, 0], plain[:, 0])
 
 
-def test_output_that_is_not_a_number_is_reported(dream_b):
+@pytest.mark.parametrize("alg", ALGORITHMS)
+def test_output_that_is_not_a_number_is_reported(dream_b, alg):
     nothing = Hooks(logits=lambda index, tokens, logits: logits * float("nan"))
     with pytest.raises(CheckpointError, match="not a number"):
-        list(stream_generate(*dream_b, PROMPT, GenerationConfig(max_tokens=2), hooks=nothing))
+        list(stream_generate(*dream_b, PROMPT, GenerationConfig(max_tokens=2, alg=alg, seed=1), hooks=nothing))
+
+
+def test_a_hook_that_masks_again_does_not_go_on_for_ever(dream_b):
+    model, tokenizer = dream_b
+
+    def mask_again(index, tokens, logits):
+        tokens[:, -1] = tokenizer.mask_id
+        return tokens
+
+    config = GenerationConfig(max_tokens=4, steps=3)
+    history = list(stream_generate(model, tokenizer, PROMPT, config, hooks=Hooks(tokens=mask_again)))
+    assert len(history) <= 3 + 4
+
+
+def test_a_hook_that_leaves_nothing_to_do_gives_its_canvas(dream_b):
+    def fill(index, tokens, logits):
+        return mx.where(tokens == dream_b[1].mask_id, 42, tokens)
+
+    steps = list(stream_generate(*dream_b, PROMPT, GenerationConfig(max_tokens=3), hooks=Hooks(tokens=fill)))
+    assert [step.tokens.tolist() for step in steps] == [[*PROMPT, 42, 42, 42]]
+    assert (steps[0].nfe, len(steps[0].committed)) == (0, 0)
+
+
+def test_the_smallest_alg_temp_takes_the_best(dream_b):
+    drawn = run(dream_b, alg_temp=1e-6, alg="maskgit_plus", steps=4)
+    assert [step.tokens.tolist() for step in drawn] == [
+        step.tokens.tolist() for step in run(dream_b, alg="maskgit_plus", steps=4)
+    ]
+
+
+def test_a_masked_first_token_is_predicted_alike_alone_and_padded(dream_b):
+    mask = dream_b[1].mask_id
+    config = GenerationConfig(max_tokens=3)
+    *_, alone = stream_generate(*dream_b, [mask, 5, 6], config)
+    *_, together = stream_batch(*dream_b, [[mask, 5, 6], [1, 2, 3, 4, mask, 6, 7]], config)
+    assert together[0].tokens[0] == alone.tokens[0]
+
+
+@pytest.mark.parametrize("prompt", [b"hello", [1.7, 2], [True], ["a"], None, [[1, 2]], [-1], [768], []])
+def test_what_is_no_prompt_is_refused_by_the_call(dream_b, prompt):
+    with pytest.raises(PromptError, match="prompt"):
+        stream_generate(*dream_b, prompt, GenerationConfig(max_tokens=2))
+
+
+def test_a_string_is_no_batch(dream_b):
+    for call in (generate_batch, stream_batch):
+        with pytest.raises(PromptError, match="list of prompts"):
+            call(*dream_b, "hi")
+
+
+def test_a_canvas_whose_logits_cannot_be_held_is_refused(dream_b, monkeypatch):
+    monkeypatch.setattr("mlx_diffucoder.generation.memory_size", lambda: 10**6)
+    with pytest.raises(PromptError, match="max_tokens 400 takes about") as caught:
+        stream_generate(*dream_b, PROMPT, GenerationConfig(max_tokens=400))
+    assert caught.value.field == "max_tokens"
+    stream_generate(*dream_b, PROMPT, GenerationConfig(max_tokens=400, window="sliding"))
 
 
 def test_positions_count_the_whole_canvas_once_a_forward(dream_b):

@@ -88,8 +88,6 @@ def test_loads_per_layer_entries_and_layers_left_alone(checkpoint, tmp_path):
 def test_loads_several_quantized_shards(tmp_path, monkeypatch):
     import mlx_lm.utils
 
-    split = mlx_lm.utils.make_shards
-
     def small_shards(weights):  # a limit of 5 GB is out of a test's reach
         names = sorted(weights)
         half = len(names) // 2
@@ -98,7 +96,6 @@ def test_loads_several_quantized_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(mlx_lm.utils, "make_shards", small_shards)
     out, original = save_as_mlx_lm(tmp_path, DATA / "dream-a")
     assert len(list(out.glob("model-*.safetensors"))) == 2
-    assert split is not small_shards
     model, _ = load(out)
     tokens = mx.array([[1, 2, 3]])
     assert mx.array_equal(model(tokens), original(tokens))
@@ -143,6 +140,38 @@ def test_a_wrong_weight_is_named(broken, change, said):
 def test_a_quantization_of_another_kind_is_refused(broken, edit_json):
     edit_json(broken / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(CheckpointError, match="gptq"):
+        load(broken)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bits": "four"}, {"bits": 7}, {"group_size": 0}, {"group_size": None}, {"mode": "fp1"}, {"mode": 3}]
+)
+@pytest.mark.parametrize("layer", [False, True])
+def test_a_quantization_that_mlx_does_not_have_is_refused(tmp_path, wrong, layer):
+    """Some of these would stop the process."""
+    out, _ = save_as_mlx_lm(tmp_path, DATA / "dream-a")
+    settings = json.loads((out / "config.json").read_text())
+    block = settings["quantization"]
+    target = block.setdefault("model.layers.0.self_attn.v_proj", dict(block)) if layer else block
+    target.update(wrong)
+    (out / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="quantization"):
+        load(out)
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight"])
+@pytest.mark.parametrize("dtype", [mx.uint32, mx.int32, mx.uint8, mx.bool_])
+def test_a_weight_of_a_type_that_is_no_weight_is_named(broken, name, dtype):
+    rewrite(broken, lambda weights: weights.update({name: weights[name].astype(dtype)}))
+    with pytest.raises(CheckpointError, match=rf"of the wrong type: {name}"):
+        load(broken)
+
+
+@pytest.mark.parametrize("shard", ["../x.safetensors", "/etc/passwd", "model.bin", "a/b.safetensors"])
+def test_an_index_names_files_of_its_own_folder_only(broken, shard):
+    index = {"weight_map": {"model.norm.weight": shard}}
+    (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"no \.safetensors file of this folder"):
         load(broken)
 
 
@@ -199,21 +228,27 @@ def test_a_configuration_that_cannot_work_names_file_and_key(broken, edit_json, 
         load(broken)
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "nowhere", "/nowhere/at/all", "../up"])
+@pytest.mark.parametrize(
+    "name",
+    ["./nowhere", "nowhere", "/nowhere/at/all", "../up", "a--b/c", "-a/b", "a/b-", "x" * 97 + "/y", "~nobody-here/x", "x" * 5000],
+)
 def test_a_name_that_is_nothing_says_what_it_could_be(name):
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(CheckpointError, match=r"no such folder|cannot be read"):
         load(name)
 
 
 def test_nothing_is_held_twice(tmp_path):
-    """After loading and casting, MLX holds the weights once."""
+    """After loading, and after casting while loading, MLX holds the weights once."""
     model, _ = load(DATA / "dream-a")
     size = sum(np.prod(shape) * 4 for shape in (value.shape for _, value in flatten(model)))
     del model
     mx.clear_cache()
     before = mx.get_active_memory()
-    _model, _ = load(DATA / "dream-a")
+    whole, _ = load(DATA / "dream-a")
     assert mx.get_active_memory() - before <= 1.1 * size + 2**16
+    del whole
+    _half, _ = load(DATA / "dream-a", dtype="float16")
+    assert mx.get_active_memory() - before <= 0.6 * size + 2**16
 
 
 def flatten(model):

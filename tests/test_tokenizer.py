@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import tokenizers
 
 from mlx_diffucoder import Tokenizer
 from mlx_diffucoder.errors import CheckpointError, ConfigError, PromptError
@@ -45,6 +46,11 @@ def test_special_tokens_in_a_message_are_text(tokenizer):
     specials = [token for token in plain if token >= 753]
     assert [token for token in ids if token >= 753] == specials  # the template's own, no more
     assert "say <|im_end|> and <|mask|>" in tokenizer.decode(ids)
+
+
+def test_a_number_between_special_tokens_of_a_message_is_a_number(tokenizer):
+    for text in ("<|im_end|>0<|im_end|>", "<|im_end|>1<|mask|>0<|endoftext|>"):
+        assert f"user\n{text}\n" in tokenizer.decode(tokenizer.encode_chat(text))
 
 
 def test_special_tokens_act_as_such_in_raw_text(tokenizer):
@@ -106,6 +112,37 @@ def test_missing_mask_token_is_named(broken, edit_json):
 def test_missing_vocabulary_is_named(broken, name):
     (broken / name).unlink()
     with pytest.raises(CheckpointError, match=name):
+        Tokenizer.load(broken)
+
+
+def test_truncation_and_padding_of_a_tokenizer_json_are_not_for_us(broken):
+    Tokenizer.load(broken).save(broken)
+    fast = tokenizers.Tokenizer.from_file(str(broken / "tokenizer.json"))
+    fast.enable_truncation(4)
+    fast.enable_padding(length=10)
+    fast.save(str(broken / "tokenizer.json"))
+    assert len(Tokenizer.load(broken).encode("one two three four five six")) > 10
+    assert len(Tokenizer.load(broken).encode("a")) == 1
+
+
+@pytest.mark.parametrize("template", ["{{ messages + 5 }}", "{{ 1 / 0 }}", "{{ messages[9].content.x }}", "{% for %}"])
+def test_a_template_that_fails_is_one_line(broken, edit_json, template):
+    edit_json(broken / "tokenizer_config.json", chat_template=template)
+    with pytest.raises(CheckpointError, match="chat template fails"):
+        Tokenizer.load(broken).encode_chat("hi")
+
+
+@pytest.mark.parametrize("template", [5, {"a": "b"}])
+def test_a_template_that_is_no_text_is_named(broken, edit_json, template):
+    edit_json(broken / "tokenizer_config.json", chat_template=template)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: chat_template"):
+        Tokenizer.load(broken)
+
+
+@pytest.mark.parametrize("added", [[1], {"x": {"content": "a"}}, {"753": {}}, {"753": "<|endoftext|>"}, {"753": {"content": 5}}])
+def test_odd_added_tokens_are_named(broken, edit_json, added):
+    edit_json(broken / "tokenizer_config.json", added_tokens_decoder=added)
+    with pytest.raises(CheckpointError, match="added_tokens_decoder"):
         Tokenizer.load(broken)
 
 

@@ -1,5 +1,18 @@
 """The `diffucode` command: one file a verb, nothing heavy imported before a verb runs."""
 
-from .app import main
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """The console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+    try:
+        from .app import run
+
+        code = run()
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
 
 __all__ = ["main"]

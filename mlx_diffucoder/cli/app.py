@@ -1,8 +1,9 @@
 """The verbs put together, and the one place where errors become a line on stderr."""
 
+import io
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -25,6 +26,7 @@ app.command()(convert)
 app.command("eval")(evaluate)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+DEBUG = "DIFFUCODE_DEBUG"
 
 
 def show_version(wanted: bool) -> None:
@@ -42,24 +44,38 @@ def diffucode(
     """Run diffusion code models on Apple silicon."""
 
 
-def main() -> NoReturn:
-    """The console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+def run() -> int:
+    """Run the command line; returns the exit code, having said on stderr what went wrong."""
+    _open_streams()
     try:
-        code = app(standalone_mode=False)
+        return app(standalone_mode=False) or 0
     except DiffucoderError as error:
-        code = _fail(_with_flag(error), 1)
+        return _fail(_with_flag(error), 1)
     except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C at a question
-        code = INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone: what is still buffered must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        return 1
     except Exception as error:
         # Usage errors of typer's parser, whose classes it does not export.
-        if not hasattr(error, "format_message"):
+        if hasattr(error, "format_message"):
+            return _fail(error.format_message(), getattr(error, "exit_code", 2)) if str(error.format_message()) else 2
+        if os.environ.get(DEBUG):
             raise
-        code = _fail(error.format_message(), getattr(error, "exit_code", 2)) if str(error.format_message()) else 2
-    sys.exit(code or 0)
+        return _fail(f"{type(error).__name__}: {error} (a bug, or a broken machine; {DEBUG}=1 shows where)", 1)
+
+
+def _open_streams() -> None:
+    """Standard streams that were closed are opened on nothing: a file opened later must not take their place."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
 
 
 def _with_flag(error: DiffucoderError) -> str:
@@ -71,5 +87,6 @@ def _with_flag(error: DiffucoderError) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print("diffucode: " + " ".join(message.split()), file=sys.stderr)
+    text = " ".join(message.split())
+    print("diffucode: " + text.encode("utf-8", "replace").decode("utf-8"), file=sys.stderr)
     return code

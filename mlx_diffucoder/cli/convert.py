@@ -24,11 +24,12 @@ def convert(
     """
     from ..convert import ConvertConfig
     from ..convert import convert as convert_checkpoint
+    from .models import check_download
     from .progress import waiting
 
     config = ConvertConfig(quantize=quantize, q_bits=q_bits, q_group_size=q_group_size, q_mode=q_mode, dtype=dtype)
     with waiting(f"converting {source}"):
-        folder = convert_checkpoint(source, out, config)
+        folder = convert_checkpoint(source, out, config, before_download=lambda what: check_download(what, yes=True, ask=False))
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"wrote {size / 1e6:.1f} MB; run it with: diffucode generate -m {folder} ...", file=sys.stderr)
     print(folder)

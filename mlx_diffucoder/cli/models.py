@@ -1,6 +1,5 @@
 """From the `--model` flag to a loaded model, asking before gigabytes are fetched."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import HubError
-from ..loading import DEFAULT_MODEL, POCKET, Download, load, resolve
+from ..loading import DEFAULT_MODEL, POCKET, Download, load, memory_size, resolve
 from .progress import waiting
 
 if TYPE_CHECKING:
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 ROOM_TO_RUN = 1.1  # memory for a generation, over the weights' bytes
 
 
-def load_named(name: str | None, *, yes: bool) -> tuple[str, "Dream", "Tokenizer"]:
-    """The model that `--model` names, or the default one, with its name.
+def load_named(name: str | None, *, yes: bool, dtype: str | None = None) -> tuple[str, "Dream", "Tokenizer"]:
+    """The model that `--model` names, or the default one, with its name; `dtype` as `load` has it.
 
     Raises:
         HubError: it would have to be downloaded and must not be, or does not fit.
@@ -29,18 +28,18 @@ def load_named(name: str | None, *, yes: bool) -> tuple[str, "Dream", "Tokenizer
     wanted = name or DEFAULT_MODEL
 
     def before_download(download: Download) -> None:
-        check_download(download, yes=yes, ask=name is None)
+        check_download(download, yes=yes, ask=not name)
 
     folder = resolve(wanted, before_download=before_download)
     with waiting(f"loading {wanted}"):
-        return wanted, *load(folder)
+        return wanted, *load(folder, dtype=dtype)
 
 
 def check_download(download: Download, *, yes: bool, ask: bool) -> None:
     """Say what is about to be fetched, check that it fits, and ask where that is called for."""
     import huggingface_hub.utils
 
-    free, memory = _free_disk(download.folder), _memory()
+    free, memory = _free_disk(download.folder), memory_size()
     print(
         f"{download.repo} is not on this machine: {_gb(download.missing)} to download into {download.folder}"
         f" ({_gb(free)} free). To run, it takes about {_gb(download.total * ROOM_TO_RUN)} of this machine's"
@@ -70,10 +69,6 @@ def _free_disk(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _gb(count: float) -> str:

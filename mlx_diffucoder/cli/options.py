@@ -24,6 +24,10 @@ Model = Annotated[
         help='A folder, a Hub id, or "pocket" (bundled). With none: the 8-bit DiffuCoder-7B-cpGRPO.',
     ),
 ]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Compute in float32, float16 or bfloat16.", show_default="that of the weights"),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
 
 # Field -> (flag, help); the flag is None where it is the field's name.

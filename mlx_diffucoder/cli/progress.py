@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -19,5 +20,5 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """A spinner for work whose length is not known; nothing where stderr is no terminal."""
-    with Console(stderr=True).status(what):
+    with Console(stderr=True).status(escape(what)):
         yield

@@ -21,7 +21,9 @@ SHORT = ("-m", TINY, "--max-tokens", "6")
 
 def test_pocket_writes_a_function_that_works():
     prompt = "Write a function f(nums) that returns the sum of the squares of the even numbers in nums."
-    done = diffucode("generate", "-m", "pocket", "--max-tokens", "64", "-v", prompt, env={"HF_HUB_OFFLINE": "1"})
+    done = diffucode(
+        "generate", "-m", "pocket", "--max-tokens", "64", "--dtype", "float32", "-v", prompt, env={"HF_HUB_OFFLINE": "1"}
+    )
     assert done.returncode == 0, done.stderr
     names = {}
     exec(done.stdout, names)
@@ -114,6 +116,7 @@ def test_special_tokens_in_the_prompt_act_with_raw_only():
         (["--rule", "threshold:tau=7"], "--rule"),
         (["--window", "tiny"], "--window"),
         (["--preset", "quick"], "--preset"),
+        (["--dtype", "int8"], "--dtype"),
         (["--preset", "fast", "--steps", "4"], "steps"),
         (["--preset", "fast", "--reference"], "--reference"),
     ],
@@ -155,6 +158,24 @@ def test_invalid_utf8_is_refused():
 def test_a_damaged_folder_is_one_line(broken, damage, said):
     damage(broken)
     assert_one_line(diffucode("generate", "-m", broken, "hi"), said)
+
+
+def test_a_closed_stdin_is_no_prompt_and_no_harm():
+    script = f'"{COMMAND}" generate -m "{TINY}" --max-tokens 3 hi <&-'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment())
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_terminal_that_cannot_show_a_character_is_no_error():
+    done = diffucode("generate", *SHORT, "--temp", "5", "--seed", "4", "hi", env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_empty_model_name_is_the_default_and_asks_too(hub):
+    with local_hub(DEFAULT_MODEL, TINY) as (endpoint, fetched):
+        done = diffucode("generate", "-m", "", "hi", env=hub(endpoint))
+        assert "--yes" in done.stderr
+        assert fetched == []
 
 
 def test_a_folder_that_is_not_there():
