@@ -105,15 +105,16 @@ def plotter() -> Any:
 
 def draw(pyplot: Any, rows: dict[str, dict[str, Any]], path: Path) -> None:
     """pass@1 against positions per useful token, as a picture."""
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for name, row in rows.items():
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    colours = pyplot.get_cmap("tab20")
+    for place, (name, row) in enumerate(rows.items()):
         at = (row["positions_per_useful_token"], 100 * row["pass@1"])
-        axes.plot(*at, "o", color="tab:orange" if name in PRESETS else "tab:blue")
-        axes.annotate(name, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.plot(*at, "D" if name in PRESETS else "o", color=colours(place), markersize=9, label=name)
     axes.set_xscale("log")
     axes.set_xlabel("positions forwarded per useful token (fewer is faster)")
     axes.set_ylabel("pass@1, %")
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=9, title="diamonds: presets")
     figure.savefig(path)
     pyplot.close(figure)
 
