@@ -437,7 +437,7 @@ def numbers(results):
 
 def test_pocket_passes_a_task(pocket):
     model, tokenizer = pocket
-    (answer,) = evaluate(model, tokenizer, read_tasks(FUNCTIONS)[:1], GenerationConfig(max_tokens=64))
+    (answer,) = evaluate(model, tokenizer, read_tasks(FUNCTIONS)[:1], GenerationConfig.preset("balanced", max_tokens=64))
     assert answer.passed, answer
     assert answer.useful_tokens > 10
     assert answer.seconds > 0

@@ -174,6 +174,7 @@ def test_the_cost_does_not_grow_with_the_canvas(pocket):
     assert steps[256].nfe == steps[64].nfe
 
 
+@pytest.mark.slow
 def test_stopping_at_the_end_changes_no_token_of_the_text(pocket):
     """The reference goes on behind the end token; the text is the same."""
     model, tokenizer = pocket
@@ -204,6 +205,7 @@ def test_drafts_decode_a_batch_as_the_whole_canvas(loaded):
     assert canvases("drafts:ahead=4") == canvases("whole")
 
 
+@pytest.mark.slow
 def test_drafts_save_forwards_on_a_trained_model(pocket):
     prompt = "Implement process(k): return whether k is a prime number."
     *_, whole = stream_generate(*pocket, prompt, GenerationConfig(max_tokens=64))

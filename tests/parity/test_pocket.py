@@ -24,6 +24,7 @@ def test_an_answer_token_for_token(pocket, reference):
     check(pocket, ANSWERS[0], reference=reference)
 
 
+@pytest.mark.slow
 def test_an_answer_as_text(pocket):
     answer = ANSWERS[1]
     assert generate(*pocket, answer["prompt"], GenerationConfig(max_tokens=64)) == answer["text"]
