@@ -80,7 +80,7 @@ def count_up_to_end(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterabl
     return len(text) - masks, masks
 
 
-def masked_first(masked: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+def masked_first(masked: NDArray[np.bool_], least: int = 1) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """The masked positions of every row as one rectangle.
 
     Rows with fewer masks than the fullest are filled up with known positions, so that no position
@@ -88,11 +88,11 @@ def masked_first(masked: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[
 
     Args:
         masked: bool `[B, L]`.
+        least: how wide the rectangle is at least, where there are so many positions.
 
     Returns:
-        `(positions, valid)`, int32 and bool `[B, R]`, R the most masks in a row, at least 1.
-        Ascending where valid.
+        `(positions, valid)`, int32 and bool `[B, R]`, R the most masks in a row. Ascending where valid.
     """
-    width = max(1, int(masked.sum(axis=1).max()))
+    width = min(masked.shape[1], max(least, int(masked.sum(axis=1).max())))
     positions = np.argsort(~masked, axis=1, kind="stable")[:, :width].astype(np.int32)
     return positions, np.take_along_axis(masked, positions, axis=1)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 from .errors import CheckpointError, ConfigError
 
 MAX_STEPS = 2**20  # past this, float32 cannot tell one timestep of the schedule from the next
+EPS = 1e-3
 ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
 
 
@@ -45,17 +46,18 @@ RULES: Choices = {
     "stability": {"tau": Parameter(0.9, 0, 1), "epsilon": Parameter(0.001, 0, 100), "span": Parameter(2, 0, 2**20)},
     "local": {"tau": Parameter(0.9, 0, 1), "relaxed": Parameter(0.8, 0, 1), "radius": Parameter(4, 0, 2**20)},
     "prior": {"tau": Parameter(0.9, 0, 1), "decay": Parameter(0.01, 0, 100)},
+    "backtrack": {"tau": Parameter(0.8, 0, 1), "fall": Parameter(0.8, 0, 1), "limit": Parameter(1, 0, 2**10)},
 }
 """What `GenerationConfig.rule` can name; `rules.py` says what each does."""
 
-BLOCK = {"size": Parameter(32, 1, 2**20)}
+BLOCK = {"size": Parameter(32, 1, 2**20), "stop": Parameter(1, 0, 1)}
 WINDOWS: Choices = {
     "whole": {},
     "blocks": BLOCK,
     "blocks-prefix": BLOCK,
     "blocks-dual": BLOCK,
     "drafts": {"ahead": Parameter(8, 1, 256)},
-    "sliding": {"width": Parameter(24, 1, 2**20), "suffix": Parameter(8, 0, 2**20), "refresh": Parameter(0, 0, 2**20)},
+    "sliding": {"width": Parameter(24, 1, 2**20), "suffix": Parameter(4, 0, 2**20), "refresh": Parameter(0, 0, 2**20)},
 }
 """What `GenerationConfig.window` can name; `windows.py` says what each does."""
 
@@ -134,16 +136,16 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "exact": {},
-    "balanced": {"rule": "threshold:tau=0.9", "window": "sliding:width=24,suffix=8"},
-    "fast": {"rule": "threshold:tau=0.8", "window": "sliding:width=28,suffix=2"},
+    "exact": {"rule": "schedule", "window": "whole"},
+    "balanced": {"rule": "threshold:tau=0.9", "window": "sliding:width=24,suffix=4"},
+    "fast": {"rule": "backtrack:tau=0.7,fall=0.8", "window": "sliding:width=28,suffix=0"},
 }
 """Named configurations; the README has what each was measured to do, and on which model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """How to decode. The defaults are greedy, one token a step, most certain token first.
+    """How to decode. The defaults are greedy, as the preset `balanced` has it.
 
     Attributes:
         max_tokens: masks on the canvas behind the prompt; the longest answer, in tokens.
@@ -161,8 +163,12 @@ class GenerationConfig:
             in it act as such.
         system: the system message of the chat template, where it has room for one.
         rule: how many are committed in a step: `schedule` (the reference's), or an adaptive rule with
-            its parameters, as in `threshold:tau=0.8`; see `RULES`.
-        window: what is forwarded: `whole` (the reference) or `sliding:width=24`; see `WINDOWS`.
+            its parameters, as in `threshold:tau=0.8`; see `RULES`. `auto` is the preset `balanced`'s,
+            but the schedule where one of its fields is given (steps, eps, alg_temp, alg `origin`,
+            reference) or the window is `drafts`.
+        window: what is forwarded: `whole` (the reference) or `sliding:width=24`; see `WINDOWS`. `auto` is
+            `whole` for the schedule and `balanced`'s for other rules. Neither stays `auto`: what it
+            stood for is what the object holds.
         reference: the reference decoder to the letter. Nothing keeps it from choosing the mask
             token or an id that the tokenizer does not know, and every one of `steps` runs a forward.
 
@@ -180,12 +186,12 @@ class GenerationConfig:
     top_p: float = 1.0
     top_k: int = 0
     alg_temp: float = 0.0
-    eps: float = 1e-3
+    eps: float = EPS
     seed: int | None = None
     raw: bool = False
     system: str | None = None
-    rule: str = "schedule"
-    window: str = "whole"
+    rule: str = "auto"
+    window: str = "auto"
     reference: bool = False
 
     def __post_init__(self) -> None:
@@ -214,12 +220,21 @@ class GenerationConfig:
         if self.raw and self.system is not None:
             raise ConfigError("system needs the chat template, and raw goes without it", field="system")
 
+        self._choose_for_auto()
         parse_choice(self.rule, RULES, "rule")
         parse_choice(self.window, WINDOWS, "window")
         if self.rule != "schedule" and (self.steps is not None or self.alg == "origin" or self.alg_temp):
             raise ConfigError(f"rule {self.rule} decides by itself: steps, alg_temp and origin belong to schedule", field="rule")
         if self.reference and (self.rule, self.window) != ("schedule", "whole"):
             raise ConfigError("reference is the rule 'schedule' on the window 'whole'", field="reference")
+
+    def _choose_for_auto(self) -> None:
+        scheduled = self.steps is not None or self.eps != EPS or self.alg_temp or self.alg == "origin" or self.reference
+        if self.rule == "auto":
+            scheduled = scheduled or str(self.window).startswith("drafts")
+            object.__setattr__(self, "rule", "schedule" if scheduled else PRESETS["balanced"]["rule"])
+        if self.window == "auto":
+            object.__setattr__(self, "window", "whole" if self.rule == "schedule" else PRESETS["balanced"]["window"])
 
     def _wrong(self, name: str, wanted: str) -> ConfigError:
         return ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}", field=name)

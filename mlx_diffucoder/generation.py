@@ -9,7 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from .canvas import Canvas, count_up_to_end, settled
-from .config import WINDOWS, GenerationConfig, parse_choice
+from .config import GenerationConfig
+from .deciding import ROWS
 from .denoise import Hooks, denoise
 from .errors import ConfigError, PromptError
 from .loading import memory_size
@@ -17,7 +18,7 @@ from .model import Dream
 from .rules import policy_for
 from .tokenizer import Tokenizer
 from .trace import Step
-from .windows import window_for
+from .windows import Window, window_for
 
 Prompt = str | Sequence[int]
 """Text (the chat template is applied unless the config says raw) or token ids, taken as they are."""
@@ -106,12 +107,12 @@ def stream_batch(
     if isinstance(prompts, str | bytes) or not len(prompts):
         raise PromptError("the batch must be a list of prompts, and not empty")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
-    _check_memory(model, len(ids), config)
+    policy, window = policy_for(config), window_for(config)
+    _check_memory(model, ids, config, window)
     if hooks and config.window != "whole":
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
     canvas = Canvas.of(ids, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
-    policy, window = policy_for(config), window_for(config)
 
     def steps() -> Iterator[tuple[Step, ...]]:
         with wired_memory():
@@ -158,12 +159,12 @@ def _token_ids(prompt: Sequence[int], vocab_size: int) -> list[int]:
     return [int(token) for token in ids]
 
 
-def _check_memory(model: Dream, rows: int, config: GenerationConfig) -> None:
-    """Refuse a canvas whose logits alone cannot be held, before MLX runs out of memory on them."""
-    name, parameters = parse_choice(config.window, WINDOWS, "window")
-    shown = min(config.max_tokens, int(parameters["width"])) if name == "sliding" else config.max_tokens
-    # Logits and probabilities in float32 and a few passes over them; and who precedes whom.
-    needed = rows * shown * (12 * model.config.vocab_size + 4 * shown)
+def _check_memory(model: Dream, prompts: Sequence[Sequence[int]], config: GenerationConfig, window: Window) -> None:
+    """Refuse a canvas that one forward cannot be held of, before MLX runs out of memory on it."""
+    positions, candidates = window.extent(max(map(len, prompts)), config.max_tokens)
+    # What an MLP holds of every position, who precedes whom, and the logits of a few rows; in float32.
+    activations = positions * 16 * model.config.intermediate_size + candidates * candidates * 16
+    needed = len(prompts) * activations + ROWS * 16 * model.config.vocab_size
     if needed > memory_size():
         raise PromptError(
             f"max_tokens {config.max_tokens} takes about {needed / 1e9:.0f} GB on the window {config.window!r}, and this machine"

@@ -8,8 +8,9 @@ left (DiffuCoder's shift).
 Source: Dream 7B (arXiv 2508.15487) on Qwen2 (arXiv 2407.10671), sections on architecture.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -29,6 +30,33 @@ class KeyValues(Protocol):
     def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Take `[B, kv_heads, L, head_dim]`, rotated already; return `[B, kv_heads, L', head_dim]`."""
         ...
+
+
+Layers = list[tuple[mx.array, mx.array]]
+"""Keys and values of each layer, `[B, kv_heads, P, head_dim]`."""
+
+
+class Places:
+    """`KeyValues` that stand in places: those of the tokens being forwarded overwrite what was there.
+
+    Args:
+        at: int `[B, L]`, the place of each token.
+        count: places there are to be, P.
+        layers: what stood there before, in fewer places or as many; empty for nothing.
+    """
+
+    def __init__(self, at: mx.array, count: int, layers: Layers):
+        self._at, self._count, self._before = at[:, None, :, None], count, layers
+        self.layers: Layers = []
+
+    def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        before = self._before[layer] if self._before else (keys[:, :, :0], values[:, :, :0])
+        self.layers.append((self._put(before[0], keys), self._put(before[1], values)))
+        return self.layers[layer]
+
+    def _put(self, kept: mx.array, fresh: mx.array) -> mx.array:
+        kept = mx.pad(kept, [(0, 0), (0, 0), (0, self._count - kept.shape[2]), (0, 0)])
+        return mx.put_along_axis(kept, mx.broadcast_to(self._at, fresh.shape), fresh, axis=2)
 
 
 class Attention(nn.Module):
@@ -110,6 +138,7 @@ class Dream(nn.Module):
         self.model = Backbone(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._window: Callable[..., tuple[mx.array, Layers]] | None = None
 
     @property
     def layers(self) -> list[Layer]:
@@ -151,6 +180,32 @@ class Dream(nn.Module):
             return self.model.embed_tokens.as_linear(hidden)
         return self.lm_head(hidden)
 
+    def window(
+        self, tokens: mx.array, positions: mx.array, mask: mx.array, at: mx.array, kept: Layers
+    ) -> tuple[mx.array, Layers]:
+        """Forward some tokens of a canvas among the keys and values kept of others.
+
+        On a GPU this is compiled, once for each shape.
+
+        Args:
+            tokens, positions: int `[B, L]`.
+            mask: bool `[B, 1, 1, P]`, which places may be attended to.
+            at: int `[B, L]`, the place of each token.
+            kept: as `Places` has it.
+
+        Returns:
+            What the layers put out, `[B, L, D]`, for `logits`; and what is kept now.
+        """
+        if self._window is None:
+            self._window = fused(self._window_plainly, inputs=self)
+        return self._window(tokens, positions, mask, at, kept)
+
+    def _window_plainly(
+        self, tokens: mx.array, positions: mx.array, mask: mx.array, at: mx.array, kept: Layers
+    ) -> tuple[mx.array, Layers]:
+        places = Places(at, mask.shape[-1], kept)
+        return self.model(tokens, positions, mask, places), places.layers
+
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Drop what a checkpoint may carry and the network has no use for (mlx-lm's hook)."""
         return {name: value for name, value in weights.items() if not self.ignores(name)}
@@ -159,6 +214,13 @@ class Dream(nn.Module):
         """Whether a weight of this name is known and not needed: RoPE tables, a tied `lm_head`."""
         tied = self.config.tie_word_embeddings and name.startswith("lm_head.")
         return tied or name.endswith("rotary_emb.inv_freq")
+
+
+def fused(function: Callable[..., Any], inputs: Any = None) -> Callable[..., Any]:
+    """`function` compiled by MLX, on a GPU; as it is on a CPU, where that takes a C++ compiler and seconds."""
+    if mx.default_device().type != mx.DeviceType.gpu:
+        return function
+    return mx.compile(function, inputs=inputs)
 
 
 def left_padded(padding: mx.array, length: int) -> tuple[mx.array, mx.array]:

@@ -26,18 +26,22 @@ class Candidates:
         confidence: float32 `[B, R]`, the probability of the chosen token.
         entropy: float32 `[B, R]`, nats.
         valid: bool `[B, R]`, where there is a candidate.
-        probs: float32 `[B, R, V]`, what the token was chosen from.
         positions: int32 `[B, R]`, where on the canvas the candidates stand.
         length: positions on the canvas.
+        again: bool `[B, R]`, where there is a committed token that is looked at again.
+        held: float32 `[B, R]`, the probability of the token that stands there.
+        probs: float32 `[B, R, V]`, what the token was chosen from; only for a policy that `compares`.
     """
 
     scores: mx.array
     confidence: mx.array
     entropy: mx.array
     valid: mx.array
-    probs: mx.array
     positions: NDArray[np.int32]
     length: int
+    again: mx.array
+    held: mx.array
+    probs: mx.array | None = None
 
 
 class Policy(Protocol):
@@ -46,6 +50,16 @@ class Policy(Protocol):
     @property
     def steps(self) -> int | None:
         """The steps of its schedule; None where the rule has none."""
+        ...
+
+    @property
+    def rounds(self) -> int:
+        """How often it commits one position at most: once, unless it takes commits back."""
+        ...
+
+    @property
+    def compares(self) -> bool:
+        """Whether it needs the distributions themselves, `Candidates.probs`."""
         ...
 
     def open(self) -> "Judge":
@@ -60,13 +74,39 @@ class Judge(Protocol):
         """How many tokens to commit in each row at step `index`, of `masked` `[B]` still masked."""
         ...
 
+    def again(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of the positions committed so far, bool `[B, L]`, those it wants to look at again."""
+        ...
+
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
         """Which candidates to commit, bool `[B, R]`, at most `quota` `[B]` of each row."""
         ...
 
+    def take_back(self, candidates: Candidates) -> mx.array:
+        """Which of those looked at `again` to mask again, bool `[B, R]`; asked once after `commit`."""
+        ...
+
+
+class Final:
+    """What rules have in common that never take a commit back."""
+
+    @property
+    def rounds(self) -> int:
+        return 1
+
+    @property
+    def compares(self) -> bool:
+        return False
+
+    def again(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return np.zeros_like(committed)
+
+    def take_back(self, candidates: Candidates) -> mx.array:
+        return mx.zeros_like(candidates.again)
+
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Final):
     """The reference's rule: a share of the masks at each step, the best scores first.
 
     Attributes:
@@ -127,7 +167,7 @@ class ReferenceSchedule(Schedule):
 
 
 @dataclass(frozen=True)
-class RandomSchedule:
+class RandomSchedule(Final):
     """The reference's `origin`: each masked position is committed with probability 1 - s/t.
 
     How many are is drawn first, from the binomial that this makes: with the random scores of

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import RULES, GenerationConfig, parse_choice
-from .policies import Candidates, Judge, Policy, largest, precedes, schedule_for
+from .policies import Candidates, Final, Judge, Policy, largest, precedes, schedule_for
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class Adaptive(Final):
     """What the rules have in common: no quota, and the best candidate always."""
 
     @property
@@ -103,8 +103,9 @@ class Prior(Adaptive):
     decay: float
 
     def passes(self, candidates: Candidates) -> mx.array:
-        at = candidates.positions
-        return candidates.confidence * mx.exp(-self.decay * mx.array(at - at.min(axis=1, keepdims=True))) >= self.tau
+        at = mx.array(candidates.positions)
+        first = mx.where(candidates.valid, at, candidates.length).min(axis=1, keepdims=True)
+        return candidates.confidence * mx.exp(-self.decay * (at - first)) >= self.tau
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,10 @@ class Stability(Adaptive):
     epsilon: float
     span: int
 
+    @property
+    def compares(self) -> bool:
+        return True
+
     def open(self) -> Judge:
         return _StabilityJudge(self)
 
@@ -128,11 +133,13 @@ class _StabilityJudge(Adaptive):
         self._before: tuple[NDArray[np.int32], mx.array, mx.array] | None = None  # positions, probs, steady steps
 
     def passes(self, candidates: Candidates) -> mx.array:
-        steady = self._steady(candidates)
+        if candidates.probs is None:
+            raise TypeError("stability compares distributions: Candidates.probs is missing")
+        steady = self._steady(candidates, candidates.probs)
         self._before = (candidates.positions, candidates.probs, steady)
         return (candidates.confidence >= self._rule.tau) & (steady >= self._rule.span)
 
-    def _steady(self, candidates: Candidates) -> mx.array:
+    def _steady(self, candidates: Candidates, now: mx.array) -> mx.array:
         """For how many steps each candidate's distribution has held still, int `[B, R]`."""
         if self._before is None:
             return mx.zeros(candidates.scores.shape, dtype=mx.int32)
@@ -142,10 +149,68 @@ class _StabilityJudge(Adaptive):
         seen = np.take_along_axis(place, candidates.positions, axis=1)  # [B, R], -1 where not
         at = mx.array(np.maximum(seen, 0))
         before = mx.take_along_axis(probs, at[..., None], axis=1)
-        now = candidates.probs
         divergence = (now * (mx.log(now + 1e-10) - mx.log(before + 1e-10))).sum(axis=-1)
         still = mx.array(seen >= 0) & (divergence < self._rule.epsilon)
         return mx.where(still, mx.take_along_axis(steady, at, axis=1) + 1, 0)
+
+
+@dataclass(frozen=True)
+class Backtrack(Adaptive):
+    """Commit boldly; mask again what has lost probability since, now that more is known around it.
+
+    A token committed with probability c that now has less than `fall` * c is taken back, in the
+    step after its commit and in any later one that shows it. No position is taken back more than
+    `limit` times; so each is committed at most `limit` + 1 times, and as each step commits a token, there
+    are at most `limit` + 1 steps for each mask.
+
+    Saber (arXiv 2510.18165) takes back a fixed share of the lowest; WINO (2507.18578) those below a
+    fixed bound.
+    """
+
+    tau: float
+    fall: float
+    limit: int
+
+    @property
+    def rounds(self) -> int:
+        return self.limit + 1
+
+    def open(self) -> Judge:
+        return _BacktrackJudge(self)
+
+
+class _BacktrackJudge(Adaptive):
+    def __init__(self, rule: Backtrack):
+        self._rule = rule
+        self._committed_at: mx.array | None = None  # [B, L], the probability at commit
+        self._taken: mx.array | None = None  # [B, L], how often taken back
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        return candidates.confidence >= self._rule.tau
+
+    def again(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return committed
+
+    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
+        commit = super().commit(candidates, quota, key)
+        at = mx.array(candidates.positions)
+        if self._committed_at is None:
+            self._committed_at = mx.zeros((len(quota), candidates.length))
+        before = mx.take_along_axis(self._committed_at, at, axis=1)
+        now = mx.where(commit, candidates.confidence, before)
+        self._committed_at = mx.put_along_axis(self._committed_at, at, now, axis=1)
+        return commit
+
+    def take_back(self, candidates: Candidates) -> mx.array:
+        if self._committed_at is None:
+            return mx.zeros_like(candidates.again)
+        at = mx.array(candidates.positions)
+        taken = mx.zeros_like(self._committed_at) if self._taken is None else self._taken
+        count = mx.take_along_axis(taken, at, axis=1)
+        fallen = candidates.held < self._rule.fall * mx.take_along_axis(self._committed_at, at, axis=1)
+        back = candidates.again & fallen & (count < self._rule.limit)
+        self._taken = mx.put_along_axis(taken, at, count + back, axis=1)
+        return back
 
 
 ADAPTIVE: dict[str, type[Adaptive]] = {
@@ -155,6 +220,7 @@ ADAPTIVE: dict[str, type[Adaptive]] = {
     "stability": Stability,
     "local": LocalRelaxation,
     "prior": Prior,
+    "backtrack": Backtrack,
 }
 """By the name that `GenerationConfig.rule` gives them."""
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ class Step:
         committed: the positions that were written in this step, ascending, int32 `[n]`.
         scores: how each of them scored when it was chosen, float32 `[n]`; larger is surer. The
             scale is that of `GenerationConfig.alg`.
+        remasked: the positions whose tokens were taken back in this step, ascending, int32 `[m]`; only the
+            rule `backtrack` does that.
         nfe: forward passes run so far, this step's included.
         positions: positions forwarded so far, over all forwards.
     """
@@ -27,8 +29,15 @@ class Step:
     tokens: NDArray[np.int32]
     committed: NDArray[np.int32]
     scores: NDArray[np.float32]
+    remasked: NDArray[np.int32]
     nfe: int
     positions: int
+
+    @classmethod
+    def nothing(cls, tokens: NDArray[np.int32]) -> Self:
+        """The step of a canvas on which there is nothing to do."""
+        none = np.zeros(0, dtype=np.int32)
+        return cls(0, tokens, none, none.astype(np.float32), none, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

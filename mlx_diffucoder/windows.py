@@ -18,38 +18,61 @@ from .sights import BlockSight, DraftSight, Sight, SlidingSight, WholeSight
 class Window(Protocol):
     """What the loop needs to know of a window."""
 
+    @property
+    def stops(self) -> bool:
+        """Whether decoding ends with the text, or with the canvas."""
+        ...
+
+    def extent(self, prompt: int, masks: int) -> tuple[int, int]:
+        """Positions forwarded at once, and candidates among them, at most, of a prompt and masks of these lengths."""
+        ...
+
     def open(self, model: Dream, canvas: Canvas) -> Sight:
         """Start on a canvas, with nothing kept."""
         ...
 
 
+class _Stops:
+    @property
+    def stops(self) -> bool:
+        return True
+
+
 @dataclass(frozen=True)
-class Whole:
+class Whole(_Stops):
     """Forward the whole canvas, keep nothing: the reference."""
+
+    def extent(self, prompt: int, masks: int) -> tuple[int, int]:
+        return prompt + masks, masks
 
     def open(self, model: Dream, canvas: Canvas) -> Sight:
         return WholeSight(model, canvas)
 
 
 @dataclass(frozen=True)
-class Sliding:
+class Sliding(_Stops):
     """Forward from the first position that is not settled to some masks ahead; freeze what is behind.
 
     A position is settled when it was forwarded after its token was committed: only then do its
     keys and values belong to that token (dKV-Cache, arXiv 2505.15781). The shift makes position
     i - 1 predict position i, so it is forwarded again as long as i is masked. Of the masks behind
     the window the next few and the last one are shown to the model (Streaming-dLLM, 2601.17917;
-    DPad, 2508.14148), the others are not forwarded at all.
+    DPad, 2508.14148), the others are not forwarded at all. So that forwards have few shapes, each is
+    compiled once on a GPU, positions come in multiples of 8: the suffix takes what is left.
 
     Attributes:
         width: positions from the first mask on whose masks may be committed.
-        suffix: positions behind them that are only shown.
+        suffix: positions behind them that are only shown, at least.
         refresh: commits after which everything settled is encoded anew; 0 is never.
     """
 
     width: int
     suffix: int
     refresh: int
+
+    def extent(self, prompt: int, masks: int) -> tuple[int, int]:
+        reach = self.width + self.suffix + SlidingSight.ROUND
+        return (prompt + masks if self.refresh else min(prompt + masks, prompt + reach)), min(self.width, masks)
 
     def open(self, model: Dream, canvas: Canvas) -> Sight:
         return SlidingSight(model, canvas, self.width, self.suffix, self.refresh)
@@ -68,36 +91,47 @@ class Blocks:
 
     Attributes:
         size: positions in a block.
+        stop: 0 goes on to the end of the canvas, as published; 1 stops with the text.
         cache: `none`, `prefix` or `dual`.
     """
 
     size: int
+    stop: int
     cache: str
+
+    @property
+    def stops(self) -> bool:
+        return bool(self.stop)
+
+    def extent(self, prompt: int, masks: int) -> tuple[int, int]:
+        return prompt + masks, max(prompt, self.size)  # masks in the prompt make one block
 
     def open(self, model: Dream, canvas: Canvas) -> Sight:
         return BlockSight(model, canvas, self.size, self.cache)
 
 
 @dataclass(frozen=True)
-class Drafts:
+class Drafts(_Stops):
     """The whole canvas, and in the same forward the canvases that will probably come next.
 
-    After a commit the candidates that are left are filled in one after the other, surest first, as
-    if each were committed as it looked before; all of these canvases are forwarded in one batch. As
-    long as the rule then makes a canvas that was among them, its logits are there already. What is
-    seen is always what the whole canvas gives: the text is that of `Whole`, in fewer and larger
-    forwards (FreeDave, arXiv 2510.00294).
+    After a commit, sets of the guesses that are left are filled in as they looked before, those
+    sets that are the likeliest to be committed next; all of these canvases are forwarded in one
+    batch. As long as the rule then makes a canvas that was among them, its logits are there
+    already. What is seen is always what the whole canvas gives: the text is that of `Whole`, in
+    fewer and larger forwards. FreeDave (arXiv 2510.00294) drafts one order of commits; sets, in
+    which orders meet again, are reached more often.
 
     Attributes:
         ahead: canvases in a batch.
-        alg: the score that orders the drafts; the rule's own guesses best.
     """
 
     ahead: int
-    alg: str
+
+    def extent(self, prompt: int, masks: int) -> tuple[int, int]:
+        return self.ahead * (prompt + masks), masks
 
     def open(self, model: Dream, canvas: Canvas) -> Sight:
-        return DraftSight(model, canvas, self.ahead, self.alg)
+        return DraftSight(model, canvas, self.ahead)
 
 
 def window_for(config: GenerationConfig) -> Window:
@@ -108,7 +142,7 @@ def window_for(config: GenerationConfig) -> Window:
         "blocks": partial(Blocks, cache="none"),
         "blocks-prefix": partial(Blocks, cache="prefix"),
         "blocks-dual": partial(Blocks, cache="dual"),
-        "drafts": partial(Drafts, alg=config.alg),
+        "drafts": Drafts,
         "sliding": Sliding,
     }
     return kinds[name](**parameters)

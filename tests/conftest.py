@@ -23,6 +23,11 @@ def loaded(checkpoint):
 
 
 @pytest.fixture(scope="session")
+def dream_a():
+    return load(DATA / "dream-a")
+
+
+@pytest.fixture(scope="session")
 def dream_b():
     return load(DATA / "dream-b")
 

@@ -87,13 +87,36 @@ def test_generation_config_rejects_an_unknown_name():
 
 
 def test_a_preset_is_plain_values_that_a_field_can_override():
-    assert GenerationConfig.preset("exact") == GenerationConfig()
+    assert GenerationConfig.preset("balanced") == GenerationConfig()
     balanced = GenerationConfig.preset("balanced", max_tokens=9, rule="threshold:tau=0.5")
     assert (balanced.max_tokens, balanced.rule, balanced.window) == (9, "threshold:tau=0.5", PRESETS["balanced"]["window"])
     with pytest.raises(ConfigError, match="preset must be one of exact, balanced, fast"):
         GenerationConfig.preset("quick")
     for name in PRESETS:
         GenerationConfig.preset(name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule", "window"),
+    [
+        ({}, *PRESETS["balanced"].values()),
+        ({"temperature": 0.4, "alg": "maskgit_plus"}, *PRESETS["balanced"].values()),
+        ({"rule": "factor:f=2"}, "factor:f=2", PRESETS["balanced"]["window"]),
+        ({"window": "whole"}, PRESETS["balanced"]["rule"], "whole"),
+        ({"rule": "schedule"}, "schedule", "whole"),
+        ({"steps": 32}, "schedule", "whole"),
+        ({"steps": 32, "window": "sliding"}, "schedule", "sliding"),
+        ({"window": "drafts"}, "schedule", "drafts"),
+        ({"reference": True}, "schedule", "whole"),
+        ({"alg": "origin"}, "schedule", "whole"),
+        ({"alg_temp": 0.5}, "schedule", "whole"),
+        ({"eps": 0.01}, "schedule", "whole"),
+    ],
+)
+def test_what_is_not_said_is_balanced_or_the_schedule_where_one_of_its_fields_is(fields, rule, window):
+    config = GenerationConfig(**fields)
+    assert (config.rule, config.window) == (rule, window)
+    assert GenerationConfig(**config.to_dict()) == config
 
 
 def test_generation_config_takes_the_references_none_for_off():

@@ -1,5 +1,7 @@
 """The loop, by what it must never do."""
 
+from functools import partial
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ from mlx_diffucoder.config import ALGORITHMS
 from mlx_diffucoder.errors import CheckpointError, PromptError
 
 PROMPT = [1, 2, 3, 4]
+exact = partial(GenerationConfig.preset, "exact")
 
 
 def run(loaded, **options):
-    config = GenerationConfig(**{"max_tokens": 12, "seed": 0, **options})
+    config = exact(**{"max_tokens": 12, "seed": 0, **options})
     return list(stream_generate(*loaded, PROMPT, config))
 
 
@@ -53,10 +56,10 @@ def test_an_untrained_model_emits_unknown_ids_only_as_the_reference(dream_b):
     model, tokenizer = dream_b
     loved = mx.zeros((768,)).at[mx.array([tokenizer.mask_id, 765])].add(1e4)
     love = Hooks(logits=lambda index, tokens, logits: logits + loved)
-    guarded = list(stream_generate(model, tokenizer, PROMPT, GenerationConfig(max_tokens=6), hooks=love))
+    guarded = list(stream_generate(model, tokenizer, PROMPT, exact(max_tokens=6), hooks=love))
     assert guarded[-1].tokens.max() <= tokenizer.known_ids.max()
     assert tokenizer.mask_id not in guarded[-1].tokens
-    free = list(stream_generate(model, tokenizer, PROMPT, GenerationConfig(max_tokens=6, reference=True), hooks=love))
+    free = list(stream_generate(model, tokenizer, PROMPT, exact(max_tokens=6, reference=True), hooks=love))
     assert set(free[-1].tokens[4:].tolist()) <= {tokenizer.mask_id, 765}
 
 
@@ -77,7 +80,7 @@ def test_no_seed_is_a_fresh_one(dream_b):
 def test_masks_in_the_prompt_are_filled_too(dream_b):
     model, tokenizer = dream_b
     prompt = [1, tokenizer.mask_id, 3]
-    *_, last = stream_generate(model, tokenizer, prompt, GenerationConfig(max_tokens=2))
+    *_, last = stream_generate(model, tokenizer, prompt, exact(max_tokens=2))
     assert tokenizer.mask_id not in last.tokens
     assert (last.tokens[0], last.tokens[2]) == (1, 3)
 
@@ -88,7 +91,7 @@ def test_a_row_with_fewer_masks_than_the_mean_keeps_what_it_knows(dream_b, refer
     model, tokenizer = dream_b
     mask = tokenizer.mask_id
     prompts = [[1, mask, mask, mask, mask, 2], [5, 6]]
-    history = list(stream_batch(model, tokenizer, prompts, GenerationConfig(max_tokens=2, steps=2, reference=reference)))
+    history = list(stream_batch(model, tokenizer, prompts, exact(max_tokens=2, steps=2, reference=reference)))
     for rows in history:
         assert rows[0].tokens[[0, 5]].tolist() == [1, 2]
         assert rows[1].tokens[:2].tolist() == [5, 6]
@@ -100,7 +103,7 @@ def test_a_batch_decodes_each_row_as_alone(dream_b):
     """Prompts of unequal length, equal masks: left padding must not change a token."""
     model, tokenizer = dream_b
     prompts = [[1, 2, 3, 4, 5, 6, 7], [8, 9]]
-    config = GenerationConfig(max_tokens=6)
+    config = exact(max_tokens=6)
     together = list(stream_batch(model, tokenizer, prompts, config))
     for row, prompt in enumerate(prompts):
         alone = list(stream_generate(model, tokenizer, prompt, config))
@@ -110,7 +113,7 @@ def test_a_batch_decodes_each_row_as_alone(dream_b):
 
 
 def test_batch_texts_are_those_of_the_rows(dream_b):
-    config = GenerationConfig(max_tokens=6)
+    config = exact(max_tokens=6)
     texts = generate_batch(*dream_b, ["one", "two three"], config)
     assert texts == [generate(*dream_b, prompt, config) for prompt in ("one", "two three")]
     assert texts[0] != texts[1]
@@ -125,7 +128,7 @@ def test_tokens_hook_sees_the_start_and_every_step_and_may_write(dream_b):
         tokens[:, 5] = 42
         return tokens
 
-    config = GenerationConfig(max_tokens=3, steps=3, reference=True)
+    config = exact(max_tokens=3, steps=3, reference=True)
     *_, last = stream_generate(model, tokenizer, PROMPT, config, hooks=Hooks(tokens=force))
     assert seen == [(None, None)] + [(i, (1, 7, 768)) for i in range(3)]
     assert last.tokens[5] == 42
@@ -141,7 +144,7 @@ def test_logits_hook_sees_the_shifted_logits_of_every_position(dream_b):
         seen.append(logits)
         return logits
 
-    list(stream_generate(model, tokenizer, PROMPT, GenerationConfig(max_tokens=1), hooks=Hooks(logits=look)))
+    list(stream_generate(model, tokenizer, PROMPT, exact(max_tokens=1), hooks=Hooks(logits=look)))
     assert mx.allclose(seen[0][:, 1:], plain[:, :-1])
     assert mx.allclose(seen[0][:, 0], plain[:, 0])
 
@@ -150,7 +153,7 @@ def test_logits_hook_sees_the_shifted_logits_of_every_position(dream_b):
 def test_output_that_is_not_a_number_is_reported(dream_b, alg):
     nothing = Hooks(logits=lambda index, tokens, logits: logits * float("nan"))
     with pytest.raises(CheckpointError, match="not a number"):
-        list(stream_generate(*dream_b, PROMPT, GenerationConfig(max_tokens=2, alg=alg, seed=1), hooks=nothing))
+        list(stream_generate(*dream_b, PROMPT, exact(max_tokens=2, alg=alg, seed=1), hooks=nothing))
 
 
 def test_a_hook_that_masks_again_does_not_go_on_for_ever(dream_b):
@@ -160,7 +163,7 @@ def test_a_hook_that_masks_again_does_not_go_on_for_ever(dream_b):
         tokens[:, -1] = tokenizer.mask_id
         return tokens
 
-    config = GenerationConfig(max_tokens=4, steps=3)
+    config = exact(max_tokens=4, steps=3)
     history = list(stream_generate(model, tokenizer, PROMPT, config, hooks=Hooks(tokens=mask_again)))
     assert len(history) <= 3 + 4
 
@@ -169,7 +172,7 @@ def test_a_hook_that_leaves_nothing_to_do_gives_its_canvas(dream_b):
     def fill(index, tokens, logits):
         return mx.where(tokens == dream_b[1].mask_id, 42, tokens)
 
-    steps = list(stream_generate(*dream_b, PROMPT, GenerationConfig(max_tokens=3), hooks=Hooks(tokens=fill)))
+    steps = list(stream_generate(*dream_b, PROMPT, exact(max_tokens=3), hooks=Hooks(tokens=fill)))
     assert [step.tokens.tolist() for step in steps] == [[*PROMPT, 42, 42, 42]]
     assert (steps[0].nfe, len(steps[0].committed)) == (0, 0)
 
@@ -183,7 +186,7 @@ def test_the_smallest_alg_temp_takes_the_best(dream_b):
 
 def test_a_masked_first_token_is_predicted_alike_alone_and_padded(dream_b):
     mask = dream_b[1].mask_id
-    config = GenerationConfig(max_tokens=3)
+    config = exact(max_tokens=3)
     *_, alone = stream_generate(*dream_b, [mask, 5, 6], config)
     *_, together = stream_batch(*dream_b, [[mask, 5, 6], [1, 2, 3, 4, mask, 6, 7]], config)
     assert together[0].tokens[0] == alone.tokens[0]
@@ -192,7 +195,7 @@ def test_a_masked_first_token_is_predicted_alike_alone_and_padded(dream_b):
 @pytest.mark.parametrize("prompt", [b"hello", [1.7, 2], [True], ["a"], None, [[1, 2]], [-1], [768], []])
 def test_what_is_no_prompt_is_refused_by_the_call(dream_b, prompt):
     with pytest.raises(PromptError, match="prompt"):
-        stream_generate(*dream_b, prompt, GenerationConfig(max_tokens=2))
+        stream_generate(*dream_b, prompt, exact(max_tokens=2))
 
 
 def test_a_string_is_no_batch(dream_b):
@@ -202,11 +205,11 @@ def test_a_string_is_no_batch(dream_b):
 
 
 def test_a_canvas_whose_logits_cannot_be_held_is_refused(dream_b, monkeypatch):
-    monkeypatch.setattr("mlx_diffucoder.generation.memory_size", lambda: 10**6)
+    monkeypatch.setattr("mlx_diffucoder.generation.memory_size", lambda: 3 * 10**6)
     with pytest.raises(PromptError, match="max_tokens 400 takes about") as caught:
-        stream_generate(*dream_b, PROMPT, GenerationConfig(max_tokens=400))
+        stream_generate(*dream_b, PROMPT, exact(max_tokens=400))
     assert caught.value.field == "max_tokens"
-    stream_generate(*dream_b, PROMPT, GenerationConfig(max_tokens=400, window="sliding"))
+    stream_generate(*dream_b, PROMPT, exact(max_tokens=400, window="sliding"))
 
 
 def test_positions_count_the_whole_canvas_once_a_forward(dream_b):

@@ -24,7 +24,8 @@ RNG = np.random.default_rng(0)
 def candidates(scores):
     scores = mx.array(scores)
     positions = np.broadcast_to(np.arange(scores.shape[1], dtype=np.int32), scores.shape)
-    return Candidates(scores, scores, -scores, scores > -mx.inf, scores[..., None], positions, scores.shape[1])
+    valid = scores > -mx.inf
+    return Candidates(scores, scores, -scores, valid, positions, scores.shape[1], mx.zeros_like(valid), scores)
 
 
 def test_schedule_commits_what_the_reference_commits_at_every_step():

@@ -22,6 +22,7 @@ ROOMS = [
     "canvas",
     "sights",
     "windows",
+    "deciding",
     "denoise",
     "loading",
     "generation",

@@ -8,14 +8,32 @@ from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.config import RULES, describe
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.policies import Candidates, Schedule
-from mlx_diffucoder.rules import ADAPTIVE, EntropyBound, Factor, LocalRelaxation, Prior, Stability, Threshold, policy_for
+from mlx_diffucoder.rules import (
+    ADAPTIVE,
+    Backtrack,
+    EntropyBound,
+    Factor,
+    LocalRelaxation,
+    Prior,
+    Stability,
+    Threshold,
+    policy_for,
+)
 
 KEY = mx.random.key(0)
-EVERY = [Threshold(0.9), Factor(1.0), EntropyBound(0.1), LocalRelaxation(0.9, 0.8, 4), Prior(0.9, 0.01), Stability(0.9, 0.1, 1)]
+EVERY = [
+    Threshold(0.9),
+    Factor(1.0),
+    EntropyBound(0.1),
+    LocalRelaxation(0.9, 0.8, 4),
+    Prior(0.9, 0.01),
+    Stability(0.9, 0.1, 1),
+    Backtrack(0.9, 0.5, 1),
+]
 
 
-def candidates(confidence, *, entropy=None, positions=None, valid=None):
-    """One row of two-token distributions; scores are the confidences."""
+def candidates(confidence, *, entropy=None, positions=None, valid=None, held=None):
+    """One row of two-token distributions; scores are the confidences, and what is `held` is looked at again."""
     confidence = np.array([confidence], dtype=np.float32)
     valid = np.array([valid]) if valid else np.ones_like(confidence, dtype=bool)
     return Candidates(
@@ -26,6 +44,8 @@ def candidates(confidence, *, entropy=None, positions=None, valid=None):
         probs=mx.array(np.stack([confidence, 1 - confidence], axis=-1)),
         positions=np.array([positions or range(confidence.shape[1])], dtype=np.int32),
         length=100,
+        again=mx.array([[one is not None for one in held]]) if held else mx.zeros(confidence.shape, dtype=mx.bool_),
+        held=mx.array([[one or 0.0 for one in held]]) if held else mx.array(confidence),
     )
 
 
@@ -64,6 +84,25 @@ def test_local_relaxation_is_local_to_an_anchor():
 def test_prior_decays_with_the_distance_from_the_first_mask():
     given = candidates([0.95, 0.95, 0.95], positions=[10, 12, 20])
     assert committed(Prior(0.9, 0.02), given) == [0, 1]  # 0.95, 0.913, 0.778
+
+
+def test_backtracking_takes_back_what_lost_more_than_its_share_and_only_so_often():
+    judge = Backtrack(tau=0.6, fall=0.5, limit=2).open()
+    none = [False] * 3
+
+    def step(confidence, held, valid):
+        given = candidates(confidence, held=held, valid=valid, positions=[4, 5, 6])
+        commit = np.array(judge.commit(given, np.array([99]), KEY))[0].tolist()
+        return commit, np.array(judge.take_back(given))[0].tolist()
+
+    assert step([0.8, 0.7, 0.1], None, [True] * 3) == ([True, True, False], none)
+    # 4 has half of its 0.8 still, 5 less than half of its 0.7; 6 is the best that is left.
+    assert step([0.9, 0.9, 0.3], [0.4, 0.34, None], [False, False, True]) == ([False, False, True], [False, True, False])
+    # 5 comes back with 0.9, and that is what it is held to now.
+    assert step([0.9, 0.9, 0.3], [0.8, None, 0.3], [False, True, False]) == ([False, True, False], none)
+    assert step([0.9, 0.9, 0.3], [0.8, 0.44, 0.3], [False] * 3) == (none, [False, True, False])
+    assert step([0.9, 0.9, 0.3], [0.8, None, 0.3], [False, True, False]) == ([False, True, False], none)
+    assert step([0.9, 0.9, 0.3], [0.8, 0.0, 0.3], [False] * 3) == (none, none)  # taken back twice already
 
 
 def test_stability_waits_until_the_distribution_holds_still():
@@ -107,7 +146,7 @@ def test_every_rule_has_its_parameters_in_the_table():
 
 
 def test_rules_are_named_with_their_parameters_and_print_back():
-    assert policy_for(GenerationConfig()) == Schedule(256, 1e-3)
+    assert policy_for(GenerationConfig(rule="schedule")) == Schedule(256, 1e-3)
     assert policy_for(GenerationConfig(rule="threshold")) == Threshold(tau=0.9)
     assert policy_for(GenerationConfig(rule="local:radius=2, tau=0.95")) == LocalRelaxation(0.95, 0.8, 2)
     for spec in describe(RULES):
@@ -125,7 +164,7 @@ def test_rules_are_named_with_their_parameters_and_print_back():
         ({"rule": "threshold:tau=nan"}, "tau must be a number from 0 to 1"),
         ({"rule": "local:radius=1.5"}, "radius must be a whole number"),
         ({"rule": "schedule:tau=1"}, "its parameters: none"),
-        ({"window": "tiny"}, "window must be one of whole, blocks:size=32, "),
+        ({"window": "tiny"}, "window must be one of whole, blocks:size=32,stop=1, "),
         ({"window": "sliding:width=0"}, "width must be a whole number from 1"),
         ({"rule": "threshold", "steps": 3}, "rule threshold decides by itself"),
         ({"rule": "threshold", "reference": True}, "reference is the rule"),

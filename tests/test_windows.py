@@ -1,5 +1,9 @@
 """Windows, against a slow plain oracle and against what must hold of any."""
 
+import shutil
+from collections import Counter
+from functools import partial
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -8,7 +12,10 @@ from hypothesis import strategies as st
 
 from mlx_diffucoder import GenerationConfig, Hooks, load, stream_batch, stream_generate
 from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.rules import policy_for
+from mlx_diffucoder.sights import draft_sets
 
+from . import oracle
 from .conftest import DATA
 
 RULES = [
@@ -19,116 +26,54 @@ RULES = [
     "local:tau=0.02,relaxed=0.01",
     "prior:tau=0.01",
     "stability:tau=0.02,epsilon=9,span=1",
+    "backtrack:tau=0.02,fall=0.95,limit=2",
 ]
 WINDOWS = ["whole", "sliding:width=1,suffix=0", "sliding:width=5,suffix=2", "sliding:width=9,refresh=3"]
 WINDOWS += ["blocks:size=4", "blocks-prefix:size=5", "blocks-dual:size=3", "drafts:ahead=3"]
 PROMPTS = [[3, 5, 7, 11, 13, 17, 19], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22], [1]]
 
 
-class Oracle:
-    """The sliding window as its docstring has it, for one row: a dictionary of keys and values a layer.
-
-    No arrays are kept, no mask is used and no position is forwarded twice: only what is visible
-    is put together, in order, before each forward.
-    """
-
-    def __init__(self, loaded, width, suffix):
-        self.model, self.tokenizer = loaded
-        self.width, self.suffix = width, suffix
-        self.kept = {}  # position -> layer -> (keys, values)
-
-    def update(self, layer, keys, values):
-        for place, position in enumerate(self.live):
-            self.fresh.setdefault(position, {})[layer] = (keys[:, :, place], values[:, :, place])
-        visible = sorted(self.kept.keys() | self.fresh.keys())
-        both = [(self.fresh.get(position) or self.kept[position])[layer] for position in visible]
-        return mx.stack([k for k, _ in both], axis=2), mx.stack([v for _, v in both], axis=2)
-
-    def look(self, canvas):
-        """The candidates of one forward and their shifted logits."""
-        masked = [i for i, token in enumerate(canvas) if token == self.tokenizer.mask_id]
-        first = masked[0]
-        stale = [i for i in range(len(canvas)) if i not in self.kept]
-        start = min(stale[0], first - 1)
-        end = min(first + self.width, len(canvas))
-        self.live = [*range(start, min(end + self.suffix, len(canvas)))]
-        self.live += [len(canvas) - 1] if self.live[-1] != len(canvas) - 1 else []
-        self.fresh = {}
-        tokens = mx.array([[int(canvas[i]) for i in self.live]])
-        logits = self.model(tokens, positions=mx.array([self.live]), kv=self)[0]
-        self.keep(masked)
-        return self.shifted(logits, [i for i in masked if i < end])
-
-    def shifted(self, logits, candidates):
-        return candidates, mx.stack([logits[self.live.index(i - 1)] for i in candidates])
-
-    def keep(self, masked):
-        self.kept |= {i: self.fresh[i] for i in self.live if i not in masked}
-
-    def decode(self, prompt, max_tokens, tau):
-        """The threshold rule at temperature 0."""
-        mask, known = self.tokenizer.mask_id, set(self.tokenizer.known_ids.tolist())
-        canvas = np.array(prompt + [mask] * max_tokens)
-        history = []
-        while mask in canvas:
-            positions, logits = self.look(canvas)
-            probs = np.array(logits)
-            probs[:, [i for i in range(probs.shape[1]) if i not in known or i == mask]] = -np.inf
-            probs = np.exp(probs - probs.max(axis=1, keepdims=True))
-            probs /= probs.sum(axis=1, keepdims=True)
-            sure = probs.max(axis=1)
-            entropy = -(probs * np.log(probs + 1e-10)).sum(axis=1)
-            for place, position in enumerate(positions):
-                if sure[place] >= tau or place == entropy.argmin():
-                    canvas[position] = probs[place].argmax()
-            history.append(canvas.tolist())
-            ends = [i for i in range(len(prompt), len(canvas)) if canvas[i] in self.tokenizer.end_ids]
-            if ends and mask not in canvas[: ends[0]]:
-                break
-        return history
+PLAIN_WINDOWS = {
+    "whole": oracle.Whole,
+    "sliding:width=1,suffix=0": partial(oracle.Sliding, width=1, suffix=0),
+    "sliding:width=5,suffix=3": partial(oracle.Sliding, width=5, suffix=3),
+    "sliding:width=9,suffix=2,refresh=3": partial(oracle.Sliding, width=9, suffix=2, refresh=3),
+    "sliding:width=40,suffix=8": partial(oracle.Sliding, width=40, suffix=8),
+    "blocks:size=5": partial(oracle.Blocks, size=5, cache="none"),
+    "blocks-prefix:size=5": partial(oracle.Blocks, size=5, cache="prefix"),
+    "blocks-dual:size=1": partial(oracle.Blocks, size=1, cache="dual"),
+    "blocks-dual:size=5": partial(oracle.Blocks, size=5, cache="dual"),
+    "blocks-dual:size=32": partial(oracle.Blocks, size=32, cache="dual"),
+    "drafts:ahead=4": oracle.Whole,
+}
+PLAIN_RULES = {
+    "schedule": partial(oracle.Schedule, steps=20),
+    "threshold:tau=0.3": partial(oracle.Threshold, tau=0.3),
+    "factor:f=1.8": partial(oracle.Factor, f=1.8),
+    "entropy-bound:gamma=6": partial(oracle.EntropyBound, gamma=6),
+    "stability:tau=0.1,epsilon=0.3,span=1": partial(oracle.Stability, tau=0.1, epsilon=0.3, span=1),
+    "local:tau=0.4,relaxed=0.2,radius=2": partial(oracle.Local, tau=0.4, relaxed=0.2, radius=2),
+    "prior:tau=0.2,decay=0.1": partial(oracle.Prior, tau=0.2, decay=0.1),
+    "backtrack:tau=0.2,fall=0.9,limit=2": partial(oracle.Backtrack, tau=0.2, fall=0.9, limit=2),
+}
 
 
-class BlockOracle(Oracle):
-    """Fast-dLLM's blocks as `Blocks` has them: everything forwarded last stays visible, right or stale."""
-
-    def __init__(self, loaded, size, cache, start):
-        super().__init__(loaded, 0, 0)
-        self.size, self.cache, self.start, self.block = size, cache, start, None
-
-    def look(self, canvas):
-        masked = [i for i, token in enumerate(canvas) if token == self.tokenizer.mask_id]
-        block = (masked[0] - self.start) // self.size
-        opens, self.block = block != self.block, block
-        start = self.start + block * self.size
-        end = min(start + self.size, len(canvas))
-        whole = opens or self.cache == "none"
-        self.live = list(range(len(canvas))) if whole else list(range(start, end if self.cache == "dual" else len(canvas)))
-        self.fresh = {}
-        tokens = mx.array([[int(canvas[i]) for i in self.live]])
-        logits = self.model(tokens, positions=mx.array([self.live]), kv=self)[0]
-        self.kept |= self.fresh
-        first_only = opens and self.cache != "none"
-        return self.shifted(logits, [start] if first_only else [i for i in masked if i < end])
-
-
-@pytest.mark.parametrize(("window", "cache"), [("blocks", "none"), ("blocks-prefix", "prefix"), ("blocks-dual", "dual")])
-@pytest.mark.parametrize("size", [1, 5, 32])
-def test_blocks_equal_a_plain_oracle_at_every_step(loaded, window, cache, size):
+@pytest.mark.parametrize("window", PLAIN_WINDOWS)
+@pytest.mark.parametrize("rule", PLAIN_RULES)
+def test_every_rule_on_every_window_equals_a_plain_oracle_at_every_step(dream_a, rule, window):
     prompt = PROMPTS[0]
-    config = GenerationConfig(max_tokens=24, rule="threshold:tau=0.5", window=f"{window}:size={size}")
-    history = [step.tokens.tolist() for step in stream_generate(*loaded, prompt, config)]
-    expected = BlockOracle(loaded, size, cache, len(prompt)).decode(prompt, 24, 0.5)
-    assert len(history) == len(expected) > 2
+    config = GenerationConfig(max_tokens=20, rule=rule, window=window)
+    history = [step.tokens.tolist() for step in stream_generate(*dream_a, prompt, config)]
+    expected = oracle.decode(PLAIN_WINDOWS[window](dream_a, len(prompt)), PLAIN_RULES[rule](), prompt, 20)
+    assert len(history) == len(expected) > 1
     assert history[:-1] == expected[:-1]
 
 
-@pytest.mark.parametrize(("width", "suffix", "max_tokens"), [(1, 0, 24), (4, 0, 24), (5, 3, 24), (40, 8, 24), (30, 9, 150)])
-@pytest.mark.parametrize("prompt", PROMPTS[:2])
-def test_sliding_window_equals_a_plain_oracle_at_every_step(loaded, width, suffix, max_tokens, prompt):
-    """150 tokens: the kept keys and values outgrow their first places."""
-    config = GenerationConfig(max_tokens=max_tokens, rule="threshold:tau=0.5", window=f"sliding:width={width},suffix={suffix}")
-    history = [step.tokens.tolist() for step in stream_generate(*loaded, prompt, config)]
-    expected = Oracle(loaded, width, suffix).decode(prompt, max_tokens, 0.5)
+def test_kept_keys_and_values_that_outgrow_their_places_equal_the_plain_oracle(loaded):
+    config = GenerationConfig(max_tokens=150, rule="threshold:tau=0.5", window="sliding:width=30,suffix=9")
+    history = [step.tokens.tolist() for step in stream_generate(*loaded, PROMPTS[1], config)]
+    window = oracle.Sliding(loaded, len(PROMPTS[1]), width=30, suffix=9)
+    expected = oracle.decode(window, oracle.Threshold(tau=0.5), PROMPTS[1], 150)
     assert len(history) == len(expected) > 2
     assert history[:-1] == expected[:-1]
 
@@ -136,7 +81,7 @@ def test_sliding_window_equals_a_plain_oracle_at_every_step(loaded, width, suffi
 @pytest.mark.parametrize("rule", RULES)
 def test_refreshed_at_every_step_and_as_wide_as_the_canvas_it_equals_the_whole(loaded, rule):
     for prompt in PROMPTS:
-        whole = GenerationConfig(max_tokens=20, rule=rule)
+        whole = GenerationConfig(max_tokens=20, rule=rule, window="whole")
         frozen = GenerationConfig(max_tokens=20, rule=rule, window="sliding:width=64,refresh=1")
         for one, other in zip(stream_generate(*loaded, prompt, whole), stream_generate(*loaded, prompt, frozen), strict=True):
             assert one.tokens.tolist() == other.tokens.tolist()
@@ -144,7 +89,7 @@ def test_refreshed_at_every_step_and_as_wide_as_the_canvas_it_equals_the_whole(l
 
 def test_without_refresh_it_does_not_equal_the_whole_and_forwards_less(loaded):
     def last(window):
-        *_, step = stream_generate(*loaded, PROMPTS[1], GenerationConfig(max_tokens=60, window=window))
+        *_, step = stream_generate(*loaded, PROMPTS[1], GenerationConfig(max_tokens=60, rule="schedule", window=window))
         return step
 
     whole, frozen = last("whole"), last("sliding:width=8,suffix=2")
@@ -179,7 +124,7 @@ def test_stopping_at_the_end_changes_no_token_of_the_text(pocket):
     """The reference goes on behind the end token; the text is the same."""
     model, tokenizer = pocket
     prompt = "Implement process(k): return whether k is a prime number."
-    *_, stopped = stream_generate(model, tokenizer, prompt, GenerationConfig(max_tokens=56, alg="maskgit_plus"))
+    *_, stopped = stream_generate(model, tokenizer, prompt, GenerationConfig.preset("exact", max_tokens=56, alg="maskgit_plus"))
     *_, whole = stream_generate(model, tokenizer, prompt, GenerationConfig(max_tokens=56, alg="maskgit_plus", reference=True))
     assert stopped.tokens.tolist() == whole.tokens.tolist()
 
@@ -190,16 +135,83 @@ def test_stopping_at_the_end_changes_no_token_of_the_text(pocket):
 @pytest.mark.parametrize("ahead", [1, 2, 8])
 def test_drafts_decode_as_the_whole_canvas_at_every_step(loaded, options, ahead):
     for prompt in PROMPTS:
-        whole = list(stream_generate(*loaded, prompt, GenerationConfig(max_tokens=20, seed=1, **options)))
-        drafts = GenerationConfig(max_tokens=20, seed=1, window=f"drafts:ahead={ahead}", **options)
+        whole = list(stream_generate(*loaded, prompt, GenerationConfig.preset("exact", max_tokens=20, seed=1, **options)))
+        drafts = GenerationConfig.preset("exact", max_tokens=20, seed=1, **options | {"window": f"drafts:ahead={ahead}"})
         for one, other in zip(whole, stream_generate(*loaded, prompt, drafts), strict=True):
             assert one.tokens.tolist() == other.tokens.tolist()
             assert other.nfe <= one.nfe
 
 
+def test_draft_sets_grow_by_one_guess_and_meet_where_two_change_places():
+    sets = draft_sets(8)
+    assert sets[0] == frozenset()
+    assert len(set(sets)) == 8
+    for one in sets[1:]:
+        assert any(one - {rank} in sets for rank in one)
+    assert {frozenset({0}), frozenset({1}), frozenset({0, 1})} <= set(sets)
+    assert draft_sets(3) == sets[:3]
+
+
+def test_a_rule_that_takes_back_says_which_and_they_are_masks_again(dream_a):
+    config = GenerationConfig(max_tokens=20, rule="backtrack:tau=0.2,fall=1,limit=3", window="whole")
+    history = list(stream_generate(*dream_a, PROMPTS[0], config))
+    assert any(len(step.remasked) for step in history)
+    for step in history[:-1]:
+        assert (step.tokens[step.remasked] == dream_a[1].mask_id).all()
+        assert (step.tokens[step.committed] != dream_a[1].mask_id).all()
+
+
+def test_the_next_forward_runs_while_the_caller_has_a_step(dream_a, monkeypatch):
+    model, tokenizer = dream_a
+    forwards = []
+    backbone = type(model.model)
+    plain = backbone.__call__
+    monkeypatch.setattr(backbone, "__call__", lambda self, *args: forwards.append(1) or plain(self, *args))
+    steps = stream_generate(model, tokenizer, PROMPTS[0], GenerationConfig(max_tokens=6, rule="schedule"))
+    *early, last = [(step.nfe, len(forwards)) for step in steps]
+    assert early == [(nfe, nfe + 1) for nfe in range(1, last[0])] != []
+    assert last == (last[0], last[0])
+
+
+@pytest.mark.parametrize("window", ["sliding:width=5,suffix=2,refresh=7", "blocks-dual:size=5", "blocks-prefix:size=5"])
+def test_a_window_compiled_decodes_as_it_does_plainly(dream_a, monkeypatch, window):
+    """As on a GPU; MLX compiles for a CPU with the system's C++ compiler, where there is one."""
+    if not shutil.which("g++"):
+        pytest.skip("MLX compiles for a CPU with g++")
+    model, _tokenizer = dream_a
+    config = GenerationConfig(max_tokens=20, rule="threshold:tau=0.3", window=window)
+    plain = [step.tokens.tolist() for step in stream_generate(*dream_a, PROMPTS[0], config)]
+    monkeypatch.setattr(model, "_window", mx.compile(model._window_plainly, inputs=model))
+    assert [step.tokens.tolist() for step in stream_generate(*dream_a, PROMPTS[0], config)] == plain
+
+
+def test_a_long_answer_slides_in_few_shapes(dream_a, monkeypatch):
+    """Each is compiled once on a GPU."""
+    model, _tokenizer = dream_a
+    shapes = []
+    monkeypatch.setattr(model, "_window", lambda *args: shapes.append(args[0].shape) or model._window_plainly(*args))
+    config = GenerationConfig(max_tokens=200, rule="threshold:tau=0.3", window="sliding:width=24,suffix=4")
+    list(stream_generate(*dream_a, PROMPTS[0], config))
+    assert len(shapes) > 10
+    assert len(set(shapes)) <= 6
+    assert all(width % 8 == 0 for _rows, width in shapes)
+
+
+def test_blocks_can_go_on_to_the_end_of_the_canvas_as_published(pocket):
+    def last(window):
+        prompt = "Implement process(k): return whether k is a prime number."
+        *_, step = stream_generate(*pocket, prompt, GenerationConfig(max_tokens=128, rule="threshold", window=window))
+        return step
+
+    stopped, gone_on = last("blocks-dual:size=32"), last("blocks-dual:size=32,stop=0")
+    ends = np.flatnonzero(np.isin(stopped.tokens[-128:], list(pocket[1].end_ids)))
+    assert gone_on.nfe >= stopped.nfe + 3
+    assert gone_on.tokens[-128:][: ends[0] + 1].tolist() == stopped.tokens[-128:][: ends[0] + 1].tolist()
+
+
 def test_drafts_decode_a_batch_as_the_whole_canvas(loaded):
     def canvases(window):
-        config = GenerationConfig(max_tokens=9, window=window)
+        config = GenerationConfig(max_tokens=9, rule="schedule", window=window)
         return [[row.tokens.tolist() for row in rows] for rows in stream_batch(*loaded, PROMPTS, config)]
 
     assert canvases("drafts:ahead=4") == canvases("whole")
@@ -208,11 +220,11 @@ def test_drafts_decode_a_batch_as_the_whole_canvas(loaded):
 @pytest.mark.slow
 def test_drafts_save_forwards_on_a_trained_model(pocket):
     prompt = "Implement process(k): return whether k is a prime number."
-    *_, whole = stream_generate(*pocket, prompt, GenerationConfig(max_tokens=64))
+    *_, whole = stream_generate(*pocket, prompt, GenerationConfig.preset("exact", max_tokens=64))
     *_, drafts = stream_generate(*pocket, prompt, GenerationConfig(max_tokens=64, window="drafts"))
     assert drafts.tokens.tolist() == whole.tokens.tolist()
     assert drafts.nfe * 2 < whole.nfe
-    assert drafts.positions == drafts.nfe * 8 * len(whole.tokens)
+    assert drafts.positions == (8 * drafts.nfe - 7) * len(whole.tokens)  # the first has nothing to draft from
 
 
 def test_hooks_need_the_whole_canvas(loaded):
@@ -244,11 +256,14 @@ def test_any_rule_on_any_window_ends_fills_every_mask_and_touches_nothing_else(
     )
     history = list(stream_batch(MODEL, TOKENIZER, prompts, config))
     masks = max(prompt.count(757) for prompt in prompts) + max_tokens
-    assert history[-1][0].nfe <= masks + max(map(len, prompts))
+    rounds = policy_for(config).rounds
+    assert history[-1][0].nfe <= rounds * masks + max(map(len, prompts))
     for row, prompt in enumerate(prompts):
         last = history[-1][row].tokens
         assert TOKENIZER.mask_id not in last
         assert last.max() <= TOKENIZER.known_ids.max()
         assert [kept for kept, given in zip(last, prompt, strict=False) if given != 757] == [t for t in prompt if t != 757]
-        touched = np.concatenate([step[row].committed for step in history])
-        assert len(set(touched.tolist())) == len(touched)
+        touched = Counter(np.concatenate([step[row].committed for step in history]).tolist())
+        assert max(touched.values(), default=0) <= rounds
+        taken_back = sum(len(step[row].remasked) for step in history)
+        assert taken_back == 0 or rounds > 1

@@ -31,7 +31,7 @@ def generate(
 ) -> int:
     """Write code from a description.
 
-    The answer streams to stdout as it settles from the left.
+    The answer streams to stdout as it settles from the left; with a rule that takes tokens back, it comes at the end.
 
     Example: diffucode generate -m pocket --max-tokens 64 "Implement process(k): return whether k is a prime number."
     """
@@ -55,8 +55,11 @@ class Run:
 
     def __init__(self, model: "Dream", tokenizer: "Tokenizer", prompt: "Prompt", config: GenerationConfig, *, stream: bool):
         from ..generation import Answer, prompt_ids
+        from ..rules import policy_for
 
         self.model, self.tokenizer, self.config, self.stream = model, tokenizer, config, stream
+        # A rule that takes commits back may take back what has settled.
+        self.streams = stream and policy_for(config).rounds == 1
         self.ids = prompt_ids(model, tokenizer, prompt, config)
         self.answer = Answer()
         self.last: Step | None = None
@@ -73,8 +76,8 @@ class Run:
             with self._progress() as advance:
                 for step in stream_generate(self.model, self.tokenizer, self.ids, self.config):
                     self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids))
-                    advance(len(step.committed))
-                    if self.stream:
+                    advance(len(step.committed) - len(step.remasked))
+                    if self.streams:
                         # A character whose bytes are not all settled yet decodes to U+FFFD.
                         text = self.answer.text.rstrip("\ufffd")
                         print(text[len(written) :], end="", flush=True)
@@ -131,7 +134,7 @@ class Run:
 
     def _progress(self) -> Any:
         """A bar on a terminal's stderr, unless the answer itself is on the screen."""
-        if not sys.stderr.isatty() or (self.stream and sys.stdout.isatty()):
+        if not sys.stderr.isatty() or (self.streams and sys.stdout.isatty()):
             return nullcontext(lambda committed: None)
         from .progress import counting
 

@@ -63,16 +63,23 @@ def decodes(verb: Callable[..., int]) -> Callable[..., int]:
     flags = [_flag(field.name, field.type, getattr(defaults, field.name)) for field in fields(GenerationConfig)]
 
     @functools.wraps(verb)
-    def with_flags(context: typer.Context, preset: str, **given: Any) -> int:
+    def with_flags(context: typer.Context, preset: str | None, **given: Any) -> int:
         values = {name: given.pop(name) for name in names}
         said = {name: value for name, value in values.items() if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
-        return verb(config=GenerationConfig.preset(preset, **said), **given)
+        config = GenerationConfig(**said) if preset is None else GenerationConfig.preset(preset, **said)
+        return verb(config=config, **given)
 
-    preset = typer.Option("--preset", help=f"Values for the flags below: {', '.join(PRESETS)}; a flag given goes before.")
+    preset = typer.Option(
+        "--preset",
+        show_default="balanced; exact with a flag of the schedule",
+        help=f"Rule and window: {', '.join(PRESETS)}; a flag given goes before.",
+    )
     parameters = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
         *own[:1],
-        inspect.Parameter("preset", inspect.Parameter.POSITIONAL_OR_KEYWORD, default="exact", annotation=Annotated[str, preset]),
+        inspect.Parameter(
+            "preset", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Annotated[str | None, preset]
+        ),
         *flags,
         *own[1:],
     ]

@@ -33,7 +33,7 @@ def test_pocket_writes_a_function_that_works():
 
 
 def test_json_holds_the_text_and_every_number():
-    done = diffucode("generate", *SHORT, "--json", "hi")
+    done = diffucode("generate", *SHORT, "--preset", "exact", "--json", "hi")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     report = json.loads(done.stdout)
@@ -45,8 +45,9 @@ def test_json_holds_the_text_and_every_number():
     assert report["peak_memory_bytes"] > 0
 
 
-def test_the_streamed_text_is_the_whole_text():
-    options = [*SHORT, "--temp", "2", "--seed", "3", "hi"]
+@pytest.mark.parametrize("preset", ["exact", "balanced", "fast"])
+def test_the_streamed_text_is_the_whole_text(preset):
+    options = [*SHORT, "--preset", preset, "--temp", "2", "--seed", "3", "hi"]
     streamed = diffucode("generate", *options).stdout
     text = json.loads(diffucode("generate", "--json", *options).stdout)["text"]
     assert streamed.rstrip("\n") == text.rstrip("\n")
@@ -65,9 +66,9 @@ def test_a_preset_sets_what_no_flag_says():
     def config(*args):
         return json.loads(diffucode("generate", *SHORT, "--json", *args, "hi").stdout)["config"]
 
-    assert config()["rule"] == "schedule"
-    assert config("--preset", "balanced") | {"rule": "", "window": ""} == config() | {"rule": "", "window": ""}
-    assert config("--preset", "balanced")["rule"] == "threshold:tau=0.9"
+    assert config()["rule"] == "threshold:tau=0.9"
+    assert config("--preset", "balanced") == config()
+    assert config("--preset", "exact")["rule"] == config("--steps", "3")["rule"] == config("--reference")["rule"] == "schedule"
     assert config("--preset", "balanced", "--window", "whole")["window"] == "whole"
     assert config("--preset", "balanced", "--rule", "factor:f=0.5")["rule"] == "factor:f=0.5"
 
@@ -184,7 +185,7 @@ def test_a_folder_that_is_not_there():
 
 def test_ctrl_c_keeps_what_is_finished_and_exits_130():
     process = subprocess.Popen(
-        [COMMAND, "generate", "-m", TINY, "--max-tokens", "1900", "--json", "hi"],
+        [COMMAND, "generate", "-m", TINY, "--preset", "exact", "--max-tokens", "1900", "--json", "hi"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ ANSWERS = [json.loads(line) for line in (DATA / "pocket_generations.jsonl").read
 
 def check(pocket, answer, **options):
     model, tokenizer = pocket
-    config = GenerationConfig(max_tokens=len(answer["output_ids"]), **options)
+    config = GenerationConfig.preset("exact", max_tokens=len(answer["output_ids"]), **options)
     assert tokenizer.encode_chat(answer["prompt"]) == answer["prompt_ids"]
     *_, last = stream_generate(model, tokenizer, answer["prompt"], config)
     assert last.tokens.tolist() == answer["prompt_ids"] + answer["output_ids"]
@@ -27,7 +27,7 @@ def test_an_answer_token_for_token(pocket, reference):
 @pytest.mark.slow
 def test_an_answer_as_text(pocket):
     answer = ANSWERS[1]
-    assert generate(*pocket, answer["prompt"], GenerationConfig(max_tokens=64)) == answer["text"]
+    assert generate(*pocket, answer["prompt"], GenerationConfig.preset("exact", max_tokens=64)) == answer["text"]
 
 
 @pytest.mark.slow
