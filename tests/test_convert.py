@@ -179,12 +179,12 @@ def test_a_stopped_conversion_leaves_nothing_that_looks_finished(tmp_path, stop)
     script = (
         "import sys, time\n"
         "from mlx_diffucoder.convert import convert, converter\n"
-        "write = converter._write\n"
+        "write = converter.write_weights\n"
         "def slow(*args):\n"
         "    write(*args)\n"
         "    print('written', flush=True)\n"
         "    time.sleep(60)\n"
-        "converter._write = slow\n"
+        "converter.write_weights = slow\n"
         "convert(sys.argv[1], sys.argv[2])\n"
     )
     out = tmp_path / "out"
@@ -196,9 +196,10 @@ def test_a_stopped_conversion_leaves_nothing_that_looks_finished(tmp_path, stop)
     process.communicate(timeout=30)
     assert not out.exists()
     left = list(tmp_path.iterdir())
-    assert all(folder.name.startswith(".out.") and folder.name.endswith(".unfinished") for folder in left)
+    assert {file.name for file in left} <= {".out.unfinished", ".out.unfinished.lock"}
     assert (len(left) == 0) == (stop == signal.SIGINT)  # a kill cannot clean up after itself
     convert(DATA / "dream-b", out)
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_permissions_are_the_users_own(tmp_path):
