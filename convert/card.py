@@ -37,6 +37,6 @@ def precision(plan: Plan) -> str:
     """How the weights are stored, in words."""
     widths = sorted(set(plan.widths.values()), key=lambda width: (width.bits, width.group_size, width.mode))
     if not widths:
-        return ", ".join(sorted({layer.dtype for layer in plan.layers}))
+        return ", ".join(sorted({layer.dtype for layer in plan.layers if layer.dtype}))
     size = f"{plan.bits_per_weight:.2f} bits per weight in all"
     return f"{' and '.join(map(str, widths))}; {size}"

@@ -29,15 +29,16 @@ Widths = Mapping[str, Width]
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What becomes of one layer: its path, its numbers, how they are stored afterwards, and bytes before and after.
+    """What becomes of one layer: its path, how many numbers it has, how they are stored afterwards, and their bytes.
 
-    `dtype` is that of what is not quantized; `quantizable` says whether MLX could quantize the layer at all.
+    A layer has a `width` or, where it is not quantized, a `dtype`; `quantizable` says whether MLX could
+    quantize it, were its rows others.
     """
 
     name: str
     parameters: int
     width: Width | None
-    dtype: str
+    dtype: str | None
     bytes_in: int
     bytes_out: int
     quantizable: bool
@@ -87,32 +88,32 @@ class Plan:
 
 def widths_of(model: nn.Module) -> dict[str, Width]:
     """The quantized layers of a model."""
-    modules = model.leaf_modules()
-    leaves: Any = tree_flatten(modules, is_leaf=nn.Module.is_module)
-    return {name: Width(one.bits, one.group_size, one.mode) for name, one in leaves if hasattr(one, "bits")}
+    return {name: Width(one.bits, one.group_size, one.mode) for name, one in _leaves(model) if hasattr(one, "bits")}
 
 
 def plan_of(before: Mapping[str, mx.array], model: nn.Module) -> Plan:
     """The plan that turns weights `before` into those of `model`; only shapes and types are looked at."""
-    leaves: Any = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
     widths = widths_of(model)
     layers = []
-    for name, module in leaves:
+    for name, module in _leaves(model):
         parameters: Any = tree_flatten(module.parameters())
         width = widths.get(name)
         packed = ("weight", "scales", "biases") if width else ()
         plain = [value for key, value in parameters if key not in packed]
         count = sum(value.size for value in plain)
-        dtype = next((value.dtype for key, value in parameters if key not in ("weight", "scales") or not width), None)
         layers.append(
             LayerPlan(
                 name=name,
                 parameters=count + (module.weight.size * 32 // width.bits if width else 0),
                 width=width,
-                dtype=str(dtype).removeprefix("mlx.core.") if dtype else "none",
+                dtype=None if width else str(module.weight.dtype).removeprefix("mlx.core."),
                 bytes_in=sum(value.nbytes for key, value in before.items() if key.rpartition(".")[0] == name),
                 bytes_out=sum(value.nbytes for _, value in parameters),
                 quantizable=hasattr(module, "to_quantized") or width is not None,
             )
         )
     return Plan(tuple(layers))
+
+
+def _leaves(model: nn.Module) -> Any:
+    return tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)

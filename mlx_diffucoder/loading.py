@@ -26,6 +26,7 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
 """What is fetched of a Hub repository: never code."""
 ROOM_TO_RUN = 1.1
 """Memory for a generation, over the weights' bytes."""
+NO_DOWNLOAD = f"check the network and the disk, name a folder, or use -m {POCKET}, which needs neither"
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -146,8 +147,13 @@ def _download(repo: str, before_download: Callable[[Download], None] | None) -> 
 
 
 @contextmanager
-def hub_errors(repo: str, done: str = "downloaded") -> Iterator[None]:
-    """What the Hub's client raises, as one line that says what to do; `done` is what was to be done with `repo`."""
+def hub_errors(repo: str, done: str = "downloaded", advice: str = NO_DOWNLOAD) -> Iterator[None]:
+    """What the Hub's client raises, as one line that says what to do.
+
+    Args:
+        done: what was to be done with `repo`.
+        advice: what to do where the reason is not known.
+    """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
@@ -161,10 +167,7 @@ def hub_errors(repo: str, done: str = "downloaded") -> Iterator[None]:
     except HfHubHTTPError as error:
         raise HubError(f"{repo}: the Hub refuses ({_first_line(error)}); try again later") from None
     except Exception as error:  # the HTTP library's own classes, and which library it is changes
-        raise HubError(
-            f"{repo}: cannot be {done} ({_first_line(error)}); check the network and the disk,"
-            f" name a folder, or use -m {POCKET}, which needs neither"
-        ) from None
+        raise HubError(f"{repo}: cannot be {done} ({_first_line(error)}); {advice}") from None
 
 
 def _first_line(error: Exception) -> str:

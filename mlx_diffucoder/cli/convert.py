@@ -103,10 +103,10 @@ def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     longest = max(len(layer.name) for layer in plan.layers)
     for layer in plan.layers:
         stored = str(layer.width or layer.dtype)
-        print(f"{layer.name:{longest}} {_mb(layer.bytes_in)} -> {_mb(layer.bytes_out)}  {stored}")
+        print(f"{layer.name:{longest}} {_size(layer.bytes_in):>9} -> {_size(layer.bytes_out):>9}  {stored}")
     print(
-        f"{plan.parameters / 1e6:.1f} M weights, {_mb(plan.bytes_in)} -> {_mb(plan.bytes_out)},"
-        f" {plan.bits_per_weight:.3f} bits per weight; about {plan.memory_to_run / 1e9:.2f} GB of memory to run it"
+        f"{plan.parameters / 1e6:.1f} M weights, {_size(plan.bytes_in)} -> {_size(plan.bytes_out)},"
+        f" {plan.bits_per_weight:.3f} bits per weight; about {_size(plan.memory_to_run)} of memory to run it"
     )
     _say_what_is_left(plan, config)
     return 0
@@ -122,5 +122,5 @@ def _say_what_is_left(plan: "Plan", config: "ConvertConfig") -> None:
         print(f"not quantized, for groups of {config.group_size} do not divide their rows: {some}", file=sys.stderr)
 
 
-def _mb(count: int) -> str:
-    return f"{count / 1e6:9.2f} MB"
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
