@@ -10,6 +10,7 @@ Good for sizes, times and memory; what it generates means nothing.
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,66 +20,78 @@ import typer
 from huggingface_hub import split_state_dict_into_shards_factory
 
 from mlx_diffucoder.checkpoint import INDEX
+from mlx_diffucoder.config import read_json
 from mlx_diffucoder.convert.folder import check_disk, written_beside
 from mlx_diffucoder.convert.shards import ShardWriter
 from mlx_diffucoder.loading import POCKET, resolve
 
 from .terminal import one_line
 
-WIDTH, INNER, KV_WIDTH, VOCABULARY, LAYERS = 3584, 18944, 512, 152064, 28
 SHARD = 5_000_000_000  # the most that the Hub's files hold
 PIECE = 1 << 22  # weights drawn at once
 TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
-LAYER = {
-    "self_attn.q_proj.weight": (WIDTH, WIDTH),
-    "self_attn.q_proj.bias": (WIDTH,),
-    "self_attn.k_proj.weight": (KV_WIDTH, WIDTH),
-    "self_attn.k_proj.bias": (KV_WIDTH,),
-    "self_attn.v_proj.weight": (KV_WIDTH, WIDTH),
-    "self_attn.v_proj.bias": (KV_WIDTH,),
-    "self_attn.o_proj.weight": (WIDTH, WIDTH),
-    "mlp.gate_proj.weight": (INNER, WIDTH),
-    "mlp.up_proj.weight": (INNER, WIDTH),
-    "mlp.down_proj.weight": (WIDTH, INNER),
-    "input_layernorm.weight": (WIDTH,),
-    "post_attention_layernorm.weight": (WIDTH,),
-}
 
 
-def weights(layers: int = LAYERS) -> dict[str, mx.array]:
-    """DiffuCoder-7B's weights by name, as arrays that are never computed."""
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, WIDTH)}
-    for layer in range(layers):
-        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in LAYER.items()}
-    shapes |= {"model.norm.weight": (WIDTH,), "lm_head.weight": (VOCABULARY, WIDTH)}
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """DiffuCoder-7B's."""
+
+    width: int = 3584
+    inner: int = 18944
+    vocabulary: int = 152064
+    layers: int = 28
+    heads: int = 28
+    kv_heads: int = 4
+
+
+def weights(sizes: Sizes) -> dict[str, mx.array]:
+    """The weights by name, in the Hub's order, as arrays that are never computed."""
+    width, inner, kv_width = sizes.width, sizes.inner, sizes.width // sizes.heads * sizes.kv_heads
+    layer = {
+        "self_attn.q_proj.weight": (width, width),
+        "self_attn.q_proj.bias": (width,),
+        "self_attn.k_proj.weight": (kv_width, width),
+        "self_attn.k_proj.bias": (kv_width,),
+        "self_attn.v_proj.weight": (kv_width, width),
+        "self_attn.v_proj.bias": (kv_width,),
+        "self_attn.o_proj.weight": (width, width),
+        "mlp.gate_proj.weight": (inner, width),
+        "mlp.up_proj.weight": (inner, width),
+        "mlp.down_proj.weight": (width, inner),
+        "input_layernorm.weight": (width,),
+        "post_attention_layernorm.weight": (width,),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (sizes.vocabulary, width)}
+    for index in range(sizes.layers):
+        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
+    shapes |= {"model.norm.weight": (width,), "lm_head.weight": (sizes.vocabulary, width)}
     return {name: mx.zeros(shape, dtype=mx.bfloat16) for name, shape in shapes.items()}
 
 
-def config(layers: int = LAYERS) -> dict[str, Any]:
-    """DiffuCoder-7B's `config.json`, with the special ids of the tokenizer that is put beside it."""
-    pocket = json.loads((resolve(POCKET) / "config.json").read_text(encoding="utf-8"))
-    return pocket | {
-        "hidden_size": WIDTH,
-        "intermediate_size": INNER,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": VOCABULARY,
+def config(sizes: Sizes) -> dict[str, Any]:
+    """`config.json`, with the special ids of the tokenizer that is put beside it."""
+    return read_json(resolve(POCKET) / "config.json") | {
+        "hidden_size": sizes.width,
+        "intermediate_size": sizes.inner,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "vocab_size": sizes.vocabulary,
         "max_position_embeddings": 131072,
         "torch_dtype": "bfloat16",
     }
 
 
-def write(out: Path, *, layers: int = LAYERS, seed: int = 0) -> None:
+def write(out: Path, sizes: Sizes, *, seed: int = 0) -> None:
     """Write the folder, beside first and then renamed. Raises `ConvertError` where it exists or does not fit."""
-    shapes = weights(layers)
+    shapes = weights(sizes)
     total = sum(value.nbytes for value in shapes.values())
     with written_beside(out) as unfinished:
         check_disk(out, unfinished, total)
         _write_weights(unfinished, shapes, np.random.default_rng(seed))
         for file in TOKENIZER:
             shutil.copyfile(resolve(POCKET) / file, unfinished / file)
-        (unfinished / "config.json").write_text(json.dumps(config(layers), indent=2) + "\n", encoding="utf-8")
+        (unfinished / "config.json").write_text(json.dumps(config(sizes), indent=2) + "\n", encoding="utf-8")
 
 
 def _write_weights(folder: Path, shapes: dict[str, mx.array], generator: np.random.Generator) -> None:
@@ -111,12 +124,12 @@ def _noise(generator: np.random.Generator, count: int, *, norm: bool) -> Iterato
 
 def main(
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
-    layers: Annotated[int, typer.Option(min=1, help="Fewer make a smaller model.")] = LAYERS,
+    layers: Annotated[int, typer.Option(min=1, help="Fewer make a smaller model.")] = Sizes.layers,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write a checkpoint of DiffuCoder-7B's size, with random weights."""
     with one_line("synthetic"):
-        write(out, layers=layers, seed=seed)
+        write(out, Sizes(layers=layers), seed=seed)
     print(out)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mlx_diffucoder.errors import ConvertError
 
+from .plan import readable
+
 UNFINISHED = ".unfinished"
 
 
@@ -54,7 +56,7 @@ def check_disk(out: Path, unfinished: Path, needed: int) -> None:
     free = shutil.disk_usage(unfinished).free
     if needed > free:
         raise ConvertError(
-            f"{out}: not enough disk, {needed / 1e9:.2f} GB to write and {free / 1e9:.2f} GB free;"
+            f"{out}: not enough disk, {readable(needed)} to write and {readable(free)} free;"
             " make room, or name a folder on another disk"
         )
 

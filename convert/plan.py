@@ -86,6 +86,11 @@ class Plan:
         return {**{name: getattr(self, name) for name in totals}, "layers": [asdict(layer) for layer in self.layers]}
 
 
+def readable(count: int) -> str:
+    """A number of bytes, as people read it."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
 def widths_of(model: nn.Module) -> dict[str, Width]:
     """The quantized layers of a model."""
     return {name: Width(one.bits, one.group_size, one.mode) for name, one in _leaves(model) if hasattr(one, "bits")}

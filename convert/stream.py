@@ -5,6 +5,7 @@ gives. What is in memory does not depend on the size of the model or of its matr
 """
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ AHEAD = 2
 
 # A float whose exponent is all ones is an infinity or no number. Shifted past the sign, it is the largest there is.
 EXPONENT = {mx.float32: (np.uint32, 0xFF000000), mx.float16: (np.uint16, 0xF800), mx.bfloat16: (np.uint16, 0xFF00)}
+
+_of_this_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -90,21 +93,28 @@ def stream(
         CheckpointError: a weight holds infinities or NaNs, or its file cannot be read.
         ConvertError: a weight is too large for the type it is cast to.
     """
-    streams = [mx.new_stream(mx.default_device()) for _ in range(AHEAD)]
+    streams = _streams()
     pending: deque[tuple[Item, list[mx.array], list[mx.Dtype]]] = deque()
     for number, (item, rows, size) in enumerate(_chunks(items, sources)):
-        with mx.stream(streams[number % AHEAD]):
+        with mx.stream(streams[number % len(streams)]):
             results = list(item.make(rows))
             pieces = [mx.contiguous(one.view(mx.uint8)) for one in results]
             mx.async_eval(pieces)
         pending.append((item, pieces, [one.dtype for one in results]))
-        if len(pending) > AHEAD:
+        if len(pending) > len(streams):
             _write(writer, *pending.popleft())
         if progress:
             progress(item.sources[0], size)
     while pending:
         _write(writer, *pending.popleft())
     mx.clear_cache()
+
+
+def _streams() -> list[mx.Stream]:
+    """This thread's streams; MLX never ends one, and lends it to no other thread."""
+    if not hasattr(_of_this_thread, "streams"):
+        _of_this_thread.streams = [mx.new_stream(mx.default_device()) for _ in range(AHEAD)]
+    return _of_this_thread.streams  # type: ignore[no-any-return]
 
 
 def _chunks(items: Sequence[Item], sources: Mapping[str, Stored]) -> Iterator[tuple[Item, list[mx.array], int]]:

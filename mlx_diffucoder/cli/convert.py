@@ -95,6 +95,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
 
 def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     from ..convert import make_plan
+    from ..convert.plan import readable
 
     plan = make_plan(source, config, before_download=_refuse_download)
     if as_json:
@@ -103,10 +104,10 @@ def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     longest = max(len(layer.name) for layer in plan.layers)
     for layer in plan.layers:
         stored = str(layer.width or layer.dtype)
-        print(f"{layer.name:{longest}} {_size(layer.bytes_in):>9} -> {_size(layer.bytes_out):>9}  {stored}")
+        print(f"{layer.name:{longest}} {readable(layer.bytes_in):>9} -> {readable(layer.bytes_out):>9}  {stored}")
     print(
-        f"{plan.parameters / 1e6:.1f} M weights, {_size(plan.bytes_in)} -> {_size(plan.bytes_out)},"
-        f" {plan.bits_per_weight:.3f} bits per weight; about {_size(plan.memory_to_run)} of memory to run it"
+        f"{plan.parameters / 1e6:.1f} M weights, {readable(plan.bytes_in)} -> {readable(plan.bytes_out)},"
+        f" {plan.bits_per_weight:.3f} bits per weight; about {readable(plan.memory_to_run)} of memory to run it"
     )
     _say_what_is_left(plan, config)
     return 0
@@ -120,7 +121,3 @@ def _say_what_is_left(plan: "Plan", config: "ConvertConfig") -> None:
     if config.quantize and plan.left:
         some = ", ".join(plan.left[:3]) + (f" and {len(plan.left) - 3} more" if len(plan.left) > 3 else "")
         print(f"not quantized, for groups of {config.group_size} do not divide their rows: {some}", file=sys.stderr)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
