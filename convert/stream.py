@@ -120,20 +120,21 @@ def _streams() -> list[mx.Stream]:
 def _chunks(items: Sequence[Item], sources: Mapping[str, Stored]) -> Iterator[tuple[Item, list[mx.array], int]]:
     """Every item's rows, as many at once as fit `CHUNK`, and the bytes they took."""
     with contextlib.ExitStack() as stack:
+        buffer = np.empty(max(CHUNK, *(one.row for one in sources.values())), dtype=np.uint8)
         files = {path: stack.enter_context(path.open("rb", buffering=0)) for path in {one.file for one in sources.values()}}
         for item in items:
-            stored = [sources[name] for name in item.sources]
-            rows, size = stored[0].shape[0], sum(one.row for one in stored)
+            named = [(name, sources[name]) for name in item.sources]
+            rows, size = named[0][1].shape[0], sum(one.row for _, one in named)
             step = max(1, CHUNK // size)
             for start in range(0, rows, step):
                 count = min(step, rows - start)
-                parts = [_read(files[sources[name].file], sources[name], name, start, count) for name in item.sources]
+                parts = [_read(files[one.file], one, name, start, buffer[: count * one.row]) for name, one in named]
                 yield item, parts, count * size
             mx.clear_cache()  # of this matrix's buffers; the next one's have other sizes
 
 
-def _read(opened: Any, stored: Stored, name: str, start: int, count: int) -> mx.array:
-    raw = np.empty(count * stored.row, dtype=np.uint8)
+def _read(opened: Any, stored: Stored, name: str, start: int, raw: NDArray[np.uint8]) -> mx.array:
+    """Rows from `start` on, as many as `raw` has room for, in memory of MLX's own."""
     try:
         opened.seek(stored.offset + start * stored.row)
         done = 0
@@ -146,7 +147,7 @@ def _read(opened: Any, stored: Stored, name: str, start: int, count: int) -> mx.
         raise CheckpointError(f"{stored.file}: cannot be read ({error.strerror or error})") from None
     if not all_finite(raw, stored.dtype):
         raise CheckpointError(f"{stored.file}: the weight {name} holds infinities or NaNs; download the file again")
-    return mx.array(raw).view(stored.dtype).reshape(count, *stored.shape[1:])
+    return mx.array(raw).view(stored.dtype).reshape(-1, *stored.shape[1:])
 
 
 def _write(writer: ShardWriter, item: Item, pieces: list[mx.array], dtypes: list[mx.Dtype]) -> None:

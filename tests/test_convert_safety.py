@@ -334,7 +334,7 @@ def test_each_byte_is_read_once_and_written_once(checkpoint, tmp_path, monkeypat
     """Counted where they pass: what is asked of the source's files and given to the new ones."""
     read, written = [], []
     count = stream._read
-    monkeypatch.setattr(stream, "_read", lambda *args: read.append(args[2:]) or count(*args))
+    monkeypatch.setattr(stream, "_read", lambda *args: read.append(args[1:]) or count(*args))
     real = os.pwrite
 
     def pwrite(file, data, offset):
@@ -344,7 +344,7 @@ def test_each_byte_is_read_once_and_written_once(checkpoint, tmp_path, monkeypat
     monkeypatch.setattr(shards.os, "pwrite", pwrite)
     monkeypatch.setattr(stream, "CHUNK", 5000)
     out = convert(checkpoint, tmp_path / "out", ConvertConfig(quantize=True, q_group_size=32))
-    rows = [(name, row) for name, start, rows in read for row in range(start, start + rows)]
+    rows = [(name, row) for stored, name, start, raw in read for row in range(start, start + raw.size // stored.row)]
     assert len(rows) == len(set(rows)) == sum(value.shape[0] for value in arrays(checkpoint).values())
     spans = sorted(written)
     assert all(before[2] == after[1] for before, after in itertools.pairwise(spans) if before[0] == after[0])
