@@ -8,7 +8,6 @@ JSON. Not covered: temperature (the grid is greedy), and anything but the model 
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from mlx_diffucoder.config import PRESETS, GenerationConfig
-from mlx_diffucoder.errors import DiffucoderError, ExecutionError
+from mlx_diffucoder.errors import ExecutionError
+
+from .terminal import one_line
 
 # Name -> fields of GenerationConfig. The presets, and what they are to be judged against.
 GRID: dict[str, dict[str, Any]] = {
@@ -53,7 +54,7 @@ def main(
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution")] = False,
 ) -> None:
     """Measure the grid over a task file."""
-    with _one_line():
+    with one_line("frontier"):
         if not allow_code_execution:
             raise ExecutionError("this runs what the model writes on this machine, in no sandbox: add --allow-code-execution")
         grid = {name: GRID[name] for name in only or GRID if name in GRID}
@@ -117,17 +118,6 @@ def draw(pyplot: Any, rows: dict[str, dict[str, Any]], path: Path) -> None:
     figure.legend(loc="outside right upper", fontsize=9, title="diamonds: presets")
     figure.savefig(path)
     pyplot.close(figure)
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    try:
-        yield
-    except DiffucoderError as error:
-        typer.echo(f"frontier: {error}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
 """The model card of a converted folder."""
 
 from pathlib import Path
-from typing import Any
 
 from mlx_diffucoder.loading import POCKET, source_card
 
+from .plan import Plan
 
-def write_card(out: Path, *, source: Path, name: str, settings: dict[str, Any]) -> None:
-    """Write `README.md`: where the weights come from, their licence as the source states it, how to run them."""
+
+def write_card(unfinished: Path, *, source: Path, name: str, title: str, run_as: str, plan: Plan) -> None:
+    """Write `README.md`: where the weights come from, their licence as the source states it, how to run them.
+
+    Args:
+        source: the folder of the checkpoint that was named `name`.
+        run_as: what `--model` is given to run the result.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
     original = source_card(name, source)
@@ -22,17 +28,15 @@ def write_card(out: Path, *, source: Path, name: str, settings: dict[str, Any]) 
         base_model=name if is_hub_id else original.get("base_model"),
     )
     origin = f"[{name}](https://huggingface.co/{name})" if is_hub_id else f"`{source.name}`"
-    text = f"# {out_name(out)}\n\nConverted to MLX from {origin} by mlx_diffucoder. Weights: {_precision(settings)}.\n"
-    text += '\nRun it with mlx_diffucoder:\n\n```bash\ndiffucode generate --model PATH-OR-ID "Write a function ..."\n```\n'
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(out / "README.md")
+    text = f"# {title}\n\nConverted to MLX from {origin} by mlx_diffucoder. Weights: {precision(plan)}.\n"
+    text += f'\nRun it with mlx_diffucoder:\n\n```bash\ndiffucode generate --model {run_as} "Write a function ..."\n```\n'
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(unfinished / "README.md")
 
 
-def out_name(unfinished: Path) -> str:
-    """The name a folder will have: `.NAME.xxxxxxxx.unfinished` is being written for NAME."""
-    return unfinished.name.removeprefix(".").rsplit(".", 2)[0]
-
-
-def _precision(settings: dict[str, Any]) -> str:
-    if quantization := settings.get("quantization"):
-        return f"{quantization['bits']} bits ({quantization['mode']}, groups of {quantization['group_size']})"
-    return str(settings.get("torch_dtype", "as in the source"))
+def precision(plan: Plan) -> str:
+    """How the weights are stored, in words."""
+    widths = sorted(set(plan.widths.values()), key=lambda width: (width.bits, width.group_size, width.mode))
+    if not widths:
+        return ", ".join(sorted({layer.dtype for layer in plan.layers if layer.dtype}))
+    size = f"{plan.bits_per_weight:.2f} bits per weight in all"
+    return f"{' and '.join(map(str, widths))}; {size}"

@@ -1,24 +1,30 @@
-"""The conversion itself: read lazily, cast, quantize, write beside, rename."""
+"""The conversion itself: checked and planned from headers, then streamed into a folder beside, then renamed."""
 
 import contextlib
 import io
+import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
-from mlx_diffucoder.checkpoint import QUANTIZATIONS, build
-from mlx_diffucoder.errors import ConfigError, ConvertError
+from mlx_diffucoder.checkpoint import INDEX, build, read_headers
+from mlx_diffucoder.errors import ConvertError
 from mlx_diffucoder.loading import DTYPES, Download, resolve
-from mlx_diffucoder.model import Dream
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from .card import write_card
+from .config import ConvertConfig
+from .folder import check_disk, name_of, written_beside
+from .plan import Plan, Width, plan_of, widths_of
+from .shards import ShardWriter, data_offsets
+from .stream import Item, Stored, casting, dequantizing, quantizing, stream
 
 # Copied as they are where the source has them; `Tokenizer.save` writes the rest. Never code.
 COPIED = (
@@ -32,41 +38,32 @@ COPIED = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
-    """What to make of a checkpoint; the fields are mlx-lm's flags.
+@dataclass(frozen=True)
+class Job:
+    """All that is known before the first weight is read: the model's weights here are still in their files."""
 
-    Attributes:
-        quantize: quantize every layer whose width the group size divides.
-        q_bits, q_group_size: None is the mode's default (affine: 4 bits in groups of 64).
-        q_mode: `affine`, `mxfp4`, `mxfp8` or `nvfp4`.
-        dtype: of what is not quantized; None is what the source's `config.json` states.
+    folder: Path
+    plan: Plan
+    model: nn.Module
+    settings: dict[str, Any]
+    sources: dict[str, Stored]
+    items: list[Item]
+
+
+def make_plan(
+    source: str | os.PathLike[str],
+    config: ConvertConfig | None = None,
+    *,
+    before_download: Callable[[Download], None] | None = None,
+) -> Plan:
+    """What `convert` would make of `source`, from the headers of its files; no weight is read.
 
     Raises:
-        ConfigError: a combination that MLX does not have, by the field's name.
+        DiffucoderError: as `convert`.
     """
-
-    quantize: bool = False
-    q_bits: int | None = None
-    q_group_size: int | None = None
-    q_mode: str = "affine"
-    dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.q_mode not in QUANTIZATIONS:
-            raise ConfigError(f"q_mode must be one of {', '.join(QUANTIZATIONS)}, not {self.q_mode!r}", field="q_mode")
-        groups, bits = QUANTIZATIONS[self.q_mode]
-        for field, allowed in (("q_bits", bits), ("q_group_size", groups)):
-            value = getattr(self, field)
-            if value is not None and value not in allowed:
-                choices = ", ".join(map(str, sorted(allowed)))
-                raise ConfigError(f"{field} must be one of {choices} in mode {self.q_mode}, not {value}", field=field)
-            if value is not None and not self.quantize:
-                raise ConfigError(f"{field} needs quantize (-q)", field=field)
-        if self.q_mode != "affine" and not self.quantize:
-            raise ConfigError("q_mode needs quantize (-q)", field="q_mode")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}", field="dtype")
+    folder = resolve(source, before_download=before_download)
+    Tokenizer.load(folder)
+    return _prepare(folder, config or ConvertConfig()).plan
 
 
 def convert(
@@ -75,99 +72,153 @@ def convert(
     config: ConvertConfig | None = None,
     *,
     before_download: Callable[[Download], None] | None = None,
+    before_writing: Callable[[Plan], None] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+    run_as: str = "PATH-OR-ID",
 ) -> Path:
     """Convert the checkpoint `source` (a folder or a Hub id) into the new folder `out`.
 
-    The folder is written under another name and renamed when it is complete, so that a conversion
-    that was stopped leaves nothing under `out`.
+    The weights pass through memory a few MB at a time. The folder is written under another name and
+    renamed when it is complete, so that a conversion that was stopped leaves nothing under `out`; what
+    a killed one leaves is removed by the next one to the same `out`.
 
     Args:
         before_download: as `resolve` has it.
+        before_writing: called with the plan; whatever it raises stops the conversion.
+        progress: called with a weight's name and the bytes of it that were read since.
+        run_as: what the card tells to pass as `--model`.
 
     Returns:
         The folder `out`.
 
     Raises:
-        ConvertError: `out` exists or cannot be written, or `source` is quantized already and is
-            to be quantized again.
-        CheckpointError, ConfigError, HubError: `source` cannot be loaded.
+        ConvertError: `out` exists, cannot be written or does not fit the disk, or `config` does not fit
+            the source: quantized already, or nothing to (de)quantize.
+        CheckpointError, ConfigError, HubError: `source` cannot be loaded, or a weight holds infinities or NaNs.
     """
     config = config or ConvertConfig()
     out = Path(out)
-    with _written_beside(out) as unfinished:  # first: nothing is downloaded for a folder that cannot be written
+    with written_beside(out) as unfinished:  # first: nothing is downloaded for a folder that cannot be written
         folder = resolve(source, before_download=before_download)
         tokenizer = Tokenizer.load(folder)
-        model, settings = build(folder)
-        if config.quantize and "quantization" in settings:
-            raise ConvertError(f"{source}: is quantized already; convert the original checkpoint")
-        converted, settings = _transform(model, settings, config)
-        _write(unfinished, folder, str(source), converted, tokenizer, settings)
+        job = _prepare(folder, config)
+        check_disk(out, unfinished, job.plan.bytes_out + _small_files(folder))
+        if before_writing:
+            before_writing(job.plan)
+        write_weights(job, unfinished, progress)
+        _write_rest(job, unfinished, tokenizer, str(source), run_as)
     return out.expanduser()
 
 
-def _transform(model: Dream, settings: dict[str, Any], config: ConvertConfig) -> tuple[nn.Module, dict[str, Any]]:
-    """Cast and quantize. Nothing is computed yet: MLX does both while it writes."""
-    from mlx_lm.utils import quantize_model
+def _prepare(folder: Path, config: ConvertConfig) -> Job:
+    model, settings = build(folder)
+    before: dict[str, mx.array] = dict(_flat(model))
+    stored = read_headers(folder)
+    files = {file: data_offsets(file) for file in sorted({one.file for one in stored.values()})}
+    sources = {
+        name: Stored(stored[name].file, files[stored[name].file][name], value.shape, value.dtype)
+        for name, value in before.items()
+    }
+    widths = widths_of(model)
+    made, settings, dtype = transform(model, settings, config, folder)
+    items = sorted(_items(before, widths, made, dtype), key=lambda item: _place(sources[item.sources[0]]))
+    return Job(folder, plan_of(before, made), made, settings, sources, items)
+
+
+def transform(
+    model: nn.Module, settings: dict[str, Any], config: ConvertConfig, folder: Path
+) -> tuple[nn.Module, dict[str, Any], mx.Dtype | None]:
+    """The model and `config.json` as mlx-lm makes them, and the type that weights are cast to.
+
+    Nothing is computed: the arrays say what is to be written, and a slow, plain converter could evaluate them.
+    """
+    from mlx_lm.utils import dequantize_model, quantize_model
 
     # It names Python files that are not copied, to be downloaded and run.
     settings = {key: value for key, value in settings.items() if key != "auto_map"}
-    dtype = config.dtype or settings.get("torch_dtype") or settings.get("dtype")
-    if isinstance(dtype, str) and dtype in DTYPES:
-        model.set_dtype(DTYPES[dtype])
-        settings["torch_dtype"] = dtype
-    if not config.quantize:
-        return model, settings
-    groups, bits = QUANTIZATIONS[config.q_mode]
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints; our stdout is for results
-        return quantize_model(
-            model=model,
-            config=settings,
-            group_size=config.q_group_size or groups[0],
-            bits=config.q_bits or bits[0],
-            mode=config.q_mode,
-        )
+    stated = config.dtype or settings.get("torch_dtype") or settings.get("dtype")
+    dtype = DTYPES.get(stated) if isinstance(stated, str) else None
+    quantized = bool(widths_of(model))
+    if dtype:
+        model.set_dtype(dtype)
+        settings["torch_dtype"] = stated
+    if config.quantize and quantized:
+        raise ConvertError(f"{folder}: is quantized already; convert the original, or dequantize this one first")
+    if config.dequantize:
+        if not quantized:
+            raise ConvertError(f"{folder}: is not quantized; there is nothing to dequantize")
+        settings = {key: value for key, value in settings.items() if not key.startswith("quantization")}
+        model = dequantize_model(model=model)
+        if dtype:
+            model.set_dtype(dtype)  # the fp modes dequantize to bfloat16
+    if config.quantize:
+        group, bits = config.group_size, config.bits
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints; our stdout is for results
+            model, settings = quantize_model(
+                model=model,
+                config=settings,
+                group_size=group,
+                bits=bits,
+                mode=config.q_mode,
+                quant_predicate=config.predicate(model),
+            )
+        if not widths_of(model):
+            raise ConvertError(f"{folder}: no layer's rows are divided by groups of {group}; choose another group size")
+    return model, settings, dtype
 
 
-@contextlib.contextmanager
-def _written_beside(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` when all went well, and is removed otherwise."""
-    try:
-        out = out.expanduser()
-        if out.exists() or out.is_symlink():
-            raise ConvertError(f"{out}: exists already; name a new folder or remove it first")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        str(out).encode()  # MLX takes no names that are not UTF-8
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".unfinished", dir=out.parent))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConvertError(f"{str(out)[:200]}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
-    try:
-        yield unfinished
-        unfinished.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        unfinished.rename(out)
-    except OSError as error:
-        file = Path(error.filename) if isinstance(error.filename, str) else out
-        ours = file == out or unfinished in (file, *file.parents)
-        what = f"{out}: cannot be written" if ours else f"{file}: cannot be read"
-        raise ConvertError(f"{what} ({error.strerror or error})") from None
-    except RuntimeError as error:  # MLX's way of saying that the disk is full
-        raise ConvertError(f"{out}: cannot be written ({error})") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)  # gone already when it was renamed
+def _items(before: dict[str, mx.array], was: dict[str, Width], model: nn.Module, dtype: mx.Dtype | None) -> Iterator[Item]:
+    """How each weight of `model` is made of those `before`, whose quantized layers are `was`."""
+    after, now = dict(_flat(model)), widths_of(model)
+    for name in before:
+        layer, _, kind = name.rpartition(".")
+        parts = [f"{layer}.{part}" for part in ("weight", "scales", "biases")]
+        if layer in now.keys() - was.keys() and kind == "weight":
+            yield Item((name,), tuple(part for part in parts if part in after), quantizing(now[layer], dtype))
+        elif layer in was.keys() - now.keys() and name in parts:
+            if kind == "weight":
+                yield Item(tuple(part for part in parts if part in before), (name,), dequantizing(was[layer], dtype))
+        else:
+            yield Item((name,), (name,), casting(dtype))
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def write_weights(job: Job, unfinished: Path, progress: Callable[[str, int], None] | None = None) -> None:
+    """The shards and their index, in mlx-lm's layout."""
+    from mlx_lm.utils import get_total_parameters, make_shards
+
+    shards = make_shards(weights=dict(_flat(job.model)))
+    count = len(shards)
+    names = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    with ShardWriter(unfinished, dict(zip(names, shards, strict=True)), {"format": "mlx"}) as writer:
+        stream(job.items, job.sources, writer, progress)
+        writer.finish()
+    index = {
+        "metadata": {"total_size": job.plan.bytes_out, "total_parameters": get_total_parameters(job.model)},
+        "weight_map": dict(sorted((weight, name) for name, shard in zip(names, shards, strict=True) for weight in shard)),
+    }
+    (unfinished / INDEX).write_text(json.dumps(index, indent=4))
 
 
-def _write(out: Path, source: Path, name: str, model: nn.Module, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
-    from mlx_lm.utils import save_config, save_model
+def _write_rest(job: Job, unfinished: Path, tokenizer: Tokenizer, name: str, run_as: str) -> None:
+    from mlx_lm.utils import save_config
 
-    save_model(save_path=out, model=model, donate_model=True)
     for file in COPIED:
-        if (source / file).exists():
-            shutil.copyfile(source / file, out / file)
-    tokenizer.save(out)
-    write_card(out, source=source, name=name, settings=settings)
-    save_config(config=settings, config_path=out / "config.json")
+        if (job.folder / file).exists():
+            shutil.copyfile(job.folder / file, unfinished / file)
+    tokenizer.save(unfinished)
+    title = run_as if "/" in run_as else name_of(unfinished)
+    write_card(unfinished, source=job.folder, name=name, title=title, run_as=run_as, plan=job.plan)
+    save_config(config=job.settings, config_path=unfinished / "config.json")  # last: without it, nothing loads the folder
+
+
+def _small_files(folder: Path) -> int:
+    """Bytes of tokenizer, index, card and headers, at most: `tokenizer.json` is thrice what it is made of."""
+    return 4 * sum(file.stat().st_size for kind in ("*.json", "*.txt", "*.jinja") for file in folder.glob(kind)) + (1 << 20)
+
+
+def _flat(model: nn.Module) -> Any:
+    return tree_flatten(model.parameters())
+
+
+def _place(stored: Stored) -> tuple[Path, int]:
+    return stored.file, stored.offset

@@ -114,7 +114,8 @@ def check_quantization(entry: dict[str, Any], path: Path) -> None:
     """Raise `CheckpointError` for bits, a group size or a mode that MLX does not have: it would stop the process."""
     mode = entry.get("mode", "affine")
     groups, bits = QUANTIZATIONS.get(mode, ((), ())) if isinstance(mode, str) else ((), ())
-    if entry.get("group_size") not in groups or entry.get("bits") not in bits:
+    # Null is the mode's default: mlx-lm writes it for each layer of a mixed recipe.
+    if not groups or entry.get("group_size") not in (None, *groups) or entry.get("bits") not in (None, *bits):
         said = ", ".join(f"{key} {entry.get(key)!r}" for key in ("mode", "bits", "group_size") if key in entry)
         raise CheckpointError(f"{path}: the quantization block cannot be used ({said})")
 

@@ -24,6 +24,9 @@ POCKET = "pocket"
 """The name of the bundled checkpoint; it is never downloaded."""
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
 """What is fetched of a Hub repository: never code."""
+ROOM_TO_RUN = 1.1
+"""Memory for a generation, over the weights' bytes."""
+NO_DOWNLOAD = f"check the network and the disk, name a folder, or use -m {POCKET}, which needs neither"
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -92,7 +95,7 @@ def source_card(name: str, folder: Path) -> dict[str, Any]:
         card = folder / "README.md"
         return ModelCard.load(card).data.to_dict() if card.is_file() else {}
     try:
-        with _hub_errors(name):
+        with hub_errors(name):
             data = HfApi().model_info(name).card_data
     except HubError:  # it was downloaded before, and the Hub is out of reach now
         return {}
@@ -102,6 +105,11 @@ def source_card(name: str, folder: Path) -> dict[str, Any]:
 def memory_size() -> int:
     """Bytes of memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_to_run(weights: int) -> int:
+    """Bytes of memory that a generation takes, about, with so many bytes of weights."""
+    return int(weights * ROOM_TO_RUN)
 
 
 def _cached(repo: str) -> Path | None:
@@ -125,7 +133,7 @@ def _download(repo: str, before_download: Callable[[Download], None] | None) -> 
     from huggingface_hub.utils import filter_repo_objects
 
     patterns = list(HUB_FILES)
-    with _hub_errors(repo):
+    with hub_errors(repo):
         info = HfApi().model_info(repo, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     wanted = list(filter_repo_objects(sizes, allow_patterns=patterns))
@@ -134,13 +142,18 @@ def _download(repo: str, before_download: Callable[[Download], None] | None) -> 
         before_download(
             Download(repo, sum(sizes[name] for name in wanted), sum(sizes[name] for name in missing), Path(HF_HUB_CACHE))
         )
-    with _hub_errors(repo):
+    with hub_errors(repo):
         return Path(snapshot_download(repo, allow_patterns=patterns))
 
 
 @contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
-    """What the Hub's client raises, as one line that says what to do."""
+def hub_errors(repo: str, done: str = "downloaded", advice: str = NO_DOWNLOAD) -> Iterator[None]:
+    """What the Hub's client raises, as one line that says what to do.
+
+    Args:
+        done: what was to be done with `repo`.
+        advice: what to do where the reason is not known.
+    """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
@@ -150,14 +163,11 @@ def _hub_errors(repo: str) -> Iterator[None]:
     except RepositoryNotFoundError:
         raise HubError(f"{repo}: no such model on the Hub (or a private one: `hf auth login`)") from None
     except OfflineModeIsEnabled:
-        raise HubError(f"{repo}: not downloaded yet, and HF_HUB_OFFLINE forbids it; unset it, or use -m {POCKET}") from None
+        raise HubError(f"{repo}: not {done} yet, and HF_HUB_OFFLINE forbids it; unset it, or use -m {POCKET}") from None
     except HfHubHTTPError as error:
         raise HubError(f"{repo}: the Hub refuses ({_first_line(error)}); try again later") from None
     except Exception as error:  # the HTTP library's own classes, and which library it is changes
-        raise HubError(
-            f"{repo}: cannot be downloaded ({_first_line(error)}); check the network and the disk,"
-            f" name a folder, or use -m {POCKET}, which needs neither"
-        ) from None
+        raise HubError(f"{repo}: cannot be {done} ({_first_line(error)}); {advice}") from None
 
 
 def _first_line(error: Exception) -> str:

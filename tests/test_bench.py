@@ -1,14 +1,21 @@
 """The measurements measure what they say."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
+import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
-from mlx_diffucoder import GenerationConfig
+from mlx_diffucoder import Dream, GenerationConfig, ModelConfig, generate, load
+from mlx_diffucoder.bench import synthetic
 from mlx_diffucoder.bench.frontier import GRID, config_of
+from mlx_diffucoder.bench.synthetic import Sizes
 from mlx_diffucoder.config import PRESETS
+from mlx_diffucoder.convert import ConvertConfig, convert
 
 from .conftest import DATA
 
@@ -51,3 +58,72 @@ def test_frontier_says_in_one_line_what_is_wrong(args, said, tmp_path):
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_synthetic_checkpoint_has_the_size_and_the_names_of_diffucoder_7b():
+    sizes = Sizes()
+    weights = synthetic.weights(sizes)
+    assert sum(value.nbytes for value in weights.values()) == 15_231_233_024  # the Hub's index says so
+    small = replace(sizes, layers=2)
+    model = Dream(ModelConfig.from_dict(synthetic.config(small)))
+    expected = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    assert {name: value.shape for name, value in synthetic.weights(small).items()} == expected
+
+
+def test_a_synthetic_checkpoint_loads_converts_and_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "SHARD", 500_000)
+    sizes = Sizes(width=128, inner=192, vocabulary=1000, layers=2, heads=4, kv_heads=2)
+    synthetic.write(tmp_path / "one", sizes, seed=3)
+    assert len(list((tmp_path / "one").glob("model-0000*-of-0000*.safetensors"))) > 1
+    model, tokenizer = load(tmp_path / "one")
+    assert model.lm_head.weight.dtype == mx.bfloat16
+    assert 0.015 < mx.std(model.lm_head.weight.astype(mx.float32)).item() < 0.025
+    assert mx.abs(model.model.norm.weight - 1).max().item() < 0.2
+    assert tokenizer.mask_id < model.config.vocab_size
+    synthetic.write(tmp_path / "two", sizes, seed=3)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+    generate(
+        *load(convert(tmp_path / "one", tmp_path / "out", ConvertConfig(quantize=True))), "hi", GenerationConfig(max_tokens=4)
+    )
+
+
+def bench(module, *args):
+    command = [sys.executable, "-m", f"mlx_diffucoder.bench.{module}", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(("module", "said"), [("synthetic", "exists already"), ("conversion", "no checkpoint folder")])
+def test_benches_say_in_one_line_what_is_wrong(module, said, tmp_path):
+    done = bench(module, tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_conversion_is_measured_against_its_parts_and_mlx_lm(tmp_path):
+    done = bench("conversion", DATA / "dream-a", "--rounds", 1, "--scratch", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    for part in ("ours", "sum", "mlx-lm"):
+        assert report[part]["seconds"] > 0
+        assert report[part]["peak_bytes"] > 1e7
+    assert report["sum"]["seconds"] == pytest.approx(sum(report["sum"][name] for name in ("read", "quantize", "write")))
+    assert report["ours_over_mlx_lm"] == report["ours"]["seconds"] / report["mlx-lm"]["seconds"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.disk_usage("/tmp").free < 8e9, reason="writes 4 GB")
+def test_the_largest_matrices_of_the_7b_pass_through_400_mb_of_memory(tmp_path):
+    synthetic.write(tmp_path / "full", Sizes(layers=1))
+    for number, flags in enumerate((["--q-bits", "4"], ["--q-bits", "8"])):
+        script = "import resource\nfrom mlx_diffucoder.cli.app import run\nassert run() == 0\n"
+        script += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        command = [sys.executable, "-c", script, "convert", str(tmp_path / "full"), str(tmp_path / f"out{number}"), "-q", *flags]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr
+        scale = 1 if sys.platform == "darwin" else 1024
+        assert int(done.stdout.split()[-1]) * scale < 400e6

@@ -1,10 +1,18 @@
 """`diffucode convert`: a Hugging Face checkpoint in, an MLX folder out."""
 
+import json
 import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ..errors import HubError
+
+if TYPE_CHECKING:
+    from ..convert import ConvertConfig, Plan
+    from ..loading import Download
 
 
 def convert(
@@ -14,23 +22,102 @@ def convert(
     q_bits: Annotated[int | None, typer.Option(help="Bits a weight.", show_default="4; 8 in mxfp8")] = None,
     q_group_size: Annotated[int | None, typer.Option(help="Weights that share a scale.", show_default="the mode's")] = None,
     q_mode: Annotated[str, typer.Option(help="affine, mxfp4, mxfp8 or nvfp4.")] = "affine",
+    quant_predicate: Annotated[
+        str | None,
+        typer.Option(help="Bits by layer: mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6.", show_default="all alike"),
+    ] = None,
+    dequantize: Annotated[bool, typer.Option("--dequantize", "-d", help="Make floats of a quantized source.")] = False,
     dtype: Annotated[
         str | None, typer.Option(help="float32, float16 or bfloat16, of what is not quantized.", show_default="the source's")
     ] = None,
+    upload: Annotated[str | None, typer.Option(help="Put the result on the Hub, as OWNER/NAME.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be made of each layer, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
 ) -> int:
     """Convert a checkpoint to MLX.
 
     Example: diffucode convert apple/DiffuCoder-7B-cpGRPO ./diffucoder-4bit -q --q-bits 4
     """
     from ..convert import ConvertConfig
-    from ..convert import convert as convert_checkpoint
-    from .models import check_download
-    from .progress import waiting
 
-    config = ConvertConfig(quantize=quantize, q_bits=q_bits, q_group_size=q_group_size, q_mode=q_mode, dtype=dtype)
-    with waiting(f"converting {source}"):
-        folder = convert_checkpoint(source, out, config, before_download=lambda what: check_download(what, yes=True, ask=False))
+    config = ConvertConfig(
+        quantize=quantize,
+        q_bits=q_bits,
+        q_group_size=q_group_size,
+        q_mode=q_mode,
+        quant_predicate=quant_predicate,
+        dequantize=dequantize,
+        dtype=dtype,
+    )
+    if dry_run:
+        return _print_plan(source, config, as_json=as_json)
+    return _convert(source, out, config, upload=upload, as_json=as_json)
+
+
+def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | None, as_json: bool) -> int:
+    from ..convert import Plan, upload_folder
+    from ..convert import convert as convert_checkpoint
+    from ..convert.hub import check_upload
+    from .models import check_download, show_hub_bars
+    from .progress import reading
+
+    if upload is not None:
+        check_upload(upload)
+    began, plans = time.perf_counter(), list[Plan]()
+
+    def before_writing(plan: "Plan") -> None:
+        plans.append(plan)
+        _say_what_is_left(plan, config)
+        bar.start(plan.bytes_in)
+
+    with reading() as bar:
+        folder = convert_checkpoint(
+            source,
+            out,
+            config,
+            before_download=lambda what: check_download(what, yes=True, ask=False),
+            before_writing=before_writing,
+            progress=bar.advance,
+            run_as=upload or "PATH-OR-ID",
+        )
+    seconds = time.perf_counter() - began
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"wrote {size / 1e6:.1f} MB; run it with: diffucode generate -m {folder} ...", file=sys.stderr)
-    print(folder)
+    address = None
+    if upload is not None:
+        show_hub_bars()
+        address = upload_folder(folder, upload)
+        print(f"uploaded to {address}", file=sys.stderr)
+    result: dict[str, Any] = {"out": str(folder), "seconds": seconds, "uploaded": address, **plans[0].to_dict()}
+    print(json.dumps(result) if as_json else folder)
     return 0
+
+
+def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
+    from ..convert import make_plan
+    from ..convert.plan import readable
+
+    plan = make_plan(source, config, before_download=_refuse_download)
+    if as_json:
+        print(json.dumps(plan.to_dict()))
+        return 0
+    longest = max(len(layer.name) for layer in plan.layers)
+    for layer in plan.layers:
+        stored = str(layer.width or layer.dtype)
+        print(f"{layer.name:{longest}} {readable(layer.bytes_in):>9} -> {readable(layer.bytes_out):>9}  {stored}")
+    print(
+        f"{plan.parameters / 1e6:.1f} M weights, {readable(plan.bytes_in)} -> {readable(plan.bytes_out)},"
+        f" {plan.bits_per_weight:.3f} bits per weight; about {readable(plan.memory_to_run)} of memory to run it"
+    )
+    _say_what_is_left(plan, config)
+    return 0
+
+
+def _refuse_download(download: "Download") -> None:
+    raise HubError(f"{download.repo}: not downloaded yet; --dry-run reads a folder or what has been downloaded before")
+
+
+def _say_what_is_left(plan: "Plan", config: "ConvertConfig") -> None:
+    if config.quantize and plan.left:
+        some = ", ".join(plan.left[:3]) + (f" and {len(plan.left) - 3} more" if len(plan.left) > 3 else "")
+        print(f"not quantized, for groups of {config.group_size} do not divide their rows: {some}", file=sys.stderr)

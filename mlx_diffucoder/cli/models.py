@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import HubError
-from ..loading import DEFAULT_MODEL, POCKET, Download, load, memory_size, resolve
+from ..loading import DEFAULT_MODEL, POCKET, Download, load, memory_size, memory_to_run, resolve
 from .progress import waiting
 
 if TYPE_CHECKING:
     from ..model import Dream
     from ..tokenizer import Tokenizer
-
-ROOM_TO_RUN = 1.1  # memory for a generation, over the weights' bytes
 
 
 def load_named(name: str | None, *, yes: bool, dtype: str | None = None) -> tuple[str, "Dream", "Tokenizer"]:
@@ -37,12 +35,10 @@ def load_named(name: str | None, *, yes: bool, dtype: str | None = None) -> tupl
 
 def check_download(download: Download, *, yes: bool, ask: bool) -> None:
     """Say what is about to be fetched, check that it fits, and ask where that is called for."""
-    import huggingface_hub.utils
-
     free, memory = _free_disk(download.folder), memory_size()
     print(
         f"{download.repo} is not on this machine: {_gb(download.missing)} to download into {download.folder}"
-        f" ({_gb(free)} free). To run, it takes about {_gb(download.total * ROOM_TO_RUN)} of this machine's"
+        f" ({_gb(free)} free). To run, it takes about {_gb(memory_to_run(download.total))} of this machine's"
         f" {_gb(memory)} of memory.",
         file=sys.stderr,
     )
@@ -51,9 +47,9 @@ def check_download(download: Download, *, yes: bool, ask: bool) -> None:
             f"{download.repo}: not enough disk, {_gb(download.missing)} needed and {_gb(free)} free in {download.folder};"
             f" make room, set HF_HOME to another disk, or use -m {POCKET}"
         )
-    if download.total * ROOM_TO_RUN > memory and not yes:
+    if memory_to_run(download.total) > memory and not yes:
         raise HubError(
-            f"{download.repo}: not enough memory to run it, about {_gb(download.total * ROOM_TO_RUN)} of {_gb(memory)};"
+            f"{download.repo}: not enough memory to run it, about {_gb(memory_to_run(download.total))} of {_gb(memory)};"
             " name a smaller one with -m (a 4-bit conversion takes half), or download it all the same with --yes"
         )
     if ask and not yes:
@@ -61,6 +57,13 @@ def check_download(download: Download, *, yes: bool, ask: bool) -> None:
             raise HubError(f"{download.repo}: not downloaded; run again with --yes to download it, or use -m {POCKET}")
         if not typer.confirm("Download it?", err=True):
             raise HubError(f"{download.repo}: not downloaded; -m {POCKET} needs no download")
+    show_hub_bars()
+
+
+def show_hub_bars() -> None:
+    """The Hub client's progress bars, only where stderr is a terminal."""
+    import huggingface_hub.utils
+
     if not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()
 

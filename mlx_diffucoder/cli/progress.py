@@ -5,7 +5,15 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 
 @contextmanager
@@ -22,3 +30,26 @@ def waiting(what: str) -> Iterator[None]:
     """A spinner for work whose length is not known; nothing where stderr is no terminal."""
     with Console(stderr=True).status(escape(what)):
         yield
+
+
+class Reading:
+    """A bar over bytes, with what they belong to, their speed and the time left."""
+
+    def __init__(self, progress: Progress):
+        self._progress, self._task = progress, progress.add_task("reading headers", total=None)
+
+    def start(self, total: int) -> None:
+        """From here on, `total` bytes are to be read."""
+        self._progress.reset(self._task, total=total)
+
+    def advance(self, name: str, count: int) -> None:
+        self._progress.update(self._task, description=escape(name), advance=count)
+
+
+@contextmanager
+def reading() -> Iterator[Reading]:
+    """A bar over bytes whose number is known later; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Reading(progress)

@@ -1,12 +1,17 @@
 """`diffucode convert`, as a process."""
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
+import sys
 
 import pytest
 
 from ..conftest import DATA
-from ..hub import local_hub
+from ..hub import local_hub, receiving_hub
 from .command import COMMAND, assert_one_line, diffucode, environment
 
 
@@ -82,3 +87,98 @@ def test_a_source_that_is_no_checkpoint_is_named(tmp_path, broken):
     (broken / "model-00001-of-00002.safetensors").write_bytes(b"")
     assert_one_line(diffucode("convert", broken, tmp_path / "out"), "model-00001-of-00002.safetensors")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_prints_every_layer_and_writes_nothing(tmp_path):
+    args = ("convert", DATA / "dream-a", tmp_path / "out", "-q", "--quant-predicate", "mixed_4_6", "--dry-run")
+    done = diffucode(*args)
+    assert done.returncode == 0, done.stderr
+    *layers, last = done.stdout.splitlines()
+    plan = json.loads(diffucode(*args, "--json").stdout)
+    assert [line.split()[0] for line in layers] == [layer["name"] for layer in plan["layers"]]
+    head = plan["layers"][-1]
+    assert head["name"] == "lm_head"
+    assert head["width"] == {"bits": 6, "group_size": 64, "mode": "affine"}
+    assert layers[-1].endswith("0.39 MB ->   0.09 MB  6 bits, affine, groups of 64")
+    for said in ("0.6 M weights", "2.56 MB ->", "bits per weight", "of memory to run it"):
+        assert said in last
+    assert plan["memory_to_run"] > plan["bytes_out"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_downloads_nothing(tmp_path):
+    with local_hub("someone/dream-b", DATA / "dream-b") as (endpoint, fetched):
+        env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        assert_one_line(diffucode("convert", "someone/dream-b", tmp_path / "out", "--dry-run", env=env), "not downloaded yet")
+        assert fetched == []
+
+
+def test_json_says_what_was_made(tmp_path):
+    done = diffucode("convert", DATA / "dream-a", tmp_path / "out", "-q", "--json")
+    result = json.loads(done.stdout)
+    assert result["out"] == str(tmp_path / "out")
+    assert result["bytes_out"] < result["bytes_in"]
+    assert result["uploaded"] is None
+
+
+def test_quantized_and_dequantized_it_still_runs(tmp_path):
+    four, back = tmp_path / "four", tmp_path / "back"
+    assert diffucode("convert", DATA / "dream-a", four, "-q", "--quant-predicate", "mixed_3_6").returncode == 0
+    assert_one_line(diffucode("convert", four, tmp_path / "again", "-q"), str(four), "quantized already")
+    assert diffucode("convert", four, back, "--dequantize", "--dtype", "bfloat16").returncode == 0
+    assert "quantization" not in json.loads((back / "config.json").read_text())
+    assert diffucode("generate", "-m", back, "--max-tokens", "4", "hi").returncode == 0
+
+
+def test_an_upload_puts_the_whole_folder_there_with_a_card(tmp_path):
+    out = tmp_path / "out"
+    with receiving_hub("me/dream-4bit") as (endpoint, asked, files):
+        env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "hf_" + "a" * 34}
+        done = diffucode("convert", DATA / "dream-a", out, "-q", "--upload", "me/dream-4bit", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["uploaded"] == f"{endpoint}/me/dream-4bit"
+    assert asked.index("/api/whoami-v2") < asked.index("/api/repos/create")
+    assert files == {file.name: file.read_bytes() for file in out.iterdir()}
+    card = files["README.md"].decode()
+    assert "diffucode generate --model me/dream-4bit" in card
+    assert "4 bits, affine, groups of 64; 5.07 bits per weight" in card
+
+
+def test_an_upload_that_cannot_work_is_known_before_anything_is_converted(tmp_path):
+    with receiving_hub("me/x") as (endpoint, _, files):
+        env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
+        args = ("convert", DATA / "dream-b", tmp_path / "out", "--upload")
+        assert_one_line(diffucode(*args, "me/x", env=env), "me/x", "hf auth login")
+        assert_one_line(diffucode(*args, "not an id", env=env), "--upload not an id", "no valid Hub id")
+        assert_one_line(diffucode(*args, "x", env=env), "--upload x", "owner/name")
+        assert files == {}
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_upload_that_is_refused_keeps_the_folder_and_says_so(tmp_path):
+    out = tmp_path / "out"
+    with receiving_hub("me/x", refuse="/commit/main") as (endpoint, *_):
+        env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "hf_" + "a" * 34}
+        done = diffucode("convert", DATA / "dream-b", out, "--upload", "me/x", env=env)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("diffucode: me/x: ")
+    assert "wrote" in done.stderr
+    assert (out / "config.json").exists()
+
+
+def test_a_bar_on_a_terminal_shows_the_weight_and_the_bytes(tmp_path):
+    master, slave = pty.openpty()
+    script = "from mlx_diffucoder.convert import stream\nstream.CHUNK = 5000\nfrom mlx_diffucoder.cli import main\nmain()"
+    command = [sys.executable, "-c", script, "convert", DATA / "dream-a", tmp_path / "out"]
+    process = subprocess.Popen(
+        command, stdin=slave, stdout=subprocess.PIPE, stderr=slave, env=environment(COLUMNS="120", TERM="xterm")
+    )
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(master, 4096):
+            shown += piece
+    os.close(master)
+    assert process.communicate()[0].decode() == f"{tmp_path / 'out'}\n"
+    assert re.search(rb"(lm_head|model\.\S+)\.weight", shown)
+    assert re.search(rb"/2\.6.MB", shown)

@@ -1,0 +1,103 @@
+"""What to make of a checkpoint, in mlx-lm's words."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.nn as nn
+
+from mlx_diffucoder.checkpoint import QUANTIZATIONS
+from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.loading import DTYPES
+
+from .plan import Width, Widths
+
+RECIPES = ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
+"""mlx-lm's: low bits, and high bits for what matters more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """What to make of a checkpoint; the fields are mlx-lm's flags.
+
+    Attributes:
+        quantize: quantize every layer whose width the group size divides.
+        q_bits, q_group_size: None is the mode's default (affine: 4 bits in groups of 64).
+        q_mode: `affine`, `mxfp4`, `mxfp8` or `nvfp4`.
+        quant_predicate: one of `RECIPES`, which choose the bits of each layer.
+        widths: how each layer is quantized, by its path; those that are not named are not.
+        dequantize: make floats of a quantized source.
+        dtype: of what is not quantized; None is what the source's `config.json` states.
+
+    Raises:
+        ConfigError: a combination that MLX does not have, by the field's name.
+    """
+
+    quantize: bool = False
+    q_bits: int | None = None
+    q_group_size: int | None = None
+    q_mode: str = "affine"
+    quant_predicate: str | None = None
+    widths: Widths | None = None
+    dequantize: bool = False
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        self._check_choice("q_mode", QUANTIZATIONS)
+        groups, bits = QUANTIZATIONS[self.q_mode]
+        self._check_choice("q_bits", bits, f" in mode {self.q_mode}")
+        self._check_choice("q_group_size", groups, f" in mode {self.q_mode}")
+        self._check_choice("quant_predicate", RECIPES)
+        self._check_choice("dtype", DTYPES)
+        if self.dequantize and self.quantize:
+            raise ConfigError("dequantize and quantize (-q) exclude each other", field="dequantize")
+        for field in ("q_bits", "q_group_size", "quant_predicate", "widths"):
+            if getattr(self, field) is not None and not self.quantize:
+                raise ConfigError(f"{field} needs quantize (-q)", field=field)
+        if self.q_mode != "affine" and not self.quantize:
+            raise ConfigError("q_mode needs quantize (-q)", field="q_mode")
+        self._check_recipe()
+
+    def _check_choice(self, field: str, allowed: Any, where: str = "") -> None:
+        value = getattr(self, field)
+        if value is not None and value not in allowed:
+            choices = ", ".join(map(str, sorted(allowed)))
+            raise ConfigError(f"{field} must be one of {choices}{where}, not {value!r}".replace("'", '"'), field=field)
+
+    def _check_recipe(self) -> None:
+        if self.quant_predicate and self.widths is not None:
+            raise ConfigError("quant_predicate and widths both choose the bits; give one", field="quant_predicate")
+        if self.quant_predicate and self.q_mode != "affine":
+            raise ConfigError("quant_predicate is for mode affine only", field="quant_predicate")
+        if self.q_bits is not None and (self.quant_predicate or self.widths is not None):
+            raise ConfigError("q_bits cannot be given where a recipe chooses them", field="q_bits")
+        for layer, width in (self.widths or {}).items():
+            groups, bits = QUANTIZATIONS.get(width.mode, ((), ()))
+            if width.bits not in bits or width.group_size not in groups:
+                raise ConfigError(f"widths: {layer} cannot be quantized to {width}", field="widths")
+
+    @property
+    def bits(self) -> int:
+        """Bits of a layer that no recipe gives its own."""
+        return self.q_bits or QUANTIZATIONS[self.q_mode][1][0]
+
+    @property
+    def group_size(self) -> int:
+        """Weights that share a scale, in a layer that no recipe gives its own."""
+        return self.q_group_size or QUANTIZATIONS[self.q_mode][0][0]
+
+    def predicate(self, model: nn.Module) -> Callable[[str, nn.Module], bool | dict[str, Any]] | None:
+        """What mlx-lm asks for each layer: whether to quantize it, and how; None is all of them alike."""
+        if self.quant_predicate:
+            from mlx_lm.convert import mixed_quant_predicate_builder
+
+            return mixed_quant_predicate_builder(recipe=self.quant_predicate, model=model, group_size=self.group_size)  # type: ignore[no-any-return]
+        if (widths := self.widths) is not None:
+            if unknown := widths.keys() - dict(model.named_modules()).keys():
+                raise ConfigError(f"widths: the model has no layer {min(unknown)}", field="widths")
+            return lambda name, module: _as_dict(widths[name]) if name in widths else False
+        return None
+
+
+def _as_dict(width: Width) -> dict[str, Any]:
+    return {"group_size": width.group_size, "bits": width.bits, "mode": width.mode}

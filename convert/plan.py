@@ -1,0 +1,124 @@
+"""What a conversion makes of each layer, as plain values: known from headers before any weight is read."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mlx_diffucoder.loading import memory_to_run
+
+
+@dataclass(frozen=True)
+class Width:
+    """How the weights of a layer are quantized."""
+
+    bits: int
+    group_size: int
+    mode: str = "affine"
+
+    def __str__(self) -> str:
+        return f"{self.bits} bits, {self.mode}, groups of {self.group_size}"
+
+
+Widths = Mapping[str, Width]
+"""Layer -> how it is quantized, by the layer's path; a layer that is not named is not quantized."""
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What becomes of one layer: its path, how many numbers it has, how they are stored afterwards, and their bytes.
+
+    A layer has a `width` or, where it is not quantized, a `dtype`; `quantizable` says whether MLX could
+    quantize it, were its rows others.
+    """
+
+    name: str
+    parameters: int
+    width: Width | None
+    dtype: str | None
+    bytes_in: int
+    bytes_out: int
+    quantizable: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion will make: every layer, in the order of the model."""
+
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def bytes_in(self) -> int:
+        return sum(layer.bytes_in for layer in self.layers)
+
+    @property
+    def bytes_out(self) -> int:
+        return sum(layer.bytes_out for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.bytes_out / self.parameters
+
+    @property
+    def memory_to_run(self) -> int:
+        """Bytes of memory that a generation takes, about."""
+        return memory_to_run(self.bytes_out)
+
+    @property
+    def widths(self) -> Widths:
+        return {layer.name: layer.width for layer in self.layers if layer.width}
+
+    @property
+    def left(self) -> list[str]:
+        """The layers that could be quantized, were their rows or the recipe others, and are not."""
+        return [layer.name for layer in self.layers if layer.quantizable and not layer.width]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        totals = ("parameters", "bytes_in", "bytes_out", "bits_per_weight", "memory_to_run")
+        return {**{name: getattr(self, name) for name in totals}, "layers": [asdict(layer) for layer in self.layers]}
+
+
+def readable(count: int) -> str:
+    """A number of bytes, as people read it."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+def widths_of(model: nn.Module) -> dict[str, Width]:
+    """The quantized layers of a model."""
+    return {name: Width(one.bits, one.group_size, one.mode) for name, one in _leaves(model) if hasattr(one, "bits")}
+
+
+def plan_of(before: Mapping[str, mx.array], model: nn.Module) -> Plan:
+    """The plan that turns weights `before` into those of `model`; only shapes and types are looked at."""
+    widths = widths_of(model)
+    layers = []
+    for name, module in _leaves(model):
+        parameters: Any = tree_flatten(module.parameters())
+        width = widths.get(name)
+        packed = ("weight", "scales", "biases") if width else ()
+        plain = [value for key, value in parameters if key not in packed]
+        count = sum(value.size for value in plain)
+        layers.append(
+            LayerPlan(
+                name=name,
+                parameters=count + (module.weight.size * 32 // width.bits if width else 0),
+                width=width,
+                dtype=None if width else str(module.weight.dtype).removeprefix("mlx.core."),
+                bytes_in=sum(value.nbytes for key, value in before.items() if key.rpartition(".")[0] == name),
+                bytes_out=sum(value.nbytes for _, value in parameters),
+                quantizable=hasattr(module, "to_quantized") or width is not None,
+            )
+        )
+    return Plan(tuple(layers))
+
+
+def _leaves(model: nn.Module) -> Any:
+    return tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)

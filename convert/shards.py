@@ -1,0 +1,93 @@
+"""The safetensors format, piece by piece: where a tensor lies in a shard, and shards that are never held whole.
+
+MLX and the safetensors library write a shard (5 GB) from memory. A conversion must not hold that much.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import mlx.core as mx
+
+NAMES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.uint32: "U32", mx.uint8: "U8"}
+
+
+def data_offsets(file: Path) -> dict[str, int]:
+    """Where each tensor's bytes begin in a shard, one whose header `read_headers` has found good."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+
+
+class ShardWriter:
+    """Writes weights, each in as many pieces as one likes, into shards.
+
+    A shard's header is written last: one that was left unfinished is loaded by nothing.
+
+    Args:
+        shards: the weights of each file; only their shapes and types are looked at.
+        metadata: of each file.
+    """
+
+    def __init__(self, folder: Path, shards: Mapping[str, Mapping[str, mx.array]], metadata: Mapping[str, str]):
+        self._headers: dict[int, bytes] = {}
+        self._places: dict[str, tuple[int, int, int]] = {}  # name -> file, next byte, byte behind the last
+        try:
+            for file, weights in shards.items():
+                self._open(folder / file, weights, metadata)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, path: Path, weights: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
+        # Wide types first, as the safetensors library has it: every tensor is aligned to its own type.
+        ordered = sorted(weights.items(), key=lambda item: -item[1].dtype.size)
+        entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+        end = 0
+        for name, value in ordered:
+            entries[name] = {"dtype": NAMES[value.dtype], "shape": value.shape, "data_offsets": [end, end + value.nbytes]}
+            end += value.nbytes
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        self._headers[file] = len(text).to_bytes(8, "little") + text
+        start = len(self._headers[file])
+        for name, value in ordered:
+            offset = start + entries[name]["data_offsets"][0]
+            self._places[name] = (file, offset, offset + value.nbytes)
+
+    def write(self, name: str, piece: memoryview) -> None:
+        """The next bytes of a weight."""
+        file, offset, end = self._places[name]
+        if offset + piece.nbytes > end:
+            raise ValueError(f"{name}: {offset + piece.nbytes - end} bytes too many")
+        _write_all(file, piece, offset)
+        self._places[name] = (file, offset + piece.nbytes, end)
+
+    def finish(self) -> None:
+        """Write the headers. Raises `ValueError` where a weight lacks bytes."""
+        if short := [name for name, (_, offset, end) in self._places.items() if offset != end]:
+            raise ValueError(f"{short[0]}: not all of its bytes were written")
+        for file, header in self._headers.items():
+            _write_all(file, memoryview(header), 0)
+
+    def close(self) -> None:
+        while self._headers:
+            os.close(self._headers.popitem()[0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _write_all(file: int, piece: memoryview, offset: int) -> None:
+    piece = piece.cast("B")
+    while piece:
+        written = os.pwrite(file, piece, offset)
+        piece, offset = piece[written:], offset + written

@@ -1,0 +1,173 @@
+"""The weights on their way: rows read, checked, cast, quantized and written, a few MB at a time.
+
+Quantizing works along rows, so any number of rows at once gives the bytes that the whole matrix
+gives. What is in memory does not depend on the size of the model or of its matrices.
+"""
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_diffucoder.errors import CheckpointError, ConvertError
+
+from .plan import Width
+from .shards import ShardWriter
+
+CHUNK = 16 << 20
+"""Bytes that are read at once."""
+AHEAD = 2
+"""Chunks that MLX computes while another is read and written; on the CPU, each by a core of its own."""
+
+# A float whose exponent is all ones is an infinity or no number. Shifted past the sign, it is the largest there is.
+EXPONENT = {mx.float32: (np.uint32, 0xFF000000), mx.float16: (np.uint16, 0xF800), mx.bfloat16: (np.uint16, 0xFF00)}
+
+_of_this_thread = threading.local()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight of the source, and where its bytes are."""
+
+    file: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+
+    @property
+    def row(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.size
+
+
+@dataclass(frozen=True)
+class Item:
+    """Weights of the source that are read together, and those that are made of them, row by row."""
+
+    sources: tuple[str, ...]
+    results: tuple[str, ...]
+    make: Callable[[Sequence[mx.array]], Sequence[mx.array]]
+
+
+def casting(dtype: mx.Dtype | None) -> Callable[[Sequence[mx.array]], Sequence[mx.array]]:
+    """As they are; floats as `dtype`, where one is given."""
+    return lambda rows: [row.astype(dtype) if dtype and mx.issubdtype(row.dtype, mx.floating) else row for row in rows]
+
+
+def quantizing(width: Width, dtype: mx.Dtype | None) -> Callable[[Sequence[mx.array]], Sequence[mx.array]]:
+    cast = casting(dtype)
+    return lambda rows: mx.quantize(cast(rows)[0], group_size=width.group_size, bits=width.bits, mode=width.mode)
+
+
+def dequantizing(width: Width, dtype: mx.Dtype | None) -> Callable[[Sequence[mx.array]], Sequence[mx.array]]:
+    cast = casting(dtype)
+
+    def make(rows: Sequence[mx.array]) -> Sequence[mx.array]:
+        weight, scales, *biases = cast(rows)
+        bias = biases[0] if biases else None
+        made = mx.dequantize(weight, scales, bias, group_size=width.group_size, bits=width.bits, mode=width.mode)
+        return cast([made])
+
+    return make
+
+
+def stream(
+    items: Sequence[Item],
+    sources: Mapping[str, Stored],
+    writer: ShardWriter,
+    progress: Callable[[str, int], None] | None = None,
+) -> None:
+    """Make every item, reading each byte of the sources once and writing each byte once.
+
+    Args:
+        progress: called after each chunk, with the name of a weight and the bytes read for it since.
+
+    Raises:
+        CheckpointError: a weight holds infinities or NaNs, or its file cannot be read.
+        ConvertError: a weight is too large for the type it is cast to.
+    """
+    streams = _streams()
+    pending: deque[tuple[Item, list[mx.array], list[mx.Dtype]]] = deque()
+    for number, (item, rows, size) in enumerate(_chunks(items, sources)):
+        with mx.stream(streams[number % len(streams)]):
+            results = list(item.make(rows))
+            pieces = [mx.contiguous(one.view(mx.uint8)) for one in results]
+            mx.async_eval(pieces)
+        pending.append((item, pieces, [one.dtype for one in results]))
+        if len(pending) > len(streams):
+            _write(writer, *pending.popleft())
+        if progress:
+            progress(item.sources[0], size)
+    while pending:
+        _write(writer, *pending.popleft())
+    mx.clear_cache()
+
+
+def _streams() -> list[mx.Stream]:
+    """This thread's streams; MLX never ends one, and lends it to no other thread."""
+    if not hasattr(_of_this_thread, "streams"):
+        _of_this_thread.streams = [mx.new_stream(mx.default_device()) for _ in range(AHEAD)]
+    return _of_this_thread.streams  # type: ignore[no-any-return]
+
+
+def _chunks(items: Sequence[Item], sources: Mapping[str, Stored]) -> Iterator[tuple[Item, list[mx.array], int]]:
+    """Every item's rows, as many at once as fit `CHUNK`, and the bytes they took."""
+    with contextlib.ExitStack() as stack:
+        buffer = np.empty(max(CHUNK, *(one.row for one in sources.values())), dtype=np.uint8)
+        files = {path: stack.enter_context(path.open("rb", buffering=0)) for path in {one.file for one in sources.values()}}
+        for item in items:
+            named = [(name, sources[name]) for name in item.sources]
+            rows, size = named[0][1].shape[0], sum(one.row for _, one in named)
+            step = max(1, CHUNK // size)
+            for start in range(0, rows, step):
+                count = min(step, rows - start)
+                parts = [_read(files[one.file], one, name, start, buffer[: count * one.row]) for name, one in named]
+                yield item, parts, count * size
+            mx.clear_cache()  # of this matrix's buffers; the next one's have other sizes
+
+
+def _read(opened: Any, stored: Stored, name: str, start: int, raw: NDArray[np.uint8]) -> mx.array:
+    """Rows from `start` on, as many as `raw` has room for, in memory of MLX's own."""
+    try:
+        opened.seek(stored.offset + start * stored.row)
+        done = 0
+        while done < raw.nbytes:
+            got = opened.readinto(raw[done:])
+            if not got:
+                raise CheckpointError(f"{stored.file}: ends before the weight {name}; download the file again")
+            done += got
+    except OSError as error:
+        raise CheckpointError(f"{stored.file}: cannot be read ({error.strerror or error})") from None
+    if not all_finite(raw, stored.dtype):
+        raise CheckpointError(f"{stored.file}: the weight {name} holds infinities or NaNs; download the file again")
+    return mx.array(raw).view(stored.dtype).reshape(-1, *stored.shape[1:])
+
+
+def _write(writer: ShardWriter, item: Item, pieces: list[mx.array], dtypes: list[mx.Dtype]) -> None:
+    for name, piece, dtype in zip(item.results, pieces, dtypes, strict=True):
+        view = memoryview(piece)  # type: ignore[arg-type]  # waits until it is computed; copies nothing
+        if not all_finite(np.frombuffer(view, dtype=np.uint8), dtype):
+            kind = str(dtype).removeprefix("mlx.core.")
+            raise ConvertError(f"{item.sources[0]}: too large for {kind}; name a wider type (dtype bfloat16 or float32)")
+        writer.write(name, view)
+
+
+def all_finite(raw: NDArray[np.uint8], dtype: mx.Dtype) -> bool:
+    """Whether bytes of this type hold no infinity and no NaN; integers never do."""
+    if dtype not in EXPONENT:
+        return True
+    kind, largest = EXPONENT[dtype]
+    numbers = raw.view(kind)
+    buffer = np.empty(min(numbers.size, 1 << 17), dtype=kind)  # small enough to stay in the processor's cache
+    for start in range(0, numbers.size, max(1, buffer.size)):
+        part = numbers[start : start + buffer.size]
+        if np.left_shift(part, 1, out=buffer[: part.size]).max() >= largest:
+            return False
+    return True
