@@ -132,6 +132,20 @@ def test_readings_equal_slow_ones_however_they_are_cut(monkeypatch, chunk):
     assert not all(reading.same.all() for reading in found)
 
 
+def test_a_tiny_divergence_is_told_from_none():
+    rng = np.random.default_rng(3)
+    a = rng.normal(scale=4, size=(50, 3000)).astype(np.float32) + 20
+    b = (a + rng.normal(scale=1e-3, size=a.shape)).astype(np.float32)
+    canvases = [canvas([0] * 50)]
+    (reading,) = readings(given_logits(a), given_logits(b), canvases, mx.array([False] * 3000))
+    log_p, log_q = (x - x.max(1, keepdims=True) for x in (a.astype(np.float64), b.astype(np.float64)))
+    log_p, log_q = (x - np.log(np.exp(x).sum(1, keepdims=True)) for x in (log_p, log_q))
+    wanted = (np.exp(log_p) * (log_p - log_q)).sum(1)
+    assert 1e-8 < wanted.min() < wanted.max() < 1e-6
+    assert reading.kl == pytest.approx(wanted, abs=1.5e-7)
+    assert reading.kl.mean() == pytest.approx(wanted.mean(), rel=0.03)
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
 def test_order_agreement_counts_the_pairs(scores):
     first, second = (np.array(column, dtype=np.float32) for column in zip(*scores, strict=True))

@@ -6,8 +6,8 @@ And how far one network's distributions are from another's, at the masked positi
 from .divergence import Divergence, NotANumber, Reading, readings
 from .execute import FAILURES, Limits, Outcome, run_program
 from .extract import code_of
+from .forwards import Outputs, outputs, outputs_by_layer
 from .masking import Masked, masked_canvases
-from .outputs import Outputs, outputs, outputs_by_layer
 from .run import Result, evaluate
 from .scores import confidence_interval, pass_at_k
 from .summary import Summary
