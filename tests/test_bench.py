@@ -51,3 +51,13 @@ def test_frontier_says_in_one_line_what_is_wrong(args, said, tmp_path):
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_by_layer_measures_both_ways():
+    command = [sys.executable, "-m", "mlx_diffucoder.bench.by_layer", "--limit", "1", "--layers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["--whole"]["kl"] == report["--by-layer"]["kl"] > 0
+    assert 0 < report["--by-layer"]["peak_resident_bytes"] < report["--whole"]["peak_resident_bytes"] * 1.2

@@ -194,8 +194,6 @@ def _progress(what: str, total: int) -> AbstractContextManager[Callable[[float],
 
 
 def _report(rows: list[Row], texts: "list[Text]", canvases: "list[Masked]", said: dict[str, Any]) -> dict[str, Any]:
-    import resource
-
     import mlx.core as mx
 
     def described(row: Row) -> dict[str, Any]:
@@ -211,5 +209,15 @@ def _report(rows: list[Row], texts: "list[Text]", canvases: "list[Masked]", said
         "canvases": len(canvases),
         **said,
         "peak_memory_bytes": mx.get_peak_memory(),
-        "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak_resident_bytes": _peak_resident(),
     }
+
+
+def _peak_resident() -> int:
+    """The most memory that this process had at once, in bytes."""
+    import resource
+
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage counts that of whoever started the process as well
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..evaluation import Divergence, Masked, Text
     from .compare import Row
 
+ENOUGH = 1000  # columns: no table is as wide
 MEASURES = ("KL,\nnats", "top-1,\n%", "order,\n%", "first,\n%")
 
 
@@ -21,7 +22,8 @@ def print_tables(rows: "list[Row]", texts: "list[Text]", canvases: "list[Masked]
     console = Console()
     for table in (_summary(rows), _by_ratio(others)):
         # No column is left away where the terminal is narrow, nor where there is none.
-        console.print(table, width=max(console.width, console.measure(table).minimum), crop=False, soft_wrap=False)
+        needed = Console(width=ENOUGH).measure(table).maximum
+        Console(width=max(console.width, needed)).print(table)
     console.print(
         f"{len(texts)} texts, {tokens} answer tokens, {len(canvases)} canvases. KL is from {escape(base.label)} at masked"
         " positions, with its 95 % interval; order: pairs of masks that both commit in the same order (50 is chance);"
@@ -60,7 +62,7 @@ def _by_ratio(rows: "list[Row]") -> Table:
 
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("checkpoint", overflow="fold", min_width=10)
+    table.add_column("checkpoint", overflow="fold", max_width=16)
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -85,21 +85,19 @@ def test_without_json_they_are_tables(conversions, texts):
 
 
 def test_with_tasks_there_is_pass_at_1_in_every_width(conversions):
-    args = ("--texts", FUNCTIONS, "--limit", "2", "--tasks", FUNCTIONS, "--allow-code-execution", "--max-tokens", "4")
-    assert "pass@1" in run(conversions / "2-bit", *args).stdout
+    args = ("--texts", FUNCTIONS, "--limit", "1", "--tasks", FUNCTIONS, "--allow-code-execution", "--max-tokens", "2")
+    assert "pass@1" in diffucode("compare", DATA / "dream-a", conversions / "2-bit", *args, env={"COLUMNS": "40"}).stdout
     report = json.loads(run(conversions / "2-bit", *args, "--json").stdout)
     assert (report["base"]["pass@1"], report["checkpoints"][0]["pass@1"]) == (0, 0)
-    assert report["config"]["max_tokens"] == 4
+    assert report["config"]["max_tokens"] == 2
 
 
 def test_a_picture_is_drawn_of_all(conversions, texts, tmp_path):
     pytest.importorskip("matplotlib")
-    for name in ("quality.png", "quality.svg"):
-        done = run(*sorted(conversions.iterdir()), "--texts", texts, "--picture", tmp_path / name)
-        assert done.returncode == 0, done.stderr
-    assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+    done = run(*sorted(conversions.iterdir()), "--texts", texts, "--picture", tmp_path / "quality.svg")
+    assert done.returncode == 0, done.stderr
     assert "<svg" in (tmp_path / "quality.svg").read_text()
-    assert {path.name for path in tmp_path.iterdir()} == {"quality.png", "quality.svg", "texts.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"quality.svg", "texts.jsonl"}
 
 
 def test_without_texts_the_bundled_ones_are_taken(conversions):
