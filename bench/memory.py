@@ -74,8 +74,14 @@ def main(
         others = kept_bytes(model, prompt + max_tokens, LAYERS - layers) if config.window != "whole" else 0
         share = (measured + others) / BYTES_4_BIT
         report[name] = {"measured_bytes": measured, "other_layers_bytes": others, "share_of_4_bit_weights": share}
-        print(f"{name:10} {measured / 1e6:7.0f} MB measured, {others / 1e6:4.0f} MB more for 28 layers: {100 * share:.1f} % of 4.5-bit weights")
-    print(json.dumps({"max_tokens": max_tokens, "prompt": prompt, "layers": layers, "dtype": dtype, "weights": weights, "presets": report}))
+        print(
+            f"{name:10} {measured / 1e6:7.0f} MB measured, {others / 1e6:4.0f} MB more for 28 layers: {100 * share:.1f} % of 4.5-bit weights"
+        )
+    print(
+        json.dumps(
+            {"max_tokens": max_tokens, "prompt": prompt, "layers": layers, "dtype": dtype, "weights": weights, "presets": report}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -133,7 +133,11 @@ def main(
         seconds = decision_time(fields, rows, vocab, DTYPES[dtype], trials)
         shares[name] = {"seconds": seconds, "share_of_forward": seconds / forward}
         print(f"{name:40} {1e3 * seconds:8.1f} ms {100 * seconds / forward:6.2f} %", flush=True)
-    print(json.dumps({"rows": rows, "layers": layers, "vocab": vocab, "dtype": dtype, "forward_seconds": forward, "decisions": shares}))
+    print(
+        json.dumps(
+            {"rows": rows, "layers": layers, "vocab": vocab, "dtype": dtype, "forward_seconds": forward, "decisions": shares}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class ConvertError(DiffucoderError):
 
 
 class TaskError(DiffucoderError):
-    """A task file or a results file is broken, or does not fit the run."""
+    """A file of tasks, texts or results is broken, or does not fit the run."""
 
 
 class ExecutionError(DiffucoderError):

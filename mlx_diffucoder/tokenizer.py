@@ -7,7 +7,7 @@ same files; converted folders hold it as `tokenizer.json`.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -85,7 +85,18 @@ class Tokenizer:
     @property
     def known_ids(self) -> NDArray[np.int64]:
         """Every id that stands for something, ascending."""
-        return np.array(sorted(self._fast.get_vocab(with_added_tokens=True).values()))
+        return np.array(sorted(self.vocabulary.values()))
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token, as the files spell it, and its id."""
+        return self._fast.get_vocab(with_added_tokens=True)
+
+    def end_id(self, *, chat: bool) -> int | None:
+        """The id that a chat's answer, or any other text, ends with; None where no token ends one."""
+        names = END_TOKENS if chat else END_TOKENS[1:]
+        found = (self._fast.token_to_id(name) for name in names)
+        return next((id for id in found if id in self.end_ids), min(self.end_ids, default=None))
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; special tokens written in it become control tokens. Raises `PromptError`."""
@@ -104,6 +115,11 @@ class Tokenizer:
         messages = [{"role": "user", "content": prompt}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
+        return self.encode_messages(messages)
+
+    def encode_messages(self, given: Iterable[Mapping[str, str]]) -> list[int]:
+        """As `encode_chat`, of messages with a `role` and a `content` each."""
+        messages = [dict(message) for message in given]
         for message in messages:
             _check_unicode(message["content"])
         # The messages' own special tokens are hidden from the template behind a mark that no
@@ -122,7 +138,7 @@ class Tokenizer:
                 continue
             for token, name in zip(self._added, hidden, strict=True):
                 piece = piece.replace(name, token)
-            ids += self._encode_plain(piece)
+            ids += self.encode_plain(piece)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -148,7 +164,9 @@ class Tokenizer:
         parts = json.loads(self._fast.to_str())
         return tokenizers.Tokenizer.from_str(json.dumps(parts | {"added_tokens": [], "post_processor": None}))
 
-    def _encode_plain(self, text: str) -> list[int]:
+    def encode_plain(self, text: str) -> list[int]:
+        """Ids of `text` in which special tokens are text like any other. Raises `PromptError`."""
+        _check_unicode(text)
         fast = self._plain if self._split_added.search(text) else self._fast
         return fast.encode(text, add_special_tokens=False).ids
 

@@ -127,3 +127,13 @@ def test_the_largest_matrices_of_the_7b_pass_through_400_mb_of_memory(tmp_path):
         assert done.returncode == 0, done.stderr
         scale = 1 if sys.platform == "darwin" else 1024
         assert int(done.stdout.split()[-1]) * scale < 400e6
+
+
+@pytest.mark.slow
+def test_by_layer_measures_both_ways():
+    command = [sys.executable, "-m", "mlx_diffucoder.bench.by_layer", "--limit", "1", "--layers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["--whole"]["kl"] == report["--by-layer"]["kl"] > 0
+    assert 0 < report["--by-layer"]["peak_resident_bytes"] < report["--whole"]["peak_resident_bytes"] * 1.2

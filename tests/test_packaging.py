@@ -44,7 +44,7 @@ def test_the_wheel_holds_one_package_and_its_metadata(wheel):
     ):
         assert f"mlx_diffucoder/{name}" in names
     assert len(names) == len(set(names))
-    assert not [name for name in names if name.endswith(".jsonl")]
+    assert [name for name in names if name.endswith(".jsonl")] == ["mlx_diffucoder/evaluation/texts.jsonl"]
 
 
 def test_the_wheel_holds_every_module_of_the_checkout(wheel):

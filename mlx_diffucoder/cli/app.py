@@ -9,6 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import DiffucoderError
+from .compare import compare
 from .convert import convert
 from .evaluate import evaluate
 from .generate import generate
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(generate)
 app.command()(convert)
 app.command("eval")(evaluate)
+app.command()(compare)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 DEBUG = "DIFFUCODE_DEBUG"

@@ -1,8 +1,9 @@
-"""pass@k and how far it can be trusted. Knows no model."""
+"""pass@k and how far it and other means can be trusted. Knows no model."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 SEED = 0  # the interval of the same results is the same interval
@@ -40,3 +41,27 @@ def confidence_interval(scores: Sequence[float], level: float = 0.95) -> tuple[f
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def ratio_intervals(above: NDArray[np.float64], below: NDArray[np.float64], level: float = 0.95) -> list[tuple[float, float]]:
+    """The percentile bootstrap intervals of ratios of sums, over the choice of what the rows are.
+
+    Args:
+        above, below: `[rows, measures]`; a measure is `above.sum(0) / below.sum(0)`. A row where both are 0 has
+            nothing to say of that measure.
+
+    Returns:
+        `(low, high)` of each measure. NaN where no row has anything to say.
+    """
+    rows = len(above)
+    rng = np.random.default_rng(SEED)
+    drawn = []
+    block = max(1, 2**22 // rows)  # resamples at once: their counts are 32 MB
+    for start in range(0, RESAMPLES, block):
+        counts = rng.multinomial(rows, np.full(rows, 1 / rows), size=min(block, RESAMPLES - start)).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            drawn.append((counts @ above) / (counts @ below))
+    every = np.concatenate(drawn)
+    found = [values[np.isfinite(values)] for values in every.T]  # a resample may miss the few rows that count
+    quantiles = [np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan) for values in found]
+    return [(float(low), float(high)) for low, high in quantiles]

@@ -6,7 +6,7 @@ tuples and sets, and several need a comparison of their own. The export of MBPP+
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,22 +56,31 @@ def read_tasks(path: Path) -> list[Task]:
         TaskError: the file cannot be read or holds no task; a line is not JSON, not a row of a known
             format, or repeats an earlier `task_id`. The message names file and line.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise TaskError(f"{path}: cannot be read ({error.strerror})") from None
     tasks: dict[str, Task] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        task = _task(_object(line, where), where)
+    for where, row in read_rows(path):
+        task = task_of(row, where)
         if task.id in tasks:
             raise TaskError(f"{where}: task_id {task.id!r} is already that of {tasks[task.id].where}")
         tasks[task.id] = task
     if not tasks:
         raise TaskError(f"{path}: holds no task")
     return list(tasks.values())
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file, each with its file and line for messages; empty lines are skipped.
+
+    Raises:
+        TaskError: the file cannot be read, or a line is no JSON object.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read ({error.strerror})") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            yield where, _object(line, where)
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
@@ -88,7 +97,8 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def _task(row: Mapping[str, Any], where: str) -> Task:
+def task_of(row: Mapping[str, Any], where: str) -> Task:
+    """The task of one row. Raises `TaskError`, opening with `where`."""
     if "test_list" in row:
         return _mbpp(row, where)
     if "entry_point" in row and ("test" in row or {"canonical_solution", "base_input"} <= row.keys()):
@@ -100,15 +110,15 @@ def _task(row: Mapping[str, Any], where: str) -> Task:
 
 
 def _human_eval(row: Mapping[str, Any], where: str) -> Task:
-    prompt, name = _text(row, "prompt", where), _text(row, "entry_point", where)
+    prompt, name = text_in(row, "prompt", where), text_in(row, "entry_point", where)
     if not name.isidentifier():
         raise TaskError(f"{where}: entry_point {name!r} is not a name that Python could call")
     is_code = defines(prompt, name)
-    body = _text(row, "canonical_solution", where) if row.get("canonical_solution") is not None else None
+    body = text_in(row, "canonical_solution", where) if row.get("canonical_solution") is not None else None
     solution = prompt + body if is_code and body is not None and not defines(body, name) else body
     parts = []
     if "test" in row:
-        parts.append(f"{_text(row, 'test', where)}\n\ncheck({name})\n")
+        parts.append(f"{text_in(row, 'test', where)}\n\ncheck({name})\n")
     if "base_input" in row and solution is not None:
         parts.append(_plus(row, where, name, solution))
     return Task(
@@ -135,24 +145,25 @@ def _plus(row: Mapping[str, Any], where: str, name: str, solution: str) -> str:
 
 
 def _mbpp(row: Mapping[str, Any], where: str) -> Task:
-    text = _text(row, "text" if "text" in row else "prompt", where)
+    text = text_in(row, "text" if "text" in row else "prompt", where)
     asserts = _lines(row, "test_list", where)
     if not asserts:
         raise TaskError(f"{where}: test_list is empty")
-    setup = [_text(row, "test_setup_code", where, empty=True)] if row.get("test_setup_code") else []
+    setup = [text_in(row, "test_setup_code", where, empty=True)] if row.get("test_setup_code") else []
     imports = _lines(row, "test_imports", where) if row.get("test_imports") else []
     # MBPP+ carries its larger tests as a program of their own beside MBPP's list.
-    tests = [_text(row, "test", where)] if "test" in row else asserts
+    tests = [text_in(row, "test", where)] if "test" in row else asserts
     return Task(
         id=_id(row, where),
         where=where,
         prompt="\n".join([text.strip(), MBPP_TESTS, "", *asserts]),
         tests="\n".join([*imports, *setup, *tests]) + "\n",
-        solution=_text(row, "code", where) if "code" in row else None,
+        solution=text_in(row, "code", where) if "code" in row else None,
     )
 
 
-def _text(row: Mapping[str, Any], key: str, where: str, *, empty: bool = False) -> str:
+def text_in(row: Mapping[str, Any], key: str, where: str, *, empty: bool = False) -> str:
+    """The text that a row has under a key. Raises `TaskError` where there is none, or a blank one unless `empty`."""
     if key not in row:
         raise TaskError(f"{where}: {key} is missing")
     value = row[key]

@@ -16,6 +16,7 @@ def test_help_lists_the_verbs():
     assert done.returncode == 0
     assert "generate" in done.stdout
     assert "convert" in done.stdout
+    assert "compare" in done.stdout
 
 
 def test_help_answers_in_under_300_ms():

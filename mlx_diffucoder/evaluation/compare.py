@@ -1,0 +1,168 @@
+"""Checkpoints against a base on the same masked canvases, one in memory at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..checkpoint import build, shards
+from ..config import ModelConfig
+from ..errors import CheckpointError
+from ..generation import forbidden_ids
+from ..loading import DTYPES, memory_size
+from ..model import Dream
+from ..tokenizer import Tokenizer
+from .divergence import Divergence, NotANumber, readings
+from .forwards import Outputs, outputs, outputs_by_layer
+from .masking import Masked
+
+SHARE = 0.7  # of the machine's memory: what Metal lets a program's weights take, and room for the rest
+
+Advance = Callable[[float], None]
+"""Told how many more canvases have gone through a network."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A folder to be compared, its weights not read.
+
+    Attributes:
+        name: what messages and tables call it.
+        dtype: as `load` has it.
+        bytes_on_disk: of its weights' files.
+        bits_per_weight: stored bits over weights, scales and all.
+        memory: bytes that its weights take to compute with.
+    """
+
+    name: str
+    folder: Path
+    dtype: str | None
+    config: ModelConfig
+    tokenizer: Tokenizer
+    bytes_on_disk: int
+    bits_per_weight: float
+    memory: int
+
+    @classmethod
+    def of(cls, name: str, folder: Path, dtype: str | None = None) -> Self:
+        """Look at a folder. Raises `CheckpointError` or `ConfigError`, as `load` does."""
+        from mlx_lm.utils import compute_bits_per_weight
+
+        model, _ = build(folder)
+        bits = compute_bits_per_weight(model)
+        weights: Any = tree_flatten(_cast(model, dtype).parameters())
+        return cls(
+            name=name,
+            folder=folder,
+            dtype=dtype,
+            config=model.config,
+            tokenizer=Tokenizer.load(folder),
+            bytes_on_disk=sum(file.stat().st_size for file in shards(folder)),
+            bits_per_weight=float(bits),
+            memory=sum(weight.nbytes for _, weight in weights),
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether this machine can hold its weights and compute with them."""
+        return self.memory <= SHARE * memory_size()
+
+    @cached_property
+    def forbidden(self) -> mx.array:
+        """Bool `[V]`, ids never to be generated."""
+        return forbidden_ids(self.tokenizer, self.config.vocab_size)
+
+    def open(self) -> Dream:
+        """Its model, with none of its weights read yet."""
+        return _cast(build(self.folder)[0], self.dtype)
+
+
+def _cast(model: Dream, dtype: str | None) -> Dream:
+    if dtype is not None:
+        model.set_dtype(DTYPES[dtype])
+    return model
+
+
+def check_comparable(base: Checkpoint, other: Checkpoint) -> None:
+    """Raise `CheckpointError` unless the ids of both mean the same."""
+    difference = ""
+    if base.tokenizer.vocabulary != other.tokenizer.vocabulary:
+        mine, theirs = (set(one.tokenizer.vocabulary.items()) for one in (base, other))
+        token, id = min(mine ^ theirs, key=lambda pair: (pair[1], pair[0]))
+        whose = base if (token, id) in mine else other
+        difference = f"only that of {whose.name} has {token!r} as {id}"
+    elif base.tokenizer.mask_id != other.tokenizer.mask_id:
+        difference = f"the mask token is {base.tokenizer.mask_id} in one and {other.tokenizer.mask_id} in the other"
+    elif base.config.vocab_size != other.config.vocab_size:
+        difference = f"the vocab_size is {base.config.vocab_size} in one and {other.config.vocab_size} in the other"
+    if difference:
+        raise CheckpointError(
+            f"{other.name}: cannot be compared with {base.name}, their tokenizers differ: {difference}; name"
+            " conversions of one model"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How far a checkpoint is from the base: by share of the answer masked, and over all canvases."""
+
+    by_ratio: dict[float, Divergence]
+    overall: Divergence
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; the ratios are text there."""
+        return {**asdict(self.overall), "by_ratio": {f"{ratio:g}": asdict(one) for ratio, one in self.by_ratio.items()}}
+
+
+def compare(
+    base: Checkpoint,
+    others: Sequence[Checkpoint],
+    canvases: Sequence[Masked],
+    *,
+    by_layer: bool | None = None,
+    advance: Advance | None = None,
+) -> Iterator[Comparison]:
+    """Compare each of `others` with `base`, in turn.
+
+    Kept of the base are its rows at masked positions and its head: two models are never in memory together.
+
+    Args:
+        others: comparable with the base, as `check_comparable` has it.
+        canvases: of texts in the base's ids, at least one.
+        by_layer: hold no more than one layer in memory; None does for what does not fit.
+
+    Raises:
+        CheckpointError: a network's output is not finite.
+    """
+    reference = _outputs(base, canvases, by_layer, advance)
+    for other in others:
+        found = _outputs(other, canvases, by_layer, advance)
+        try:
+            every = readings(reference, found, canvases, base.forbidden)
+        except NotANumber as error:
+            raise CheckpointError(
+                f"{(base if error.reference else other).name}: the model's output is not a number: its weights are damaged, or"
+                " their range is too wide for float16 (try --dtype float32)"
+            ) from None
+        ratios = sorted({canvas.ratio for canvas in canvases})
+        yield Comparison(
+            by_ratio={ratio: Divergence.of([one for one in every if one.canvas.ratio == ratio]) for ratio in ratios},
+            overall=Divergence.of(every),
+        )
+        del found, every  # before the next model is read
+
+
+def _outputs(checkpoint: Checkpoint, canvases: Sequence[Masked], by_layer: bool | None, advance: Advance | None) -> Outputs:
+    layers = checkpoint.config.num_hidden_layers
+
+    def tell(count: int) -> None:
+        if advance:
+            advance(count / layers)
+
+    if not checkpoint.fits if by_layer is None else by_layer:
+        return outputs_by_layer(checkpoint.open, canvases, tell)
+    return outputs(checkpoint.open(), canvases, tell)
