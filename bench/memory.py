@@ -17,7 +17,6 @@ from typing import Annotated
 
 import mlx.core as mx
 import typer
-from mlx.utils import tree_flatten
 
 from mlx_diffucoder.canvas import Canvas
 from mlx_diffucoder.config import PRESETS, GenerationConfig
@@ -65,7 +64,7 @@ def main(
     model = Dream(replace(shape_7b(VOCAB), num_hidden_layers=layers))
     model.set_dtype(DTYPES[dtype])
     mx.eval(model.parameters())
-    weights = sum(array.nbytes for _name, array in tree_flatten(model.parameters()))
+    weights = mx.get_active_memory()
     print(f"weights: {weights / 1e9:.2f} GB ({layers} layers, {dtype}); the whole 7B at 4.5 bits: {BYTES_4_BIT / 1e9:.2f} GB")
     report = {}
     for name in PRESETS:
