@@ -28,13 +28,17 @@ GRID: dict[str, dict[str, Any]] = {
     "threshold, whole canvas": {"rule": "threshold:tau=0.9"},
     "blocks, prefix cache": {"rule": "threshold:tau=0.9", "window": "blocks-prefix:size=32", "alg": "maskgit_plus"},
     "blocks, dual cache": {"rule": "threshold:tau=0.9", "window": "blocks-dual:size=32", "alg": "maskgit_plus"},
-    "stability": {"rule": "stability:tau=0.9,epsilon=0.01,span=1", "window": "sliding:width=24,suffix=8"},
-    "factor": {"rule": "factor:f=1.0", "window": "sliding:width=24,suffix=8"},
-    "entropy bound": {"rule": "entropy-bound:gamma=0.1", "window": "sliding:width=24,suffix=8"},
-    "local relaxation": {"rule": "local:tau=0.9,relaxed=0.8,radius=4", "window": "sliding:width=24,suffix=8"},
+    "blocks, dual, as published": {"rule": "threshold:tau=0.9", "window": "blocks-dual:size=32,stop=0", "alg": "maskgit_plus"},
+    "stability": {"rule": "stability:tau=0.9,epsilon=0.01,span=1", "window": "sliding:width=24,suffix=4"},
+    "factor": {"rule": "factor:f=1.0", "window": "sliding:width=24,suffix=4"},
+    "entropy bound": {"rule": "entropy-bound:gamma=0.1", "window": "sliding:width=24,suffix=4"},
+    "local relaxation": {"rule": "local:tau=0.9,relaxed=0.8,radius=4", "window": "sliding:width=24,suffix=4"},
+    "backtracking 0.8": {"rule": "backtrack:tau=0.8,fall=0.8", "window": "sliding:width=28,suffix=0"},
+    "threshold 0.7": {"rule": "threshold:tau=0.7", "window": "sliding:width=28,suffix=0"},
     "balanced": dict(PRESETS["balanced"]),
     "fast": dict(PRESETS["fast"]),
 }
+REFERENCE = "reference, one token a step"
 
 
 def config_of(fields: dict[str, Any], max_tokens: int) -> GenerationConfig:
@@ -72,24 +76,31 @@ def main(
 def measure(
     grid: dict[str, dict[str, Any]], file: Path, model: str, dtype: str, max_tokens: int, limit: int | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Evaluate each row of the grid, after one warm-up answer of its own, and print a line of the table."""
+    """Evaluate each row of the grid, after one warm-up answer of its own, and print a line of the table.
+
+    Where the reference is in the grid, it comes first, and `same_text` counts the answers that are its.
+    """
     from mlx_diffucoder.evaluation import Summary, evaluate, read_tasks
     from mlx_diffucoder.loading import load
 
     network, tokenizer = load(model, dtype=dtype)
     tasks = read_tasks(file)[:limit]
-    print(f"{'':30} {'pass@1':>7} {'NFE':>6} {'tokens/forward':>14} {'positions/token':>15} {'tokens/s':>9}")
+    print(f"{'':30} {'pass@1':>7} {'NFE':>6} {'tokens/forward':>14} {'positions/token':>15} {'tokens/s':>9} {'same text':>9}")
+    reference: list[str] | None = None
     for name, fields in grid.items():
         config = config_of(fields, max_tokens)
         list(evaluate(network, tokenizer, tasks[:1], config))
-        summary = Summary.of(list(evaluate(network, tokenizer, tasks, config)))
+        results = list(evaluate(network, tokenizer, tasks, config))
+        summary, answers = Summary.of(results), [result.answer for result in results]
+        reference = answers if name == REFERENCE else reference
+        same = sum(map(str.__eq__, answers, reference)) if reference else None
         stats = summary.stats
         print(
             f"{name:30} {100 * summary.passed / summary.answers:6.1f}% {summary.nfe:6.2f} {stats.tokens_per_forward:14.2f}"
-            f" {stats.positions_per_useful_token:15.2f} {stats.tokens_per_second:9.1f}",
+            f" {stats.positions_per_useful_token:15.2f} {stats.tokens_per_second:9.1f} {'' if same is None else same:>9}",
             flush=True,
         )
-        yield name, {**summary.to_dict(), "config": replace(config, seed=None).to_dict()}
+        yield name, {**summary.to_dict(), "same_text": same, "config": replace(config, seed=None).to_dict()}
 
 
 def plotter() -> Any:

@@ -74,7 +74,8 @@ def main(
         share = (measured + others) / BYTES_4_BIT
         report[name] = {"measured_bytes": measured, "other_layers_bytes": others, "share_of_4_bit_weights": share}
         print(
-            f"{name:10} {measured / 1e6:7.0f} MB measured, {others / 1e6:4.0f} MB more for 28 layers: {100 * share:.1f} % of 4.5-bit weights"
+            f"{name:10} {measured / 1e6:7.0f} MB measured, {others / 1e6:4.0f} MB more for 28 layers: {100 * share:.1f} %",
+            flush=True,
         )
     print(
         json.dumps(

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from mlx_diffucoder import Dream, GenerationConfig, ModelConfig, generate, load
 from mlx_diffucoder.bench import synthetic
-from mlx_diffucoder.bench.frontier import GRID, config_of
+from mlx_diffucoder.bench.frontier import GRID, REFERENCE, config_of
 from mlx_diffucoder.bench.synthetic import Sizes
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.convert import ConvertConfig, convert
@@ -37,13 +37,14 @@ def frontier(*args):
 
 def test_frontier_writes_a_table_json_and_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
-    rows = ("--only", "balanced", "--only", "fast")
+    rows = ("--only", "exact", "--only", "fast", "--only", REFERENCE)
     done = frontier("-m", DATA / "dream-b", "--limit", 2, "--max-tokens", 12, "--out", tmp_path, "--allow-code-execution", *rows)
     assert done.returncode == 0, done.stderr
     *table, last = done.stdout.splitlines()
-    assert [line.split()[0] for line in table[1:]] == ["balanced", "fast"]
+    assert [line.split()[0] for line in table[1:]] == ["reference,", "exact", "fast"]
     assert json.loads(last) == json.loads((tmp_path / "frontier.json").read_text())
-    row = json.loads(last)["rows"]["balanced"]
+    row = json.loads(last)["rows"]["exact"]
+    assert row["same_text"] == 2
     assert row["tasks"] == 2
     assert {"pass@1", "nfe", "positions_per_useful_token", "tokens_per_forward", "unresolved_masks"} <= row.keys()
     assert "<svg" in (tmp_path / "frontier.svg").read_text()
@@ -127,6 +128,25 @@ def test_the_largest_matrices_of_the_7b_pass_through_400_mb_of_memory(tmp_path):
         assert done.returncode == 0, done.stderr
         scale = 1 if sys.platform == "darwin" else 1024
         assert int(done.stdout.split()[-1]) * scale < 400e6
+
+
+def test_step_times_every_decision_against_the_forward():
+    done = bench("step", "--vocab", 9000, "--rows", 4, "--layers", 2, "--trials", 1)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["forward_seconds"] > 0
+    for decision in report["decisions"].values():
+        assert decision["share_of_forward"] == decision["seconds"] / report["forward_seconds"]
+
+
+@pytest.mark.slow
+def test_memory_beside_the_weights_is_under_a_tenth_of_a_4_bit_7b():
+    """Two layers of the 7B's shape take 6 GB in float32."""
+    done = bench("memory", "--dtype", "float32", "--max-tokens", 128)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    for preset in report["presets"].values():
+        assert 0 < preset["share_of_4_bit_weights"] < 0.1
 
 
 @pytest.mark.slow
