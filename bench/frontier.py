@@ -61,7 +61,7 @@ def main(
     with one_line("frontier"):
         if not allow_code_execution:
             raise ExecutionError("this runs what the model writes on this machine, in no sandbox: add --allow-code-execution")
-        grid = {name: GRID[name] for name in only or GRID if name in GRID}
+        grid = {name: fields for name, fields in GRID.items() if not only or name in only}
         if unknown := set(only or ()) - GRID.keys():
             raise ExecutionError(f"no row {sorted(unknown)[0]!r} in the grid: {', '.join(GRID)}")
         pyplot = plotter()  # asked before minutes are spent

@@ -97,6 +97,10 @@ def denoise(
     nfe = forwarded = 0
     if not config.reference and not masked.any():  # a hook has left nothing to do
         yield tuple(Step.nothing(row[pad:]) for row, pad in zip(known, canvas.padding, strict=True))
+
+    def look() -> View:
+        return sight.look(tokens, known, judge.again(to_fill & (known != canvas.mask_id)), every=bool(hooks))
+
     view: View | None = None
     # Each step commits a token, so this ends before the range does, unless a hook masks some again.
     for index in range((policy.steps or 0) + (0 if config.reference else int(masked.sum()) * policy.rounds)):
@@ -104,7 +108,7 @@ def denoise(
         if not config.reference and not quota.any():
             continue
         key, step_key = mx.random.split(key)
-        view = view or sight.look(tokens, known, judge.again(to_fill & (known != canvas.mask_id)), every=bool(hooks))
+        view = view or look()
         logits, every = _hooked(view, hooks, index, tokens)
         # The step's one wait for the device.
         decision, judge = decider.decide(view, tokens, judge, quota, step_key, logits)
@@ -119,7 +123,7 @@ def denoise(
         steps = _steps(canvas, index, shown, view, decision, nfe, forwarded)
         view = None
         if not done and not hooks and not config.reference:
-            view = sight.look(tokens, known, judge.again(to_fill & (known != canvas.mask_id)))
+            view = look()
             mx.async_eval(view.hidden)
         yield steps
         if done:
