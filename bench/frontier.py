@@ -25,7 +25,7 @@ GRID: dict[str, dict[str, Any]] = {
     "reference, two tokens a step": {"reference": True, "steps": 0.5},  # a share of max_tokens
     "exact": dict(PRESETS["exact"]),
     "exact, drafts": {"window": "drafts:ahead=8"},
-    "threshold, whole canvas": {"rule": "threshold:tau=0.9"},
+    "threshold, whole canvas": {"rule": "threshold:tau=0.9", "window": "whole"},
     "blocks, prefix cache": {"rule": "threshold:tau=0.9", "window": "blocks-prefix:size=32", "alg": "maskgit_plus"},
     "blocks, dual cache": {"rule": "threshold:tau=0.9", "window": "blocks-dual:size=32", "alg": "maskgit_plus"},
     "blocks, dual, as published": {"rule": "threshold:tau=0.9", "window": "blocks-dual:size=32,stop=0", "alg": "maskgit_plus"},
