@@ -100,12 +100,13 @@ class Decider:
         parts: list[_Measures] = []
         for start in range(0, standing.shape[1], rows):
             part = slice(start, start + rows)
-            hidden = view.hidden[:, part]
-            if parts:  # waits for the part before, so that only one part's logits are there
-                hidden = mx.depends(hidden, list(parts[-1][:-1]))
             key, part_key = mx.random.split(key)
-            given = self._model.logits(hidden) if logits is None else logits[:, part]
+            given = self._model.logits(view.hidden[:, part]) if logits is None else logits[:, part]
             parts.append(self._measure(given, standing[:, part], part_key, sort))
+            if rows < standing.shape[1]:
+                # MLX takes memory when work is queued: without a wait, it would be that of all parts.
+                del given
+                mx.eval(*(one for one in parts[-1] if one is not None))
         joined = [None if one[0] is None else mx.concatenate(list(one), axis=1) for one in zip(*parts, strict=True)]
         return _Measures._make(joined)
 
