@@ -41,3 +41,7 @@ class TaskError(DiffucoderError):
 
 class ExecutionError(DiffucoderError):
     """Generated code may not be run, or no process could be started for it."""
+
+
+class BenchError(DiffucoderError):
+    """A measurement was asked for that cannot be made, or of a chip that is not known."""

@@ -9,6 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import DiffucoderError
+from .bench import bench
 from .compare import compare
 from .convert import convert
 from .evaluate import evaluate
@@ -26,6 +27,7 @@ app.command()(generate)
 app.command()(convert)
 app.command("eval")(evaluate)
 app.command()(compare)
+app.command()(bench)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 DEBUG = "DIFFUCODE_DEBUG"
