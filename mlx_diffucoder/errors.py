@@ -45,3 +45,7 @@ class ExecutionError(DiffucoderError):
 
 class BenchError(DiffucoderError):
     """A measurement was asked for that cannot be made, or of a chip that is not known."""
+
+
+class DoctorError(DiffucoderError):
+    """This machine does not compute what it should."""

@@ -12,6 +12,7 @@ from ..errors import DiffucoderError
 from .bench import bench
 from .compare import compare
 from .convert import convert
+from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
 from .options import flag_of
@@ -28,6 +29,7 @@ app.command()(convert)
 app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(bench)
+app.command()(doctor)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 DEBUG = "DIFFUCODE_DEBUG"

@@ -35,7 +35,7 @@ def load_named(name: str | None, *, yes: bool, dtype: str | None = None) -> tupl
 
 def check_download(download: Download, *, yes: bool, ask: bool) -> None:
     """Say what is about to be fetched, check that it fits, and ask where that is called for."""
-    free, memory = _free_disk(download.folder), memory_size()
+    free, memory = free_disk(download.folder), memory_size()
     print(
         f"{download.repo} is not on this machine: {_gb(download.missing)} to download into {download.folder}"
         f" ({_gb(free)} free). To run, it takes about {_gb(memory_to_run(download.total))} of this machine's"
@@ -68,7 +68,8 @@ def show_hub_bars() -> None:
         huggingface_hub.utils.disable_progress_bars()
 
 
-def _free_disk(folder: Path) -> int:
+def free_disk(folder: Path) -> int:
+    """Bytes that are free where a folder is or would be."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

@@ -18,6 +18,7 @@ def test_help_lists_the_verbs():
     assert "convert" in done.stdout
     assert "compare" in done.stdout
     assert "bench" in done.stdout
+    assert "doctor" in done.stdout
 
 
 def test_help_answers_in_under_300_ms():
