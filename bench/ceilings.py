@@ -1,7 +1,8 @@
 """What a chip can do at most: bandwidth and matmul rate, from the table or measured here.
 
 `chips.json` holds what Apple states and what llama.cpp reached, with its sources. For a chip that is not
-in it, and wherever it is asked for, the ceilings are measured: a large copy and a large matmul.
+in it, and wherever it is asked for, the ceilings are measured: a large copy or a large matrix read for one row,
+whichever is faster, and a large matmul.
 """
 
 import json
@@ -113,7 +114,9 @@ def measure(chip: str) -> Ceilings:
     # 16 bits are what a GPU's matmul is made for, and what MLX's CPU backend has no fast one of.
     dtype = mx.bfloat16 if mx.default_device().type == mx.DeviceType.gpu else mx.float32
     kind = str(dtype).removeprefix("mlx.core.")
-    return Ceilings(chip=chip, bandwidth=_copy_rate(), flops=_matmul_rate(dtype), source=f"measured here in {kind}")
+    return Ceilings(
+        chip=chip, bandwidth=max(_copy_rate(), _read_rate(dtype)), flops=_matmul_rate(dtype), source=f"measured here in {kind}"
+    )
 
 
 def _copy_rate() -> float:
@@ -129,6 +132,17 @@ def _copy_rate() -> float:
         if seconds > LONG_ENOUGH:
             break
     return 2 * x.nbytes / seconds
+
+
+def _read_rate(dtype: Any) -> float:
+    """Bytes read a second, by multiplying a large matrix with one row: what a forward of one position does."""
+    import mlx.core as mx
+
+    from .timing import timed
+
+    row, matrix = mx.zeros((1, 8192), dtype=dtype), mx.zeros((8192, 8192), dtype=dtype)
+    mx.eval(row, matrix)
+    return matrix.nbytes / timed(partial(_compute, mx.matmul, row, matrix.T), TRIALS)
 
 
 def _matmul_rate(dtype: Any) -> float:

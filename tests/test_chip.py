@@ -190,18 +190,18 @@ def test_a_chip_that_is_not_in_the_table_is_refused_by_name(name):
 
 
 def test_measured_ceilings_are_those_of_the_work_that_was_timed(monkeypatch):
-    """A copy of n bytes reads and writes n; a matmul of side s takes 2 s^3 operations; both grow until they are long enough."""
+    """A copy of n bytes reads and writes n, a row reads a matrix once, and a matmul of side s takes 2 s^3 operations."""
     sizes = []
 
     def half_a_second(work, trials):
-        sizes.append(work.args[1].shape)
+        sizes.append(work.args[2].shape if len(work.args) > 2 and not isinstance(work.args[2], int) else work.args[1].shape)
         work()
         return 0.5
 
     monkeypatch.setattr("mlx_diffucoder.bench.timing.timed", half_a_second)
     found = ceilings.measure("this")
-    assert sizes == [(64 << 18,), (512, 512)]
-    assert found.bandwidth == pytest.approx(2 * (64 << 20) / 0.5)
+    assert sizes == [(64 << 18,), (8192, 8192), (512, 512)]
+    assert found.bandwidth == pytest.approx(4 * 8192**2 / 0.5)  # more than the copy's 128 MiB
     assert found.flops == pytest.approx(2 * 512**3 / 0.5)
     assert found.overhead == 0
     assert "measured" in found.source

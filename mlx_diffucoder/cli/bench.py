@@ -1,53 +1,115 @@
-"""`diffucode bench`: what this machine can do, and what is predicted for others."""
+"""`diffucode bench`: how fast a model is here, what this machine can do, and what is predicted for others."""
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BenchError
+from ..config import GenerationConfig
+from ..errors import BenchError, ConfigError
+from .options import Dtype, Model, Yes, decodes
 
 if TYPE_CHECKING:
     from ..bench.ceilings import Ceilings
     from ..bench.chip import Card
+    from ..bench.networks import Measured
     from ..bench.roofline import Work
 
 HERE = "here"
 BITS = (2, 3, 4, 5, 6, 8, 16)
 
 
+@decodes
 def bench(
-    card: Annotated[bool, typer.Option("--card", help="Print this machine's chip card.")] = False,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="What to write, once each.", show_default="three small functions")
+    ] = None,
+    model: Model = None,
+    shape: Annotated[
+        str | None, typer.Option(help='Random weights of this shape, made in memory: "7b".', show_default=False)
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="For --shape and --predict: bits a weight, 16 for floats.", show_default="4")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="For --shape: fewer layers.", show_default="all")] = None,
+    dtype: Dtype = None,
+    widest: Annotated[int, typer.Option(min=1, help="The widest forward, in positions.")] = 512,
+    trials: Annotated[int, typer.Option(min=1, help="How often each thing is measured.")] = 5,
+    delay: Annotated[float, typer.Option(min=0, help="Seconds of rest before each trial.")] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="Write the results into this file, as JSON.", show_default=False)] = None,
+    card: Annotated[bool, typer.Option("--card", help="Only print this machine's chip card.")] = False,
     predict: Annotated[
         str | None,
         typer.Option(
-            help='Print predicted times for a chip, as "M5 Max" or "M4 Max 32" (GPU cores), or "here".', show_default=False
+            help='Only print predicted times for a chip: "M5 Max", "M4 Max 32" (GPU cores) or "here".', show_default=False
         ),
     ] = None,
-    bits: Annotated[int, typer.Option(help="For --predict: bits a weight, 16 for none quantized.")] = 4,
     nfe: Annotated[int | None, typer.Option(min=1, help="For --predict: forwards of a generation.", show_default=False)] = None,
     positions: Annotated[
         int | None, typer.Option(min=1, help="For --predict: positions it forwards in all.", show_default=False)
     ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Measure this machine's ceilings, known or not.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    yes: Yes = False,
+    *,
+    config: GenerationConfig,
 ) -> int:
-    """Say what a machine can do.
+    """Measure how fast a model is here.
 
-    Example: diffucode bench --predict "M5 Max" --bits 4
+    Forwards by their positions, where the time of a step goes, and whole generations, each beside the most the chip can do.
+
+    Example: diffucode bench -m pocket --max-tokens 64
     """
-    if card == (predict is not None):
-        raise typer.BadParameter("name one: --card, or --predict CHIP", param_hint="diffucode bench")
+    if bits not in (None, *BITS):
+        raise BenchError(f"--bits must be one of {', '.join(map(str, BITS))}, not {bits}")
+    _check_together(nfe, positions)
+    modes = [flag for flag, given in (("--card", card), ("--predict", predict is not None), ("--shape", bool(shape))) if given]
+    if len(modes) > 1:
+        raise BenchError(f"{modes[0]} and {modes[1]} do not go together")
     if card:
         return _print_card(measure=measure, as_json=as_json)
-    if bits not in BITS:
-        raise BenchError(f"--bits must be one of {', '.join(map(str, BITS))}, not {bits}")
+    if predict is not None:
+        return _print_prediction(predict, bits or 4, (nfe, positions), measure=measure, as_json=as_json)
+    if not shape and (bits or layers):
+        raise BenchError(f"{'--bits' if bits else '--layers'} is for --shape: a checkpoint has its own")
+    from .measuring import Plan, measure_here
+
+    if not shape:
+        plan = Plan(prompts, config, widest, trials, delay, out, lambda: _checkpoint(model, dtype, yes=yes))
+    else:
+        plan = Plan(prompts, config, widest, trials, delay, out, lambda: _noise(shape, bits or 4, dtype, layers))
+    return measure_here(plan, measure=measure, as_json=as_json)
+
+
+def _check_together(nfe: int | None, positions: int | None) -> None:
     if (nfe is None) != (positions is None):
         raise BenchError("--nfe and --positions go together: how many forwards, and of how many positions in all")
     if nfe and positions and positions < nfe:
         raise BenchError(f"--positions must be at least --nfe, not {positions}: a forward has a position or more")
-    return _print_prediction(predict or HERE, bits, (nfe, positions), measure=measure, as_json=as_json)
+
+
+def _checkpoint(name: str | None, dtype: str | None, *, yes: bool) -> "Measured":
+    from ..bench.networks import Measured, check_fits
+    from ..checkpoint import shards
+    from .models import load_named
+
+    def check(name: str, folder: Path) -> None:
+        check_fits(name, sum(file.stat().st_size for file in shards(folder)))
+
+    return Measured(*load_named(name, yes=yes, dtype=dtype, check=check), random=False)
+
+
+def _noise(shape: str, bits: int, dtype: str | None, layers: int | None) -> "Measured":
+    from ..bench.networks import noise
+    from ..loading import DTYPES
+    from .progress import waiting
+
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}", field="dtype")
+    with waiting("drawing random weights"):
+        return noise(shape, bits, dtype or "bfloat16", layers)
 
 
 def _print_card(*, measure: bool, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 
-def load_named(name: str | None, *, yes: bool, dtype: str | None = None) -> tuple[str, "Dream", "Tokenizer"]:
+def load_named(
+    name: str | None, *, yes: bool, dtype: str | None = None, check: Callable[[str, Path], None] | None = None
+) -> tuple[str, "Dream", "Tokenizer"]:
     """The model that `--model` names, or the default one, with its name; `dtype` as `load` has it.
+
+    Args:
+        check: called with the name and the folder before it is loaded; whatever it raises stops it.
 
     Raises:
         HubError: it would have to be downloaded and must not be, or does not fit.
@@ -29,6 +35,8 @@ def load_named(name: str | None, *, yes: bool, dtype: str | None = None) -> tupl
         check_download(download, yes=yes, ask=not name)
 
     folder = resolve(wanted, before_download=before_download)
+    if check is not None:
+        check(wanted, folder)
     with waiting(f"loading {wanted}"):
         return wanted, *load(folder, dtype=dtype)
 
