@@ -1,6 +1,7 @@
 """`diffucode bench`: how fast a model is here, what this machine can do, and what is predicted for others."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,6 +67,10 @@ def bench(
         raise BenchError(f"--bits must be one of {', '.join(map(str, BITS))}, not {bits}")
     _check_together(nfe, positions)
     modes = [flag for flag, given in (("--card", card), ("--predict", predict is not None), ("--shape", bool(shape))) if given]
+    if shape and model != os.environ.get("DIFFUCODE_MODEL"):
+        modes.append("--model")
+    if out and not shape and modes:
+        modes.append("--out")
     if len(modes) > 1:
         raise BenchError(f"{modes[0]} and {modes[1]} do not go together")
     if card:

@@ -119,6 +119,8 @@ def test_what_cannot_be_measured_is_one_line(tmp_path):
     assert_one_line(diffucode("bench", "-m", "pocket", "--bits", 8), "--bits", "--shape")
     assert_one_line(diffucode("bench", "-m", "pocket", "--layers", 8), "--layers", "--shape")
     assert_one_line(diffucode("bench", "--shape", "7b", "--predict", "M1"), "--shape")
+    assert_one_line(diffucode("bench", "--shape", "7b", "-m", "pocket"), "--shape", "--model")
+    assert_one_line(diffucode("bench", "--card", "--out", tmp_path / "f.json"), "--card", "--out")
     assert_one_line(diffucode("bench", "-m", "pocket", "--out", tmp_path), "--out", "is a folder")
     assert_one_line(diffucode("bench", "-m", "pocket", "--out", tmp_path / "no" / "f.json"), "--out", "does not exist")
     assert_one_line(diffucode("bench", "-m", tmp_path), "has no weights")
