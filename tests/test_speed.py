@@ -41,6 +41,16 @@ def test_a_timing_is_the_median_with_its_spread_and_the_warm_up_does_not_count()
     assert len(calls) == 5
 
 
+def test_the_clock_gives_each_second_of_a_step_to_one_part(monkeypatch):
+    now = iter([0.0, 6.0])  # the step begins and ends
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(now))
+    clock = speed.Clock()
+    clock.now["forward"] = 2.0
+    clock.decides_since, clock.now["lm_head"] = 3.0, 1.0
+    clock.decided()
+    assert clock.steps == [{"forward": 2.0, "lm_head": 1.0, "sampling": 2.0, "host": 1.0}]
+
+
 @pytest.mark.parametrize("preset", ["exact", "balanced", "fast"])
 def test_probing_a_generation_changes_none_of_its_tokens(measured, preset, monkeypatch):
     config = GenerationConfig.preset(preset, max_tokens=12, seed=0)
