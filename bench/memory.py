@@ -26,10 +26,10 @@ from mlx_diffucoder.model import Dream
 from mlx_diffucoder.rules import policy_for
 from mlx_diffucoder.windows import window_for
 
-from .step import shape_7b
+from .shapes import SHAPES, bits_per_weight, parameters
 
-VOCAB, LAYERS, PARAMETERS = 152_064, 28, 7_615_616_512
-BYTES_4_BIT = PARAMETERS * 4.5 / 8
+SHAPE = SHAPES["7b"]
+BYTES_4_BIT = parameters(SHAPE) * bits_per_weight(4) / 8
 
 
 def beside_the_weights(model: Dream, prompt: int, config: GenerationConfig, steps: int) -> int:
@@ -61,7 +61,7 @@ def main(
     """Measure each preset."""
     if dtype not in DTYPES:
         raise typer.BadParameter(f"one of {', '.join(DTYPES)}", param_hint="--dtype")
-    model = Dream(replace(shape_7b(VOCAB), num_hidden_layers=layers))
+    model = Dream(replace(SHAPE, num_hidden_layers=layers))
     model.set_dtype(DTYPES[dtype])
     mx.eval(model.parameters())
     weights = mx.get_active_memory()
@@ -70,11 +70,12 @@ def main(
     for name in PRESETS:
         config = GenerationConfig.preset(name, max_tokens=max_tokens, seed=0)
         measured = beside_the_weights(model, prompt, config, steps)
-        others = kept_bytes(model, prompt + max_tokens, LAYERS - layers) if config.window != "whole" else 0
+        others = kept_bytes(model, prompt + max_tokens, SHAPE.num_hidden_layers - layers) if config.window != "whole" else 0
         share = (measured + others) / BYTES_4_BIT
         report[name] = {"measured_bytes": measured, "other_layers_bytes": others, "share_of_4_bit_weights": share}
         print(
-            f"{name:10} {measured / 1e6:7.0f} MB measured, {others / 1e6:4.0f} MB more for 28 layers: {100 * share:.1f} %",
+            f"{name:10} {measured / 1e6:7.0f} MB measured, {others / 1e6:4.0f} MB more for 28 layers:"
+            f" {100 * share:.1f} % of 4.5-bit weights",
             flush=True,
         )
     print(

@@ -12,9 +12,7 @@ Not covered: keys and values kept from before, which make a forward slower; so t
 """
 
 import json
-import time
-from collections.abc import Callable
-from statistics import median
+from dataclasses import replace
 from typing import Annotated, Any
 
 import mlx.core as mx
@@ -27,6 +25,9 @@ from mlx_diffucoder.loading import DTYPES
 from mlx_diffucoder.model import Dream
 from mlx_diffucoder.rules import policy_for
 from mlx_diffucoder.sights import View
+
+from .shapes import SHAPES
+from .timing import timed
 
 # Name -> fields of GenerationConfig.
 DECISIONS: dict[str, dict[str, Any]] = {
@@ -41,19 +42,6 @@ DECISIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def shape_7b(vocab_size: int) -> ModelConfig:
-    """DiffuCoder-7B's shape, with one layer."""
-    return ModelConfig(
-        vocab_size=vocab_size,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=1,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        mask_token_id=vocab_size - 1,
-    )
-
-
 class Given(Dream):
     """A network that puts out logits made before, so that only what follows is timed."""
 
@@ -63,17 +51,6 @@ class Given(Dream):
 
     def logits(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
         return self.rows
-
-
-def timed(work: Callable[[], Any], trials: int) -> float:
-    """Median seconds of `work`, after one run that does not count."""
-    work()
-    seconds = []
-    for _ in range(trials):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
 
 
 def decision_time(fields: dict[str, Any], rows: int, vocab_size: int, dtype: mx.Dtype, trials: int) -> float:
@@ -106,7 +83,7 @@ def decision_time(fields: dict[str, Any], rows: int, vocab_size: int, dtype: mx.
 
 def forward_time(rows: int, layers: int, vocab_size: int, dtype: mx.Dtype, trials: int) -> float:
     """Seconds of a forward of `rows` positions through `layers` layers and `lm_head`."""
-    config = shape_7b(vocab_size)
+    config = replace(SHAPES["7b"], num_hidden_layers=1, vocab_size=vocab_size, mask_token_id=vocab_size - 1)
     model = Dream(config)
     model.set_dtype(dtype)
     layer, head = model.model.layers[0], model.lm_head

@@ -41,3 +41,11 @@ class TaskError(DiffucoderError):
 
 class ExecutionError(DiffucoderError):
     """Generated code may not be run, or no process could be started for it."""
+
+
+class BenchError(DiffucoderError):
+    """A measurement was asked for that cannot be made, or of a chip that is not known."""
+
+
+class DoctorError(DiffucoderError):
+    """This machine does not compute what it should."""

@@ -84,7 +84,22 @@ def resolve(name: str | os.PathLike[str], *, before_download: Callable[[Download
     name = os.fspath(name)
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
         raise CheckpointError(f'{name}: no such folder, nor is it a Hub id ("owner/name") or "{POCKET}"')
-    return _cached(name) or _download(name, before_download)
+    return cached(name) or _download(name, before_download)
+
+
+def cached(repo: str) -> Path | None:
+    """The Hub's cache of a repository, where all of its weights are there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=list(HUB_FILES), local_files_only=True))
+        shards(folder)
+    except HFValidationError as error:
+        raise CheckpointError(f"{repo}: no such folder, and no valid Hub id ({_first_line(error)})") from None
+    except (LocalEntryNotFoundError, CheckpointError):  # not there, or not all of it
+        return None
+    return folder if (folder / "config.json").exists() else None
 
 
 def source_card(name: str, folder: Path) -> dict[str, Any]:
@@ -110,21 +125,6 @@ def memory_size() -> int:
 def memory_to_run(weights: int) -> int:
     """Bytes of memory that a generation takes, about, with so many bytes of weights."""
     return int(weights * ROOM_TO_RUN)
-
-
-def _cached(repo: str) -> Path | None:
-    """The Hub's cache of a repository, where all of its weights are there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(repo, allow_patterns=list(HUB_FILES), local_files_only=True))
-        shards(folder)
-    except HFValidationError as error:
-        raise CheckpointError(f"{repo}: no such folder, and no valid Hub id ({_first_line(error)})") from None
-    except (LocalEntryNotFoundError, CheckpointError):  # not there, or not all of it
-        return None
-    return folder if (folder / "config.json").exists() else None
 
 
 def _download(repo: str, before_download: Callable[[Download], None] | None) -> Path:

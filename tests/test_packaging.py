@@ -36,6 +36,8 @@ def test_the_wheel_holds_one_package_and_its_metadata(wheel):
     for name in (
         "convert/converter.py",
         "bench/__init__.py",
+        "bench/chips.json",
+        "bench/reference.safetensors",
         "cli/app.py",
         "evaluation/runner.py",
         "pocket/model.safetensors",

@@ -9,8 +9,10 @@ import typer
 
 from .. import __version__
 from ..errors import DiffucoderError
+from .bench import bench
 from .compare import compare
 from .convert import convert
+from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
 from .options import flag_of
@@ -26,6 +28,8 @@ app.command()(generate)
 app.command()(convert)
 app.command("eval")(evaluate)
 app.command()(compare)
+app.command()(bench)
+app.command()(doctor)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 DEBUG = "DIFFUCODE_DEBUG"

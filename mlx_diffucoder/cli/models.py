@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 
-def load_named(name: str | None, *, yes: bool, dtype: str | None = None) -> tuple[str, "Dream", "Tokenizer"]:
+def load_named(
+    name: str | None, *, yes: bool, dtype: str | None = None, check: Callable[[str, Path], None] | None = None
+) -> tuple[str, "Dream", "Tokenizer"]:
     """The model that `--model` names, or the default one, with its name; `dtype` as `load` has it.
+
+    Args:
+        check: called with the name and the folder before it is loaded; whatever it raises stops it.
 
     Raises:
         HubError: it would have to be downloaded and must not be, or does not fit.
@@ -29,13 +35,15 @@ def load_named(name: str | None, *, yes: bool, dtype: str | None = None) -> tupl
         check_download(download, yes=yes, ask=not name)
 
     folder = resolve(wanted, before_download=before_download)
+    if check is not None:
+        check(wanted, folder)
     with waiting(f"loading {wanted}"):
         return wanted, *load(folder, dtype=dtype)
 
 
 def check_download(download: Download, *, yes: bool, ask: bool) -> None:
     """Say what is about to be fetched, check that it fits, and ask where that is called for."""
-    free, memory = _free_disk(download.folder), memory_size()
+    free, memory = free_disk(download.folder), memory_size()
     print(
         f"{download.repo} is not on this machine: {_gb(download.missing)} to download into {download.folder}"
         f" ({_gb(free)} free). To run, it takes about {_gb(memory_to_run(download.total))} of this machine's"
@@ -68,7 +76,8 @@ def show_hub_bars() -> None:
         huggingface_hub.utils.disable_progress_bars()
 
 
-def _free_disk(folder: Path) -> int:
+def free_disk(folder: Path) -> int:
+    """Bytes that are free where a folder is or would be."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

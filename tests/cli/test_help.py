@@ -17,6 +17,8 @@ def test_help_lists_the_verbs():
     assert "generate" in done.stdout
     assert "convert" in done.stdout
     assert "compare" in done.stdout
+    assert "bench" in done.stdout
+    assert "doctor" in done.stdout
 
 
 def test_help_answers_in_under_300_ms():

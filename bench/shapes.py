@@ -1,0 +1,30 @@
+"""Networks by their shape alone, for what needs no weights of a checkpoint."""
+
+from mlx_diffucoder.config import ModelConfig
+
+SHAPES: dict[str, ModelConfig] = {
+    "7b": ModelConfig(
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        mask_token_id=151_666,
+    )
+}
+"""DiffuCoder-7B's."""
+
+
+def parameters(config: ModelConfig) -> int:
+    """How many numbers a network of this shape has."""
+    width, inner = config.hidden_size, config.intermediate_size
+    kv_width = config.num_key_value_heads * config.head_dim
+    layer = 2 * width * width + width + 2 * kv_width * (width + 1) + 3 * width * inner + 2 * width
+    embeddings = (1 if config.tie_word_embeddings else 2) * config.vocab_size * width
+    return config.num_hidden_layers * layer + width + embeddings
+
+
+def bits_per_weight(bits: int) -> float:
+    """What `bits` come to with their scales: half a bit more in groups of 64, nothing for floats."""
+    return bits + 0.5 if bits < 16 else bits

@@ -1,0 +1,135 @@
+"""`diffucode doctor`: is this machine able to run the model, and does it compute right."""
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import DoctorError
+
+if TYPE_CHECKING:
+    from ..bench.self_test import Check
+
+BITS = (16, 8, 6, 4, 3)
+FITS = {"fits": "fits", "tight": "only just: more than Metal recommends", "no": "does not fit"}
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> int:
+    """Check this machine.
+
+    Versions, memory for each quantization of the 7B, the Hub's cache, and a self-test: recorded answers of the bundled
+    model computed again here, in each precision. Exit code 1 where one is wrong.
+
+    Example: diffucode doctor
+    """
+    from ..bench.ceilings import ceilings_of
+    from ..bench.chip import read_card
+
+    card = read_card()
+    known = ceilings_of(card.chip, card.gpu_cores) if card.backend == "Metal" else None
+    report: dict[str, Any] = {
+        "versions": _versions(),
+        "card": card.to_dict(),
+        "ceilings": known.to_dict() if known else None,
+        "memory": _memory(card.memory_bytes),
+        "hub_cache": _hub_cache(),
+    }
+    if not as_json:
+        print(f"{'versions':10} " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()))
+        print("\n".join([*card.lines(), *(known.lines() if known else ["ceilings   not in the table: diffucode bench --card"])]))
+        _print_memory(report["memory"])
+        _print_cache(report["hub_cache"])
+    checks = _self_test(quiet=as_json)
+    if as_json:
+        print(json.dumps({**report, "self_test": [check.to_dict() for check in checks]}))
+    for warning in card.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    if wrong := next((check for check in checks if not check.right), None):
+        raise DoctorError(
+            f"self-test: {wrong.name}: {wrong.found()}: what this machine computes cannot be trusted; install mlx and"
+            " mlx_diffucoder anew (pip install --force-reinstall), and if it stays, report it with what"
+            " `diffucode doctor --json` prints"
+        )
+    return 0
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from .. import __version__
+
+    found = {"python": platform.python_version(), "mlx_diffucoder": __version__}
+    for name in ("mlx", "mlx-lm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _memory(total: int) -> dict[str, Any]:
+    """What each quantization of the 7B takes, against what there is."""
+    import mlx.core as mx
+
+    from ..bench.shapes import SHAPES, bits_per_weight, parameters
+    from ..loading import memory_to_run
+
+    limit = int(mx.device_info().get("max_recommended_working_set_size") or total) if mx.metal.is_available() else total
+    rows = []
+    for bits in BITS:
+        size = int(parameters(SHAPES["7b"]) * bits_per_weight(bits) / 8)
+        needed = memory_to_run(size)
+        fits = "fits" if needed <= limit else "tight" if needed <= total else "no"
+        rows.append({"bits": bits, "bytes": size, "memory_to_run": needed, "fits": fits})
+    return {"total": total, "recommended": limit, "7b": rows}
+
+
+def _print_memory(memory: dict[str, Any]) -> None:
+    part = f", of which Metal recommends {memory['recommended'] / 1e9:.1f}" if memory["recommended"] != memory["total"] else ""
+    print(f"{'7B':10} in {memory['total'] / 1e9:.1f} GB of memory{part}:")
+    for row in memory["7b"]:
+        size, needed = f"{row['bytes'] / 1e9:5.2f} GB", f"{row['memory_to_run'] / 1e9:4.1f} GB"
+        print(f"{'':10} {row['bits']:2} bits: {size}, about {needed} to run: {FITS[row['fits']]}")
+
+
+def _hub_cache() -> dict[str, Any]:
+    """Whether the default model is in the Hub's cache, without asking the Hub."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from ..loading import DEFAULT_MODEL, cached
+    from .models import free_disk
+
+    folder = cached(DEFAULT_MODEL)
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) if folder else None
+    return {"folder": HF_HUB_CACHE, "model": DEFAULT_MODEL, "bytes": size, "free_bytes": free_disk(Path(HF_HUB_CACHE))}
+
+
+def _print_cache(cache: dict[str, Any]) -> None:
+    there = "is not there" if cache["bytes"] is None else f"is there, {cache['bytes'] / 1e9:.2f} GB"
+    print(f"{'Hub cache':10} {cache['model']} {there}; {cache['free_bytes'] / 1e9:.1f} GB free in {cache['folder']}")
+
+
+def _self_test(*, quiet: bool) -> "list[Check]":
+    """Run the checks, each printed as it is done."""
+    import mlx.core as mx
+
+    from ..bench.self_test import self_test
+    from .progress import waiting
+
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    if not quiet:
+        less = "" if on_gpu else "; fewer checks than on a GPU, where 16 bits are fast"
+        print(f"{'self-test':10} the bundled model on this machine's {'GPU' if on_gpu else 'CPU'}{less}:", flush=True)
+    checks, tests = list[Any](), self_test()
+    while True:
+        with waiting("computing"):
+            check = next(tests, None)
+        if check is None:
+            return checks
+        checks.append(check)
+        if not quiet:
+            verdict = "right" if check.right else "WRONG"
+            print(f"{'':10} {verdict}: {check.name}: {check.found()} ({check.seconds:.1f} s)", flush=True)

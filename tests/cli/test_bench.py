@@ -1,0 +1,127 @@
+"""`diffucode bench` as a user starts it."""
+
+import json
+import sys
+
+import pytest
+
+from ..conftest import DATA
+from .command import assert_one_line, diffucode
+
+
+def test_a_prediction_is_labelled_in_every_line_that_holds_one():
+    done = diffucode("bench", "--predict", "M5 Max", "--bits", 4, "--nfe", 40, "--positions", 900)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("PREDICTED, not measured: DiffuCoder-7B, 4 bits (4.28 GB), on Apple M5 Max (40 GPU cores)")
+    assert "positions   predicted ms   bound by" in lines
+    for line in lines:
+        if "tokens/s" in line or "positions in" in line:
+            assert "predicted" in line
+    assert sum("GB/s" in line or "TFLOP/s" in line for line in lines) == 2
+
+
+def test_a_prediction_as_json_holds_the_table_and_its_check():
+    done = diffucode("bench", "--predict", "m4 max 32", "--bits", 16, "--json")
+    said = json.loads(done.stdout)
+    assert said["predicted"] is True
+    assert said["ceilings"]["gb_per_s"] == 410
+    assert said["weight_bytes"] == 15_231_233_024
+    assert [row["positions"] for row in said["forwards"]] == [2**power for power in range(10)]
+    assert {row["chip"] for row in said["published"]} == {"Apple M4 Max"}
+    assert all(row["close"] for row in said["published"])
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac is in the table")
+def test_the_card_of_an_unknown_chip_says_so_and_measures_its_ceilings():
+    done = diffucode("bench", "--card", "--json")
+    assert done.returncode == 0
+    said = json.loads(done.stdout)
+    assert "not in the table" in done.stderr
+    assert said["ceilings"]["source"].startswith("measured here")
+    assert said["ceilings"]["bandwidth"] > 1e8
+    assert said["ceilings"]["flops"] > 1e8
+
+
+def test_what_cannot_be_predicted_is_one_line():
+    assert_one_line(diffucode("bench", "--predict", "M6"), "'M6'", "M5 Max", "--predict here")
+    assert_one_line(diffucode("bench", "--predict", "M5", "--bits", 7), "--bits", "not 7")
+    assert_one_line(diffucode("bench", "--predict", "M5", "--measure"), "--measure", "here")
+    assert_one_line(diffucode("bench", "--predict", "M5", "--nfe", 3), "--positions")
+    assert_one_line(diffucode("bench", "--predict", "M5", "--nfe", 3, "--positions", 2), "--positions", "not 2")
+    assert_one_line(diffucode("bench", "--card", "--predict", "M5"), "--card", "--predict")
+
+
+def measured(*args):
+    return diffucode(
+        "bench",
+        "-m",
+        DATA / "dream-b",
+        "--max-tokens",
+        8,
+        "--trials",
+        2,
+        "--widest",
+        5,
+        "--rule",
+        "schedule",
+        *args,
+        "say hi",
+        "x",
+    )
+
+
+def test_a_model_is_measured_with_a_unit_on_every_figure():
+    done = measured()
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "trials: 2",
+        "GB\n",
+        "GB/s",
+        "TFLOP/s",
+        "GB,",
+        "useful tokens/s",
+        "forwards (NFE) of",
+        "positions per useful token",
+        "% of the roofline",
+    ):
+        assert said in done.stdout, said
+    times = [line for line in done.stdout.splitlines() if line.strip()[:2] in ("1 ", "2 ", "4 ") and " to " in line]
+    assert len(times) == 3
+    assert all(" ms (" in line and line.endswith("%") for line in times)
+    for part in ("forward  ", "lm_head  ", "sampling  ", "host  "):
+        assert any(line.strip().startswith(part) and " ms" in line for line in done.stdout.splitlines()), part
+
+
+def test_a_measurement_as_json_is_the_file_it_writes(tmp_path):
+    done = measured("--json", "--out", tmp_path / "run.json", "--dtype", "float32")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said == json.loads((tmp_path / "run.json").read_text())
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+    assert said["version"] == 1
+    assert said.keys() >= {"card", "ceilings", "model", "config", "trials", "delay_seconds", "forwards", "step", "generations"}
+    assert [row["positions"] for row in said["forwards"]] == [1, 2, 4]
+    assert said["model"]["random"] is False
+    assert said["model"]["dtype"] == "float32"
+    assert said["step"]["parts"].keys() == {"forward", "lm_head", "sampling", "host"}
+    assert len(said["generations"]) == 2
+    for one in said["generations"]:
+        assert 1 <= one["nfe"] <= 8
+        assert one["first_settled"]["seconds"] <= one["time"]["high"]
+        assert one["time"]["trials"] == 2
+        assert one["roofline_share"] > 0
+
+
+def test_what_cannot_be_measured_is_one_line(tmp_path):
+    assert_one_line(diffucode("bench", "--shape", "9b"), "--shape", "7b")
+    assert_one_line(diffucode("bench", "-m", "pocket", "--bits", 8), "--bits", "--shape")
+    assert_one_line(diffucode("bench", "-m", "pocket", "--layers", 8), "--layers", "--shape")
+    assert_one_line(diffucode("bench", "--shape", "7b", "--predict", "M1"), "--shape")
+    assert_one_line(diffucode("bench", "--shape", "7b", "-m", "pocket"), "--shape", "--model")
+    assert_one_line(diffucode("bench", "--card", "--out", tmp_path / "f.json"), "--card", "--out")
+    assert_one_line(diffucode("bench", "-m", "pocket", "--out", tmp_path), "--out", "is a folder")
+    assert_one_line(diffucode("bench", "-m", "pocket", "--out", tmp_path / "no" / "f.json"), "--out", "does not exist")
+    assert_one_line(diffucode("bench", "-m", tmp_path), "has no weights")
+    assert list(tmp_path.iterdir()) == []
