@@ -3,7 +3,7 @@
 Costs are taken to add up, which those of quantized layers do only about: see `calibrate`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
@@ -60,3 +60,33 @@ def _way_back(taken: list[NDArray[np.int16]], above: list[NDArray[np.int64]], un
         chosen.append(number)
         state -= -(-int(sizes[number]) // unit)
     return chosen[::-1]
+
+
+def swaps(layers: Sequence[Sequence[Choice]], chosen: Sequence[int], budget: int, count: int) -> list[list[int]]:
+    """At most `count` allocations that give a layer more bytes and at most one other fewer, of the least cost first.
+
+    All are within the budget.
+    """
+    sizes, costs, places, numbers = (np.array(column) for column in zip(*_changes(layers, chosen), strict=True))
+    room = budget - sum(choices[number].size for choices, number in zip(layers, chosen, strict=True))
+    up, down = np.flatnonzero(sizes > 0), np.flatnonzero(sizes <= 0)
+    fits = (sizes[up][:, None] + sizes[down] <= room) & (places[up][:, None] != places[down])
+    cost = np.where(fits, costs[up][:, None] + costs[down], np.inf).ravel()
+    found = []
+    for index in np.argsort(cost, kind="stable")[:count]:
+        if cost[index] < np.inf:
+            made = list(chosen)
+            for change in (up[index // len(down)], down[index % len(down)]):
+                if places[change] >= 0:
+                    made[places[change]] = int(numbers[change])
+            found.append(made)
+    return found
+
+
+def _changes(layers: Sequence[Sequence[Choice]], chosen: Sequence[int]) -> Iterator[tuple[int, float, int, int]]:
+    """Bytes more, cost more, layer, choice; and first, that nothing changes."""
+    yield 0, 0.0, -1, 0
+    for place, (choices, now) in enumerate(zip(layers, chosen, strict=True)):
+        for number, choice in enumerate(choices):
+            if number != now:
+                yield choice.size - choices[now].size, choice.cost - choices[now].cost, place, number

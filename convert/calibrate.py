@@ -5,8 +5,9 @@ the model as it is measured; then the widths are chosen that fit the size and co
 
 Approximated, and by what it is held against:
 - groups of another size than those measured cost as much more or less as the weights' squared error does;
-- the KLs of single layers are added up, though what one layer loses changes what another does. What all
-  chosen widths do together is measured, and stands in the `Calibration`.
+- the KLs of single layers are added up, though what one layer loses changes what another does. So the
+  allocation of the least sum is only where a search begins: bytes of one layer are given to another, the
+  likeliest swaps first, and a swap stays where the KL of all together, measured, has fallen.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +25,15 @@ from mlx_diffucoder.evaluation import Divergence, Text, masked_canvases
 from mlx_diffucoder.generation import forbidden_ids
 from mlx_diffucoder.tokenizer import Tokenizer
 
-from .allocate import Choice, allocate
+from .allocate import Choice, allocate, swaps
 from .plan import Calibration, Width
-from .sensitivity import Probe, quantized, rounded
+from .sensitivity import Probe, mean_kl, quantized, rounded
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUPS = (64, 32, 128)
 """The first that divides a row is measured."""
+TRIES = 40
+"""Swaps that are measured, each by a pass through the whole network."""
 ROWS = 4096
 """Of a weight, to know its squared error by."""
 
@@ -114,11 +117,11 @@ class Calibrator:
     def choose(self, target_bpw: float) -> Calibration:
         """The widths of at most `target_bpw` bits a weight. Raises `ConfigError` where there are none."""
         self.check(target_bpw)
+        self._total += self._probe.work_together * (1 + TRIES)
         costs = self._costs
-        chosen = self._allocate(costs, target_bpw)
-        widths = {name: width for name, width in chosen.items() if width}
-        self._total += self._probe.work_together
-        found = Divergence.of(self._probe.together(widths))
+        choices = [[Choice(size, costs[layer.name][width]) for width, size in layer.sizes.items()] for layer in self.layers]
+        numbers, found = self._search(choices, int(target_bpw * self.parameters / 8) - self._rest)
+        chosen = self._widths(numbers)
         return Calibration(
             target_bpw=target_bpw,
             texts=self._texts,
@@ -126,8 +129,8 @@ class Calibrator:
             positions=found.positions,
             kl=found.kl,
             order=found.order,
-            sum_of_kls=sum(costs[name][width] for name, width in chosen.items()),
-            widths=widths,
+            sum_of_kls=sum(own[number].cost for own, number in zip(choices, numbers, strict=True)),
+            widths=chosen,
             alone=self._alone,
         )
 
@@ -148,12 +151,27 @@ class Calibrator:
             costs[layer.name] = layer.costs(modules.pop(layer.name).weight, self._alone[layer.name])
         return costs
 
-    def _allocate(self, costs: Mapping[str, Mapping[Width | None, float]], target_bpw: float) -> dict[str, Width | None]:
-        choices = [[Choice(size, costs[layer.name][width]) for width, size in layer.sizes.items()] for layer in self.layers]
-        numbers = allocate(choices, int(target_bpw * self.parameters / 8) - self._rest)
-        if numbers is None:
-            raise AssertionError("checked before")
-        return {layer.name: list(layer.sizes)[number] for layer, number in zip(self.layers, numbers, strict=True)}
+    def _search(self, choices: Sequence[Sequence[Choice]], budget: int) -> tuple[list[int], Divergence]:
+        """The allocation of the least KL among those tried."""
+        best = allocate(choices, budget)
+        if best is None:
+            raise AssertionError("the size was checked before")
+        every = self._probe.together(self._widths(best))
+        tried = [best]
+        for _ in range(TRIES):
+            new = next((one for one in swaps(choices, best, budget, len(tried) + 1) if one not in tried), None)
+            if new is None:  # fewer swaps than tries
+                self._advance(self._probe.work_together)
+                continue
+            tried.append(new)
+            found = self._probe.together(self._widths(new))
+            if mean_kl(found) < mean_kl(every):
+                best, every = new, found
+        return best, Divergence.of(every)
+
+    def _widths(self, numbers: Sequence[int]) -> dict[str, Width]:
+        chosen = {layer.name: list(layer.sizes)[number] for layer, number in zip(self.layers, numbers, strict=True)}
+        return {name: width for name, width in chosen.items() if width}
 
     def _bits(self, size: int) -> float:
         return 8 * (self._rest + size) / self.parameters

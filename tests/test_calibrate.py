@@ -11,7 +11,7 @@ from mlx_lm.utils import load_model
 
 from mlx_diffucoder import Dream, ModelConfig, load
 from mlx_diffucoder.checkpoint import build
-from mlx_diffucoder.convert import ConvertConfig, Width, allocate, convert, make_plan, sensitivity
+from mlx_diffucoder.convert import ConvertConfig, Width, allocate, calibrate, convert, make_plan, sensitivity
 from mlx_diffucoder.convert.allocate import Choice
 from mlx_diffucoder.convert.calibrate import Calibrator
 from mlx_diffucoder.convert.sensitivity import Probe, mean_kl, rounded
@@ -46,7 +46,9 @@ def calibrated(checkpoint, tmp_path_factory):
     calibrator = Calibrator(
         checkpoint, Tokenizer.load(checkpoint), texts_of(path, checkpoint), tell=lambda *said: told.append(said)
     )
-    calibrator.choose(6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "TRIES", 3)
+        calibrator.choose(6)
     return calibrator, told
 
 
@@ -102,6 +104,31 @@ def test_the_budget_holds_where_sizes_are_too_many_to_be_told_apart(monkeypatch)
         assert sum(choices[number].size for choices, number in zip(layers, numbers, strict=True)) <= budget
 
 
+def is_swap(steps):
+    """Whether changes of size are one that is larger and at most one other that is not."""
+    return len(steps) in (1, 2) and sum(step > 0 for step in steps) == 1
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_swaps_are_all_that_fit_the_cheapest_first(seed):
+    layers, budget = layers_of_chance(random.Random(seed), 3), 90
+    chosen = allocate.allocate(layers, budget)
+
+    def total(numbers, of):
+        return sum(getattr(choices[number], of) for choices, number in zip(layers, numbers, strict=True))
+
+    def steps(numbers):
+        return [choices[a].size - choices[b].size for choices, a, b in zip(layers, numbers, chosen, strict=True) if a != b]
+
+    every = [list(numbers) for numbers in itertools.product(*(range(len(choices)) for choices in layers))]
+    every = [numbers for numbers in every if is_swap(steps(numbers)) and total(numbers, "size") <= budget]
+    found = allocate.swaps(layers, chosen, budget, 1000)
+    assert sorted(found) == sorted(every)
+    costs = [total(numbers, "cost") for numbers in found]
+    assert costs == pytest.approx(sorted(costs))
+    assert allocate.swaps(layers, chosen, budget, 2) == found[:2]
+
+
 # The measuring
 
 
@@ -129,7 +156,8 @@ def test_a_layer_measured_alone_is_the_model_with_that_layer_rounded(checkpoint,
         assert expected > 1e-7
 
 
-def test_all_together_is_the_converted_folder(checkpoint, calibrated, texts_file, tmp_path):
+def test_all_together_is_the_converted_folder(checkpoint, calibrated, texts_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate, "TRIES", 0)
     chosen = calibrated[0].choose(6)
     out = convert(checkpoint, tmp_path / "out", ConvertConfig(quantize=True, widths=chosen.widths))
     canvases = masked_canvases(texts_of(texts_file, checkpoint), Tokenizer.load(checkpoint).mask_id)
@@ -145,18 +173,29 @@ def test_what_is_done_is_told_up_to_the_end(calibrated):
     assert told[-1][0] == told[-1][1]
 
 
+def test_swaps_stay_where_the_measured_kl_falls(calibrated, monkeypatch):
+    monkeypatch.setattr(calibrate, "TRIES", 12)
+    searched = calibrated[0].choose(4.5)
+    monkeypatch.setattr(calibrate, "TRIES", 0)
+    began = calibrated[0].choose(4.5)
+    assert searched.kl < began.kl
+    assert searched.sum_of_kls >= began.sum_of_kls * (1 - 1e-9)
+
+
 # The choice
 
 
 @pytest.mark.parametrize("target", [4.2, 4.5, 5.25, 8.7, 13])
-def test_the_folder_is_never_larger_than_asked_for_and_hardly_smaller(checkpoint, calibrated, tmp_path, target):
+def test_the_folder_is_never_larger_than_asked_for_and_hardly_smaller(checkpoint, calibrated, tmp_path, target, monkeypatch):
+    monkeypatch.setattr(calibrate, "TRIES", 2)
     widths = calibrated[0].choose(target).widths
     out = convert(checkpoint, tmp_path / "out", ConvertConfig(quantize=True, widths=widths))
     assert 0.98 * target < Checkpoint.of("out", out).bits_per_weight <= target
     assert make_plan(out).widths == widths
 
 
-def test_a_conversion_chooses_as_its_plan_says_and_mlx_lm_reads_it(checkpoint, calibrated, texts_file, tmp_path):
+def test_a_conversion_chooses_as_its_plan_says_and_mlx_lm_reads_it(checkpoint, calibrated, texts_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate, "TRIES", 2)
     config = ConvertConfig(quantize=True, target_bpw=5, calibrate=texts_file)
     out = convert(checkpoint, tmp_path / "out", config)
     assert make_plan(out).widths == calibrated[0].choose(5).widths
