@@ -23,20 +23,20 @@ class Choice:
     cost: float
 
 
-def allocate(layers: Sequence[Sequence[Choice]], budget: int) -> list[int] | None:
+def allocate(layers: Sequence[Sequence[Choice]], budget: int) -> list[int]:
     """For each layer the number of its choice, so that the sizes are within the budget and the costs least.
 
     Of every size the best way there is followed, layer by layer. Where there are more sizes than
     `MOST_STATES`, a choice's size is rounded up to the next one told apart: the budget holds
     nonetheless, and a little of it may be left.
 
-    Returns:
-        None where even the smallest choices do not fit.
+    Raises:
+        ValueError: even the smallest choices do not fit.
     """
     smallest = [min(choice.size for choice in choices) for choices in layers]
     room = budget - sum(smallest)
     if room < 0:
-        return None
+        raise ValueError(f"the smallest choices take {sum(smallest)} bytes, and {budget} are to be had")
     above = [np.array([choice.size - least for choice in choices]) for choices, least in zip(layers, smallest, strict=True)]
     unit = max(1, reduce(gcd, (int(size) for sizes in above for size in sizes), 0), -(-room // MOST_STATES))
     states = min(room // unit, sum(-(-int(sizes.max()) // unit) for sizes in above)) + 1

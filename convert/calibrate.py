@@ -13,6 +13,7 @@ Approximated, and by what it is held against:
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_diffucoder.checkpoint import build
-from mlx_diffucoder.errors import ConfigError
-from mlx_diffucoder.evaluation import Divergence, Text, masked_canvases
+from mlx_diffucoder.errors import CheckpointError, ConfigError
+from mlx_diffucoder.evaluation import Divergence, NotANumber, Text, masked_canvases
 from mlx_diffucoder.generation import forbidden_ids
 from mlx_diffucoder.tokenizer import Tokenizer
 
@@ -104,23 +105,34 @@ class Calibrator:
     def check(self, target_bpw: float) -> None:
         """Raise `ConfigError` where no widths give that many bits a weight; nothing is measured."""
         if not self.layers:
-            raise ConfigError("target_bpw: this checkpoint has no layer that groups of 32 divide", field="target_bpw")
-        least = self._bits(sum(min(layer.sizes.values()) for layer in self.layers))
-        most = self._bits(sum(layer.sizes[None] for layer in self.layers))
-        if not least <= target_bpw < most:
             raise ConfigError(
-                f"target_bpw {target_bpw:g} cannot be reached: this checkpoint takes from {least:.3f} bits a weight, all at"
-                f" {min(BITS)} bits, to {most:.3f} as it is",
+                f"target_bpw: this checkpoint has no layer that groups of {min(GROUPS)} divide; leave it away", field="target_bpw"
+            )
+        least = self._rest + sum(min(layer.sizes.values()) for layer in self.layers)
+        most = self._rest + sum(layer.sizes[None] for layer in self.layers)
+        if not least <= self._bytes(target_bpw) < most:
+            bits = [ceil(1000 * 8 * size / self.parameters) / 1000 for size in (least, most)]
+            raise ConfigError(
+                f"target_bpw {target_bpw:g} cannot be reached: this checkpoint takes from {bits[0]:.3f} bits a weight, all at"
+                f" {min(BITS)} bits, to {bits[1]:.3f} as it is",
                 field="target_bpw",
             )
 
     def choose(self, target_bpw: float) -> Calibration:
-        """The widths of at most `target_bpw` bits a weight. Raises `ConfigError` where there are none."""
+        """The widths of at most `target_bpw` bits a weight.
+
+        Raises:
+            ConfigError: there are none.
+            CheckpointError: the network's output is not finite.
+        """
         self.check(target_bpw)
         self._total += self._probe.work_together * (1 + TRIES)
-        costs = self._costs
-        choices = [[Choice(size, costs[layer.name][width]) for width, size in layer.sizes.items()] for layer in self.layers]
-        numbers, found = self._search(choices, int(target_bpw * self.parameters / 8) - self._rest)
+        try:
+            costs = self._costs
+            choices = [[Choice(size, costs[layer.name][width]) for width, size in layer.sizes.items()] for layer in self.layers]
+            numbers, found = self._search(choices, self._bytes(target_bpw) - self._rest)
+        except NotANumber:
+            raise CheckpointError(f"{self._folder}: the model's output is not a number: its weights are damaged") from None
         chosen = self._widths(numbers)
         return Calibration(
             target_bpw=target_bpw,
@@ -145,17 +157,13 @@ class Calibrator:
 
     @cached_property
     def _costs(self) -> dict[str, dict[Width | None, float]]:
-        modules = dict(self._open().named_modules())
-        costs = {}
-        for layer in self.layers:
-            costs[layer.name] = layer.costs(modules.pop(layer.name).weight, self._alone[layer.name])
-        return costs
+        alone = self._alone
+        weights: Any = dict(tree_flatten(self._open().parameters()))  # none is read before it is used, nor kept afterwards
+        return {layer.name: layer.costs(weights.pop(f"{layer.name}.weight"), alone[layer.name]) for layer in self.layers}
 
     def _search(self, choices: Sequence[Sequence[Choice]], budget: int) -> tuple[list[int], Divergence]:
         """The allocation of the least KL among those tried."""
         best = allocate(choices, budget)
-        if best is None:
-            raise AssertionError("the size was checked before")
         every = self._probe.together(self._widths(best))
         tried = [best]
         for _ in range(TRIES):
@@ -173,8 +181,9 @@ class Calibrator:
         chosen = {layer.name: list(layer.sizes)[number] for layer, number in zip(self.layers, numbers, strict=True)}
         return {name: width for name, width in chosen.items() if width}
 
-    def _bits(self, size: int) -> float:
-        return 8 * (self._rest + size) / self.parameters
+    def _bytes(self, target_bpw: float) -> int:
+        """What all the weights may take."""
+        return int(target_bpw * self.parameters / 8 + 1e-6)  # a whole number of bytes, given as bits a weight, stays that
 
     def _open(self) -> Any:
         model, _ = build(self._folder)

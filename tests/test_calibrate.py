@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 from collections import namedtuple
 
 import mlx.core as mx
@@ -15,7 +16,7 @@ from mlx_diffucoder.convert import ConvertConfig, Width, allocate, calibrate, co
 from mlx_diffucoder.convert.allocate import Choice
 from mlx_diffucoder.convert.calibrate import Calibrator
 from mlx_diffucoder.convert.sensitivity import Probe, mean_kl, rounded
-from mlx_diffucoder.errors import ConfigError, ConvertError, TaskError
+from mlx_diffucoder.errors import CheckpointError, ConfigError, ConvertError, TaskError
 from mlx_diffucoder.evaluation import HELD_OUT, Divergence, encode_samples, masked_canvases, outputs, read_samples, readings
 from mlx_diffucoder.evaluation.compare import Checkpoint, compare
 from mlx_diffucoder.generation import forbidden_ids
@@ -76,10 +77,11 @@ def test_the_allocation_is_the_best_of_all_there_are(step):
         layers = layers_of_chance(rng, 3, step)
         budget = rng.randrange(3, 110) * step
         fitting = [every for every in itertools.product(*layers) if sum(choice.size for choice in every) <= budget]
-        numbers = allocate.allocate(layers, budget)
         if not fitting:
-            assert numbers is None
+            with pytest.raises(ValueError, match="are to be had"):
+                allocate.allocate(layers, budget)
             continue
+        numbers = allocate.allocate(layers, budget)
         chosen = [choices[number] for choices, number in zip(layers, numbers, strict=True)]
         assert sum(choice.size for choice in chosen) <= budget
         best = min(sum(choice.cost for choice in every) for every in fitting)
@@ -90,7 +92,8 @@ def test_a_budget_of_exactly_the_smallest_is_met_and_one_byte_less_is_not():
     layers = [[Choice(10, 1.0), Choice(20, 0.0)], [Choice(7, 1.0), Choice(8, 0.5)]]
     assert allocate.allocate(layers, 17) == [0, 0]
     assert allocate.allocate(layers, 18) == [0, 1]
-    assert allocate.allocate(layers, 16) is None
+    with pytest.raises(ValueError, match="take 17 bytes, and 16 are"):
+        allocate.allocate(layers, 16)
 
 
 def test_the_budget_holds_where_sizes_are_too_many_to_be_told_apart(monkeypatch):
@@ -230,6 +233,16 @@ def pocket_texts(tmp_path):
     return folder, texts_of(tmp_path / "seen.jsonl", folder), texts_of(HELD_OUT, folder)[:8]
 
 
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_ends_that_an_error_names_can_be_asked_for(end, calibrated):
+    with pytest.raises(ConfigError) as caught:
+        calibrated[0].check(1)
+    low, high = (float(number) for number in re.findall(r"\d+\.\d{3}", str(caught.value)))
+    calibrated[0].check(high - 0.001 if end else low)
+    with pytest.raises(ConfigError):
+        calibrated[0].check(high if end else low - 0.002)
+
+
 # What cannot be
 
 
@@ -279,6 +292,15 @@ def test_a_quantized_source_is_refused_before_anything_is_measured(texts_file, t
     monkeypatch.setattr(Probe, "alone", None)
     with pytest.raises(ConvertError, match="is quantized already"):
         make_plan(out, ConvertConfig(quantize=True, target_bpw=4.5, calibrate=texts_file))
+
+
+def test_a_damaged_source_is_named(broken, texts_file):
+    weights = mx.load(str(broken / "model-00001-of-00002.safetensors"))
+    name = next(name for name in weights if "down_proj" in name)
+    weights[name][0, 0] = float("nan")
+    mx.save_safetensors(str(broken / "model-00001-of-00002.safetensors"), weights)
+    with pytest.raises(CheckpointError, match="dream-a: the model's output is not a number"):
+        make_plan(broken, ConvertConfig(quantize=True, target_bpw=4.5, calibrate=texts_file))
 
 
 @pytest.mark.parametrize(

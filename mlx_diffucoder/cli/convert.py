@@ -3,8 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,30 +70,26 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
     from ..convert import convert as convert_checkpoint
     from ..convert.hub import check_upload
     from .models import check_download, show_hub_bars
-    from .progress import measuring, reading
+    from .progress import converting
 
     if upload is not None:
         check_upload(upload)
     began, plans = time.perf_counter(), list[Plan]()
-    with ExitStack() as bars:
 
-        def before_writing(plan: "Plan") -> None:
-            plans.append(plan)
-            bars.close()
-            _say_what_is_left(plan, config)
-            bar = bars.enter_context(reading())
-            bar.start(plan.bytes_in)
-            advance.append(bar.advance)
+    def before_writing(plan: "Plan") -> None:
+        plans.append(plan)
+        _say_what_is_left(plan, config)
+        bars.start(plan.bytes_in)
 
-        advance: list[Callable[[str, int], None]] = []
+    with converting(measures=config.calibrate is not None) as bars:
         folder = convert_checkpoint(
             source,
             out,
             config,
             before_download=lambda what: check_download(what, yes=True, ask=False),
             before_writing=before_writing,
-            measuring=bars.enter_context(measuring()).tell if config.calibrate else None,
-            progress=lambda name, count: advance[0](name, count),
+            measuring=bars.tell,
+            progress=bars.advance,
             run_as=upload or "PATH-OR-ID",
         )
     seconds = time.perf_counter() - began

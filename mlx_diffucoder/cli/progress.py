@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.markup import escape
@@ -81,3 +81,29 @@ def reading() -> Iterator[Reading]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield Reading(progress)
+
+
+class Converting:
+    """The bars of a conversion: one over what is measured, where anything is, and then one over bytes."""
+
+    def __init__(self, bars: ExitStack, measures: bool):
+        self._bars = bars
+        self.tell = bars.enter_context(measuring()).tell if measures else None
+        self._reading = None if measures else bars.enter_context(reading())
+
+    def start(self, total: int) -> None:
+        if self._reading is None:
+            self._bars.close()
+            self._reading = self._bars.enter_context(reading())
+        self._reading.start(total)
+
+    def advance(self, name: str, count: int) -> None:
+        if self._reading:
+            self._reading.advance(name, count)
+
+
+@contextmanager
+def converting(measures: bool) -> Iterator[Converting]:
+    """Bars; nothing but an estimate where stderr is no terminal."""
+    with ExitStack() as bars:
+        yield Converting(bars, measures)
