@@ -1,7 +1,9 @@
 """What to make of a checkpoint, in mlx-lm's words."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import mlx.nn as nn
@@ -26,6 +28,8 @@ class ConvertConfig:
         q_mode: `affine`, `mxfp4`, `mxfp8` or `nvfp4`.
         quant_predicate: one of `RECIPES`, which choose the bits of each layer.
         widths: how each layer is quantized, by its path; those that are not named are not.
+        target_bpw: choose the widths, for at most so many bits a weight of the whole.
+        calibrate: a JSONL file of texts to choose them by, as `read_samples` reads it.
         dequantize: make floats of a quantized source.
         dtype: of what is not quantized; None is what the source's `config.json` states.
 
@@ -39,6 +43,8 @@ class ConvertConfig:
     q_mode: str = "affine"
     quant_predicate: str | None = None
     widths: Widths | None = None
+    target_bpw: float | None = None
+    calibrate: str | os.PathLike[str] | None = None
     dequantize: bool = False
     dtype: str | None = None
 
@@ -51,12 +57,13 @@ class ConvertConfig:
         self._check_choice("dtype", DTYPES)
         if self.dequantize and self.quantize:
             raise ConfigError("dequantize and quantize (-q) exclude each other", field="dequantize")
-        for field in ("q_bits", "q_group_size", "quant_predicate", "widths"):
+        for field in ("q_bits", "q_group_size", "quant_predicate", "widths", "target_bpw", "calibrate"):
             if getattr(self, field) is not None and not self.quantize:
                 raise ConfigError(f"{field} needs quantize (-q)", field=field)
         if self.q_mode != "affine" and not self.quantize:
             raise ConfigError("q_mode needs quantize (-q)", field="q_mode")
         self._check_recipe()
+        self._check_target()
 
     def _check_choice(self, field: str, allowed: Any, where: str = "") -> None:
         value = getattr(self, field)
@@ -76,6 +83,23 @@ class ConvertConfig:
             if width.bits not in bits or width.group_size not in groups:
                 raise ConfigError(f"widths: {layer} cannot be quantized to {width}", field="widths")
 
+    def _check_target(self) -> None:
+        if self.target_bpw is None:
+            if self.calibrate is not None:
+                raise ConfigError("calibrate needs target_bpw (--target-bpw), the size to choose for", field="calibrate")
+            return
+        if not 0 < self.target_bpw < inf:
+            raise ConfigError(f"target_bpw must be a number above 0, not {self.target_bpw}", field="target_bpw")
+        if self.calibrate is None:
+            raise ConfigError("target_bpw needs calibrate (--calibrate TEXTS.jsonl), texts to measure on", field="target_bpw")
+        for field in ("q_bits", "q_group_size", "quant_predicate", "widths"):
+            if getattr(self, field) is not None:
+                raise ConfigError(
+                    f"{field} cannot be given with target_bpw (--target-bpw), which chooses the widths", field=field
+                )
+        if self.q_mode != "affine":
+            raise ConfigError("q_mode must be affine with target_bpw (--target-bpw)", field="q_mode")
+
     @property
     def bits(self) -> int:
         """Bits of a layer that no recipe gives its own."""
@@ -83,7 +107,9 @@ class ConvertConfig:
 
     @property
     def group_size(self) -> int:
-        """Weights that share a scale, in a layer that no recipe gives its own."""
+        """Weights that share a scale, in a layer that no recipe gives its own; mlx-lm leaves rows that it does not divide."""
+        if self.widths and self.q_group_size is None:
+            return min(width.group_size for width in self.widths.values())
         return self.q_group_size or QUANTIZATIONS[self.q_mode][0][0]
 
     def predicate(self, model: nn.Module) -> Callable[[str, nn.Module], bool | dict[str, Any]] | None:

@@ -5,8 +5,8 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from mlx.utils import tree_flatten
 
 from mlx_diffucoder.checkpoint import INDEX, build, read_headers
 from mlx_diffucoder.errors import ConvertError
+from mlx_diffucoder.evaluation import Sample, encode_samples, read_samples
 from mlx_diffucoder.loading import DTYPES, Download, resolve
 from mlx_diffucoder.tokenizer import Tokenizer
 
+from .calibrate import Calibrator, Tell
 from .card import write_card
 from .config import ConvertConfig
 from .folder import check_disk, name_of, written_beside
@@ -55,15 +57,17 @@ def make_plan(
     config: ConvertConfig | None = None,
     *,
     before_download: Callable[[Download], None] | None = None,
+    measuring: Tell | None = None,
 ) -> Plan:
-    """What `convert` would make of `source`, from the headers of its files; no weight is read.
+    """What `convert` would make of `source`, from the headers of its files; only a calibration reads weights.
 
     Raises:
         DiffucoderError: as `convert`.
     """
+    config = config or ConvertConfig()
+    samples = _samples(config)
     folder = resolve(source, before_download=before_download)
-    Tokenizer.load(folder)
-    return _prepare(folder, config or ConvertConfig()).plan
+    return _prepare(folder, config, Tokenizer.load(folder), samples, measuring=measuring).plan
 
 
 def convert(
@@ -74,6 +78,7 @@ def convert(
     before_download: Callable[[Download], None] | None = None,
     before_writing: Callable[[Plan], None] | None = None,
     progress: Callable[[str, int], None] | None = None,
+    measuring: Tell | None = None,
     run_as: str = "PATH-OR-ID",
 ) -> Path:
     """Convert the checkpoint `source` (a folder or a Hub id) into the new folder `out`.
@@ -86,6 +91,7 @@ def convert(
         before_download: as `resolve` has it.
         before_writing: called with the plan; whatever it raises stops the conversion.
         progress: called with a weight's name and the bytes of it that were read since.
+        measuring: called while a calibration measures, with how much is done, of how much.
         run_as: what the card tells to pass as `--model`.
 
     Returns:
@@ -94,15 +100,22 @@ def convert(
     Raises:
         ConvertError: `out` exists, cannot be written or does not fit the disk, or `config` does not fit
             the source: quantized already, or nothing to (de)quantize.
-        CheckpointError, ConfigError, HubError: `source` cannot be loaded, or a weight holds infinities or NaNs.
+        CheckpointError, ConfigError, HubError: `source` cannot be loaded, a weight holds infinities or NaNs, or
+            no widths have the size asked for.
+        TaskError: the texts to calibrate on cannot be used.
     """
     config = config or ConvertConfig()
     out = Path(out)
+    samples = _samples(config)
     with written_beside(out) as unfinished:  # first: nothing is downloaded for a folder that cannot be written
         folder = resolve(source, before_download=before_download)
         tokenizer = Tokenizer.load(folder)
-        job = _prepare(folder, config)
-        check_disk(out, unfinished, job.plan.bytes_out + _small_files(folder))
+
+        def check_room(size: int) -> None:
+            check_disk(out, unfinished, size + _small_files(folder))
+
+        job = _prepare(folder, config, tokenizer, samples, check_room, measuring)
+        check_room(job.plan.bytes_out)
         if before_writing:
             before_writing(job.plan)
         write_weights(job, unfinished, progress)
@@ -110,8 +123,30 @@ def convert(
     return out.expanduser()
 
 
-def _prepare(folder: Path, config: ConvertConfig) -> Job:
+def _samples(config: ConvertConfig) -> list[Sample]:
+    """The texts to calibrate on: read before anything is downloaded."""
+    return read_samples(Path(config.calibrate)) if config.calibrate else []
+
+
+def _prepare(
+    folder: Path,
+    config: ConvertConfig,
+    tokenizer: Tokenizer,
+    samples: Sequence[Sample] = (),
+    check_room: Callable[[int], None] | None = None,
+    measuring: Tell | None = None,
+) -> Job:
     model, settings = build(folder)
+    calibration = None
+    if config.target_bpw is not None:
+        _check_not_quantized(model, folder)
+        texts = encode_samples(samples, tokenizer, model.config.max_position_embeddings)
+        calibrator = Calibrator(folder, tokenizer, texts, dtype=stated_dtype(settings, config)[1], tell=measuring)
+        calibrator.check(config.target_bpw)
+        if check_room:
+            check_room(int(config.target_bpw * calibrator.parameters / 8))
+        calibration = calibrator.choose(config.target_bpw)
+        config = replace(config, widths=calibration.widths, target_bpw=None, calibrate=None)
     before: dict[str, mx.array] = dict(_flat(model))
     stored = read_headers(folder)
     files = {file: data_offsets(file) for file in sorted({one.file for one in stored.values()})}
@@ -122,7 +157,7 @@ def _prepare(folder: Path, config: ConvertConfig) -> Job:
     widths = widths_of(model)
     made, settings, dtype = transform(model, settings, config, folder)
     items = sorted(_items(before, widths, made, dtype), key=lambda item: _place(sources[item.sources[0]]))
-    return Job(folder, plan_of(before, made), made, settings, sources, items)
+    return Job(folder, replace(plan_of(before, made), calibration=calibration), made, settings, sources, items)
 
 
 def transform(
@@ -136,16 +171,14 @@ def transform(
 
     # It names Python files that are not copied, to be downloaded and run.
     settings = {key: value for key, value in settings.items() if key != "auto_map"}
-    stated = config.dtype or settings.get("torch_dtype") or settings.get("dtype")
-    dtype = DTYPES.get(stated) if isinstance(stated, str) else None
-    quantized = bool(widths_of(model))
+    stated, dtype = stated_dtype(settings, config)
     if dtype:
         model.set_dtype(dtype)
         settings["torch_dtype"] = stated
-    if config.quantize and quantized:
-        raise ConvertError(f"{folder}: is quantized already; convert the original, or dequantize this one first")
+    if config.quantize:
+        _check_not_quantized(model, folder)
     if config.dequantize:
-        if not quantized:
+        if not widths_of(model):
             raise ConvertError(f"{folder}: is not quantized; there is nothing to dequantize")
         settings = {key: value for key, value in settings.items() if not key.startswith("quantization")}
         model = dequantize_model(model=model)
@@ -165,6 +198,17 @@ def transform(
         if not widths_of(model):
             raise ConvertError(f"{folder}: no layer's rows are divided by groups of {group}; choose another group size")
     return model, settings, dtype
+
+
+def stated_dtype(settings: dict[str, Any], config: ConvertConfig) -> tuple[Any, mx.Dtype | None]:
+    """The type that weights are cast to, as it is named and as MLX has it; None is each as it is."""
+    stated = config.dtype or settings.get("torch_dtype") or settings.get("dtype")
+    return stated, DTYPES.get(stated) if isinstance(stated, str) else None
+
+
+def _check_not_quantized(model: nn.Module, folder: Path) -> None:
+    if widths_of(model):
+        raise ConvertError(f"{folder}: is quantized already; convert the original, or dequantize this one first")
 
 
 def _items(before: dict[str, mx.array], was: dict[str, Width], model: nn.Module, dtype: mx.Dtype | None) -> Iterator[Item]:

@@ -27,6 +27,37 @@ Widths = Mapping[str, Width]
 """Layer -> how it is quantized, by the layer's path; a layer that is not named is not quantized."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Widths chosen for what they cost at masked positions, and what was measured for it on the texts given.
+
+    Attributes:
+        target_bpw: the bits a weight that the whole may take.
+        texts, canvases, positions: how many were measured on.
+        kl: nats a masked position, of all layers quantized so, from the model as it is.
+        order: the share of pairs of masks that both commit in the same order.
+        sum_of_kls: what `kl` was taken to be when the widths were chosen.
+        widths: what was chosen; layers that are not named stay as they are.
+        alone: the KL of quantizing one layer and no other.
+    """
+
+    target_bpw: float
+    texts: int
+    canvases: int
+    positions: int
+    kl: float
+    order: float | None
+    sum_of_kls: float
+    widths: Widths
+    alone: Mapping[str, Mapping[Width, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it, with each layer's KL by bits."""
+        numbers = ("target_bpw", "texts", "canvases", "positions", "kl", "order", "sum_of_kls")
+        alone = {name: {str(width.bits): kl for width, kl in own.items()} for name, own in self.alone.items()}
+        return {**{name: getattr(self, name) for name in numbers}, "kl_alone": alone}
+
+
 @dataclass(frozen=True)
 class LayerPlan:
     """What becomes of one layer: its path, how many numbers it has, how they are stored afterwards, and their bytes.
@@ -46,9 +77,10 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a conversion will make: every layer, in the order of the model."""
+    """What a conversion will make: every layer, in the order of the model; and how its widths were chosen, if by measuring."""
 
     layers: tuple[LayerPlan, ...]
+    calibration: Calibration | None = None
 
     @property
     def bytes_in(self) -> int:
@@ -83,7 +115,9 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         totals = ("parameters", "bytes_in", "bytes_out", "bits_per_weight", "memory_to_run")
-        return {**{name: getattr(self, name) for name in totals}, "layers": [asdict(layer) for layer in self.layers]}
+        chosen = {"calibration": self.calibration.to_dict()} if self.calibration else {}
+        layers = [asdict(layer) for layer in self.layers]
+        return {**{name: getattr(self, name) for name in totals}, **chosen, "layers": layers}
 
 
 def readable(count: int) -> str:

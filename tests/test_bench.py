@@ -16,6 +16,7 @@ from mlx_diffucoder.bench.frontier import GRID, REFERENCE, config_of
 from mlx_diffucoder.bench.synthetic import Sizes
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.convert import ConvertConfig, convert
+from mlx_diffucoder.evaluation import HELD_OUT
 
 from .conftest import DATA
 
@@ -93,6 +94,31 @@ def test_a_synthetic_checkpoint_loads_converts_and_runs(tmp_path, monkeypatch):
 def bench(module, *args):
     command = [sys.executable, "-m", f"mlx_diffucoder.bench.{module}", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_calibrated_widths_beat_a_uniform_one_and_a_recipe_of_their_size(tmp_path):
+    """On the trained checkpoint, calibrated on three tasks and judged by ten of the texts that it does not see there."""
+    rows = [line for line in (ROOT / "bench/tasks/functions.jsonl").read_text().splitlines() if '"split": "seen"' in line]
+    (tmp_path / "seen.jsonl").write_text("\n".join(rows[:3]))
+    only = ("--only", 3, "--only", "mixed_3_6")
+    done = bench("calibration", "pocket", "--calibrate", tmp_path / "seen.jsonl", "--limit", 10, "--dtype", "float32", *only)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["rows"].keys() == {"3", "mixed_3_6"}
+    for row in report["rows"].values():
+        plain, calibrated = row["plain"], row["calibrated"]
+        assert calibrated["bits_per_weight"] <= plain["bits_per_weight"] < calibrated["bits_per_weight"] + 0.05
+        assert calibrated["kl"] < plain["kl"]
+        assert calibrated["order"] > plain["order"]
+
+
+def test_calibrating_on_what_one_judges_by_is_refused(tmp_path):
+    (tmp_path / "own.jsonl").write_text(HELD_OUT.read_text())
+    done = bench("calibration", "pocket", "--calibrate", tmp_path / "own.jsonl")
+    assert done.returncode == 1
+    assert "own.jsonl:1: is among the texts to judge by" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("module", "said"), [("synthetic", "exists already"), ("conversion", "no checkpoint folder")])

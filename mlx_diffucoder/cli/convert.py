@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,14 @@ def convert(
         str | None,
         typer.Option(help="Bits by layer: mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6.", show_default="all alike"),
     ] = None,
+    target_bpw: Annotated[
+        float | None,
+        typer.Option(help="Choose each layer's bits by --calibrate: this many bits a weight at most.", show_default=False),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="JSONL texts to measure on, as compare reads them; none that you judge by.", show_default=False),
+    ] = None,
     dequantize: Annotated[bool, typer.Option("--dequantize", "-d", help="Make floats of a quantized source.")] = False,
     dtype: Annotated[
         str | None, typer.Option(help="float32, float16 or bfloat16, of what is not quantized.", show_default="the source's")
@@ -46,6 +55,8 @@ def convert(
         q_group_size=q_group_size,
         q_mode=q_mode,
         quant_predicate=quant_predicate,
+        target_bpw=target_bpw,
+        calibrate=calibrate,
         dequantize=dequantize,
         dtype=dtype,
     )
@@ -59,7 +70,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
     from ..convert import convert as convert_checkpoint
     from ..convert.hub import check_upload
     from .models import check_download, show_hub_bars
-    from .progress import reading
+    from .progress import converting
 
     if upload is not None:
         check_upload(upload)
@@ -68,19 +79,21 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
     def before_writing(plan: "Plan") -> None:
         plans.append(plan)
         _say_what_is_left(plan, config)
-        bar.start(plan.bytes_in)
+        bars.start(plan.bytes_in)
 
-    with reading() as bar:
+    with converting(measures=config.calibrate is not None) as bars:
         folder = convert_checkpoint(
             source,
             out,
             config,
             before_download=lambda what: check_download(what, yes=True, ask=False),
             before_writing=before_writing,
-            progress=bar.advance,
+            measuring=bars.tell,
+            progress=bars.advance,
             run_as=upload or "PATH-OR-ID",
         )
     seconds = time.perf_counter() - began
+    _say_what_was_measured(plans[0])
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"wrote {size / 1e6:.1f} MB; run it with: diffucode generate -m {folder} ...", file=sys.stderr)
     address = None
@@ -96,8 +109,10 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
 def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     from ..convert import make_plan
     from ..convert.plan import readable
+    from .progress import measuring
 
-    plan = make_plan(source, config, before_download=_refuse_download)
+    with measuring() if config.calibrate else nullcontext() as bar:
+        plan = make_plan(source, config, before_download=_refuse_download, measuring=bar.tell if bar else None)
     if as_json:
         print(json.dumps(plan.to_dict()))
         return 0
@@ -109,8 +124,19 @@ def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
         f"{plan.parameters / 1e6:.1f} M weights, {readable(plan.bytes_in)} -> {readable(plan.bytes_out)},"
         f" {plan.bits_per_weight:.3f} bits per weight; about {readable(plan.memory_to_run)} of memory to run it"
     )
+    _say_what_was_measured(plan)
     _say_what_is_left(plan, config)
     return 0
+
+
+def _say_what_was_measured(plan: "Plan") -> None:
+    if found := plan.calibration:
+        order = "" if found.order is None else f", {100 * found.order:.2f} % of pairs of masks committed in the same order"
+        print(
+            f"on the texts it was calibrated on: KL {found.kl:.3g} nats a masked position{order}"
+            f" ({found.texts} texts, {found.positions} masked positions)",
+            file=sys.stderr,
+        )
 
 
 def _refuse_download(download: "Download") -> None:
@@ -118,6 +144,6 @@ def _refuse_download(download: "Download") -> None:
 
 
 def _say_what_is_left(plan: "Plan", config: "ConvertConfig") -> None:
-    if config.quantize and plan.left:
+    if config.quantize and plan.left and not plan.calibration:
         some = ", ".join(plan.left[:3]) + (f" and {len(plan.left) - 3} more" if len(plan.left) > 3 else "")
         print(f"not quantized, for groups of {config.group_size} do not divide their rows: {some}", file=sys.stderr)

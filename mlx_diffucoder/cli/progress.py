@@ -1,7 +1,9 @@
 """Progress on stderr, where it is a terminal."""
 
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +12,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -30,6 +33,31 @@ def waiting(what: str) -> Iterator[None]:
     """A spinner for work whose length is not known; nothing where stderr is no terminal."""
     with Console(stderr=True).status(escape(what)):
         yield
+
+
+class Measuring:
+    """A bar over work whose amount is told on the way; says once how long it will take, on a terminal or not."""
+
+    def __init__(self, progress: Progress):
+        self._progress, self._task, self._estimated = progress, progress.add_task("measuring", total=None), False
+        self._began = time.monotonic()
+
+    def tell(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)
+        if done >= total / 50 and not self._estimated:
+            self._estimated = True
+            seconds = (time.monotonic() - self._began) * total / done
+            about = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+            print(f"measuring takes about {about}; fewer or shorter texts take less", file=sys.stderr)
+
+
+@contextmanager
+def measuring() -> Iterator[Measuring]:
+    """A bar; nothing but the estimate where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Measuring(progress)
 
 
 class Reading:
@@ -53,3 +81,29 @@ def reading() -> Iterator[Reading]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield Reading(progress)
+
+
+class Converting:
+    """The bars of a conversion: one over what is measured, where anything is, and then one over bytes."""
+
+    def __init__(self, bars: ExitStack, measures: bool):
+        self._bars = bars
+        self.tell = bars.enter_context(measuring()).tell if measures else None
+        self._reading = None if measures else bars.enter_context(reading())
+
+    def start(self, total: int) -> None:
+        if self._reading is None:
+            self._bars.close()
+            self._reading = self._bars.enter_context(reading())
+        self._reading.start(total)
+
+    def advance(self, name: str, count: int) -> None:
+        if self._reading:
+            self._reading.advance(name, count)
+
+
+@contextmanager
+def converting(measures: bool) -> Iterator[Converting]:
+    """Bars; nothing but an estimate where stderr is no terminal."""
+    with ExitStack() as bars:
+        yield Converting(bars, measures)

@@ -76,38 +76,38 @@ def _outputs(
     with wired_memory():
         for group in _groups(list(batches(canvases)), most_held):
             model = opened()
-            hidden = [_tokens(batch) for batch in group]
-            _replace_each(hidden, model.model.embed_tokens)
+            hidden = [tokens_of(batch) for batch in group]
+            replace_each(hidden, model.model.embed_tokens)
             if not keep:
                 model.model.embed_tokens = None  # type: ignore[assignment]  # nothing else holds it: its memory is free
             for index in range(len(model.layers)):
                 layer = _unpacked(model.layers[index], hidden[0].dtype)
                 if not keep:
                     model.layers[index] = None  # type: ignore[call-overload]
-                _replace_each(hidden, partial(_through, layer, index))
+                replace_each(hidden, partial(_through, layer, index))
                 del layer
                 if not keep:
                     mx.clear_cache()
                 if advance:
                     advance(sum(map(len, group)))
             for place, batch in enumerate(group):
-                rows.append(_read(hidden[place], batch))
+                rows.append(rows_behind(hidden[place], batch))
                 mx.eval(rows[-1])
-    return Outputs(tuple(rows), _head(opened(), rows[0].dtype))
+    return Outputs(tuple(rows), head_of(opened(), rows[0].dtype))
 
 
 def _through(layer: Layer, index: int, hidden: mx.array) -> mx.array:
     return layer(hidden, index, 0, None, None)
 
 
-def _replace_each(values: list[mx.array], function: Callable[[mx.array], mx.array]) -> None:
+def replace_each(values: list[mx.array], function: Callable[[mx.array], mx.array]) -> None:
     """Put a function's value for each in its place, computed before the next is begun."""
     for place, value in enumerate(values):
         values[place] = function(value)
         mx.eval(values[place])
 
 
-def _head(model: Dream, dtype: mx.Dtype) -> Callable[[mx.array], mx.array]:
+def head_of(model: Dream, dtype: mx.Dtype) -> Callable[[mx.array], mx.array]:
     norm = model.model.norm
     linear = (
         _unpacked(model.model.embed_tokens, dtype).as_linear
@@ -128,11 +128,11 @@ def _unpacked(module: M, dtype: mx.Dtype) -> M:
     return plain.layers[0]
 
 
-def _tokens(batch: Sequence[Masked]) -> mx.array:
+def tokens_of(batch: Sequence[Masked]) -> mx.array:
     return mx.array(np.stack([canvas.tokens for canvas in batch]))  # [B, L]
 
 
-def _read(hidden: mx.array, batch: Sequence[Masked]) -> mx.array:
+def rows_behind(hidden: mx.array, batch: Sequence[Masked]) -> mx.array:
     """`hidden` `[B, L, D]` -> `[n, D]`, the rows to the left of the batch's masked positions."""
     B, L, D = hidden.shape
     at = np.concatenate([row * L + canvas.positions - 1 for row, canvas in enumerate(batch)])

@@ -1,0 +1,92 @@
+"""One choice for each layer, of the least cost within a budget: the multiple-choice knapsack problem.
+
+Costs are taken to add up, which those of quantized layers do only about: see `calibrate`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_STATES = 2**17
+"""Sizes that are told apart, at 7B 30 kB each at most."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a layer may become: its bytes, and what that costs."""
+
+    size: int
+    cost: float
+
+
+def allocate(layers: Sequence[Sequence[Choice]], budget: int) -> list[int]:
+    """For each layer the number of its choice, so that the sizes are within the budget and the costs least.
+
+    Of every size the best way there is followed, layer by layer. Where there are more sizes than
+    `MOST_STATES`, a choice's size is rounded up to the next one told apart: the budget holds
+    nonetheless, and a little of it may be left.
+
+    Raises:
+        ValueError: even the smallest choices do not fit.
+    """
+    smallest = [min(choice.size for choice in choices) for choices in layers]
+    room = budget - sum(smallest)
+    if room < 0:
+        raise ValueError(f"the smallest choices take {sum(smallest)} bytes, and {budget} are to be had")
+    above = [np.array([choice.size - least for choice in choices]) for choices, least in zip(layers, smallest, strict=True)]
+    unit = max(1, reduce(gcd, (int(size) for sizes in above for size in sizes), 0), -(-room // MOST_STATES))
+    states = min(room // unit, sum(-(-int(sizes.max()) // unit) for sizes in above)) + 1
+    best: NDArray[np.float64] = np.zeros(states)  # [size]: the least cost of the layers so far
+    taken: list[NDArray[np.int16]] = []
+    for sizes, choices in zip(above, layers, strict=True):
+        made = np.full((len(choices), states), np.inf)
+        for number, choice in enumerate(choices):
+            step = -(-int(sizes[number]) // unit)
+            if step < states:
+                made[number, step:] = best[: states - step] + choice.cost
+        taken.append(made.argmin(axis=0).astype(np.int16))
+        best = made.min(axis=0)
+    return _way_back(taken, above, unit, int(best.argmin()))
+
+
+def _way_back(taken: list[NDArray[np.int16]], above: list[NDArray[np.int64]], unit: int, state: int) -> list[int]:
+    chosen = []
+    for choices, sizes in zip(reversed(taken), reversed(above), strict=True):
+        number = int(choices[state])
+        chosen.append(number)
+        state -= -(-int(sizes[number]) // unit)
+    return chosen[::-1]
+
+
+def swaps(layers: Sequence[Sequence[Choice]], chosen: Sequence[int], budget: int, count: int) -> list[list[int]]:
+    """At most `count` allocations that give a layer more bytes and at most one other fewer, of the least cost first.
+
+    All are within the budget.
+    """
+    sizes, costs, places, numbers = (np.array(column) for column in zip(*_changes(layers, chosen), strict=True))
+    room = budget - sum(choices[number].size for choices, number in zip(layers, chosen, strict=True))
+    up, down = np.flatnonzero(sizes > 0), np.flatnonzero(sizes <= 0)
+    fits = (sizes[up][:, None] + sizes[down] <= room) & (places[up][:, None] != places[down])
+    cost = np.where(fits, costs[up][:, None] + costs[down], np.inf).ravel()
+    found = []
+    for index in np.argsort(cost, kind="stable")[:count]:
+        if cost[index] < np.inf:
+            made = list(chosen)
+            for change in (up[index // len(down)], down[index % len(down)]):
+                if places[change] >= 0:
+                    made[places[change]] = int(numbers[change])
+            found.append(made)
+    return found
+
+
+def _changes(layers: Sequence[Sequence[Choice]], chosen: Sequence[int]) -> Iterator[tuple[int, float, int, int]]:
+    """Bytes more, cost more, layer, choice; and first, that nothing changes."""
+    yield 0, 0.0, -1, 0
+    for place, (choices, now) in enumerate(zip(layers, chosen, strict=True)):
+        for number, choice in enumerate(choices):
+            if number != now:
+                yield choice.size - choices[now].size, choice.cost - choices[now].cost, place, number

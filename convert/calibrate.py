@@ -1,0 +1,218 @@
+"""Bits where denoising needs them: each layer's width chosen by what it does at masked positions.
+
+The texts' answers are masked in several shares. Each layer is quantized alone, at every number of bits, and KL to
+the model as it is measured; then the widths are chosen that fit the size and cost the least.
+
+Approximated, and by what it is held against:
+- groups of another size than those measured cost as much more or less as the weights' squared error does;
+- the KLs of single layers are added up, though what one layer loses changes what another does. So the
+  allocation of the least sum is only where a search begins: bytes of one layer are given to another, the
+  likeliest swaps first, and a swap stays where the KL of all together, measured, has fallen.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from mlx_diffucoder.checkpoint import build
+from mlx_diffucoder.errors import CheckpointError, ConfigError
+from mlx_diffucoder.evaluation import Divergence, NotANumber, Text, masked_canvases
+from mlx_diffucoder.generation import forbidden_ids
+from mlx_diffucoder.tokenizer import Tokenizer
+
+from .allocate import Choice, allocate, swaps
+from .plan import Calibration, Width
+from .sensitivity import Probe, mean_kl, quantized, rounded
+
+BITS = (2, 3, 4, 5, 6, 8)
+GROUPS = (64, 32, 128)
+"""The first that divides a row is measured."""
+TRIES = 40
+"""Swaps that are measured, each by a pass through the whole network."""
+ROWS = 4096
+"""Of a weight, to know its squared error by."""
+
+Tell = Callable[[int, int], None]
+"""Told how much is done, of how much."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that can be quantized.
+
+    Attributes:
+        sizes: its weight's bytes at each width; None is as it is.
+    """
+
+    name: str
+    sizes: Mapping[Width | None, int]
+
+    @property
+    def measured(self) -> list[Width]:
+        """The widths that are measured."""
+        group = next(width.group_size for width in self.sizes if width)
+        return [width for width in self.sizes if width and width.group_size == group]
+
+    def costs(self, weight: mx.array, alone: Mapping[Width, float]) -> dict[Width | None, float]:
+        """The KL of every width, where `alone` has those measured."""
+        of_bits = {width.bits: width for width in alone}
+        costs: dict[Width | None, float] = {None: 0.0}
+        errors = {width: _error(weight, width) for width in self.sizes if width}
+        for width, error in errors.items():
+            like = of_bits[width.bits]
+            costs[width] = alone[like] * (error / errors[like] if errors[like] else 1.0)
+        return costs
+
+
+class Calibrator:
+    """A checkpoint's layers, measured once, from which widths are chosen for any size.
+
+    Args:
+        folder: a checkpoint that is not quantized.
+        dtype: the type that weights are quantized from; None is their own.
+        texts: in the checkpoint's ids, at least one.
+        tell: what is done.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        texts: Sequence[Text],
+        *,
+        dtype: mx.Dtype | None = None,
+        tell: Tell | None = None,
+    ):
+        self._folder, self._dtype, self._tell = folder, dtype, tell
+        self._done = self._total = 0
+        model = self._open()
+        self.layers = _layers(model)
+        weights: Any = tree_flatten(model.parameters())
+        self.parameters = sum(value.size for _, value in weights)
+        self._rest = sum(value.nbytes for _, value in weights) - sum(layer.sizes[None] for layer in self.layers)
+        self._texts = len(texts)
+        # Canvases of one length go through a network together.
+        ordered = sorted(texts, key=lambda text: len(text.prompt) + len(text.answer))
+        canvases = masked_canvases(ordered, tokenizer.mask_id)
+        self._probe = Probe(self._open, canvases, forbidden_ids(tokenizer, model.config.vocab_size), self._advance)
+
+    def check(self, target_bpw: float) -> None:
+        """Raise `ConfigError` where no widths give that many bits a weight; nothing is measured."""
+        if not self.layers:
+            raise ConfigError(
+                f"target_bpw: this checkpoint has no layer that groups of {min(GROUPS)} divide; leave it away", field="target_bpw"
+            )
+        least = self._rest + sum(min(layer.sizes.values()) for layer in self.layers)
+        most = self._rest + sum(layer.sizes[None] for layer in self.layers)
+        if not least <= self._bytes(target_bpw) < most:
+            bits = [ceil(1000 * 8 * size / self.parameters) / 1000 for size in (least, most)]
+            raise ConfigError(
+                f"target_bpw {target_bpw:g} cannot be reached: this checkpoint takes from {bits[0]:.3f} bits a weight, all at"
+                f" {min(BITS)} bits, to {bits[1]:.3f} as it is",
+                field="target_bpw",
+            )
+
+    def choose(self, target_bpw: float) -> Calibration:
+        """The widths of at most `target_bpw` bits a weight.
+
+        Raises:
+            ConfigError: there are none.
+            CheckpointError: the network's output is not finite.
+        """
+        self.check(target_bpw)
+        self._total += self._probe.work_together * (1 + TRIES)
+        try:
+            costs = self._costs
+            choices = [[Choice(size, costs[layer.name][width]) for width, size in layer.sizes.items()] for layer in self.layers]
+            numbers, found = self._search(choices, self._bytes(target_bpw) - self._rest)
+        except NotANumber:
+            raise CheckpointError(f"{self._folder}: the model's output is not a number: its weights are damaged") from None
+        chosen = self._widths(numbers)
+        return Calibration(
+            target_bpw=target_bpw,
+            texts=self._texts,
+            canvases=found.canvases,
+            positions=found.positions,
+            kl=found.kl,
+            order=found.order,
+            sum_of_kls=sum(own[number].cost for own, number in zip(choices, numbers, strict=True)),
+            widths=chosen,
+            alone=self._alone,
+        )
+
+    @cached_property
+    def _alone(self) -> dict[str, dict[Width, float]]:
+        options = {layer.name: layer.measured for layer in self.layers}
+        self._total += self._probe.work_together + self._probe.work_alone(options)
+        alone: dict[str, dict[Width, float]] = {layer.name: {} for layer in self.layers}
+        for name, width, kl in self._probe.alone(options):
+            alone[name][width] = kl
+        return alone
+
+    @cached_property
+    def _costs(self) -> dict[str, dict[Width | None, float]]:
+        alone = self._alone
+        weights: Any = dict(tree_flatten(self._open().parameters()))  # none is read before it is used, nor kept afterwards
+        return {layer.name: layer.costs(weights.pop(f"{layer.name}.weight"), alone[layer.name]) for layer in self.layers}
+
+    def _search(self, choices: Sequence[Sequence[Choice]], budget: int) -> tuple[list[int], Divergence]:
+        """The allocation of the least KL among those tried."""
+        best = allocate(choices, budget)
+        every = self._probe.together(self._widths(best))
+        tried = [best]
+        for _ in range(TRIES):
+            new = next((one for one in swaps(choices, best, budget, len(tried) + 1) if one not in tried), None)
+            if new is None:  # fewer swaps than tries
+                self._advance(self._probe.work_together)
+                continue
+            tried.append(new)
+            found = self._probe.together(self._widths(new))
+            if mean_kl(found) < mean_kl(every):
+                best, every = new, found
+        return best, Divergence.of(every)
+
+    def _widths(self, numbers: Sequence[int]) -> dict[str, Width]:
+        chosen = {layer.name: list(layer.sizes)[number] for layer, number in zip(self.layers, numbers, strict=True)}
+        return {name: width for name, width in chosen.items() if width}
+
+    def _bytes(self, target_bpw: float) -> int:
+        """What all the weights may take."""
+        return int(target_bpw * self.parameters / 8 + 1e-6)  # a whole number of bytes, given as bits a weight, stays that
+
+    def _open(self) -> Any:
+        model, _ = build(self._folder)
+        if self._dtype:
+            model.set_dtype(self._dtype)
+        return model
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        if self._tell:
+            self._tell(self._done, self._total)
+
+
+def _layers(model: Any) -> list[Layer]:
+    """The layers of a model whose rows some group divides."""
+    layers = []
+    for name, module in model.named_modules():
+        if hasattr(module, "to_quantized"):
+            groups = [group for group in GROUPS if module.weight.shape[-1] % group == 0]
+            widths = [Width(bits, group) for group in groups for bits in BITS]
+            sizes: dict[Width | None, int] = {
+                width: sum(array.nbytes for array in quantized(module.weight, width)) for width in widths
+            }
+            if widths:
+                layers.append(Layer(name, sizes | {None: module.weight.nbytes}))
+    return layers
+
+
+def _error(weight: mx.array, width: Width) -> float:
+    """The squared error that quantizing makes, of at most `ROWS` rows."""
+    rows = weight[:: -(-len(weight) // ROWS)]
+    return float(mx.square(rounded(rows, width).astype(mx.float32) - rows.astype(mx.float32)).sum())  # type: ignore[arg-type]

@@ -1,0 +1,173 @@
+"""What quantizing a layer does to the distributions at masked positions, a few layers of the model in memory at a time.
+
+A layer is quantized alone, all others as they are, and the canvases go from there through the rest of the
+network. All is computed in float32, whatever the weights' type, so that a KL of 1e-7 is told from rounding.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_diffucoder.evaluation import Masked, Outputs, Reading, outputs_by_layer, readings
+from mlx_diffucoder.evaluation.forwards import head_of, replace_each, rows_behind, tokens_of
+from mlx_diffucoder.evaluation.masking import batches
+from mlx_diffucoder.model import Dream
+
+from .plan import Width, Widths
+
+Options = Mapping[str, Sequence[Width]]
+"""Layer -> the widths it may have."""
+Hidden = list[mx.array]
+"""What stands between two layers, `[B, L, D]` each: the canvases in batches."""
+Part = Callable[[Dream], Callable[[mx.array], mx.array]]
+"""A piece of a model that canvases go through."""
+
+MOST_HELD = 2**30
+"""Bytes of `Hidden` that are kept at once, of one block quantized in several ways."""
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A model that is not quantized, on masked canvases.
+
+    Attributes:
+        opened: gives the model with none of its weights read, in the type they are quantized from. Called often.
+        forbidden: bool `[V]`, ids never to be generated.
+        advance: told how many canvases have gone through how many layers, as a product; `work_alone` and
+            `work_together` say how much that will be.
+    """
+
+    opened: Callable[[], Dream]
+    canvases: Sequence[Masked]
+    forbidden: mx.array
+    advance: Callable[[int], None]
+
+    @cached_property
+    def reference(self) -> Outputs:
+        """What the model puts out as it is."""
+        return outputs_by_layer(partial(self._open, {}), self.canvases, self.advance)
+
+    def together(self, widths: Widths) -> list[Reading]:
+        """The model with its layers quantized so, against itself."""
+        return self._against(outputs_by_layer(partial(self._open, widths), self.canvases, self.advance))
+
+    def alone(self, options: Options) -> Iterator[tuple[str, Width, float]]:
+        """Each layer and width, with the KL (nats a masked position) of quantizing nothing else."""
+        hidden: Hidden = [tokens_of(batch) for batch in batches(self.canvases)]
+        positions = sum(tokens.size for tokens in hidden)
+        for place, (block, part) in enumerate(self._blocks):
+            wanted = [(name, width) for name in options if _within(name, block) for width in options[name]]
+            most = max(1, MOST_HELD // (4 * positions * self._config.hidden_size))
+            for start in range(0, len(wanted), most):
+                some = wanted[start : start + most]
+                variants = self._onwards(self._variants(part, some, hidden), place)
+                for (name, width), variant in zip(some, variants, strict=True):
+                    tied = {name: width} if place == 0 and self._config.tie_word_embeddings else {}
+                    yield name, width, self._kl(variant, tied)
+            hidden = self._through(part(self._open({})), hidden)
+        for width in options.get(HEAD, ()):
+            yield HEAD, width, self._kl(hidden, {HEAD: width})
+
+    def work_alone(self, options: Options) -> int:
+        layers = len(self._blocks) - 1
+        onwards = sum(
+            len(options[name]) * (1 + layers - place)
+            for place, (block, _) in enumerate(self._blocks)
+            for name in options
+            if _within(name, block)
+        )
+        return len(self.canvases) * (len(self._blocks) + onwards)
+
+    @property
+    def work_together(self) -> int:
+        return len(self.canvases) * (len(self._blocks) - 1)
+
+    @cached_property
+    def _config(self) -> Any:
+        return self.opened().config
+
+    @cached_property
+    def _blocks(self) -> list[tuple[str, Part]]:
+        """All but the head, in the order in which canvases go through them."""
+        blocks: list[tuple[str, Part]] = [(EMBEDDING, lambda model: model.model.embed_tokens)]
+        for index in range(self._config.num_hidden_layers):
+            blocks.append((f"model.layers.{index}", partial(_layer, index)))
+        return blocks
+
+    def _variants(self, part: Part, some: Sequence[tuple[str, Width]], hidden: Hidden) -> list[Hidden]:
+        """What a block makes of `hidden` with one of its layers quantized; each is put back before the next."""
+        model = self._open({})
+        function, modules = part(model), dict[str, Any](model.named_modules())
+        sources = dict[str, Any](self.opened().named_modules())
+        made = []
+        for name, width in some:
+            kept = modules[name].weight
+            modules[name].weight = rounded(sources[name].weight, width).astype(mx.float32)
+            made.append(self._through(function, hidden))
+            modules[name].weight = kept
+        return made
+
+    def _onwards(self, variants: list[Hidden], first: int) -> list[Hidden]:
+        """Every variant after the layers from `first` on; each layer is read once."""
+        for _, part in self._blocks[first + 1 :]:
+            function = part(self._open({}))
+            variants = [self._through(function, variant) for variant in variants]
+            del function
+            mx.clear_cache()
+        return variants
+
+    def _through(self, function: Callable[[mx.array], mx.array], hidden: Hidden) -> Hidden:
+        made = list(hidden)
+        replace_each(made, function)
+        self.advance(len(self.canvases))
+        return made
+
+    def _kl(self, hidden: Hidden, widths: Widths) -> float:
+        """KL where `hidden` stands behind the last layer; `widths` are of the head."""
+        rows = tuple(rows_behind(one, batch) for one, batch in zip(hidden, batches(self.canvases), strict=True))
+        head = head_of(self._open(widths), mx.float32) if widths else self.reference.head
+        return mean_kl(self._against(Outputs(rows, head)))
+
+    def _against(self, other: Outputs) -> list[Reading]:
+        return readings(self.reference, other, self.canvases, self.forbidden)
+
+    def _open(self, widths: Widths) -> Dream:
+        """The model in float32, some of its layers as quantizing leaves them; nothing is read or computed yet."""
+        model = self.opened()
+        modules = dict[str, Any](model.named_modules())
+        for name, width in widths.items():
+            modules[name].weight = rounded(modules[name].weight, width)
+        model.set_dtype(mx.float32)
+        return model
+
+
+def rounded(weight: mx.array, width: Width) -> mx.array:
+    """What is left of a weight after quantizing, in its own type."""
+    packed, scales, *biases = quantized(weight, width)
+    how: dict[str, Any] = {"group_size": width.group_size, "bits": width.bits, "mode": width.mode}
+    return mx.dequantize(packed, scales, biases[0] if biases else None, **how)
+
+
+def quantized(weight: mx.array, width: Width) -> Sequence[mx.array]:
+    """The arrays that a weight becomes."""
+    how: dict[str, Any] = {"group_size": width.group_size, "bits": width.bits, "mode": width.mode}
+    return mx.quantize(weight, **how)
+
+
+def mean_kl(every: Sequence[Reading]) -> float:
+    """Nats a masked position."""
+    return float(np.concatenate([reading.kl for reading in every]).mean(dtype=np.float64))
+
+
+def _layer(index: int, model: Dream) -> Callable[[mx.array], mx.array]:
+    layer = model.layers[index]
+    return lambda hidden: layer(hidden, index, 0, None, None)
+
+
+def _within(name: str, block: str) -> bool:
+    return name == block or name.startswith(f"{block}.")
