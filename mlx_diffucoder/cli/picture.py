@@ -10,24 +10,23 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from .compare import Row
 
+KINDS = (".png", ".svg", ".pdf")
+
 
 def check_picture(path: Path) -> Any:
     """matplotlib's pyplot, where it can draw such a file there; asked before minutes are spent.
 
     Raises:
+        ConfigError: the folder is not there or the kind of file is none of `KINDS`.
         ExecutionError: matplotlib is not installed.
-        ConfigError: the folder is not there or the kind of file is unknown.
     """
     from ..bench.frontier import plotter
 
-    pyplot = plotter()
-    kinds = pyplot.figure().canvas.get_supported_filetypes()
-    pyplot.close()
-    if path.suffix.lower()[1:] not in kinds:
+    if path.suffix.lower() not in KINDS:
         raise ConfigError(f"--picture {path}: the name must end in .png, .svg or .pdf")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"--picture {path}: cannot be written; name a file in a folder that is there")
-    return pyplot
+    return plotter()
 
 
 def draw_picture(pyplot: Any, base: "Row", rows: "list[Row]", path: Path) -> None:
