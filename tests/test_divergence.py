@@ -314,6 +314,7 @@ def test_a_model_does_not_diverge_from_itself(pocket, canvases):
     assert 1 < mean.perplexity < 3
 
 
+@pytest.mark.slow
 def test_fewer_bits_diverge_more(pocket, canvases, tmp_path):
     model, tokenizer = pocket
     reference, forbidden = outputs(model, canvases), forbidden_ids(tokenizer, 768)
@@ -369,6 +370,7 @@ def synthetic(folder, **shape):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_layer_by_layer_a_model_is_never_in_memory_whole(tmp_path):
     large = synthetic(tmp_path / "large", hidden_size=512, intermediate_size=2048, num_hidden_layers=24)
     small = synthetic(tmp_path / "small", hidden_size=64, intermediate_size=64, num_hidden_layers=1)

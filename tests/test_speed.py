@@ -70,6 +70,7 @@ def test_probing_a_generation_changes_none_of_its_tokens(measured, preset, monke
     assert all(step[part] > 0 for step in steps for part in ("forward", "lm_head", "sampling", "host"))
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_step_add_up_to_a_step_measured_without_them(pocket):
     config = GenerationConfig.preset("exact", max_tokens=32, steps=8, seed=0)
     measured = Measured("pocket", *pocket, random=False)
