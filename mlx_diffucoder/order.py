@@ -8,7 +8,7 @@ committed again counts each time.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,21 @@ class Commits(Protocol):
     def scores(self) -> NDArray[np.float32]: ...
     @property
     def remasked(self) -> NDArray[np.int32]: ...
+
+
+class Part(NamedTuple):
+    """What a step did to a part of the canvas."""
+
+    committed: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    remasked: NDArray[np.int32]
+
+
+def up_to(steps: Iterable[Commits], end: int) -> Iterator[Part]:
+    """What the steps did before position `end`: behind a text's end there is only padding."""
+    for step in steps:
+        inside = step.committed < end
+        yield Part(step.committed[inside], step.scores[inside], step.remasked[step.remasked < end])
 
 
 def in_order(step: Commits) -> list[int]:

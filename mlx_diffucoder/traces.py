@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import __version__
 from .canvas import Canvas, count_up_to_end, settled
 from .errors import TraceError
+from .order import Part, up_to
 from .trace import Stats, Step
 
 FORMAT = 1
@@ -100,6 +101,16 @@ class Trace:
     def masked(self) -> NDArray[np.bool_]:
         """Where there was a mask before the first step."""
         return self.canvas.tokens[0] == self.canvas.mask_id
+
+    @property
+    def text_end(self) -> int:
+        """Where the answer ends, its end token with it; the canvas's end where none was written."""
+        ends = np.flatnonzero(np.isin(self.final[self.canvas.start :], list(self.canvas.end_ids)))
+        return self.canvas.start + int(ends[0]) + 1 if len(ends) else len(self.masked)
+
+    def useful(self) -> Iterator[Part]:
+        """What the steps committed and took back up to the answer's end."""
+        return up_to(self.records, self.text_end)
 
     @property
     def text(self) -> str:
