@@ -133,10 +133,13 @@ def denoise(
 def _steps(
     canvas: Canvas, index: int, tokens: NDArray[np.int32], view: View, decision: Decision, nfe: int, forwarded: int
 ) -> tuple[Step, ...]:
-    rows = zip(tokens, canvas.padding, view.positions, decision.commit, decision.back, decision.scores, strict=True)
+    pads = canvas.padding
+    whole = np.array([(pad, tokens.shape[1]) for pad in pads], dtype=np.int32)
+    windows = (whole if view.window is None else view.window) - pads[:, None]
+    rows = zip(tokens, pads, view.positions, decision.commit, decision.back, decision.scores, windows.tolist(), strict=True)
     return tuple(
-        Step(index, row[pad:], at[took] - pad, score[took], at[back] - pad, nfe, forwarded)
-        for row, pad, at, took, back, score in rows
+        Step(index, row[pad:], at[took] - pad, score[took], at[back] - pad, nfe, forwarded, (max(0, first), end))
+        for row, pad, at, took, back, score, (first, end) in rows
     )
 
 

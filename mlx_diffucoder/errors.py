@@ -49,3 +49,7 @@ class BenchError(DiffucoderError):
 
 class DoctorError(DiffucoderError):
     """This machine does not compute what it should."""
+
+
+class TraceError(DiffucoderError):
+    """A trace cannot be written, is damaged, or was written by another version."""

@@ -31,6 +31,8 @@ class View:
         forwarded: positions that went through the network, over all rows of the rectangle, a row.
         forwards: forward passes that took, 0 where the answer was known already.
         every: `[B, L, V]`, the shifted logits of the whole canvas, where they were asked for.
+        window: int32 `[B, 2]`, the first and one past the last position forwarded, the canvas's last one beside
+            them left out; None is the whole canvas.
     """
 
     positions: NDArray[np.int32]
@@ -40,6 +42,7 @@ class View:
     forwarded: int
     forwards: int = 1
     every: mx.array | None = None
+    window: NDArray[np.int32] | None = None
 
 
 class Sight(Protocol):
@@ -77,6 +80,14 @@ def _refuse(every: bool) -> None:
 def _rows(hidden: mx.array, rows: NDArray[np.int32]) -> mx.array:
     """Rows `[B, R]` of `[B, L, D]`."""
     return mx.take_along_axis(hidden, mx.array(rows)[..., None], axis=1)
+
+
+def _first_run(forwarded: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Where the first run of True in each row of `[B, L]` starts and ends, `[B, 2]`."""
+    start = forwarded.argmax(axis=1)
+    over = ~forwarded & (np.arange(forwarded.shape[1]) > start[:, None])
+    end = np.where(over.any(axis=1), over.argmax(axis=1), forwarded.shape[1])
+    return np.stack([start, end], axis=1).astype(np.int32)
 
 
 class _NoDrafts:
@@ -215,7 +226,8 @@ class _KeptSight(_NoDrafts, ABC):
         positions, valid, again = _candidates(choice.candidates, again & choice.forwarded & predictor, self.LEAST)
         rows = np.stack([np.searchsorted(row[:n], at) for row, n, at in zip(index, count[:, 0], positions - 1, strict=True)])
         hidden = self._forward(tokens, index, self._real & choice.visible)
-        return View(positions, valid, again, _rows(hidden, np.clip(rows, 0, width - 1)), width)
+        shown = _rows(hidden, np.clip(rows, 0, width - 1))
+        return View(positions, valid, again, shown, width, window=_first_run(choice.forwarded))
 
     def _forward(self, tokens: mx.array, index: NDArray[np.int32], visible: NDArray[np.bool_]) -> mx.array:
         """Forward the positions `index` `[B, W]`, keeping their keys and values; `[B, W, D]`.

@@ -32,6 +32,11 @@ QWEN2_SPLIT = (
 PAD_TOKEN = "<|dlm_pad|>"
 END_TOKENS = ("<|im_end|>", "<|endoftext|>", PAD_TOKEN)
 
+# How byte-level BPE writes bytes: those that are printable in Latin-1 as they are, the others from U+0100 on.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTES = {chr(byte): byte for byte in _PRINTABLE}
+_BYTES |= {chr(0x100 + place): byte for place, byte in enumerate(byte for byte in range(256) if byte not in _PRINTABLE)}
+
 
 class Tokenizer:
     """A checkpoint's tokenizer, chat template and special ids.
@@ -144,6 +149,14 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
         return self._fast.decode(list(ids), skip_special_tokens=True)
+
+    def piece(self, id: int) -> bytes:
+        """What one id adds to a text: a byte-level token may end inside a character. Special tokens add nothing."""
+        text = self._fast.decode([id], skip_special_tokens=True)
+        token = self._fast.id_to_token(id) if "\ufffd" in text else None
+        if token is None or not _BYTES.keys() >= set(token):
+            return text.encode()
+        return bytes(_BYTES[mark] for mark in token)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` (no remote code named) into `folder`."""

@@ -23,6 +23,8 @@ class Step:
             rule `backtrack` does that.
         nfe: forward passes run so far, this step's included.
         positions: positions forwarded so far, over all forwards.
+        window: the first and one past the last of the positions that were forwarded in this step. The canvas's
+            last one, which a window may show beside them, is not counted.
     """
 
     index: int
@@ -32,6 +34,7 @@ class Step:
     remasked: NDArray[np.int32]
     nfe: int
     positions: int
+    window: tuple[int, int] = (0, 0)
 
     @classmethod
     def nothing(cls, tokens: NDArray[np.int32]) -> Self:

@@ -39,6 +39,7 @@ def test_the_wheel_holds_one_package_and_its_metadata(wheel):
         "bench/chips.json",
         "bench/reference.safetensors",
         "cli/app.py",
+        "cli/replay.html",
         "evaluation/runner.py",
         "pocket/model.safetensors",
         "pocket/tokenizer.json",

@@ -267,3 +267,24 @@ def test_any_rule_on_any_window_ends_fills_every_mask_and_touches_nothing_else(
         assert max(touched.values(), default=0) <= rounds
         taken_back = sum(len(step[row].remasked) for step in history)
         assert taken_back == 0 or rounds > 1
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_step_says_which_positions_were_forwarded(dream_b, window):
+    config = GenerationConfig(max_tokens=30, rule="schedule", window=window, seed=0)
+    before = 0
+    for step in stream_generate(*dream_b, PROMPTS[0], config):
+        (first, end), last = step.window, len(step.tokens) - 1
+        forwarded, before = step.positions - before, step.positions
+        assert ((first < step.committed) & (step.committed <= end)).all()  # predicted one to the left
+        if window.startswith(("whole", "drafts")):
+            assert (first, end) == (0, last + 1)
+        else:
+            assert -(-(end - first + (end <= last)) // 8) * 8 == -(-forwarded // 8) * 8
+
+
+def test_in_a_batch_a_step_says_it_of_its_own_row(dream_b):
+    config = GenerationConfig(max_tokens=20, window="sliding:width=5,suffix=2")
+    rows = next(stream_batch(*dream_b, PROMPTS[:2], config))
+    # 7 and 11 of the prompt, 5 and 2 masks, and what the suffix takes to make, with the last one, a multiple of 8.
+    assert [row.window for row in rows] == [(0, 15), (0, 23)]

@@ -3,15 +3,18 @@
 import json
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..config import GenerationConfig
-from .options import Dtype, Model, Yes, decodes
+from .options import Dtype, Model, TraceOut, Yes, decodes
 
 if TYPE_CHECKING:
+    from ..canvas import Canvas
     from ..generation import Prompt
     from ..model import Dream
     from ..tokenizer import Tokenizer
@@ -25,23 +28,30 @@ def generate(
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the numbers.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.")] = False,
+    live: Annotated[bool, typer.Option("--live/--no-live", help="Show the canvas while it is denoised, on a terminal.")] = True,
+    trace: TraceOut = None,
     yes: Yes = False,
     *,
     config: GenerationConfig,
 ) -> int:
     """Write code from a description.
 
-    The answer streams to stdout as it settles from the left; with a rule that takes tokens back, it comes at the end.
+    On a terminal the canvas is shown while it is denoised, and then the answer as plain text. Piped, the answer streams as
+    it settles from the left; with a rule that takes tokens back, it comes at the end.
 
     Example: diffucode generate -m pocket --max-tokens 64 "Implement process(k): return whether k is a prime number."
     """
     from .prompt import read_prompt
 
     text = read_prompt(prompt)
+    if trace:
+        from ..recording import check_trace
+
+        check_trace(trace)
     from .models import load_named
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
-    run = Run(network, tokenizer, text, config, stream=not as_json)
+    run = Run(network, tokenizer, text, config, stream=not as_json, live=live, trace=(trace, name) if trace else None)
     interrupted = run.go()
     if as_json:
         print(json.dumps(run.report(name, interrupted), ensure_ascii=False))
@@ -51,32 +61,50 @@ def generate(
 
 
 class Run:
-    """One generation: its text on stdout as it settles, its numbers afterwards."""
+    """One generation: its canvas on a terminal or its text on stdout as it settles, its numbers afterwards.
 
-    def __init__(self, model: "Dream", tokenizer: "Tokenizer", prompt: "Prompt", config: GenerationConfig, *, stream: bool):
+    Args:
+        stream: print the text.
+        live: show the canvas, where stdout and stderr are terminals.
+        trace: the file to write its steps into, and what the model is called there.
+    """
+
+    def __init__(
+        self,
+        model: "Dream",
+        tokenizer: "Tokenizer",
+        prompt: "Prompt",
+        config: GenerationConfig,
+        *,
+        stream: bool,
+        live: bool = False,
+        trace: tuple[Path, str] | None = None,
+    ):
         from ..generation import Answer, prompt_ids
         from ..rules import policy_for
+        from .terminal import is_live
 
-        self.model, self.tokenizer, self.config, self.stream = model, tokenizer, config, stream
+        self.model, self.tokenizer, self.config, self.stream, self.trace = model, tokenizer, config, stream, trace
+        self.live = is_live(live and stream)
         # A rule that takes commits back may take back what has settled.
-        self.streams = stream and policy_for(config).rounds == 1
+        self.streams = stream and not self.live and policy_for(config).rounds == 1
         self.ids = prompt_ids(model, tokenizer, prompt, config)
         self.answer = Answer()
         self.last: Step | None = None
-        self.seconds = 0.0
+        self.seconds = self.drawing = 0.0
 
     def go(self) -> bool:
         """Generate; returns whether Ctrl-C stopped it."""
-        from ..generation import Answer, stream_generate
+        from ..generation import Answer
 
         written = ""
         interrupted = False
         start = time.perf_counter()
         try:
-            with self._progress() as advance:
-                for step in stream_generate(self.model, self.tokenizer, self.ids, self.config):
+            with self._view() as show, closing(self._steps()) as steps:
+                for step in steps:
                     self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids))
-                    advance(len(step.committed) - len(step.remasked))
+                    show(step)
                     if self.streams:
                         # A character whose bytes are not all settled yet decodes to U+FFFD.
                         text = self.answer.text.rstrip("\ufffd")
@@ -129,13 +157,45 @@ class Run:
             "useful tokens per second": f"{stats.tokens_per_second:.1f}  ({stats.seconds:.2f} s)",
             "peak memory": f"{stats.peak_memory_bytes / 1e9:.2f} GB",
         }
+        if self.live:
+            lines["drawing the canvas"] = f"{100 * self.drawing / self.seconds:.2f} % of the time"
         for label, value in lines.items():
             print(f"{label:>27}  {value}", file=sys.stderr)
 
-    def _progress(self) -> Any:
-        """A bar on a terminal's stderr, unless the answer itself is on the screen."""
-        if not sys.stderr.isatty() or (self.streams and sys.stdout.isatty()):
-            return nullcontext(lambda committed: None)
-        from .progress import counting
+    def _steps(self) -> "Generator[Step, None, None]":
+        from ..generation import stream_generate
 
-        return counting("denoising", self.config.max_tokens)
+        steps = stream_generate(self.model, self.tokenizer, self.ids, self.config)
+        if self.trace is None:
+            return (step for step in steps)
+        from ..recording import trace_to
+
+        path, name = self.trace
+        return trace_to(path, steps, self._canvas(), self.tokenizer, self.config, name)
+
+    def _canvas(self) -> "Canvas":
+        from ..canvas import Canvas
+
+        special = self.tokenizer
+        return Canvas.of(
+            [self.ids], self.config.max_tokens, mask_id=special.mask_id, pad_id=special.pad_id, end_ids=special.end_ids
+        )
+
+    @contextmanager
+    def _view(self) -> "Iterator[Callable[[Step], None]]":
+        """The canvas, or a bar on a terminal's stderr, unless the answer itself is on the screen."""
+        if self.live:
+            from .live import Live
+
+            with Live(self._canvas(), self.tokenizer.piece) as view:
+                try:
+                    yield view.show
+                finally:
+                    self.drawing = view.spent
+        elif not sys.stderr.isatty() or (self.streams and sys.stdout.isatty()):
+            yield lambda step: None
+        else:
+            from .progress import counting
+
+            with counting("denoising", self.config.max_tokens) as advance:
+                yield lambda step: advance(len(step.committed) - len(step.remasked))

@@ -8,6 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,12 @@ Model = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="Compute in float32, float16 or bfloat16.", show_default="that of the weights"),
+]
+TraceOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace", metavar="FILE", help="Write every step into this file; diffucode trace shows it.", show_default=False
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
 

@@ -1,0 +1,189 @@
+"""The live canvas, as a user's terminal shows it."""
+
+import re
+import subprocess
+
+import pytest
+
+from ..conftest import DATA
+from .command import COMMAND, diffucode, environment
+from .terminal import made_trace, needs_tmux, written_to_a_terminal
+
+TINY = DATA / "dream-b"
+ASK = ("generate", "-m", "pocket", "--max-tokens", "64", "Implement process(k): return whether k is a prime number.")
+HELLO = ["def", " hello", "(", "name", "):", "\n", "    ", "return", ' "', "漢字", '"', " +", " name", "\n"]
+TEXT = "".join(HELLO)
+
+
+@pytest.fixture
+def hello(tmp_path):
+    """Three steps at once, one of them taking a token back; the last after a minute."""
+    steps = [(0.1, [0, 1], []), (0.2, [2, 3, 4, 5, 9], []), (0.3, [6, 12, 13], [3]), (60, [3, 7, 8, 10, 11], [])]
+    return made_trace(tmp_path / "hello.jsonl", HELLO, steps)
+
+
+@pytest.fixture
+def tall(tmp_path):
+    """60 lines, filled from the top, of which the last 20 only after a minute."""
+    lines = [f"line {number} 漢字\n" for number in range(60)]
+    return made_trace(tmp_path / "tall.jsonl", lines, [(0.05, list(range(40)), []), (60, list(range(40, 60)), [])])
+
+
+@pytest.fixture(scope="module")
+def answer():
+    """What a pipe gets."""
+    return diffucode(*ASK).stdout
+
+
+@needs_tmux
+def test_at_the_start_there_are_masks(terminal, tmp_path):
+    trace = made_trace(tmp_path / "slow.jsonl", HELLO, [(60, [0], [])])
+    screen = terminal()
+    screen.start("trace", "show", trace)
+    lines = screen.wait(lambda shown: "forwards" in shown).splitlines()
+    assert lines == ["·" * len(HELLO), "0 forwards · 0.0 tokens a forward · 0.0 tokens/s · 14 to go"]
+
+
+@needs_tmux
+def test_in_the_middle_there_is_what_is_known_and_what_was_taken_back(terminal, hello):
+    screen = terminal()
+    screen.start("trace", "show", hello)
+    lines = screen.wait(lambda shown: "3 forwards" in shown).splitlines()
+    assert lines[:3] == ["def hello(×):", "    ··漢字·· name", ""]
+    assert re.fullmatch(r"3 forwards · 3\.0 tokens a forward · \d+\.\d tokens/s · 5 to go", lines[3])
+    coloured = screen.screen("-e")
+    assert re.search(r"1m\x1b\[31m(\x1b\[49m)?×", coloured)  # taken back: bold, red
+    assert re.search(r"1m\x1b\[32m(\x1b\[49m)? name", coloured)  # fresh: bold, green
+    assert "\x1b[94mdef" in coloured  # settled: as code
+
+
+@needs_tmux
+def test_at_the_end_there_is_the_text_and_nothing_else(terminal, hello):
+    screen = terminal()
+    screen.start("trace", "show", hello, "--speed", "100")
+    assert screen.finish().splitlines() == [*TEXT.splitlines(), "exit=0", "$"]
+
+
+@needs_tmux
+def test_a_tall_canvas_scrolls_to_where_something_happens(terminal, tall):
+    screen = terminal(40, 10)
+    screen.start("trace", "show", tall)
+    lines = screen.wait(lambda shown: "1 forward " in shown).splitlines()
+    assert len(lines) == 9
+    assert lines[-1] == "1 forward · lines 1-8 of 41"  # all 40 are fresh: the page stays
+    screen.send("C-c")
+    assert screen.finish().splitlines()[-2:] == ["exit=130", "$"]
+
+
+@needs_tmux
+def test_the_page_follows_the_masks(terminal, tmp_path):
+    lines = [f"line {number} 漢字\n" for number in range(60)]
+    steps = [(0.1 + 0.1 * number, [number], []) for number in range(30)] + [(60, [31], [])]
+    screen = terminal(40, 10)
+    screen.start("trace", "show", made_trace(tmp_path / "tall.jsonl", lines, steps))
+    shown = screen.wait(lambda shown: "30 forwards" in shown).splitlines()
+    assert "line 29 漢字" in shown
+    assert "·" * 30 in shown
+    assert re.match(r"30 forwards · lines \d+-31 of 31", shown[-1])
+
+
+@needs_tmux
+@pytest.mark.parametrize("columns", [30, 120])
+def test_a_resized_terminal_is_drawn_anew_with_nothing_left_over(terminal, tmp_path, columns):
+    pieces = ["def f():\n", "    return '" + "漢字" * 15 + "'\n", "    # " + "long " * 12 + "\n", "x", "\n"]
+    trace = made_trace(tmp_path / "run.jsonl", pieces, [(0.1, [0, 1, 2], []), (2.5, [3], []), (60, [4], [])])
+    screen = terminal(80, 24)
+    screen.start("trace", "show", trace)
+    screen.wait(lambda shown: "1 forward " in shown)
+    screen.resize(columns, 20)
+    lines = screen.wait(lambda shown: "2 forwards" in shown).splitlines()
+    assert sum("def f" in line for line in lines) == 1
+    assert sum("forward" in line for line in lines) == 1
+    assert "".join(lines[:-1]).replace(" ", "") == "".join(pieces[:3]).replace("\n", "").replace(" ", "") + "x·"
+    screen.send("C-c")
+    assert screen.finish().splitlines()[0] == "exit=130"
+
+
+@needs_tmux
+def test_ctrl_c_in_the_middle_keeps_the_finished_text(terminal):
+    screen = terminal()
+    screen.start("generate", "-m", TINY, "--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900", "hi")
+    screen.wait(lambda shown: re.search(r"(\d{2,}) forwards", shown))
+    screen.send("C-c")
+    shown = screen.finish()
+    assert "exit=130" in shown
+    assert "·" not in shown
+    assert "forwards" not in shown
+    assert "Traceback" not in shown
+    assert len(shown.split("exit=130")[0].strip()) >= 10
+
+
+@needs_tmux
+def test_a_real_run_ends_with_its_text_alone(terminal, answer):
+    screen = terminal()
+    screen.start(*ASK)
+    assert screen.finish() == answer + "exit=0\n$"
+
+
+@needs_tmux
+def test_a_pipe_that_is_closed_is_no_traceback(terminal):
+    screen = terminal()
+    screen.start(*ASK, behind="| head -1")
+    shown = screen.finish()
+    assert shown.splitlines()[0] == "def process(k):"
+    assert "Traceback" not in shown
+    assert "Exception" not in shown
+
+
+def test_a_closed_pipe_ends_a_generation_quietly():
+    process = subprocess.Popen(
+        [COMMAND, "generate", "-m", TINY, "--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "900", "hi"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 1
+    assert process.stderr.read() == b""
+
+
+def test_a_terminal_that_can_show_it_is_shown_it_and_gets_its_cursor_back(hello):
+    written, code = written_to_a_terminal("trace", "show", hello, "--speed", "100")
+    assert code == 0
+    assert written.count("\x1b[?25l") == written.count("\x1b[?25h") == 1
+    assert written.count("\x1b[?7l") == written.count("\x1b[?7h") > 1
+    assert "·" in written
+    assert written.endswith("\x1b[J\x1b[?25h" + TEXT.replace("\n", "\r\n"))
+
+
+def test_no_colour_is_no_colour_but_still_a_canvas(hello):
+    written, _ = written_to_a_terminal("trace", "show", hello, "--speed", "100", NO_COLOR="1")
+    assert "·" in written
+    colours = [code for codes in re.findall(r"\x1b\[([\d;]*)m", written) for code in codes.split(";")]
+    assert set(colours) <= {"0", "1", "2", "4", ""}  # bold, dim, underlined
+
+
+@pytest.mark.parametrize(
+    ("args", "env"), [([], {"TERM": "dumb"}), (["--no-live"], {}), ([], {"TERM": "unknown"})], ids=["dumb", "no-live", "unknown"]
+)
+def test_where_no_canvas_can_be_shown_the_text_is_plain(hello, answer, args, env):
+    written, code = written_to_a_terminal("trace", "show", hello, *args, **env)
+    assert (written, code) == (TEXT.replace("\n", "\r\n"), 0)
+    written, code = written_to_a_terminal(*ASK, *args, **env)
+    assert code == 0
+    assert "\x1b[?7l" not in written
+    assert written.replace("\r", "").endswith(answer)
+
+
+def test_piped_it_is_the_plain_text(hello):
+    done = diffucode("trace", "show", hello)
+    assert (done.stdout, done.stderr, done.returncode) == (TEXT, "", 0)
+
+
+def test_a_terminal_of_ascii_gets_ascii_marks(hello):
+    written, _ = written_to_a_terminal("trace", "show", hello, "--speed", "100", PYTHONIOENCODING="ascii:replace")
+    assert "..." in written
+    assert "漢" not in written
+    assert written.isascii()

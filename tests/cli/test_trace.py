@@ -1,0 +1,273 @@
+"""`--trace` and `diffucode trace`."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlx_diffucoder.traces import read_trace
+
+from ..conftest import DATA
+from .command import COMMAND, assert_one_line, diffucode, environment
+from .terminal import made_trace
+
+TINY = DATA / "dream-b"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same prompt, one token a step and with takings back."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, args in {"exact": ["--preset", "exact"], "back": ["--rule", "backtrack:tau=0.02,fall=0.95,limit=2"]}.items():
+        path = folder / f"{name}.jsonl"
+        done = diffucode("generate", "-m", TINY, "--max-tokens", "12", "--temp", "2", "--seed", "4", *args, "--trace", path, "hi")
+        assert done.returncode == 0, done.stderr
+        (folder / f"{name}.txt").write_text(done.stdout)
+    return folder
+
+
+def test_a_trace_changes_nothing_and_holds_the_run(runs):
+    plain = diffucode("generate", "-m", TINY, "--max-tokens", "12", "--temp", "2", "--seed", "4", "--preset", "exact", "hi")
+    assert plain.stdout == (runs / "exact.txt").read_text()
+    trace = read_trace(runs / "exact.jsonl")
+    assert trace.end == "done"
+    assert len(trace.records) == trace.stats.nfe > 9
+    assert trace.text.strip() == plain.stdout.strip()
+    assert any(len(record.remasked) for record in read_trace(runs / "back.jsonl").records)
+
+
+def test_json_and_a_trace_are_of_the_same_run(tmp_path):
+    done = diffucode("generate", "-m", TINY, "--max-tokens", "6", "--json", "--trace", tmp_path / "run.jsonl", "hi")
+    report, trace = json.loads(done.stdout), read_trace(tmp_path / "run.jsonl")
+    assert (report["nfe"], report["positions"]) == (trace.stats.nfe, trace.stats.positions)
+    assert report["config"] == trace.header["config"]
+    assert report["model"] == trace.header["model"]
+
+
+def test_a_stopped_run_leaves_what_it_did(tmp_path):
+    process = subprocess.Popen(
+        [
+            COMMAND,
+            "generate",
+            "-m",
+            TINY,
+            "--preset",
+            "exact",
+            "--window",
+            "sliding:width=1",
+            "--trace",
+            tmp_path / "run.jsonl",
+            "--max-tokens",
+            "1900",
+            "hi",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    end = time.monotonic() + 60
+    while not (tmp_path / "run.jsonl").exists() or (tmp_path / "run.jsonl").read_text().count("\n") < 5:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    trace = read_trace(tmp_path / "run.jsonl")
+    assert trace.end == "stopped"
+    assert 3 <= len(trace.records) < 1900
+    assert diffucode("trace", "show", tmp_path / "run.jsonl").returncode == 0
+
+
+def test_a_trace_that_cannot_be_written_is_said_before_the_model_is_loaded(tmp_path):
+    (tmp_path / "mine.py").write_text("print()\n")
+    assert_one_line(diffucode("generate", "-m", "nowhere/at-all", "--trace", tmp_path / "mine.py", "hi"), "mine.py", "no trace")
+    assert_one_line(
+        diffucode("generate", "-m", "nowhere/at-all", "--trace", tmp_path / "no" / "run", "hi"), "folder that is there"
+    )
+    assert (tmp_path / "mine.py").read_text() == "print()\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
+def test_a_full_disk_is_one_line():
+    assert_one_line(diffucode("generate", "-m", TINY, "--max-tokens", "4", "--trace", "/dev/full", "hi"), "/dev/full", "No space")
+
+
+@pytest.mark.parametrize("verb", ["show", "plot", "compare"])
+def test_every_verb_names_file_and_line_of_what_is_damaged(runs, tmp_path, verb):
+    lines = (runs / "exact.jsonl").read_text().splitlines()
+    other = [runs / "back.jsonl"] if verb == "compare" else []
+    for number, line, said in [(5, lines[4][:-9], "damaged"), (1, lines[0].replace('_trace":1', '_trace":7'), "format 7")]:
+        bad = tmp_path / "bad.jsonl"
+        bad.write_text("\n".join([*lines[: number - 1], line, *lines[number:]]) + "\n")
+        assert_one_line(diffucode("trace", verb, bad, *other), f"{bad}, line {number}: ", said)
+    assert_one_line(diffucode("trace", verb, tmp_path / "none", *other), "No such file")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+@pytest.mark.parametrize("speed", ["0", "-1", "nan"])
+def test_a_speed_that_cannot_be(runs, speed):
+    assert_one_line(diffucode("trace", "show", runs / "exact.jsonl", "--speed", speed), "--speed")
+
+
+def test_compare_in_json_has_the_numbers_worked_out_by_hand(tmp_path):
+    one = made_trace(tmp_path / "one", ["a", "b", "c", "d"], [(1, [0], []), (2, [1], []), (3, [2], []), (4, [3], [])])
+    other = made_trace(tmp_path / "other", ["a", "b", "c", "d"], [(1, [0], []), (2, [1, 3], []), (4, [2], [1]), (5, [1], [])])
+    found = json.loads(diffucode("trace", "compare", one, other, "--json").stdout)
+    first, second = found["traces"]
+    assert (first["nfe"], second["nfe"], second["steps"], second["taken_back"]) == (4, 4, 4, 1)
+    assert first["tokens_per_forward"] == 1
+    assert second["useful_tokens_per_second"] == 4 / 5
+    assert set(first["local_autoregressiveness"].values()) == set(first["global_autoregressiveness"].values()) == {1}
+    # a, b, d, c, b: a stands behind what was given and b behind a, the others behind none.
+    assert second["local_autoregressiveness"]["1"] == 2 / 5
+    # All were the leftmost mask but d, which was the second.
+    assert second["global_autoregressiveness"] == {"1": 4 / 5, "2": 1, "4": 1, "8": 1}
+    # Of ab ac ad bc bd cd, a stands first in both; bc, bd and cd are the other way round.
+    assert found["order_agreement"] == 3 / 6
+    assert found["kendall_tau"] == 0
+    assert (found["same_text"], found["same_tokens"], found["first_difference"]) == (True, 1, 2)
+
+
+def test_compare_of_a_run_with_itself(runs):
+    found = json.loads(diffucode("trace", "compare", runs / "exact.jsonl", runs / "exact.jsonl", "--json").stdout)
+    assert (found["same_text"], found["first_difference"], found["kendall_tau"]) == (True, None, 1)
+
+
+def test_compare_prints_a_table(runs):
+    shown = diffucode("trace", "compare", runs / "exact.jsonl", runs / "back.jsonl").stdout
+    for words in ("forwards (NFE)", "exact.jsonl", "back.jsonl", "local autoregressiveness@1", "first step that differs", "tau"):
+        assert words in shown
+
+
+def test_runs_that_cannot_be_compared(runs, tmp_path):
+    diffucode("generate", "-m", TINY, "--max-tokens", "3", "--trace", tmp_path / "run.jsonl", "ho")
+    assert_one_line(diffucode("trace", "compare", runs / "exact.jsonl", tmp_path / "run.jsonl"), "another prompt")
+    made = made_trace(tmp_path / "made", ["a"], [(1, [0], [])])
+    assert_one_line(diffucode("trace", "compare", runs / "exact.jsonl", made), "another tokenizer")
+
+
+def test_plot_writes_a_picture_of_each_kind_and_the_page(runs, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = diffucode("trace", "plot", runs / "back.jsonl", "--out", tmp_path / "back")
+    assert done.stdout.split() == [str(tmp_path / f"back{kind}") for kind in (".png", ".svg", ".html")]
+    assert (tmp_path / "back.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "back.svg").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.html", "back.png", "back.svg"]
+
+
+@pytest.mark.parametrize(
+    ("out", "said"), [("x.gif", ".png, .svg or .html"), ("no/x.html", "folder that is there"), ("no/x", "folder that is there")]
+)
+def test_a_name_that_cannot_be(runs, tmp_path, out, said):
+    assert_one_line(diffucode("trace", "plot", runs / "back.jsonl", "--out", tmp_path / out), said)
+
+
+def test_without_matplotlib_the_page_is_drawn_and_the_pictures_say_what_is_missing(runs, tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError\n")
+    hidden = {"PYTHONPATH": str(tmp_path)}
+    done = diffucode("trace", "plot", runs / "back.jsonl", "--out", tmp_path / "x", env=hidden)
+    assert_one_line(done, "pip install 'mlx-diffucoder[bench]'", "x.html")
+    assert diffucode("trace", "plot", runs / "back.jsonl", "--out", tmp_path / "x.html", env=hidden).returncode == 0
+    assert sorted(path.name for path in tmp_path.glob("x*")) == ["x.html"]
+
+
+HOSTILE = ["def", " f", "</script><img src=x onerror=document.title='bad'>", "\u2028", "漢", "\n", "end"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    steps = [(0.1, [0, 6], []), (0.2, [1, 2, 3], []), (0.3, [4], [1]), (0.4, [5, 1], [])]
+    trace = made_trace(folder / "run.jsonl", HOSTILE, steps)
+    assert diffucode("trace", "plot", trace, "--out", folder / "run.html").returncode == 0
+    return folder / "run.html"
+
+
+def test_the_page_fetches_nothing(page):
+    text = page.read_text()
+    assert "default-src 'none'" in text
+    assert not re.findall(r"https?:|src=[\"']|@import|url\(|fetch\(|XMLHttp", text.split('id="data"')[0])
+    assert text.count("<script") == text.count("</script") == 2  # what the model wrote ends none
+
+
+def browse(page, fragment, *flags):
+    """What Chromium makes of the page: its document, once scripts have run."""
+    clean = environment()
+    clean.pop("LD_PRELOAD", None)
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}", *flags]
+    done = subprocess.run([*command, f"file://{page}#{fragment}"], env=clean, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def cells(document):
+    canvas = re.search(r'<pre id="canvas".*?>(.*?)</pre>', document, re.S).group(1)
+    return [(kinds, text) for kinds, text in re.findall(r'<span class="([^"]*)"[^>]*>(.*?)</span>', canvas, re.S)]
+
+
+@needs_chromium
+def test_the_page_shows_the_step_that_is_asked_for(page):
+    first = browse(page, "step=0", "--dump-dom")
+    assert [text for _, text in cells(first)] == ["·"] * 7
+    third = cells(browse(page, "step=3", "--dump-dom"))
+    assert third[0] == ("", "def")
+    assert third[1] == ("back window", "×")
+    assert third[4] == ("fresh", "漢")
+    assert third[6] == ("open", "end")
+    assert "&lt;/script&gt;" in third[2][1]  # what the model wrote is text
+    assert "step 3 of 4" in browse(page, "step=3", "--dump-dom")
+
+
+@needs_chromium
+def test_the_slider_keys_and_play_move_it(page, tmp_path):
+    """A script in a copy of the page does what a hand would do, and writes down what it sees."""
+    script = """<script>
+    const seen = [], slider = document.getElementById("slider");
+    const look = name => seen.push(name + "=" + document.getElementById("step").textContent);
+    const key = name => document.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
+    slider.value = 2; slider.dispatchEvent(new Event("input")); look("slider");
+    key("ArrowRight"); look("right"); key("ArrowLeft"); key("ArrowLeft"); look("left");
+    key("End"); look("end"); key("ArrowRight"); look("over"); key("Home"); look("home");
+    document.querySelector("#bars i:nth-child(2)").click(); look("bar");
+    document.getElementById("play").click(); look("play");
+    setTimeout(() => { look("played"); document.title = seen.join(", "); }, 1500);
+    </script></body>"""
+    copy = tmp_path / "copy.html"
+    copy.write_text(page.read_text().replace("</body>", script))
+    document = browse(copy, "", "--dump-dom", "--virtual-time-budget=4000")
+    title = re.search(r"<title>(.*?)</title>", document).group(1)
+    assert title == (
+        "slider=step 2 of 4, right=step 3 of 4, left=step 1 of 4, end=step 4 of 4, over=step 4 of 4, home=step 0 of 4,"
+        " bar=step 2 of 4, play=step 2 of 4, played=step 4 of 4"
+    )
+
+
+@needs_chromium
+def test_it_is_drawn_in_light_and_in_dark(page, tmp_path):
+    shots = {}
+    for name, scheme in (("light", 1), ("dark", 0)):
+        flags = (
+            f"--screenshot={tmp_path / name}.png",
+            "--window-size=700,500",
+            f"--blink-settings=preferredColorScheme={scheme}",
+        )
+        browse(page, "step=3", *flags)
+        shots[name] = (tmp_path / f"{name}.png").read_bytes()
+    assert all(shot.startswith(b"\x89PNG") for shot in shots.values())
+    assert shots["light"] != shots["dark"]
+
+
+def test_showing_a_trace_loads_no_model(runs):
+    script = f"import sys; sys.argv = ['diffucode', 'trace', 'show', {str(runs / 'exact.jsonl')!r}]\n"
+    script += "from mlx_diffucoder.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    script += "print({'mlx', 'tokenizers', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
