@@ -33,6 +33,13 @@ def integers(random: Random, least: int = 0, most: int = 12) -> list[int]:
     return numbers
 
 
+def few_alike(random: Random) -> list[int]:
+    """At least one number, few enough, or alike enough, that all of them may be even, positive, multiples of 7, ..."""
+    factor, sign = random.choice([1, 1, 2, 3, random.randint(4, 20)]), random.choice([-1, 1, 1])
+    numbers = [sign * factor * random.randint(0, 9) for _ in range(random.randint(1, 5))]
+    return [*numbers, random.randint(-30, 40)] if random.random() < 0.3 else numbers
+
+
 def two_different(random: Random) -> list[int]:
     numbers = integers(random, 2)
     return numbers if len(set(numbers)) > 1 else [*numbers, numbers[0] + random.choice([-3, 5])]
@@ -103,10 +110,13 @@ KINDS: dict[str, Kind] = {
     "word": Kind(TEXT, word),
     "sentence": Kind(TEXT, sentence),
     "ints": Kind(NUMBERS, integers),
+    "few ints": Kind(NUMBERS, few_alike),
     "some ints": Kind(NUMBERS, lambda random: integers(random, 1)),
     "two ints": Kind(NUMBERS, two_different),
     "words": Kind(STRINGS, words),
     "some words": Kind(STRINGS, lambda random: words(random, 1)),
+    "different words": Kind(STRINGS, lambda random: list(dict.fromkeys(words(random)))),
+    "celsius": Kind(NUMBER, lambda random: 5 * random.randint(-12, 20)),
     "table": Kind(TABLE, table),
     "long ints": Kind(NUMBERS, lambda random: integers(random, 4)),
     "maybe sorted": Kind(NUMBERS, lambda random: sorted(integers(random)) if random.random() < 0.5 else integers(random)),
@@ -157,7 +167,8 @@ def _suiting(random: Random, kind: str, first: Any) -> Any:
         return random.choice(first) if suits else random.randint(-9, 30)
     if kind == "key":
         return random.choice(list(first)) if suits else random.choice(WORDS)
-    return "".join(random.sample(first, len(first))) if suits else word(random)
+    shuffled = "".join(random.sample(first, len(first)))
+    return shuffled if suits and shuffled != first else word(random)
 
 
 TEXTS = {"text", "mixed", "word", "sentence"}

@@ -3,6 +3,9 @@
 The first is the language of the first pocket model's tasks, word for word.
 """
 
+import re
+from dataclasses import replace
+
 from .family import Composition, Part
 from .grid import CONSTANTS, COUNT, DISTINCT, EVERY, LIST, MAX, MIN, PRODUCT, SORTED, SUM, Grid, same
 
@@ -23,7 +26,7 @@ def below(blanks: tuple[int, ...] = CONSTANTS) -> Part:
     return Part(name="below", says=says, code="V < N", means=lambda x, n: x < n, blanks=blanks)
 
 
-def divisible(blanks: tuple[int, ...] = CONSTANTS) -> Part:
+def divisible(blanks: tuple[int, ...] = CONSTANTS[1:]) -> Part:
     says = ("* divisible by N", "* that are multiples of N")
     return Part(name="divisible", says=says, code="V % N == 0", means=lambda x, n: x % n == 0, blanks=blanks)
 
@@ -43,7 +46,14 @@ REMAINDERS = Part(
 )
 TEXTS = Part(name="texts", says=("the strings of the *",), code="str(V)", means=str, gives="str")
 
+
+def clear(part: Part) -> Part:
+    """The part worded so that it cannot be taken to speak of the end of what it follows: "integers from 1 to n above 4"."""
+    return replace(part, says=tuple(re.sub(r"^\* (?!that)", "* that are ", says) for says in part.says))
+
+
 FILTERS = (EVERY, EVEN, ODD, POSITIVE, NEGATIVE, NONZERO, above(), below(), divisible())
+CLASSIC_FILTERS = (*FILTERS[:-1], divisible(CONSTANTS))  # there "divisible by 2" stands beside "even"
 MAPS = (same(), SQUARES, CUBES, DOUBLES, NEGATIONS, ABSOLUTE)
 AGGREGATES = (LIST, SORTED, SUM, COUNT, MAX, MIN)
 CLASSIC = Grid(
@@ -52,7 +62,7 @@ CLASSIC = Grid(
     over="X",
     elements=lambda numbers: numbers,
     takes="ints",
-    filters=FILTERS,
+    filters=CLASSIC_FILTERS,
     maps=MAPS,
     aggregates=AGGREGATES,
     left_out=frozenset({("list", "same", "all")}),
@@ -84,7 +94,7 @@ CLASSIC_UNSEEN: frozenset[Composition] = frozenset(
     for mapped, filters in maps.items()
     for kept in filters.split()
 )
-FEW = tuple(range(2, 9))
+FEW, SOME = tuple(range(2, 9)), tuple(range(3, 7))
 WIDE = (
     Grid(
         name="more of the numbers in a list",
@@ -112,7 +122,7 @@ WIDE = (
         over="range(1, X + 1)",
         elements=lambda n: range(1, n + 1),
         takes="small",
-        filters=(EVERY, EVEN, ODD, above(), below(), divisible()),
+        filters=(EVERY, EVEN, ODD, clear(above()), clear(below()), clear(divisible())),
         maps=(same(), SQUARES, CUBES, DOUBLES, NEGATIONS, REMAINDERS),
         aggregates=(LIST, SUM, COUNT, MAX, MIN, PRODUCT),
         var="i",
@@ -124,7 +134,7 @@ WIDE = (
         over="map(int, str(X))",
         elements=lambda n: map(int, str(n)),
         takes="large",
-        filters=(EVERY, EVEN, ODD, NONZERO, above(FEW), below(FEW)),
+        filters=(EVERY, EVEN, ODD, NONZERO, clear(above(FEW)), clear(below(FEW))),
         maps=(same(), SQUARES, CUBES, DOUBLES),
         aggregates=(LIST, SORTED, SUM, COUNT, MAX, MIN, DISTINCT),
         var="d",
@@ -136,7 +146,7 @@ WIDE = (
         over="X.values()",
         elements=lambda table: table.values(),
         takes="table",
-        filters=(EVERY, EVEN, ODD, POSITIVE, NEGATIVE, NONZERO, above(), below(), divisible(FEW)),
+        filters=(EVERY, EVEN, ODD, POSITIVE, NEGATIVE, NONZERO, clear(above(FEW)), clear(below(FEW)), clear(divisible(SOME))),
         maps=(same(), SQUARES, CUBES, DOUBLES, NEGATIONS, ABSOLUTE),
         aggregates=(LIST, SORTED, SUM, COUNT, MAX, MIN, DISTINCT),
         var="v",
@@ -148,7 +158,7 @@ WIDE = (
         over="map(len, X)",
         elements=lambda words: map(len, words),
         takes="words",
-        filters=(EVERY, EVEN, ODD, above(FEW), below(FEW), divisible(FEW)),
+        filters=(EVERY, EVEN, ODD, clear(above(SOME)), clear(below(SOME)), clear(divisible(SOME))),
         maps=(same(), SQUARES, DOUBLES, NEGATIONS),
         aggregates=(LIST, SORTED, SUM, COUNT, MAX, MIN, DISTINCT),
         var="n",

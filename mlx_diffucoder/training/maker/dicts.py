@@ -36,6 +36,7 @@ FAMILIES = (
         means=lambda d: len(list(d)),
         takes=("table",),
         gives="int",
+        kin="length",
     ),
     Single(
         name="inverted",
@@ -69,6 +70,7 @@ FAMILIES = (
         means=lambda d, key: key in list(d),
         takes=("table", "key"),
         gives="bool",
+        kin="held",
     ),
     Single(
         name="largest value's key",
@@ -175,7 +177,7 @@ FAMILIES = (
         says=("a dict that maps the words in X to the numbers in Y in the same places",),
         code=("return dict(zip(X, Y))", "return {w: x for w, x in zip(X, Y)}"),
         means=lambda words, numbers: {words[i]: numbers[i] for i in range(min(len(words), len(numbers)))},
-        takes=("words", "ints"),
+        takes=("different words", "ints"),
         gives="table",
     ),
     Single(

@@ -7,36 +7,27 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from .counting import CUBES, DOUBLES, EVEN, FILTERS, NEGATIONS, NEGATIVE, ODD, POSITIVE, SQUARES, above, below, divisible
+from .conditions import (
+    ADJECTIVES,
+    BOTH,
+    CHANGES,
+    CONDITIONS,
+    LABELS,
+    MADE,
+    NONE,
+    NUMBER,
+    NUMBERS,
+    OF_RESULT,
+    ONE,
+    PAIRED,
+    QUANTIFIERS,
+    RESULTS,
+    SIZES,
+    SORTS,
+    TOGETHER,
+    number,
+)
 from .family import Composition, Draft, Part, filled
-
-
-def said(part: Part, *says: str) -> Part:
-    """A part with other wordings."""
-    return Part(name=part.name, says=says, code=part.code, means=part.means, blanks=part.blanks, gives=part.gives)
-
-
-CONDITIONS = (
-    said(EVEN, "* is even"),
-    said(ODD, "* is odd"),
-    said(POSITIVE, "* is positive"),
-    said(NEGATIVE, "* is negative"),
-    said(above(), "* is greater than N", "* is above N"),
-    said(below(), "* is less than N", "* is below N"),
-    said(divisible(), "* is divisible by N", "* is a multiple of N"),
-)
-FEW = tuple(range(2, 10))
-RESULTS = (
-    Part(name="itself", says=("*",), code="V", means=lambda x: x),
-    said(SQUARES, "the square of *"),
-    said(CUBES, "the cube of *"),
-    said(DOUBLES, "twice *"),
-    said(NEGATIONS, "the negation of *"),
-    Part(name="more", says=("N more than *",), code="V + N", means=lambda x, n: x + n, blanks=FEW),
-    Part(name="less", says=("N less than *",), code="V - N", means=lambda x, n: x - n, blanks=FEW),
-    Part(name="number", says=("N",), code="N", means=lambda x, n: n, blanks=(0, 1, 10, 100)),
-    Part(name="none", says=("None",), code="None", means=lambda x: None),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +79,8 @@ class Flow:
 
 
 def _clash(one: str, other: str) -> bool:
-    """Whether two parts are the same, or conditions of which one says nothing beside the other."""
-    return one == other or {one, other} in (
-        {"even", "odd"},
-        {"positive", "negative"},
-        {"positive", "nonzero"},
-        {"negative", "nonzero"},
-    )
+    """Whether two parts are the same, or conditions that leave nothing to a third branch."""
+    return one == other or {one, other} == {"even", "odd"}
 
 
 def _placed(text: str, parts: list[str]) -> str:
@@ -103,78 +89,11 @@ def _placed(text: str, parts: list[str]) -> str:
     return text
 
 
-ITSELF, NONE = RESULTS[0], RESULTS[-1]
-DEFAULTS = (
-    NONE,
-    Part(name="minus one", says=("-1",), code="-1", means=lambda x: -1),
-    Part(name="zero", says=("0",), code="0", means=lambda x: 0),
-)
-LABELS = tuple(
-    Part(name=label, says=(repr(label),), code=repr(label), means=lambda x, label=label: label)
-    for label in ("low", "high", "good", "bad", "yes", "no", "big", "tiny", "other")
-)
-KEPT = FILTERS[1:]
-SINGULAR = tuple(
-    said(part, *(says.replace("*", "number in X").replace("that are multiples", "that is a multiple") for says in part.says))
-    for part in KEPT
-)
-PLURAL = tuple(said(part, *(says.replace("*", "numbers in X") for says in part.says)) for part in KEPT)
-ARE = tuple(
-    said(part, *(says.replace("that are multiples", "multiples").replace("*", "").strip() for says in part.says)) for part in KEPT
-)
-IS = tuple(said(part, *(says.replace("multiples", "a multiple") for says in part.says)) for part in ARE)
-MADE = (
-    said(ITSELF, ""),
-    said(SQUARES, "the square of "),
-    said(DOUBLES, "twice "),
-    said(NEGATIONS, "the negation of "),
-    said(CUBES, "the cube of "),
-)
-RESULT = (
-    Part(name="list", says=("a list", "the list"), code="result", means=list),
-    Part(name="sorted", says=("a sorted list",), code="sorted(result)", means=sorted),
-    Part(name="sum", says=("the sum", "the total"), code="sum(result)", means=sum),
-    Part(name="count", says=("the number",), code="len(result)", means=len),
-)
-CHANGES = (
-    Part(name="zeroed", says=("replaced by 0",), code="0", means=lambda x: 0),
-    said(SQUARES, "squared", "replaced by their squares"),
-    said(DOUBLES, "doubled", "replaced by their doubles"),
-    said(NEGATIONS, "negated", "replaced by their negations"),
-    said(CUBES, "cubed", "replaced by their cubes"),
-    Part(name="more", says=("increased by N",), code="V + N", means=lambda x, n: x + n, blanks=FEW),
-    Part(name="less", says=("decreased by N",), code="V - N", means=lambda x, n: x - n, blanks=FEW),
-)
-PAIRED = (
-    Part(name="sums", says=("sums",), code="a + b", means=lambda a, b: a + b),
-    Part(name="products", says=("products",), code="a * b", means=lambda a, b: a * b),
-    Part(name="differences", says=("differences",), code="a - b", means=lambda a, b: a - b),
-    Part(name="larger", says=("maxima",), code="max(a, b)", means=max),
-    Part(name="smaller", says=("minima",), code="min(a, b)", means=min),
-    Part(name="distances", says=("absolute differences",), code="abs(a - b)", means=lambda a, b: max(a, b) - min(a, b)),
-)
-TOGETHER = (
-    Part(name="list", says=("a list", "the list"), code="[*]", means=list),
-    Part(name="sorted", says=("a sorted list",), code="sorted(*)", means=sorted),
-    Part(name="sum", says=("the sum", "the total"), code="sum(*)", means=sum),
-    Part(name="distinct", says=("the set",), code="{*}", means=set),
-)
-QUANTIFIERS = (
-    Part(name="any", says=("any", "at least one"), code="any", means=any),
-    Part(name="all", says=("all",), code="all", means=all),
-    Part(name="none", says=("none",), code="not any", means=lambda truths: not any(truths)),
-)
-BOTH = (
-    Part(name="and", says=("and",), code="and", means=lambda a, b: a and b),
-    Part(name="or", says=("or",), code="or", means=lambda a, b: a or b),
-)
-
-
-def _first(keeps: Any, made: Any, default: Any, values: list[int]) -> Any:
+def first(keeps: Any, made: Any, default: Any, values: list[int]) -> Any:
     return next((made(value) for value in values if keeps(value)), default(None))
 
 
-def _before(stops: Any, values: list[int]) -> list[int]:
+def before(stops: Any, values: list[int]) -> list[int]:
     return values[: next((i for i, x in enumerate(values) if stops(x)), len(values))]
 
 
@@ -202,20 +121,19 @@ FLOWS = (
     ),
     Flow(
         name="two conditions",
-        says=("whether {0} {1} {2}",),
+        says=("whether X is {0} {1} {2}",),
         code=("return {0} {1} {2}",),
         means=lambda one, both, two, x: both(one(x), two(x)),
         takes=("int",),
-        parts=(CONDITIONS, BOTH, CONDITIONS),
-        differ=(0, 2),
+        parts=(SORTS, BOTH, SIZES),
     ),
     Flow(
         name="any or all",
-        says=("whether {0} of the numbers in X are {1}",),
+        says=("whether {0} {1}",),
         code=("return {0}({1} for x in X)",),
         means=lambda quantifier, holds, values: quantifier([holds(value) for value in values]),
-        takes=("ints",),
-        parts=(QUANTIFIERS, ARE),
+        takes=("few ints",),
+        parts=(QUANTIFIERS, (*ADJECTIVES, SORTS[3], SIZES[4])),
         about="x",
     ),
     Flow(
@@ -224,18 +142,17 @@ FLOWS = (
         code=("return {0}",),
         means=lambda together, one, both, two, values: together([x for x in values if both(one(x), two(x))]),
         takes=("ints",),
-        parts=(TOGETHER, ARE, BOTH, ARE),
+        parts=(TOGETHER, SORTS, BOTH, SIZES),
         about="x",
         inner="x for x in X if {1} {2} {3}",
-        differ=(1, 3),
     ),
     Flow(
         name="first",
         says=("{1}the first {0}, or {2} if there is none",),
         code=("for x in X:\n    if {0}:\n        return {1}\nreturn {2}", "return next(({1} for x in X if {0}), {2})"),
-        means=_first,
+        means=first,
         takes=("ints",),
-        parts=(SINGULAR, MADE, DEFAULTS),
+        parts=(NUMBER, MADE, (NONE, number(-1), number(0))),
         about="x",
     ),
     Flow(
@@ -245,9 +162,9 @@ FLOWS = (
             "for x in X[::-1]:\n    if {0}:\n        return {1}\nreturn {2}",
             "return next(({1} for x in X[::-1] if {0}), {2})",
         ),
-        means=lambda keeps, made, default, values: _first(keeps, made, default, values[::-1]),
+        means=lambda keeps, made, default, values: first(keeps, made, default, values[::-1]),
         takes=("ints",),
-        parts=(SINGULAR, MADE, DEFAULTS),
+        parts=(NUMBER, MADE, (NONE, number(-1), number(0))),
         about="x",
     ),
     Flow(
@@ -256,7 +173,7 @@ FLOWS = (
         code=("for i, x in enumerate(X):\n    if {0}:\n        return i\nreturn {1}",),
         means=lambda keeps, default, values: next((i for i, x in enumerate(values) if keeps(x)), default(None)),
         takes=("ints",),
-        parts=(SINGULAR, DEFAULTS),
+        parts=(NUMBER, (NONE, number(-1), number(100))),
         about="x",
     ),
     Flow(
@@ -265,7 +182,7 @@ FLOWS = (
         code=("return {0}",),
         means=lambda together, keeps, values: together([i for i, x in enumerate(values) if keeps(x)]),
         takes=("ints",),
-        parts=(TOGETHER[:1] + TOGETHER[2:3], PLURAL),
+        parts=((TOGETHER[0], TOGETHER[2], TOGETHER[3]), NUMBERS),
         about="x",
         inner="i for i, x in enumerate(X) if {1}",
     ),
@@ -278,16 +195,16 @@ FLOWS = (
         ),
         means=lambda keeps, changed, values: [changed(x) if keeps(x) else x for x in values],
         takes=("ints",),
-        parts=(tuple(part for part in ARE if not part.blanks), CHANGES),
+        parts=(tuple(part for part in ADJECTIVES if not part.blanks), CHANGES),
         about="x",
     ),
     Flow(
         name="before the first",
-        says=("{1} of the numbers in X before the first that is {0}",),
+        says=("{1} of the numbers in X before the first {0}",),
         code=("result = []\nfor x in X:\n    if {0}:\n        break\n    result.append(x)\nreturn {1}",),
-        means=lambda stops, together, values: together(_before(stops, values)),
+        means=lambda stops, together, values: together(before(stops, values)),
         takes=("ints",),
-        parts=(IS, RESULT),
+        parts=(ONE, OF_RESULT),
         about="x",
     ),
     Flow(

@@ -112,7 +112,7 @@ def joins(mark: str) -> Aggregate:
     """Texts joined by a mark."""
     return Aggregate(
         name=f"joined by {mark!r}",
-        says=(f"the string that joins E with {mark!r}", f"a string that joins E with {mark!r}"),
+        says=(f"E, joined with {mark!r}", f"a string of E, joined with {mark!r}"),
         code=f"{mark!r}.join(E)",
         start="result = []",
         step="result.append(E)",

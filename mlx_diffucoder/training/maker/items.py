@@ -14,7 +14,7 @@ BY_VALUE = tuple(
         NEGATIVE: ("negative",),
         above(LENGTHS): ("greater than N", "above N"),
         below(LENGTHS): ("less than N", "below N"),
-        divisible(LENGTHS): ("divisible by N", "a multiple of N"),
+        divisible(LENGTHS[1:]): ("divisible by N", "a multiple of N"),
     }.items()
 )
 OF_KEYS = {
@@ -69,7 +69,7 @@ ITEMS = (
 )
 GRIDS = (
     Grid(
-        name="keys by value",
+        name="keys whose value",
         says=("keys of X",),
         over="X.items()",
         elements=dict.items,
@@ -80,7 +80,7 @@ GRIDS = (
         var="k, v",
     ),
     Grid(
-        name="values by key",
+        name="values whose key",
         says=("values of X",),
         over="X.items()",
         elements=dict.items,

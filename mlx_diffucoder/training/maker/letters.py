@@ -107,7 +107,7 @@ CHARACTER_MAPS = (
     same(gives="str"),
     Part(name="upper", says=("the upper case forms of the *",), code="V.upper()", means=str.upper, gives="str"),
     Part(name="lower", says=("the lower case forms of the *",), code="V.lower()", means=str.lower, gives="str"),
-    Part(name="doubled", says=("the doubles of the *",), code="V * 2", means=lambda c: c + c, gives="str"),
+    Part(name="doubled", says=("the *, each repeated twice",), code="V * 2", means=lambda c: c + c, gives="str"),
     Part(name="codes", says=("the character codes of the *",), code="ord(V)", means=ord),
 )
 

@@ -85,8 +85,15 @@ OUTER: dict[str, tuple[Part, ...]] = {
     "table": (
         Part(name="length", says=("the number of keys in E",), code="len(E)", means=len),
         Part(name="keys", says=("the sorted list of the keys of E",), code="sorted(E)", means=sorted),
-        Part(name="values", says=("the list of the values of E",), code="list(E.values())", means=lambda v: list(v.values())),
-        Part(name="items", says=("the list of the items of E",), code="list(E.items())", means=lambda v: list(v.items())),
+        Part(
+            name="values",
+            says=("the sorted list of the values of E",),
+            code="sorted(E.values())",
+            means=lambda v: sorted(v.values()),
+        ),
+        Part(
+            name="items", says=("the sorted list of the items of E",), code="sorted(E.items())", means=lambda v: sorted(v.items())
+        ),
     ),
 }
 OUTER["int table"] = OUTER["table"]
@@ -104,7 +111,8 @@ class Single:
         means: the same in Python; takes the arguments, and the blank's value where there are blanks.
         takes, gives: the kinds of its arguments and of its value; a value that may be None has no outer operations.
         blanks: what N or C may be.
-        classic: whether the first pocket model's language has it, worded as `says[0]`.
+        classic: how many of the wordings, from the first, are in the first pocket model's tasks; 0 where it had no such task.
+        kin: shared by families with the same code, so that what is unseen of one is unseen of all.
     """
 
     name: str
@@ -115,6 +123,7 @@ class Single:
     gives: str
     blanks: Sequence[int | str] = ()
     classic: int = 0
+    kin: str = ""
 
     @cached_property
     def compositions(self) -> tuple[Composition, ...]:
