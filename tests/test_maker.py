@@ -119,7 +119,7 @@ def test_about_a_sixth_of_every_familys_compositions_is_unseen_and_no_part_is_on
 def test_every_outer_operation_is_seen_on_most_families_that_have_it():
     for name_of in {part.name for parts in OUTER.values() for part in parts}:
         families = [family for family in SINGLES if (name_of,) in family.compositions]
-        assert sum((name_of,) not in unseen(family) for family in families) > 0.7 * len(families), name_of
+        assert sum((name_of,) not in unseen(family) for family in families) >= 0.6 * len(families), name_of
 
 
 def test_the_unseen_compositions_of_the_task_file_are_those_of_the_classic_grid():
@@ -183,6 +183,8 @@ def test_the_same_seed_gives_the_same_tasks_whatever_was_made_before():
 def test_what_cannot_be_made_is_said():
     with pytest.raises(TaskError, match="split must be one of"):
         next(tasks(1, 0, "test"))
+    with pytest.raises(TaskError, match="classic must be from 0 to 1"):
+        next(tasks(1, 0, "train", classic=2))
 
 
 def test_the_committed_wide_tasks_are_what_the_maker_makes():
@@ -224,6 +226,9 @@ def test_the_command_writes_all_files_and_refuses_to_replace_them(tmp_path):
 
 def test_the_command_says_what_is_wrong_with_its_arguments(tmp_path):
     assert command(tmp_path, "--train", 0).returncode == 2
+    wrong = command(tmp_path, "--classic", 7)
+    assert wrong.returncode == 1 and wrong.stderr == "Error: classic must be from 0 to 1, not 7.0\n"
+    assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
     failed = command(tmp_path / "file" / "x", "--train", 1)
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "Traceback" not in failed.stderr

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ...errors import DiffucoderError, TaskError
-from .drawing import tasks
+from .drawing import CLASSIC_SHARE, tasks
 from .making import Made
 
 WIDE = {"unseen": 200, "seen": 100}
@@ -30,11 +30,17 @@ def main() -> None:
     parser.add_argument("--valid", type=_size, default=1000, help="tasks to validate on [%(default)s]")
     parser.add_argument("--evaluate", type=_size, default=200, help="tasks in each of seen and unseen [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files [%(default)s]")
+    parser.add_argument(
+        "--classic",
+        type=float,
+        default=CLASSIC_SHARE,
+        help="the share of train and valid in the language of bench/tasks/functions.jsonl [%(default)s]",
+    )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     given = parser.parse_args()
     sizes = {"train": given.train, "valid": given.valid, "seen": given.evaluate, "unseen": given.evaluate}
     try:
-        print(json.dumps(write(given.folder, sizes, given.seed, force=given.force), indent=1))
+        print(json.dumps(write(given.folder, sizes, given.seed, classic=given.classic, force=given.force), indent=1))
     except DiffucoderError as error:
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(1) from None
@@ -48,7 +54,9 @@ def _size(text: str) -> int:
     return int(text)
 
 
-def write(folder: Path, sizes: dict[str, int], seed: int, *, force: bool = False) -> dict[str, dict[str, int]]:
+def write(
+    folder: Path, sizes: dict[str, int], seed: int, *, classic: float = CLASSIC_SHARE, force: bool = False
+) -> dict[str, dict[str, int]]:
     """Write the files and return how many tasks of each family they hold.
 
     All are made before any appears under its name, so that a folder never holds files of two seeds.
@@ -63,7 +71,8 @@ def write(folder: Path, sizes: dict[str, int], seed: int, *, force: bool = False
     parts = {name: folder / f".{name}.jsonl.part" for name in names}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        counts = {name: _write(part, name, sizes.get(name), seed) for name, part in parts.items()}
+        made = {name: tasks(size, seed, name, classic=classic) for name, size in sizes.items()} | {"wide": wide(seed)}
+        counts = {name: _write(part, name, made[name], sizes.get(name, sum(WIDE.values()))) for name, part in parts.items()}
         for name, part in parts.items():
             part.replace(folder / f"{name}.jsonl")
     except OSError as error:
@@ -75,12 +84,10 @@ def write(folder: Path, sizes: dict[str, int], seed: int, *, force: bool = False
     return counts
 
 
-def _write(path: Path, name: str, size: int | None, seed: int) -> dict[str, int]:
-    made = tasks(size, seed, name) if size is not None else wide(seed)
+def _write(path: Path, name: str, made: Iterator[Made], size: int) -> dict[str, int]:
     console, families = Console(stderr=True), Counter[str]()
-    total = size if size is not None else sum(WIDE.values())
     with path.open("w", encoding="utf-8") as file:
-        shown = track(made, total=total, description=f"{name} tasks", console=console, disable=not console.is_terminal)
+        shown = track(made, total=size, description=f"{name} tasks", console=console, disable=not console.is_terminal)
         for number, task in enumerate(shown):
             file.write(json.dumps(task.row(f"{name}/{number}"), ensure_ascii=False) + "\n")
             families[task.family] += 1

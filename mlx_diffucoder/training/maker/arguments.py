@@ -131,7 +131,7 @@ SECOND: dict[str, tuple[str, ...]] = {
     "natural": ("b", "limit", "p"),
     "count": ("p", "size", "amount"),
     "positive": ("b", "p", "size"),
-    "word": ("other", "t", "suffix"),
+    "word": ("other", "t"),
     "text": ("other", "t"),
     "anagram": ("other", "t"),
     "sentence": ("other", "t"),

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from .family import Composition, Part
-from .grid import CONSTANTS, COUNT, DISTINCT, EVERY, LIST, MAX, MIN, PRODUCT, SORTED, SUM, Grid, same
+from .grid import CONSTANTS, COUNT, COUNTED, DISTINCT, EVERY, LIST, MAX, MIN, PRODUCT, SORTED, SUM, Grid, same
 
 EVEN = Part(name="even", says=("even *",), code="V % 2 == 0", means=lambda x: x % 2 == 0)
 ODD = Part(name="odd", says=("odd *",), code="V % 2 == 1", means=lambda x: x % 2 == 1)
@@ -55,7 +55,6 @@ def clear(part: Part) -> Part:
 FILTERS = (EVERY, EVEN, ODD, POSITIVE, NEGATIVE, NONZERO, above(), below(), divisible())
 CLASSIC_FILTERS = (*FILTERS[:-1], divisible(CONSTANTS))  # there "divisible by 2" stands beside "even"
 MAPS = (same(), SQUARES, CUBES, DOUBLES, NEGATIONS, ABSOLUTE)
-AGGREGATES = (LIST, SORTED, SUM, COUNT, MAX, MIN)
 CLASSIC = Grid(
     name="numbers in a list",
     says=("numbers in X",),
@@ -64,7 +63,7 @@ CLASSIC = Grid(
     takes="ints",
     filters=CLASSIC_FILTERS,
     maps=MAPS,
-    aggregates=AGGREGATES,
+    aggregates=(LIST, SORTED, SUM, COUNT, MAX, MIN),
     left_out=frozenset({("list", "same", "all")}),
 )
 # The compositions that the first pocket model never saw: those its task file marks so.
@@ -114,7 +113,7 @@ WIDE = (
         takes="ints",
         filters=FILTERS,
         maps=(HALVES, REMAINDERS),
-        aggregates=AGGREGATES,
+        aggregates=(LIST, SORTED, SUM, MAX, MIN),
     ),
     Grid(
         name="integers up to",
@@ -124,7 +123,7 @@ WIDE = (
         takes="small",
         filters=(EVERY, EVEN, ODD, clear(above()), clear(below()), clear(divisible())),
         maps=(same(), SQUARES, CUBES, DOUBLES, NEGATIONS, REMAINDERS),
-        aggregates=(LIST, SUM, COUNT, MAX, MIN, PRODUCT),
+        aggregates=(LIST, SUM, COUNTED, MAX, MIN, PRODUCT),
         var="i",
         left_out=frozenset({("count", "same", "all")}),
     ),
@@ -136,7 +135,7 @@ WIDE = (
         takes="large",
         filters=(EVERY, EVEN, ODD, NONZERO, clear(above(FEW)), clear(below(FEW))),
         maps=(same(), SQUARES, CUBES, DOUBLES),
-        aggregates=(LIST, SORTED, SUM, COUNT, MAX, MIN, DISTINCT),
+        aggregates=(LIST, SORTED, SUM, COUNTED, MAX, MIN, DISTINCT),
         var="d",
         left_out=frozenset({("count", "same", "all"), ("list", "same", "all"), ("sum", "same", "all")}),
     ),
@@ -148,7 +147,7 @@ WIDE = (
         takes="table",
         filters=(EVERY, EVEN, ODD, POSITIVE, NEGATIVE, NONZERO, clear(above(FEW)), clear(below(FEW)), clear(divisible(SOME))),
         maps=(same(), SQUARES, CUBES, DOUBLES, NEGATIONS, ABSOLUTE),
-        aggregates=(LIST, SORTED, SUM, COUNT, MAX, MIN, DISTINCT),
+        aggregates=(LIST, SORTED, SUM, COUNTED, MAX, MIN, DISTINCT),
         var="v",
         left_out=frozenset({("count", "same", "all"), ("sum", "same", "all"), ("sorted", "same", "all")}),
     ),
@@ -160,7 +159,7 @@ WIDE = (
         takes="words",
         filters=(EVERY, EVEN, ODD, clear(above(SOME)), clear(below(SOME)), clear(divisible(SOME))),
         maps=(same(), SQUARES, DOUBLES, NEGATIONS),
-        aggregates=(LIST, SORTED, SUM, COUNT, MAX, MIN, DISTINCT),
+        aggregates=(LIST, SORTED, SUM, COUNTED, MAX, MIN, DISTINCT),
         var="n",
         left_out=frozenset({("count", "same", "all")}),
     ),

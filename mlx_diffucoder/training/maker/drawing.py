@@ -23,22 +23,29 @@ KEPT_OUT = Path(__file__).with_name("kept_out.txt")
 PATIENCE = 20_000  # draws in a row that gave nothing new
 
 
-def tasks(count: int, seed: int, split: str, *, only_wide: bool = False) -> Iterator[Made]:
+def tasks(count: int, seed: int, split: str, *, classic: float = CLASSIC_SHARE, only_wide: bool = False) -> Iterator[Made]:
     """`count` tasks of a split, no prompt twice; the same for the same arguments.
 
-    `train` and `valid` are drawn by weight, `seen` and `unseen` balanced over families (with `only_wide` without
-    the first pocket model's). Whatever the seeds, no prompt of one split comes out of another.
+    `train` and `valid` are drawn by weight, `classic` of them in the language of the first pocket model's tasks;
+    `seen` and `unseen` are balanced over families (with `only_wide` without that language). Whatever the seeds, no prompt of
+    one split comes out of another.
 
     Raises:
         TaskError: there is no such split, or not as many tasks.
     """
     if split not in SPLITS:
         raise TaskError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if not 0 <= classic <= 1:
+        raise TaskError(f"classic must be from 0 to 1, not {classic}")
     random, known, barren = Random(f"{seed} {split}"), set[int](), 0
-    draws = _weighted(random) if split in ("train", "valid") else _balanced(random, seen=split == "seen", only_wide=only_wide)
+    draws = (
+        _weighted(random, classic)
+        if split in ("train", "valid")
+        else _balanced(random, seen=split == "seen", only_wide=only_wide)
+    )
     while len(known) < count:
-        draft, classic = next(draws)
-        named = name(random, draft, classic=classic)
+        draft, is_classic = next(draws)
+        named = name(random, draft, classic=is_classic)
         key = digest(named.prompt)
         if key not in known and key not in kept_out() and split in ("unseen", set_of(key)):
             known.add(key)
@@ -59,10 +66,10 @@ def kept_out() -> frozenset[int]:
     return frozenset(int(line, 16) for line in KEPT_OUT.read_text().split())
 
 
-def _weighted(random: Random) -> Iterator[tuple[Draft, bool]]:
+def _weighted(random: Random, classic: float) -> Iterator[tuple[Draft, bool]]:
     """Drafts of seen compositions, and whether they are worded as the first pocket model's tasks."""
     while True:
-        if random.random() < CLASSIC_SHARE:
+        if random.random() < classic:
             if random.random() < CLASSIC_GRID_SHARE:
                 yield _draft(random, CLASSIC, seen=True), True
             else:

@@ -1,7 +1,7 @@
 """Families whose compositions are all the combinations of a filter, a map and a way to put together what they leave."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 from typing import Any
@@ -18,6 +18,7 @@ class Aggregate:
         code: the expression over them: E is a generator's inside, as in `sum(E)`.
         start, step, end: the same by a loop: before it, for each value E, and after it.
         kinds: the kinds of values it takes.
+        bare: whether it takes elements only as they are: who counts them has no use for a map.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Aggregate:
     end: str
     means: Callable[[list[Any]], Any]
     kinds: frozenset[str] = frozenset({"int"})
+    bare: bool = False
 
 
 ANY = frozenset({"int", "str"})
@@ -55,6 +57,7 @@ COUNT = Aggregate(
     means=len,
     kinds=ANY,
 )
+COUNTED = replace(COUNT, bare=True)
 SUM = Aggregate(
     name="sum",
     says=("the sum of E", "the total of E"),
@@ -165,7 +168,7 @@ class Grid:
             for aggregate in self.aggregates
             for mapped in self.maps
             for kept in self.filters
-            if mapped.gives in aggregate.kinds
+            if mapped.gives in aggregate.kinds and (mapped.name == "same" or not aggregate.bare)
         )
         return tuple(one for one in every if one not in self.left_out)
 

@@ -2,7 +2,7 @@
 
 from .counting import CUBES, DOUBLES, EVEN, NEGATIONS, NEGATIVE, ODD, POSITIVE, SQUARES, above, below, divisible
 from .family import Part
-from .grid import COUNT, EVERY, LIST, MAX, MIN, SORTED, SUM, Aggregate, Grid, joins, of
+from .grid import COUNTED, EVERY, LIST, MAX, MIN, SORTED, SUM, Aggregate, Grid, joins, of
 from .letters import CONTAINING, ENDING, LACKING, LENGTHS, LONGER, REVERSES, SHORTER, STARTING, UPPER, WORD_LENGTHS
 
 BY_VALUE = tuple(
@@ -76,7 +76,7 @@ GRIDS = (
         takes="table",
         filters=BY_VALUE,
         maps=(KEYS, *(of(part, 0, part.says) for part in (UPPER, REVERSES, WORD_LENGTHS))),
-        aggregates=(LIST, SORTED, COUNT, joins("-"), joins(", "), joins(" "), SUM),
+        aggregates=(LIST, SORTED, COUNTED, joins("-"), joins(", "), joins(" "), SUM),
         var="k, v",
     ),
     Grid(
@@ -87,7 +87,7 @@ GRIDS = (
         takes="table",
         filters=BY_KEY,
         maps=(VALUES, *(of(part, 1, part.says) for part in (SQUARES, CUBES, DOUBLES, NEGATIONS))),
-        aggregates=(LIST, SORTED, SUM, COUNT, MAX, MIN),
+        aggregates=(LIST, SORTED, SUM, COUNTED, MAX, MIN),
         var="k, v",
     ),
     Grid(

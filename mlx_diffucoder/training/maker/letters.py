@@ -1,7 +1,7 @@
 """Grids over words and characters."""
 
 from .family import Part
-from .grid import COUNT, DISTINCT, EVERY, LIST, MAX, MIN, SORTED, STRING, SUM, Grid, joins, same
+from .grid import COUNTED, DISTINCT, EVERY, LIST, MAX, MIN, SORTED, STRING, SUM, Grid, joins, same
 
 CHARACTERS = tuple("abcdegiort")
 LENGTHS = tuple(range(2, 7))
@@ -74,7 +74,7 @@ WORD_LENGTHS = Part(name="lengths", says=("the lengths of the *",), code="len(V)
 INITIALS = Part(name="initials", says=("the first letters of the *",), code="V[0]", means=lambda w: w[:1], gives="str")
 FINALS = Part(name="finals", says=("the last letters of the *",), code="V[-1]", means=lambda w: w[len(w) - 1], gives="str")
 WORD_MAPS = (same(gives="str"), UPPER, CAPITALIZED, REVERSES, WORD_LENGTHS, INITIALS, FINALS)
-WORD_AGGREGATES = (LIST, SORTED, COUNT, SUM, MAX, MIN, DISTINCT, *map(joins, ("-", ", ", " ", "+")))
+WORD_AGGREGATES = (LIST, SORTED, COUNTED, SUM, MAX, MIN, DISTINCT, *map(joins, ("-", ", ", " ", "+")))
 
 VOWELS = Part(name="vowels", says=("vowels in *",), code="V in 'aeiou'", means=lambda c: c in set("aeiou"))
 NOT_VOWELS = Part(
@@ -142,7 +142,7 @@ GRIDS = (
         takes="mixed",
         filters=(EVERY_CHARACTER, VOWELS, NOT_VOWELS, DIGITS, LETTERS, CAPITALS, SMALL, NOT_SPACES, NOT),
         maps=CHARACTER_MAPS,
-        aggregates=(LIST, SORTED, COUNT, DISTINCT, STRING, joins("-"), joins(" "), joins(","), SUM, MAX, MIN),
+        aggregates=(LIST, SORTED, COUNTED, DISTINCT, STRING, joins("-"), joins(" "), joins(","), SUM, MAX, MIN),
         var="c",
     ),
 )
