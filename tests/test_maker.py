@@ -73,7 +73,7 @@ def test_every_wording_and_code_speaks_of_all_arguments_and_of_its_blank_alone(f
 def test_compositions_of_every_family_pass_their_own_tests(family):
     random = Random(family.name)
     for composition in random.sample(family.compositions, min(30, len(family.compositions))):
-        made = make(random, name(random, family.draw(random, composition)), seen=True, tests=4)  # raises where it does not pass
+        made = make(name(random, family.draw(random, composition)), seen=True, tests=4)  # raises where it does not pass
         assert not BLANK.search(made.prompt.replace("I need", "")) and "*" not in made.prompt, made.prompt
 
 
@@ -94,7 +94,7 @@ def test_every_way_of_writing_a_composition_agrees_with_what_it_means(family):
 def test_a_family_whose_code_is_wrong_is_not_made():
     wrong = Draft(family="x", composition=PLAIN, says="X plus one", body="return X + 2", takes=("int",), means=lambda n: n + 1)
     with pytest.raises(TaskError, match=r"family x: .* fails its own tests"):
-        make(Random(0), name(Random(0), wrong), seen=True, tests=3)
+        make(name(Random(0), wrong), seen=True, tests=3)
 
 
 def test_an_outer_operation_goes_around_every_return_and_constants_are_worked_out():

@@ -1,7 +1,7 @@
 """What functions are called with: the kinds of arguments, their names, and a drawer of each."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from random import Random
@@ -150,12 +150,27 @@ def names(random: Random, takes: tuple[str, ...]) -> tuple[str, ...]:
     return (first, *(random.choice([name for name in SECOND[kind] if name != first]) for kind in takes[1:]))
 
 
-def arguments(random: Random, takes: tuple[str, ...]) -> tuple[Any, ...]:
-    """One set of arguments; an element, a key or an anagram is drawn to suit the first about half of the time."""
+def arguments(random: Random, takes: tuple[str, ...], near: Sequence[int] = ()) -> tuple[Any, ...]:
+    """One set of arguments, numbers among them often at the edge of a number in `near`.
+
+    An element, a key or an anagram is drawn to suit the first argument about half of the time.
+    """
     drawn: list[Any] = [KINDS[takes[0]].draw(random)]
+    if near and random.random() < 0.5:
+        drawn[0] = _edged(random, takes[0], drawn[0], random.choice(near))
     for kind in takes[1:]:
         drawn.append(_suiting(random, kind, drawn[0]) if kind in SUITING else KINDS[kind].draw(random))
     return tuple(drawn)
+
+
+def _edged(random: Random, kind: str, drawn: Any, number: int) -> Any:
+    edge = random.choice([number - 1, number, number, number + 1, 2 * number, -number])
+    if kind in {"int", "natural"}:
+        return edge if kind == "int" else abs(edge)
+    if kind in {"ints", "some ints", "few ints"}:
+        place = random.randint(0, len(drawn))
+        return [*drawn[:place], edge, *drawn[place:]]
+    return drawn | {random.choice(WORDS): edge} if kind == "table" else drawn
 
 
 SUITING = {"element", "key", "anagram"}

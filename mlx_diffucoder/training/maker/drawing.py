@@ -50,7 +50,7 @@ def tasks(count: int, seed: int, split: str, *, classic: float = CLASSIC_SHARE, 
         if key not in known and key not in kept_out() and split in ("unseen", set_of(key)):
             known.add(key)
             barren = 0
-            yield make(random, named, seen=split != "unseen", tests=SPLITS[split])
+            yield make(named, seen=split != "unseen", tests=SPLITS[split])
         elif (barren := barren + 1) > PATIENCE:
             raise TaskError(f"only {len(known)} different tasks of split {split} could be made, not {count}")
 

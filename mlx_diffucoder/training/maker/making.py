@@ -1,5 +1,6 @@
 """One task from a draft: names chosen, tests worked out, the code run on them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -75,8 +76,8 @@ def name(random: Random, draft: Draft, *, classic: bool = False) -> Named:
     return Named(draft=draft, prompt=prompt, entry_point=called, solution=f"def {head}:\n    {body}\n")
 
 
-def make(random: Random, named: Named, *, seen: bool, tests: int) -> Made:
-    """The task, with tests drawn and the code run on them.
+def make(named: Named, *, seen: bool, tests: int) -> Made:
+    """The task, with tests drawn (the same for the same prompt) and the code run on them.
 
     Raises:
         TaskError: the code fails the tests, or none could be made: a defect of the family.
@@ -88,7 +89,7 @@ def make(random: Random, named: Named, *, seen: bool, tests: int) -> Made:
         prompt=named.prompt,
         entry_point=named.entry_point,
         solution=named.solution,
-        test=_tests(random, named.draft, tests),
+        test=_tests(Random(named.prompt), named.draft, tests),
     )
     run(task)
     return task
@@ -107,27 +108,29 @@ def _tests(random: Random, draft: Draft, count: int) -> str:
     pocket model's grid, as its task file has it.
     """
     says_none = "None" in draft.says or draft.family == CLASSIC.name
-    cases: dict[str, str] = {}
-    for drawn in range(count * 40):
-        given = arguments.arguments(random, draft.takes)
+    near = [int(number) for number in re.findall(r"\b\d+\b", draft.says)]
+    cases: dict[str, list[str]] = {}  # the calls that have an answer, by its text
+    drawn = found = 0
+    while found < count or not _varied(len(cases), drawn / count):
+        given = arguments.arguments(random, draft.takes, near)
         answer = draft.means(*arguments.copied(given))
-        if answer is not None or says_none:
-            cases[f"candidate({', '.join(map(repr, given))})"] = repr(answer)
-        if len(cases) >= count and (drawn >= count * 3 or len(set(cases.values())) > 2):
+        drawn += 1
+        if drawn > count * 40:
             break
-    if len(cases) < 2:
+        call = f"candidate({', '.join(map(repr, given))})"
+        if (answer is not None or says_none) and call not in (known := cases.setdefault(repr(answer), [])):
+            known.append(call)
+            found += 1
+    if found < 2:
         raise TaskError(f"family {draft.family}: no tests for {draft.says!r}")
-    return (
-        "\n".join(["def check(candidate):", *(f"    assert {call} == {answer}" for call, answer in _telling(cases, count))])
-        + "\n"
-    )
+    # One of each answer, then a second of each, ...
+    in_turn = sorted((turn, answer, call) for answer, calls in cases.items() for turn, call in enumerate(calls))
+    return "\n".join(["def check(candidate):", *(f"    assert {call} == {answer}" for _, answer, call in in_turn[:count])]) + "\n"
 
 
-def _telling(cases: dict[str, str], count: int) -> list[tuple[str, str]]:
-    """At most `count` of the cases; those that are the first with their answer come first."""
-    firsts = {answer: (call, answer) for call, answer in reversed(cases.items())}
-    rest = [case for case in cases.items() if case not in firsts.values()]
-    return [*reversed(firsts.values()), *rest][:count]
+def _varied(answers: int, rounds: float) -> bool:
+    """Whether so many different answers are enough after so many rounds of draws."""
+    return answers > 2 or (answers == 2 and rounds > 3) or rounds > 10
 
 
 def run(task: Made) -> None:
