@@ -30,6 +30,7 @@ ROOMS = [
     "loading",
     "generation",
     "evaluation",
+    "training",
     "convert",
     "bench",
     "cli",
@@ -43,6 +44,7 @@ SOURCES = sorted(
         *(ROOT / PACKAGE).glob("*.py"),
         *(ROOT / PACKAGE / "cli").glob("*.py"),
         *(ROOT / PACKAGE / "evaluation").glob("*.py"),
+        *(ROOT / PACKAGE / "training").rglob("*.py"),
         *(ROOT / "convert").glob("*.py"),
         *(ROOT / "bench").glob("*.py"),
     ]

@@ -1,0 +1,1 @@
+"""Learning: what a masked-diffusion model is trained on, and how."""

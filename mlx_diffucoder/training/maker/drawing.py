@@ -1,0 +1,94 @@
+"""Tasks in any number, from a seed; what evaluations use is kept apart from what is trained on."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from ...errors import TaskError
+from .catalogue import CLASSIC_SINGLES, GRIDS, SINGLES, WIDE, compositions, digest
+from .counting import CLASSIC
+from .family import PLAIN, Composition, Draft, Family
+from .making import Made, make, name
+from .single import Single
+
+# How many tests a task of each split has.
+SPLITS = {"train": 5, "valid": 5, "seen": 10, "unseen": 10}
+CLASSIC_SHARE = 0.38  # of what is trained on
+CLASSIC_GRID_SHARE = 0.75  # of that
+GRID_SHARE = 0.5  # of the rest
+PLAIN_SHARE = 0.4  # of the tasks of a single family
+HELD = 50  # one prompt in so many is for `seen`, another for `valid`
+KEPT_OUT = Path(__file__).with_name("kept_out.txt")
+PATIENCE = 20_000  # draws in a row that gave nothing new
+
+
+def tasks(count: int, seed: int, split: str, *, classic: float = CLASSIC_SHARE, only_wide: bool = False) -> Iterator[Made]:
+    """`count` tasks of a split, no prompt twice; the same for the same arguments.
+
+    `train` and `valid` are drawn by weight, `classic` of them in the language of the first pocket model's tasks;
+    `seen` and `unseen` are balanced over families (with `only_wide` without that language). Whatever the seeds, no prompt of
+    one split comes out of another.
+
+    Raises:
+        TaskError: there is no such split, or not as many tasks.
+    """
+    if split not in SPLITS:
+        raise TaskError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if not 0 <= classic <= 1:
+        raise TaskError(f"classic must be from 0 to 1, not {classic}")
+    random, known, barren = Random(f"{seed} {split}"), set[int](), 0
+    draws = (
+        _weighted(random, classic)
+        if split in ("train", "valid")
+        else _balanced(random, seen=split == "seen", only_wide=only_wide)
+    )
+    while len(known) < count:
+        draft, is_classic = next(draws)
+        named = name(random, draft, classic=is_classic)
+        key = digest(named.prompt)
+        if key not in known and key not in kept_out() and split in ("unseen", set_of(key)):
+            known.add(key)
+            barren = 0
+            yield make(named, seen=split != "unseen", tests=SPLITS[split])
+        elif (barren := barren + 1) > PATIENCE:
+            raise TaskError(f"only {len(known)} different tasks of split {split} could be made, not {count}")
+
+
+def set_of(key: int) -> str:
+    """The split that the prompt of a seen composition belongs to, by its digest, whatever the seed."""
+    return {0: "seen", 1: "valid"}.get(key % HELD, "train")
+
+
+@cache
+def kept_out() -> frozenset[int]:
+    """Digests of the prompts of bench/tasks/functions.jsonl, which no split may have."""
+    return frozenset(int(line, 16) for line in KEPT_OUT.read_text().split())
+
+
+def _weighted(random: Random, classic: float) -> Iterator[tuple[Draft, bool]]:
+    """Drafts of seen compositions, and whether they are worded as the first pocket model's tasks."""
+    while True:
+        if random.random() < classic:
+            if random.random() < CLASSIC_GRID_SHARE:
+                yield _draft(random, CLASSIC, seen=True), True
+            else:
+                yield random.choice(CLASSIC_SINGLES).draw(random, PLAIN, classic=True), True
+        else:
+            yield _draft(random, random.choice(GRIDS if random.random() < GRID_SHARE else SINGLES), seen=True), False
+
+
+def _balanced(random: Random, *, seen: bool, only_wide: bool) -> Iterator[tuple[Draft, bool]]:
+    families = [family for family in (WIDE if only_wide else (*WIDE, CLASSIC)) if compositions(family, seen=seen)]
+    while True:
+        random.shuffle(families)
+        yield from ((_draft(random, family, seen=seen), family is CLASSIC) for family in families)
+
+
+def _draft(random: Random, family: Family, *, seen: bool) -> Draft:
+    return family.draw(random, _composition(random, family, seen=seen))
+
+
+def _composition(random: Random, family: Family, *, seen: bool) -> Composition:
+    choices = compositions(family, seen=seen)
+    return PLAIN if seen and isinstance(family, Single) and random.random() < PLAIN_SHARE else random.choice(choices)

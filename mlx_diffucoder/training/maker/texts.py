@@ -1,0 +1,96 @@
+"""Families over the words of a text, and over what a text holds."""
+
+from .single import LETTER, Single
+
+FAMILIES = (
+    Single(
+        name="starts with",
+        says=("X starts with C", "X begins with C"),
+        code=("return X.startswith(C)",),
+        means=lambda s, c: s[0] == c,
+        takes=("word",),
+        gives="bool",
+        blanks=LETTER,
+    ),
+    Single(
+        name="ends with",
+        says=("X ends with C",),
+        code=("return X.endswith(C)",),
+        means=lambda s, c: s[-1] == c,
+        takes=("word",),
+        gives="bool",
+        blanks=LETTER,
+    ),
+    Single(
+        name="contains",
+        says=("X contains C", "C occurs in X"),
+        code=("return C in X",),
+        means=lambda s, c: s.find(c) >= 0,
+        takes=("word",),
+        gives="bool",
+        blanks=LETTER,
+    ),
+    Single(
+        name="anagrams",
+        says=("X and Y are anagrams", "X and Y have the same letters equally often"),
+        code=("return sorted(X) == sorted(Y)",),
+        means=lambda s, t: len(s) == len(t) and all(s.count(c) == t.count(c) for c in s),
+        takes=("word", "anagram"),
+        gives="bool",
+    ),
+    Single(
+        name="words counted",
+        says=("the number of words in X", "the count of words in X"),
+        code=("return len(X.split())",),
+        means=lambda s: s.count(" ") + 1,
+        takes=("sentence",),
+        gives="int",
+        classic=1,
+    ),
+    Single(
+        name="words listed",
+        says=("the list of words in X", "a list of the words in X"),
+        code=("return X.split()",),
+        means=lambda s: s.split(" "),
+        takes=("sentence",),
+        gives="words",
+    ),
+    Single(
+        name="words reversed",
+        says=("X with the order of its words reversed", "the words of X in reverse order, joined by spaces"),
+        code=("return ' '.join(X.split()[::-1])", "return ' '.join(reversed(X.split()))"),
+        means=lambda s: " ".join(s.split(" ")[::-1]),
+        takes=("sentence",),
+        gives="str",
+    ),
+    Single(
+        name="longest word",
+        says=("the longest word in X, the first of them if there are several",),
+        code=(
+            "return max(X.split(), key=len)",
+            "best = ''\nfor w in X.split():\n    if len(w) > len(best):\n        best = w\nreturn best",
+        ),
+        means=lambda s: sorted(s.split(), key=len, reverse=True)[0],
+        takes=("sentence",),
+        gives="str",
+    ),
+    Single(
+        name="initials",
+        says=("the first letters of the words in X as one string", "the initials of the words in X as one string"),
+        code=("return ''.join(w[0] for w in X.split())", "result = ''\nfor w in X.split():\n    result += w[0]\nreturn result"),
+        means=lambda s: "".join(w[0] for w in s.split(" ")),
+        takes=("sentence",),
+        gives="str",
+    ),
+    Single(
+        name="equal positions",
+        says=("the number of positions at which X and Y have the same character",),
+        code=(
+            "return sum(a == b for a, b in zip(X, Y))",
+            "count = 0\nfor a, b in zip(X, Y):\n    if a == b:\n        count += 1\nreturn count",
+        ),
+        means=lambda s, t: sum(s[i] == t[i] for i in range(min(len(s), len(t)))),
+        takes=("word", "word"),
+        gives="int",
+    ),
+)

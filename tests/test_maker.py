@@ -1,0 +1,234 @@
+"""The task maker: every wording with every way of writing it, what is kept out of training, the files it writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from mlx_diffucoder.errors import TaskError
+from mlx_diffucoder.evaluation.execute import Limits, run_program
+from mlx_diffucoder.evaluation.tasks import read_tasks
+from mlx_diffucoder.training.maker import tasks
+from mlx_diffucoder.training.maker.__main__ import wide
+from mlx_diffucoder.training.maker.arguments import arguments, copied, named, names
+from mlx_diffucoder.training.maker.catalogue import CLASSIC_SINGLES, FAMILIES, GRIDS, SINGLES, WIDE, compositions, digest, unseen
+from mlx_diffucoder.training.maker.counting import CLASSIC, CLASSIC_UNSEEN
+from mlx_diffucoder.training.maker.drawing import kept_out
+from mlx_diffucoder.training.maker.family import BLANK, PLAIN, Draft, Picked, around, filled
+from mlx_diffucoder.training.maker.grid import Grid
+from mlx_diffucoder.training.maker.making import make, name
+from mlx_diffucoder.training.maker.single import OUTER, Single
+
+ROOT = Path(__file__).parents[1]
+FUNCTIONS = ROOT / "bench" / "tasks" / "functions.jsonl"
+COMMITTED = ROOT / "bench" / "tasks" / "wide.jsonl"
+
+
+def named_after(family):
+    return family.name
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def written(body, given):
+    """The function f of a body whose blanks are filled."""
+    space = {}
+    exec(f"def f({', '.join(given)}):\n    " + named(body, given).replace("\n", "\n    "), space)
+    return space["f"]
+
+
+def test_there_are_far_more_than_sixty_families_and_no_two_share_a_name():
+    assert len(WIDE) > 120 and len({family.name for family in FAMILIES}) == len(FAMILIES)
+    assert sum(len(family.says) > 1 or len(family.code) > 1 for family in SINGLES) >= 60
+
+
+@pytest.mark.parametrize("family", SINGLES, ids=named_after)
+def test_every_way_of_writing_a_single_family_agrees_with_what_it_means(family):
+    random = Random(family.name)
+    for code in family.code:
+        for _ in range(8):
+            given, blanks = names(random, family.takes), [random.choice(family.blanks)] if family.blanks else []
+            function = written(filled(code, blank=blanks[0]) if blanks else code, given)
+            for _ in range(4):
+                values = arguments(random, family.takes)
+                answer, expected = function(*copied(values)), family.means(*copied(values), *blanks)
+                assert (answer, type(answer)) == (expected, type(expected)), (code, values)
+
+
+@pytest.mark.parametrize("family", SINGLES, ids=named_after)
+def test_every_wording_and_code_speaks_of_all_arguments_and_of_its_blank_alone(family):
+    wanted = set("XY"[: len(family.takes)])
+    for text in (*family.says, *family.code):
+        found = set(BLANK.findall(text))
+        assert found - {"N", "C"} == wanted, text
+        assert len(found & {"N", "C"}) == bool(family.blanks), text
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named_after)
+def test_compositions_of_every_family_pass_their_own_tests(family):
+    random = Random(family.name)
+    for composition in random.sample(family.compositions, min(30, len(family.compositions))):
+        made = make(name(random, family.draw(random, composition)), seen=True, tests=4)  # raises where it does not pass
+        assert not BLANK.search(made.prompt.replace("I need", "")) and "*" not in made.prompt, made.prompt
+
+
+@pytest.mark.parametrize("family", GRIDS, ids=named_after)
+def test_every_way_of_writing_a_composition_agrees_with_what_it_means(family):
+    random = Random(family.name)
+    for composition in random.sample(family.compositions, 8):
+        drafts = [family.draw(random, composition) for _ in range(12)]
+        for draft in drafts:
+            given = names(random, draft.takes)
+            for _ in range(3):
+                values = arguments(random, draft.takes)
+                assert written(draft.body, given)(*copied(values)) == draft.means(*copied(values)), (draft.body, values)
+        if isinstance(family, Grid) and composition[0] != "product":
+            assert {"for " in draft.body.splitlines()[-1] or "\n" not in draft.body for draft in drafts} == {True, False}
+
+
+def test_a_family_whose_code_is_wrong_is_not_made():
+    wrong = Draft(family="x", composition=PLAIN, says="X plus one", body="return X + 2", takes=("int",), means=lambda n: n + 1)
+    with pytest.raises(TaskError, match=r"family x: .* fails its own tests"):
+        make(name(Random(0), wrong), seen=True, tests=3)
+
+
+def test_an_outer_operation_goes_around_every_return_and_constants_are_worked_out():
+    twice = Picked("twice E", "E * 2", lambda value: value * 2)
+    assert around("if X:\n    return -1\nreturn X + 1", twice) == "if X:\n    return -2\nreturn (X + 1) * 2"
+    choice = Picked("1 if E", "1 if E else 0", lambda value: 1 if value else 0)
+    assert around("return X > 1", choice) == "return 1 if X > 1 else 0"
+
+
+def test_about_a_sixth_of_every_familys_compositions_is_unseen_and_no_part_is_only_there():
+    for family in FAMILIES:
+        kept, held = compositions(family, seen=True), compositions(family, seen=False)
+        assert set(kept) | set(held) == set(family.compositions) and not set(kept) & set(held)
+        for place in range(len(kept[-1])) if not isinstance(family, Single) else ():
+            assert {one[place] for one in held} <= {one[place] for one in kept}, family.name
+    with_none = [family.name for family in FAMILIES if not unseen(family)]
+    assert with_none == ["Fahrenheit"]  # its value has no outer operations
+    wide_held = sum(len(unseen(family)) for family in WIDE) / sum(len(family.compositions) for family in WIDE)
+    assert 0.1 < wide_held < 0.2
+
+
+def test_every_outer_operation_is_seen_on_most_families_that_have_it():
+    for name_of in {part.name for parts in OUTER.values() for part in parts}:
+        families = [family for family in SINGLES if (name_of,) in family.compositions]
+        assert sum((name_of,) not in unseen(family) for family in families) >= 0.6 * len(families), name_of
+
+
+def test_the_unseen_compositions_of_the_task_file_are_those_of_the_classic_grid():
+    """Word for word: what the classic grid says of an unseen composition, no other family says."""
+    assert len(CLASSIC_UNSEEN) == 39 and set(CLASSIC.compositions) >= CLASSIC_UNSEEN
+    random, said = Random(0), {True: set(), False: set()}
+    for composition in CLASSIC.compositions:
+        for _ in range(60):
+            says = CLASSIC.draw(random, composition).says
+            said[composition in CLASSIC_UNSEEN].add("".join("N" if c.isdigit() else c for c in says).replace("NN", "N"))
+    for row in rows_of(FUNCTIONS):
+        argument = row["canonical_solution"].split("(")[1].split(")")[0]
+        asked = row["prompt"].removesuffix(f" The argument is {argument}.").rstrip(".")
+        asked = (
+            asked.split(" that returns ")[-1].split(": return ")[-1].split(" so that it returns ")[-1].split("should return ")[-1]
+        )
+        asked = "".join("N" if c.isdigit() else c for c in asked).replace("NN", "N")
+        where = " X".join(asked.rsplit(f" {argument}", 1)) if f"numbers in {argument}" in asked else None
+        if where is not None:
+            assert where in said[row["split"] == "unseen"] and where not in said[row["split"] == "seen"], row["prompt"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_training_sees_no_unseen_composition_and_no_prompt_of_an_evaluation(seed):
+    families = {family.name: family for family in FAMILIES}
+    judged = {row["prompt"] for path in (FUNCTIONS, COMMITTED) for row in rows_of(path)}
+    judged |= {task.prompt for split in ("valid", "seen", "unseen") for task in tasks(100, seed + 1, split)}
+    known = set()
+    for task in tasks(1500, seed, "train"):
+        assert task.seen and task.composition not in unseen(families[task.family])
+        assert task.prompt not in judged and task.prompt not in known
+        known.add(task.prompt)
+
+
+def test_unseen_tasks_are_of_unseen_compositions_and_balanced_over_families():
+    families = {family.name: family for family in FAMILIES}
+    made = list(tasks(2 * (len(FAMILIES) - 1), 3, "unseen"))
+    assert all(not task.seen and task.composition in unseen(families[task.family]) for task in made)
+    assert len({task.family for task in made}) == len(FAMILIES) - 1
+
+
+def test_more_than_a_third_of_training_is_in_the_language_of_the_task_file():
+    made = list(tasks(3000, 0, "train"))
+    classic = sum(task.family == CLASSIC.name for task in made) / len(made)
+    assert 0.25 < classic < 0.32
+    singles = {family.name for family in CLASSIC_SINGLES}
+    assert 0.38 < sum(task.family == CLASSIC.name or task.family in singles for task in made) / len(made) < 0.5
+
+
+def test_the_prompts_kept_out_are_those_of_the_task_file():
+    assert kept_out() == {digest(row["prompt"]) for row in rows_of(FUNCTIONS)}
+
+
+def test_the_same_seed_gives_the_same_tasks_whatever_was_made_before():
+    first = list(tasks(200, 7, "train"))
+    list(tasks(50, 8, "unseen"))
+    assert list(tasks(200, 7, "train")) == first != list(tasks(200, 8, "train"))
+    assert list(tasks(100, 7, "train")) == first[:100]
+
+
+def test_what_cannot_be_made_is_said():
+    with pytest.raises(TaskError, match="split must be one of"):
+        next(tasks(1, 0, "test"))
+    with pytest.raises(TaskError, match="classic must be from 0 to 1"):
+        next(tasks(1, 0, "train", classic=2))
+
+
+def test_the_committed_wide_tasks_are_what_the_maker_makes():
+    rows = [task.row(f"wide/{number}") for number, task in enumerate(wide(0))]
+    assert rows_of(COMMITTED) == rows
+    assert [row["split"] for row in rows].count("unseen") == 200 and len(rows) == 300
+    assert not {row["family"] for row in rows} & {CLASSIC.name}
+
+
+def test_the_evaluator_reads_the_rows_and_their_solutions_pass():
+    read = read_tasks(COMMITTED)
+    for task in read[::50]:
+        assert run_program(task.solution, task.tests, Limits()).passed, task.prompt
+        assert not run_program("def " + task.entry_point + "(*_):\n    return object()", task.tests, Limits()).passed
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "mlx_diffucoder.training.maker", *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_command_writes_all_files_and_refuses_to_replace_them(tmp_path):
+    out = tmp_path / "out"
+    sizes = ("--train", 60, "--valid", 20, "--evaluate", 20)
+    done = command(out, *sizes)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in out.iterdir()} == {f"{name}.jsonl" for name in ("train", "valid", "seen", "unseen", "wide")}
+    counts = json.loads(done.stdout)
+    assert sum(counts["train"].values()) == 60 == len(rows_of(out / "train.jsonl"))
+    assert all(row["completion"] == row["canonical_solution"] for row in rows_of(out / "train.jsonl"))
+    before = (out / "train.jsonl").read_bytes()
+    refused = command(out, *sizes, "--seed", 1)
+    assert refused.returncode == 1 and refused.stderr.startswith("Error: ") and refused.stderr.count("\n") == 1
+    assert (out / "train.jsonl").read_bytes() == before
+    assert command(out, *sizes, "--force").returncode == 0
+    assert (out / "train.jsonl").read_bytes() == before
+
+
+def test_the_command_says_what_is_wrong_with_its_arguments(tmp_path):
+    assert command(tmp_path, "--train", 0).returncode == 2
+    wrong = command(tmp_path, "--classic", 7)
+    assert wrong.returncode == 1 and wrong.stderr == "Error: classic must be from 0 to 1, not 7.0\n"
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    failed = command(tmp_path / "file" / "x", "--train", 1)
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "Traceback" not in failed.stderr
