@@ -21,7 +21,7 @@ from .config import GenerationConfig
 from .errors import TraceError
 from .tokenizer import Tokenizer
 from .trace import Step
-from .traces import FORMAT, KEY
+from .traces import FORMAT, KEY, text_or_bytes
 
 
 def trace_to(
@@ -165,11 +165,4 @@ class _Lines:
         """The texts of those ids that no line had yet; of one that ends inside a character, its bytes."""
         new = sorted(set(tokens.tolist()) - self._said)
         self._said.update(new)
-        return {str(id): _text_or_bytes(self._piece(id)) for id in new}
-
-
-def _text_or_bytes(piece: bytes) -> str | list[int]:
-    try:
-        return piece.decode()
-    except UnicodeDecodeError:
-        return list(piece)
+        return {str(id): text_or_bytes(self._piece(id)) for id in new}

@@ -212,6 +212,14 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
+def text_or_bytes(piece: bytes) -> str | list[int]:
+    """A token's piece of text as a line of a trace has it: one that ends inside a character as its bytes."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)
+
+
 def _pieces(row: dict[str, Any]) -> dict[int, bytes]:
     return {
         int(id): piece.encode("utf-8", "replace") if isinstance(piece, str) else bytes(piece)

@@ -102,6 +102,7 @@ class Run:
         start = time.perf_counter()
         try:
             with self._view() as show, closing(self._steps()) as steps:
+                start = time.perf_counter()  # what the view imports is not the decoder's time
                 for step in steps:
                     self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids))
                     show(step)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -47,6 +48,7 @@ class Live:
         self._back: set[int] = set()
         self._nfe, self._top = 0, 0
         self._began = self._due = 0.0
+        self._costs: deque[float] = deque(maxlen=3)
         self.spent = 0.0  # seconds that drawing has taken
         Highlighter()("def f():\n")  # loads what it needs before the clock runs
 
@@ -88,9 +90,10 @@ class Live:
         cost, ready = time.thread_time() - cpu, time.perf_counter()
         self._painter.write(frame)
         after = time.perf_counter()
-        cost += after - ready
-        self.spent += cost
-        self._due = after + max(1 / FRAMES, cost / self._share)
+        self._costs.append(cost + after - ready)
+        self.spent += self._costs[-1]
+        # A frame during which the machine did something else is no measure of the next ones.
+        self._due = after + max(1 / FRAMES, min(self._costs) / self._share)
 
     def _status(self, shown: int, rows: int, width: int, now: float) -> str:
         useful, masks = count_up_to_end(self._tokens, mask_id=self._mask_id, end_ids=self._ends)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,20 +63,26 @@ def draw_picture(pyplot: Any, base: "Row", rows: "list[Row]", path: Path) -> Non
         one.grid(alpha=0.3)
     figure.suptitle(f"against {base.label}")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
-    _save(figure, path)
+    put_in_place(path, lambda file: figure.savefig(file, dpi=150), "--picture")
     pyplot.close(figure)
 
 
-def _save(figure: Any, path: Path) -> None:
-    """Written beside and renamed: a picture that was there stays until the new one is complete."""
-    handle, unfinished = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+def put_in_place(path: Path, write: Callable[[Path], Any], flag: str) -> None:
+    """Written beside and renamed: a file that was there stays until the new one is complete.
+
+    Raises:
+        ConfigError: it cannot be written; the message names the flag and the file.
+    """
     try:
-        figure.savefig(unfinished, dpi=150)
-        os.umask(mask := os.umask(0))
-        Path(unfinished).chmod(0o666 & ~mask)
-        Path(unfinished).replace(path)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        unfinished = Path(name)
+        try:
+            write(unfinished)
+            os.umask(mask := os.umask(0))
+            unfinished.chmod(0o666 & ~mask)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"--picture {path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+        raise ConfigError(f"{flag} {path}: cannot be written ({error.strerror or error})") from None

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..traces import text_or_bytes
+
 if TYPE_CHECKING:
     from ..traces import Record, Trace
 
@@ -30,7 +32,7 @@ def _data(trace: "Trace") -> dict[str, Any]:
         "mask": trace.canvas.mask_id,
         "ends": sorted(trace.canvas.end_ids),
         "tokens": trace.canvas.tokens[0, start:].tolist(),
-        "pieces": {str(id): _text_or_bytes(piece) for id, piece in trace.pieces.items()},
+        "pieces": {str(id): text_or_bytes(piece) for id, piece in trace.pieces.items()},
         "steps": [_row(record, start) for record in trace.records],
     }
 
@@ -50,10 +52,3 @@ def _row(record: "Record", start: int) -> dict[str, Any]:
         "positions": record.positions,
         "seconds": record.seconds,
     }
-
-
-def _text_or_bytes(piece: bytes) -> str | list[int]:
-    try:
-        return piece.decode()
-    except UnicodeDecodeError:
-        return list(piece)

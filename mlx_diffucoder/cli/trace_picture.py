@@ -1,8 +1,7 @@
 """A trace as pictures, and as a page that replays it."""
 
 import os
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..order import distances, global_autoregressiveness, local_autoregressiveness
+from .picture import put_in_place
 from .replay import page_of
 
 if TYPE_CHECKING:
@@ -62,26 +62,11 @@ def draw_trace(pyplot: Any, trace: "Trace", paths: Sequence[Path]) -> None:
     for path in paths:
         if path.suffix.lower() == PAGE:
             page = page_of(trace)
-            _replace(path, lambda file, page=page: file.write_text(page, encoding="utf-8"))  # type: ignore[misc]
+            put_in_place(path, lambda file, page=page: file.write_text(page, encoding="utf-8"), "--out")  # type: ignore[misc]
         else:
-            _replace(path, lambda file: figure.savefig(file, dpi=150))  # type: ignore[union-attr]
+            put_in_place(path, lambda file: figure.savefig(file, dpi=150), "--out")  # type: ignore[union-attr]
     if pyplot:
         pyplot.close(figure)
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    try:
-        handle, unfinished = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        try:
-            write(Path(unfinished))
-            os.umask(mask := os.umask(0))
-            Path(unfinished).chmod(0o666 & ~mask)
-            Path(unfinished).replace(path)
-        finally:
-            Path(unfinished).unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {path}: cannot be written ({error.strerror or error})") from None
 
 
 def _figure(pyplot: Any, trace: "Trace") -> Any:

@@ -5,6 +5,9 @@ import subprocess
 
 import pytest
 
+from mlx_diffucoder.cli.live import FRAMES, SHARE, Live, Painter
+from mlx_diffucoder.traces import read_trace
+
 from ..conftest import DATA
 from .command import COMMAND, diffucode, environment
 from .terminal import made_trace, needs_tmux, written_to_a_terminal
@@ -135,15 +138,10 @@ def test_a_pipe_that_is_closed_is_no_traceback(terminal):
     assert "Exception" not in shown
 
 
-def test_a_closed_pipe_ends_a_generation_quietly():
+def test_a_pipe_that_is_closed_from_the_start_ends_a_generation_quietly():
     process = subprocess.Popen(
-        [COMMAND, "generate", "-m", TINY, "--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "900", "hi"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
+        [COMMAND, *ASK], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     )
-    process.stdout.read(1)
     process.stdout.close()
     assert process.wait(timeout=60) == 1
     assert process.stderr.read() == b""
@@ -165,9 +163,7 @@ def test_no_colour_is_no_colour_but_still_a_canvas(hello):
     assert set(colours) <= {"0", "1", "2", "4", ""}  # bold, dim, underlined
 
 
-@pytest.mark.parametrize(
-    ("args", "env"), [([], {"TERM": "dumb"}), (["--no-live"], {}), ([], {"TERM": "unknown"})], ids=["dumb", "no-live", "unknown"]
-)
+@pytest.mark.parametrize(("args", "env"), [([], {"TERM": "dumb"}), (["--no-live"], {})], ids=["dumb", "no-live"])
 def test_where_no_canvas_can_be_shown_the_text_is_plain(hello, answer, args, env):
     written, code = written_to_a_terminal("trace", "show", hello, *args, **env)
     assert (written, code) == (TEXT.replace("\n", "\r\n"), 0)
@@ -187,3 +183,50 @@ def test_a_terminal_of_ascii_gets_ascii_marks(hello):
     assert "..." in written
     assert "漢" not in written
     assert written.isascii()
+
+
+class Clock:
+    """Time that passes only where it is told to; each frame takes some."""
+
+    def __init__(self, monkeypatch, frame):
+        self.now, self.frames = 0.0, 0
+        monkeypatch.setattr("mlx_diffucoder.cli.live.time", self)
+        monkeypatch.setattr(Painter, "size", lambda painter: (80, 24))
+        monkeypatch.setattr(Painter, "write", lambda painter, text: self.drawn(frame(self.frames)))
+
+    def perf_counter(self):
+        return self.now
+
+    def thread_time(self):
+        return 0.0
+
+    def drawn(self, seconds):
+        self.frames += 1
+        self.now += seconds
+
+
+def frames_of(clock, hello, seconds=20.0, step_takes=0.01):
+    trace = read_trace(hello)
+    *_, step = trace.steps()
+    with Live(trace.canvas, lambda token: trace.pieces.get(token, b"")) as view:
+        while clock.now < seconds:
+            clock.now += step_takes
+            view.show(step)
+    return clock.frames, view.spent
+
+
+def test_drawing_takes_its_share_of_the_time_and_no_more(hello, monkeypatch):
+    frames, spent = frames_of(Clock(monkeypatch, lambda number: 0.005), hello)
+    assert 0.015 * 20 < spent <= SHARE * 20 + 0.01
+    assert frames > 60
+
+
+def test_frames_that_cost_little_come_no_faster_than_can_be_seen(hello, monkeypatch):
+    frames, spent = frames_of(Clock(monkeypatch, lambda number: 0.0001), hello)
+    assert 15 * 20 < frames <= FRAMES * 20 + 1
+    assert spent < 0.01 * 20
+
+
+def test_one_frame_that_took_long_does_not_stop_the_picture(hello, monkeypatch):
+    frames, _ = frames_of(Clock(monkeypatch, lambda number: 1.0 if number == 5 else 0.001), hello)
+    assert frames > 10 * 20
