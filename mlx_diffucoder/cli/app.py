@@ -10,12 +10,13 @@ import typer
 from .. import __version__
 from ..errors import DiffucoderError
 from .bench import bench
+from .chat import chat
 from .compare import compare
 from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
-from .options import flag_of
+from .saying import fail, say_error
 
 app = typer.Typer(
     name="diffucode",
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
+app.command()(chat)
 app.command()(convert)
 app.command("eval")(evaluate)
 app.command()(compare)
@@ -56,7 +58,7 @@ def run() -> int:
     try:
         return app(standalone_mode=False) or 0
     except DiffucoderError as error:
-        return _fail(_with_flag(error), 1)
+        return say_error(error)
     except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C at a question
         return INTERRUPTED
     except BrokenPipeError:
@@ -66,10 +68,10 @@ def run() -> int:
     except Exception as error:
         # Usage errors of typer's parser, whose classes it does not export.
         if hasattr(error, "format_message"):
-            return _fail(error.format_message(), getattr(error, "exit_code", 2)) if str(error.format_message()) else 2
+            return fail(error.format_message(), getattr(error, "exit_code", 2)) if str(error.format_message()) else 2
         if os.environ.get(DEBUG):
             raise
-        return _fail(f"{type(error).__name__}: {error} (a bug, or a broken machine; {DEBUG}=1 shows where)", 1)
+        return fail(f"{type(error).__name__}: {error} (a bug, or a broken machine; {DEBUG}=1 shows where)", 1)
 
 
 def _open_streams() -> None:
@@ -82,17 +84,3 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
-
-
-def _with_flag(error: DiffucoderError) -> str:
-    """The error's text, the configuration's field at its head replaced by the flag that sets it."""
-    message = str(error)
-    if error.field is None or not message.startswith(error.field):
-        return message
-    return flag_of(error.field) + message.removeprefix(error.field)
-
-
-def _fail(message: str, code: int) -> int:
-    text = " ".join(message.split())
-    print("diffucode: " + text.encode("utf-8", "replace").decode("utf-8"), file=sys.stderr)
-    return code
