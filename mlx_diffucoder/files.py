@@ -1,7 +1,6 @@
 """A file is written whole or not at all."""
 
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +13,8 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; what was there is still there.
     """
+    import tempfile  # slow to import, and most commands write no file
+
     path = path.resolve()
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
     handle, unfinished = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)

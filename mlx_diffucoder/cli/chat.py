@@ -29,7 +29,7 @@ def chat(
 
     Example: diffucode chat -m pocket --max-tokens 64
 
-    Example: diffucode chat -m pocket --max-tokens 64 --json < turns.txt | jq .text
+    Example: diffucode chat -m pocket --json < turns.txt | jq .text
     """
     if config.raw:
         raise ConfigError("raw goes without the chat template, and a chat is made of it; use generate", field="raw")

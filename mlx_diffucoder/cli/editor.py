@@ -4,7 +4,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from ..errors import ChatError, DiffucoderError
@@ -25,6 +24,8 @@ def edit_file(path: Path) -> None:
 
 def edit_text(text: str) -> str:
     """Let a text be edited; returns what it has become, without the last line's end. Raises `DiffucoderError`."""
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="diffucode-") as folder:
         path = Path(folder) / "message.md"
         path.write_text(text + "\n", encoding="utf-8")
