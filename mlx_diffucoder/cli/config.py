@@ -28,7 +28,17 @@ config = typer.Typer(
     " DIFFUCODE_GENERATE_MAX_TOKENS or DIFFUCODE_MODEL), and that before the file.",
     no_args_is_help=True,
 )
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="generate.max_tokens, say, or model.", show_default=False)]
+
+
+def _complete_key(context: typer.Context, incomplete: str) -> list[str]:
+    _, schema = _settings(context)
+    return [name for name in map(".".join, schema.flags) if name.startswith(incomplete)]
+
+
+KeyArgument = Annotated[
+    str,
+    typer.Argument(metavar="KEY", help="generate.max_tokens, say, or model.", autocompletion=_complete_key, show_default=False),
+]
 
 
 @config.command()
@@ -91,7 +101,7 @@ def set_setting(
     context: typer.Context,
     key: KeyArgument,
     value: Annotated[
-        list[str], typer.Argument(metavar="VALUE...", help="Several for a flag that is repeatable.", show_default=False)
+        list[str], typer.Argument(metavar="VALUE", help="Several for a flag that is repeatable.", show_default=False)
     ],
 ) -> int:
     """Set a default in the file.

@@ -128,7 +128,7 @@ class Conversation:
     def _help(self, _: str) -> None:
         lines = [f"  {f'/{name} {command.takes}':14}  {command.what}" for name, command in self.commands.items()]
         lines += [f"  {BLOCK:14}  opens and closes a message of several lines", f"  {'Ctrl-C':14}  stops an answer"]
-        self._say("\n".join(lines))
+        print("\n".join(lines), file=sys.stdout if self.lines.typed else sys.stderr)  # asked for, so not kept quiet
 
     def _reset(self, _: str) -> None:
         self.chat, self.dropped = Chat(self.chat.system), 0

@@ -17,7 +17,8 @@ def edit_file(path: Path) -> None:
     try:
         code = subprocess.run([*shlex.split(editor), os.fspath(path)]).returncode
     except (OSError, ValueError) as error:  # ValueError: a quote that is not closed
-        raise DiffucoderError(f"{editor}: cannot be started ({error}); set EDITOR to one that can") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DiffucoderError(f"{editor}: cannot be started ({reason}); set EDITOR to one that can") from None
     if code:
         raise DiffucoderError(f"{editor}: ended with exit code {code}; {path} is as it left it")
 

@@ -43,15 +43,12 @@ def reference() -> str:
 
 
 def _section(verb: Verb, function: Any, text: str, examples: list[str]) -> Iterator[str]:
-    words = ["diffucode", *verb]
-    for name, info, needed in arguments_of(function):
-        shown = info.metavar or name
-        words.append(shown if needed else f"[{shown}]")
-    yield f"## {' '.join(words[: len(verb) + 1])}\n"
-    yield f"`{' '.join([*words, '[flags]'])}`\n"
+    name = " ".join(["diffucode", *verb])
+    yield f"## {name}\n"
+    yield f"`{' '.join([name, *(shown for shown, _ in arguments_of(function)), '[flags]'])}`\n"
     yield text + "\n"
-    for name, info, _ in arguments_of(function):
-        yield f"- `{info.metavar or name}`: {info.help}{_default(info, None)}"
+    for shown, info in arguments_of(function):
+        yield f"- `{shown}`: {info.help}{_default(info, None)}"
     if arguments_of(function):
         yield ""
     if flags := flags_of(function):

@@ -101,7 +101,7 @@ class Schema:
         try:
             _check_decoding(flag.parameter, value)
         except ConfigError as error:
-            raise SettingsError(f"{name}: {error}") from None
+            raise SettingsError(name + str(error).removeprefix(str(error.field))) from None
         return value
 
     def flag(self, key: Key) -> Flag:

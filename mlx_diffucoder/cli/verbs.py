@@ -89,11 +89,15 @@ def flags_of(function: Callable[..., Any]) -> list[Flag]:
     return found
 
 
-def arguments_of(function: Callable[..., Any]) -> list[tuple[str, ArgumentInfo, bool]]:
-    """A verb's arguments: name, what typer was told, and whether it must be given."""
-    parameters = inspect.signature(function, eval_str=True).parameters.items()
-    found = [(name, _info(parameter.annotation), parameter.default) for name, parameter in parameters]
-    return [(name, info, default is inspect.Parameter.empty) for name, info, default in found if isinstance(info, ArgumentInfo)]
+def arguments_of(function: Callable[..., Any]) -> list[tuple[str, ArgumentInfo]]:
+    """A verb's arguments as a usage line has them, `[prompts]...`, and what typer was told of each."""
+    found = []
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        if isinstance(info := _info(parameter.annotation), ArgumentInfo):
+            shown = info.metavar or name
+            shown = shown if parameter.default is inspect.Parameter.empty else f"[{shown}]"
+            found.append((shown + "..." * _kind(get_args(parameter.annotation)[0])[1], info))
+    return found
 
 
 def verbs_of(app: typer.Typer, above: Verb = ()) -> Iterator[tuple[Verb, CommandInfo | TyperInfo]]:

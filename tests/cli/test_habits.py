@@ -219,6 +219,7 @@ def complete(shell, *words):
         (["bench", "--alg", "t"], "topk_margin", "entropy"),
         (["generate", "--dtype", "f"], "float16", "bfloat16"),
         (["convert", "p"], "pocket", "mlx-community"),
+        (["config", "set", "chat.max"], "chat.max_tokens", "generate.max_tokens"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
