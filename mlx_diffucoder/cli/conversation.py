@@ -89,11 +89,12 @@ class Conversation:
         text = entry.text.strip()
         if not text:
             return
-        if entry.block or not text.startswith("/"):
-            self._ask(text, self.chat)
-            return
         name, _, rest = text[1:].partition(" ")
         command = self.commands.get(name)
+        # Of several lines, a first one that no command begins is a path, or a comment.
+        if entry.block or not text.startswith("/") or (command is None and "\n" in text):
+            self._ask(text, self.chat)
+            return
         if command is None:
             near = did_you_mean(name, self.commands).replace("'", "'/", 1)
             raise ChatError(f"/{name}: no such command{near or '; /help lists them'}")

@@ -126,6 +126,8 @@ def history(typed: bool) -> Iterator[None]:
         return
     from platformdirs import user_state_path
 
+    if os.environ.get("TERM") not in (None, "", "dumb"):
+        readline.parse_and_bind("set enable-bracketed-paste on")  # several lines that are pasted are one message
     path = user_state_path("diffucode", appauthor=False) / "chat_history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -196,7 +196,7 @@ class Settings:
         Args:
             keys: what a parameter is called here, where that is not its name.
         """
-        verb = tuple(context.command_path.split()[1:])
+        verb = _verb(context)
         ranks = {name: self._rank(_source(context, name), self.get(verb, keys.get(name, name))) for name in parameters}
         over = {(loser, ranks[name]) for name, losers in DECODING.items() if ranks.get(name) for loser in losers}
         return {name for name, rank in ranks.items() if rank and not any(rank < by for loser, by in over if loser == name)}
@@ -205,6 +205,11 @@ class Settings:
         """How near to the user a value was set: the command line 3, a variable 2, the file 1, nowhere 0."""
         by_default = 1 if setting is None or setting.from_file else 2
         return {"DEFAULT": 0, "DEFAULT_MAP": by_default, "ENVIRONMENT": 2}.get(source, 3)
+
+
+def _verb(context: typer.Context) -> Verb:
+    above = context.parent
+    return () if above is None else (*_verb(above), str(context.info_name))  # type: ignore[arg-type]
 
 
 def _source(context: typer.Context, parameter: str) -> str:

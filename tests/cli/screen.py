@@ -35,6 +35,11 @@ class Screen:
         """Text, or tmux's names of keys: `Enter`, `C-c`, `Up`."""
         self.tmux("send-keys", *keys)
 
+    def paste(self, text):
+        """As a terminal pastes: marked as pasted, where the command asks for that."""
+        subprocess.run(["tmux", "-S", self.socket, "load-buffer", "-"], input=text, text=True, check=True)
+        self.tmux("paste-buffer", "-p")
+
     @property
     def text(self):
         """The screen and what has scrolled off it."""

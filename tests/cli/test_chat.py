@@ -38,8 +38,9 @@ def test_each_turn_sees_those_before_it_until_they_are_reset():
 
 
 def test_lines_are_joined_by_backslashes_and_three_quotes():
-    said = [turn["user"] for turn in turns('one\\\ntwo\n"""three\n/reset"""\n"""\nfour\n\nfive\n"""\nsix\\\\\n"""seven"""\n')]
-    assert said == ["one\ntwo", "three\n/reset", "four\n\nfive", "six\\\\", "seven"]
+    script = 'one\\\ntwo\n"""three\n/reset"""\n"""\nfour\n\nfive\n"""\nsix\\\\\n"""seven"""\n/* eight \\\n*/\n'
+    said = [turn["user"] for turn in turns(script)]
+    assert said == ["one\ntwo", "three\n/reset", "four\n\nfive", "six\\\\", "seven", "/* eight \n*/"]
 
 
 def test_the_way_of_decoding_changes_between_turns():
@@ -55,14 +56,15 @@ def test_a_saved_chat_goes_on_where_it_was(tmp_path):
     assert (after["prompt_tokens"], after["text"]) == (together["prompt_tokens"], together["text"])
 
 
-def test_turns_that_do_not_fit_are_left_out_and_that_is_said():
-    done = diffucode(
-        "chat", "-m", TINY, "--max-tokens", "4", "--json", stdin="\n".join([f"turn {i} " + "word " * 450 for i in range(6)])
-    )
+def test_turns_that_do_not_fit_are_left_out_and_that_is_said(broken, edit_json):
+    edit_json(broken / "config.json", max_position_embeddings=120)
+    script = "\n".join(f"turn {i} and so on and so on" for i in range(6))
+    done = diffucode("chat", "-m", broken, "--max-tokens", "4", "--json", stdin=script)
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines()]
-    assert said[-1]["dropped_turns"] > 0
-    assert all(turn["prompt_tokens"] + 4 <= 2048 for turn in said)
+    assert [turn["dropped_turns"] for turn in said[:2]] == [0, 0]
+    assert 0 < said[-1]["dropped_turns"] < 5
+    assert all(turn["prompt_tokens"] + 4 <= 120 for turn in said)
     assert f"{said[-1]['dropped_turns']} of 5 turns, the oldest, are left out" in done.stderr
 
 
@@ -148,7 +150,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(screen, tmp_path):  # noqa: 
 
 
 @needs_tmux
-def test_edit_opens_the_editor_on_the_last_message(screen, tmp_path):  # noqa: F811
+def test_the_last_message_can_be_edited_and_several_lines_pasted(screen, tmp_path):  # noqa: F811
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/bash\nsed -i s/one/three/ "$1"\n')
     editor.chmod(0o755)
@@ -159,6 +161,11 @@ def test_edit_opens_the_editor_on_the_last_message(screen, tmp_path):  # noqa: F
     term.type("/edit", "Enter")
     text = term.wait_for_prompt(3)
     assert '{"user": "three"' in text.replace("\n", "")
+    term.paste("// four\nfive")
+    term.wait("five")
+    term.type("Enter")
+    text = term.wait_for_prompt(4)
+    assert '{"user": "// four\\nfive"' in text.replace("\n", "")
     term.type("C-d")
     assert term.exit_code() == 0
 

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import tomllib
+from typing import Annotated
 
 import pytest
 import typer
@@ -102,6 +103,32 @@ def test_what_does_not_go_together_gives_way_to_what_is_said_nearer(configured, 
     file.write_text("[generate]\nsteps = 1\n")
     assert configured("--rule", "factor").steps is None
     assert configured("--steps", "3").steps == 3
+
+
+def test_a_verb_with_verbs_below_it_has_defaults_too(file, monkeypatch):
+    seen = []
+    app, group = typer.Typer(), typer.Typer(invoke_without_command=True)
+
+    @group.callback()
+    @decodes
+    def bench(*, config: GenerationConfig) -> None:
+        seen.append(config.max_tokens)
+
+    @group.command("compare")
+    def compare_benches(limit: Annotated[int, typer.Option(min=1)] = 3) -> None:
+        seen.append(limit)
+
+    app.add_typer(group, name="bench")
+    app.command()(lambda: None)
+    give_habits(app)
+    file.parent.mkdir()
+    file.write_text("[bench]\nmax_tokens = 5\n[bench.compare]\nlimit = 7\n")
+    monkeypatch.setenv("DIFFUCODE_CONFIG", str(file))
+    settings = Settings.read(Schema(app))
+    assert not settings.problems
+    for words in (["bench"], ["bench", "compare"], ["bench", "compare", "--limit", "9"]):
+        app(words, standalone_mode=False, default_map=settings.default_map(), obj=settings)
+    assert seen == [5, 5, 7, 5, 9]
 
 
 def test_set_and_unset_leave_every_other_line_as_it_was(run, file):
