@@ -11,7 +11,7 @@ from typing import Any
 from .app import EXIT_CODES, app
 from .habits import give_habits, split_examples
 from .settings import GLOBAL, variable_of
-from .verbs import KINDS, Flag, Verb, arguments_of, flags_of, verbs_of
+from .verbs import Flag, Verb, arguments_of, flags_of, verbs_of
 
 FOR_ALL = ", ".join(f"`--{key}`" for key in GLOBAL)
 HEAD = f"""# diffucode
@@ -63,7 +63,7 @@ def _section(verb: Verb, function: Any, text: str, examples: list[str]) -> Itera
 def _takes(flag: Flag) -> str:
     if flag.kind is bool:
         return ""
-    return KINDS[flag.kind] + (", repeatable" if flag.many else "")
+    return flag.kind_in_words + (", repeatable" if flag.many else "")
 
 
 def _cell(flag: Flag) -> str:

@@ -24,8 +24,8 @@ NO_DEFAULTS = ("CONFIG", "DEBUG")
 """Variables of another kind."""
 OWN = "config"
 """The verb that has no defaults: it is there to mend them."""
-GLOBAL = ("model", "dtype", "yes", "quiet")
-"""Keys that stand at the top too, for every verb that has the flag."""
+GLOBAL = ("model", "yes", "quiet")
+"""Keys that stand at the top too, for every verb that has the flag: those that mean the same to each."""
 NEVER = {"allow_code_execution": "is agreed to on the command line, each time"}
 SCHEDULE = ("steps", "alg_temp", "eps", "reference")
 DECODING = {
@@ -178,7 +178,8 @@ class Settings:
                 table = tree
                 for word in verb:
                     table = table.setdefault(word, {})
-                table[self.schema.flags[*verb, key].parameter] = setting.value
+                flag = self.schema.flags[*verb, key]
+                table[flag.parameter] = str(Path(setting.value).expanduser()) if flag.kind is Path else setting.value
         return tree
 
     def blamed(self, error: DiffucoderError, verb: Verb, flags: Iterable[Flag], context: typer.Context) -> DiffucoderError:

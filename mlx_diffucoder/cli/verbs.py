@@ -44,11 +44,15 @@ class Flag:
         return next((name for name in self.names if name.startswith("--")), self.names[0]).lstrip("-").replace("-", "_")
 
     @property
+    def kind_in_words(self) -> str:
+        return KINDS.get(self.kind, "text")
+
+    @property
     def wanted(self) -> str:
         """What it takes, in words."""
         low, high = self.info.min, self.info.max
         ends = [f"at {which} {end:g}" for which, end in (("least", low), ("most", high)) if end is not None]
-        words = " and ".join([KINDS[self.kind], *ends])
+        words = " and ".join([self.kind_in_words, *ends])
         return f"a list, each {words}" if self.many else words
 
     def takes(self, value: Any) -> bool:
@@ -62,7 +66,9 @@ class Flag:
             return self.kind is bool and isinstance(value, bool)
         if self.kind not in (int, float):
             return isinstance(value, str)
-        if not isinstance(value, int if self.kind is int else (int, float)) or not math.isfinite(value):
+        if not isinstance(value, int if self.kind is int else (int, float)):
+            return False
+        if isinstance(value, float) and not math.isfinite(value):
             return False
         low, high = self.info.min, self.info.max
         return (low is None or value >= low) and (high is None or value <= high)

@@ -146,13 +146,13 @@ def test_set_and_unset_leave_every_other_line_as_it_was(run, file):
 
 def test_a_link_stays_a_link_and_a_mode_the_mode(run, file, tmp_path):
     real = tmp_path / "dotfiles.toml"
-    real.write_text('dtype = "float32"\n')
+    real.write_text('model = "pocket"\n')
     real.chmod(0o644)
     file.parent.mkdir()
     file.symlink_to(real)
-    run("config", "set", "dtype", "bfloat16")
+    run("config", "set", "model", "./mine")
     assert file.is_symlink()
-    assert real.read_text() == 'dtype = "bfloat16"\n'
+    assert real.read_text() == 'model = "./mine"\n'
     assert stat.S_IMODE(real.stat().st_mode) == 0o644
 
 
@@ -186,6 +186,7 @@ def test_list_says_where_each_value_comes_from(run, file):
         ("[genrate]\nmax_tokens = 5\n", ["genrate", "no such key", "did you mean 'generate'"]),
         ("generate = 5\n", ["generate", "no such key"]),
         ("max_tokens = 5\n", ["max_tokens", "no such key"]),
+        ("dtype = 'float32'\n", ["dtype", "no such key"]),  # convert means another thing by it
         ("[generate\n", ["not valid TOML", "line 1", "config edit"]),
     ],
 )
@@ -238,6 +239,7 @@ def test_a_default_that_a_verb_refuses_is_blamed_where_it_stands(run, file):
         (["set", "generate.max_tokens", "many"], ["generate.max_tokens", "a whole number"]),
         (["set", "generate.max_tokens", "5", "6"], ["generate.max_tokens", "a whole number"]),
         (["set", "bench.trials", "0"], ["bench.trials", "at least 1"]),
+        (["set", "generate.top_p", "9" * 400], ["generate.top_p", "a number"]),
         (["set", "generate.json", "perhaps"], ["true or false"]),
         (["set", "eval.allow_code_execution", "true"], ["allow_code_execution", "command line"]),
         (["set", "config.all", "true"], ["config.all", "no such key"]),
