@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, did_you_mean
 
 MAX_STEPS = 2**20  # past this, float32 cannot tell one timestep of the schedule from the next
 EPS = 1e-3
@@ -200,7 +200,7 @@ class GenerationConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, off)
         if self.alg not in ALGORITHMS:
-            raise self._wrong("alg", f"one of {', '.join(ALGORITHMS)}")
+            raise self._wrong("alg", f"one of {', '.join(ALGORITHMS)}", did_you_mean(str(self.alg), ALGORITHMS))
         self._check_whole("max_tokens", 1, None)
         if self.steps is not None:
             self._check_whole("steps", 1, MAX_STEPS)
@@ -236,8 +236,8 @@ class GenerationConfig:
         if self.window == "auto":
             object.__setattr__(self, "window", "whole" if self.rule == "schedule" else PRESETS["balanced"]["window"])
 
-    def _wrong(self, name: str, wanted: str) -> ConfigError:
-        return ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}", field=name)
+    def _wrong(self, name: str, wanted: str, advice: str = "") -> ConfigError:
+        return ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}{advice}", field=name)
 
     def _check_whole(self, name: str, low: int, high: int | None) -> None:
         value = getattr(self, name)
@@ -259,7 +259,8 @@ class GenerationConfig:
             TypeError: a field that does not exist.
         """
         if name not in PRESETS:
-            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}", field="preset")
+            near = did_you_mean(str(name), PRESETS)
+            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}{near}", field="preset")
         return cls(**{**PRESETS[name], **fields})
 
     def to_dict(self) -> dict[str, Any]:
@@ -275,7 +276,8 @@ def parse_choice(text: str, choices: Choices, field: str) -> tuple[str, dict[str
     """
     name, _, rest = str(text).partition(":")
     if name not in choices:
-        raise ConfigError(f"{field} must be one of {', '.join(describe(choices))}, not {text!r}", field=field)
+        near = did_you_mean(name, choices)
+        raise ConfigError(f"{field} must be one of {', '.join(describe(choices))}, not {text!r}{near}", field=field)
     values = {key: parameter.default for key, parameter in choices[name].items()}
     for part in filter(None, rest.split(",")):
         key, _, value = (word.strip() for word in part.partition("="))

@@ -3,6 +3,8 @@
 Every message names the file, field or flag at fault and says what to do about it.
 """
 
+from collections.abc import Iterable
+
 
 class DiffucoderError(Exception):
     """Base of every error that a user's input can cause.
@@ -53,3 +55,19 @@ class DoctorError(DiffucoderError):
 
 class TraceError(DiffucoderError):
     """A trace cannot be written, is damaged, or was written by another version."""
+
+
+class ChatError(DiffucoderError):
+    """A command in a chat, or the file of a saved one, that cannot be followed."""
+
+
+class SettingsError(DiffucoderError):
+    """The file of defaults, or a variable that sets one, holds a key or value that cannot work."""
+
+
+def did_you_mean(word: str, among: Iterable[str]) -> str:
+    """`; did you mean 'this'?`, where something is spelt much like `word`; otherwise nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(among), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

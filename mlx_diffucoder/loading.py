@@ -6,7 +6,7 @@ This is the program's one door to the Hub.
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import mlx.core as mx
 
 from .checkpoint import build, shards
-from .errors import CheckpointError, ConfigError, HubError
+from .config import read_json
+from .errors import CheckpointError, ConfigError, HubError, did_you_mean
 from .model import Dream
 from .tokenizer import Tokenizer
 
@@ -83,7 +84,8 @@ def resolve(name: str | os.PathLike[str], *, before_download: Callable[[Download
         raise CheckpointError(f"{os.fspath(name)[:200]}: cannot be read ({_first_line(error)})") from None
     name = os.fspath(name)
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
-        raise CheckpointError(f'{name}: no such folder, nor is it a Hub id ("owner/name") or "{POCKET}"')
+        near = did_you_mean(name, known_models())
+        raise CheckpointError(f'{name}: no such folder, nor is it a Hub id ("owner/name") or "{POCKET}"{near}')
     return cached(name) or _download(name, before_download)
 
 
@@ -100,6 +102,19 @@ def cached(repo: str) -> Path | None:
     except (LocalEntryNotFoundError, CheckpointError):  # not there, or not all of it
         return None
     return folder if (folder / "config.json").exists() else None
+
+
+def known_models() -> list[str]:
+    """Names that `load` takes: the bundled one, the default, and the Dream checkpoints in the Hub's cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    names = [POCKET, DEFAULT_MODEL]
+    for config in sorted(Path(HF_HUB_CACHE).glob("models--*--*/snapshots/*/config.json")):
+        name = config.parents[2].name.removeprefix("models--").replace("--", "/", 1)
+        with suppress(CheckpointError):
+            if name not in names and read_json(config).get("model_type") == "Dream":
+                names.append(name)
+    return names
 
 
 def source_card(name: str, folder: Path) -> dict[str, Any]:
@@ -161,7 +176,8 @@ def hub_errors(repo: str, done: str = "downloaded", advice: str = NO_DOWNLOAD) -
     except GatedRepoError:
         raise HubError(f"{repo}: the Hub asks for its terms to be accepted there, then `hf auth login`") from None
     except RepositoryNotFoundError:
-        raise HubError(f"{repo}: no such model on the Hub (or a private one: `hf auth login`)") from None
+        near = did_you_mean(repo, known_models())
+        raise HubError(f"{repo}: no such model on the Hub (or a private one: `hf auth login`){near}") from None
     except OfflineModeIsEnabled:
         raise HubError(f"{repo}: not {done} yet, and HF_HUB_OFFLINE forbids it; unset it, or use -m {POCKET}") from None
     except HfHubHTTPError as error:

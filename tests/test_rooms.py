@@ -10,8 +10,10 @@ import mlx_diffucoder
 
 ROOMS = [
     "errors",
+    "files",
     "config",
     "tokenizer",
+    "chat",
     "trace",
     "model",
     "checkpoint",
@@ -104,7 +106,7 @@ def test_an_import_that_runs_up_is_seen(tmp_path, monkeypatch):
 
 
 def test_what_knows_no_model_imports_no_mlx():
-    for name in ("errors", "config", "tokenizer", "trace", "ties", "canvas", "order", "traces", "recording"):
+    for name in ("errors", "files", "config", "tokenizer", "chat", "trace", "ties", "canvas", "order", "traces", "recording"):
         assert not re.search(r"^\s*(import|from) mlx\b", (ROOT / PACKAGE / f"{name}.py").read_text(), re.M), name
 
 

@@ -10,30 +10,44 @@ import typer
 from .. import __version__
 from ..errors import DiffucoderError
 from .bench import bench
+from .chat import chat
 from .compare import compare
+from .config import config
 from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
-from .options import flag_of
+from .habits import give_habits
+from .saying import fail, say_error
+from .settings import Schema, Settings
 from .trace import app as trace
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C, what was finished is"
+    " kept; 141 nobody reads the output any more (a closed pipe)."
+)
+EXAMPLE = 'Example: diffucode generate -m pocket "Implement f(n): return n squared."'
 
 app = typer.Typer(
     name="diffucode",
     help="Run diffusion code models on Apple silicon.",
+    epilog=f"{EXIT_CODES}\n\n{EXAMPLE}",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
+app.command()(chat)
 app.command()(convert)
 app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(bench)
 app.command()(doctor)
 app.add_typer(trace, name="trace")
+app.add_typer(config, name="config")
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+UNREAD = 141  # 128 + SIGPIPE
 DEBUG = "DIFFUCODE_DEBUG"
 
 
@@ -56,22 +70,37 @@ def run() -> int:
     """Run the command line; returns the exit code, having said on stderr what went wrong."""
     _open_streams()
     try:
-        return app(standalone_mode=False) or 0
+        code = _run()
+        sys.stdout.flush()  # what is still buffered must not fail at exit, where nobody catches it
+        return code
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+    except BrokenPipeError:
+        pass
+    # Whoever read our output has gone.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return UNREAD
+
+
+def _run() -> int:
+    give_habits(app)
+    try:
+        settings = Settings.read(Schema(app))
+        return app(standalone_mode=False, default_map=settings.default_map(), obj=settings) or 0
     except DiffucoderError as error:
-        return _fail(_with_flag(error), 1)
+        return say_error(error)
     except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C at a question
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone: what is still buffered must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except Exception as error:
         # Usage errors of typer's parser, whose classes it does not export.
         if hasattr(error, "format_message"):
-            return _fail(error.format_message(), getattr(error, "exit_code", 2)) if str(error.format_message()) else 2
+            return fail(error.format_message(), getattr(error, "exit_code", 2)) if str(error.format_message()) else 2
         if os.environ.get(DEBUG):
             raise
-        return _fail(f"{type(error).__name__}: {error} (a bug, or a broken machine; {DEBUG}=1 shows where)", 1)
+        return fail(f"{type(error).__name__}: {error} (a bug, or a broken machine; {DEBUG}=1 shows where)", 1)
 
 
 def _open_streams() -> None:
@@ -84,17 +113,3 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
-
-
-def _with_flag(error: DiffucoderError) -> str:
-    """The error's text, the configuration's field at its head replaced by the flag that sets it."""
-    message = str(error)
-    if error.field is None or not message.startswith(error.field):
-        return message
-    return flag_of(error.field) + message.removeprefix(error.field)
-
-
-def _fail(message: str, code: int) -> int:
-    text = " ".join(message.split())
-    print("diffucode: " + text.encode("utf-8", "replace").decode("utf-8"), file=sys.stderr)
-    return code

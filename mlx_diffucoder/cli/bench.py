@@ -1,7 +1,6 @@
 """`diffucode bench`: how fast a model is here, what this machine can do, and what is predicted for others."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,6 +54,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     yes: Yes = False,
     *,
+    context: typer.Context,
     config: GenerationConfig,
 ) -> int:
     """Measure how fast a model is here.
@@ -62,12 +62,14 @@ def bench(
     Forwards by their positions, where the time of a step goes, and whole generations, each beside the most the chip can do.
 
     Example: diffucode bench -m pocket --max-tokens 64
+
+    Example: diffucode bench --predict "M4 Max" --bits 4
     """
     if bits not in (None, *BITS):
         raise BenchError(f"--bits must be one of {', '.join(map(str, BITS))}, not {bits}")
     _check_together(nfe, positions)
     modes = [flag for flag, given in (("--card", card), ("--predict", predict is not None), ("--shape", bool(shape))) if given]
-    if shape and model != os.environ.get("DIFFUCODE_MODEL"):
+    if shape and (source := context.get_parameter_source("model")) and source.name == "COMMANDLINE":
         modes.append("--model")
     if out and not shape and modes:
         modes.append("--out")

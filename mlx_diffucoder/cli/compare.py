@@ -12,6 +12,7 @@ import typer
 
 from ..config import GenerationConfig
 from ..errors import CheckpointError, ConfigError, ExecutionError
+from . import completion
 from .options import Dtype, Yes
 
 if TYPE_CHECKING:
@@ -33,8 +34,16 @@ class Row:
 
 
 def compare(
-    base: Annotated[str, typer.Argument(help="What to compare with: a folder, a Hub id or pocket.", show_default=False)],
-    others: Annotated[list[str], typer.Argument(help="What is compared with it, one or more.", show_default=False)],
+    base: Annotated[
+        str,
+        typer.Argument(
+            help="What to compare with: a folder, a Hub id or pocket.", autocompletion=completion.model, show_default=False
+        ),
+    ],
+    others: Annotated[
+        list[str],
+        typer.Argument(help="What is compared with it, one or more.", autocompletion=completion.model, show_default=False),
+    ],
     texts: Annotated[
         Path | None,
         typer.Option(
@@ -58,7 +67,7 @@ def compare(
         bool, typer.Option("--allow-code-execution", help="For --tasks: run what the models write; no sandbox.")
     ] = False,
     max_tokens: Annotated[int, typer.Option(help="For --tasks: the longest answer.")] = 256,
-    preset: Annotated[str, typer.Option(help="For --tasks: how to decode.")] = "exact",
+    preset: Annotated[str, typer.Option(help="For --tasks: how to decode.", autocompletion=completion.preset)] = "exact",
     picture: Annotated[Path | None, typer.Option(help="Draw quality against size into this file.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     yes: Yes = False,
@@ -68,7 +77,7 @@ def compare(
     Answers are masked in pairs of complementary masks, and both networks' distributions there compared: KL (nats), the
     most probable token, the order of commits (0.5 is chance), perplexity.
 
-    Example: diffucode compare ./diffucoder-7b ./conversions/* --picture quality.png
+    Example: diffucode compare pocket ./conversions/* --picture quality.png
     """
     ratios = _checked(ratio)
     config = GenerationConfig.preset(preset, max_tokens=max_tokens, seed=0)

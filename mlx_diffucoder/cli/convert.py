@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import HubError
+from . import completion
 
 if TYPE_CHECKING:
     from ..convert import ConvertConfig, Plan
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A checkpoint folder or a Hub id.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint folder or a Hub id.", autocompletion=completion.model, show_default=False)
+    ],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)],
     quantize: Annotated[bool, typer.Option("--quantize", "-q", help="Quantize the weights.")] = False,
     q_bits: Annotated[int | None, typer.Option(help="Bits a weight.", show_default="4; 8 in mxfp8")] = None,
@@ -45,7 +48,9 @@ def convert(
 ) -> int:
     """Convert a checkpoint to MLX.
 
-    Example: diffucode convert apple/DiffuCoder-7B-cpGRPO ./diffucoder-4bit -q --q-bits 4
+    Example: diffucode convert apple/DiffuCoder-7B-cpGRPO ./4-bit -q --q-bits 4
+
+    Example: diffucode convert pocket ./pocket-8bit -q --q-bits 8 --dry-run
     """
     from ..convert import ConvertConfig
 

@@ -24,6 +24,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     model computed again here, in each precision. Exit code 1 where one is wrong.
 
     Example: diffucode doctor
+
+    Example: diffucode doctor --json | jq .self_test
     """
     from ..bench.ceilings import ceilings_of
     from ..bench.chip import read_card

@@ -44,7 +44,9 @@ def evaluate(
     Code is taken from each answer (a fenced block, or the body) and run with the task's tests in a process of its own.
     Without --seed the seed is 0.
 
-    Example: diffucode eval tasks.jsonl -m pocket --max-tokens 64 --allow-code-execution
+    Example: diffucode eval tasks.jsonl -m pocket --allow-code-execution
+
+    Example: diffucode eval tasks.jsonl -n 10 -k 5 --temp 0.4 --allow-code-execution
     """
     if not allow_code_execution:
         raise ExecutionError(

@@ -39,7 +39,11 @@ def generate(
     On a terminal the canvas is shown while it is denoised, and then the answer as plain text. Piped, the answer streams as
     it settles from the left; with a rule that takes tokens back, it comes at the end.
 
-    Example: diffucode generate -m pocket --max-tokens 64 "Implement process(k): return whether k is a prime number."
+    Example: diffucode generate -m pocket "Write f(s): return s reversed."
+
+    Example: cat spec.txt | diffucode generate -m pocket "Implement this:"
+
+    Example: diffucode generate -m pocket --json "Write f(s)." | jq .text
     """
     from .prompt import read_prompt
 

@@ -14,20 +14,26 @@ from typing import Annotated, Any
 import typer
 
 from ..config import ALGORITHMS, PRESETS, RULES, WINDOWS, GenerationConfig, describe
+from . import completion
 
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
-        envvar="DIFFUCODE_MODEL",
-        show_default=False,
-        help='A folder, a Hub id, or "pocket" (bundled). With none: the 8-bit DiffuCoder-7B-cpGRPO.',
+        show_default="DIFFUCODE_MODEL, or the 8-bit DiffuCoder-7B-cpGRPO",
+        autocompletion=completion.model,
+        help='A folder, a Hub id, or "pocket" (bundled).',
     ),
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option("--dtype", help="Compute in float32, float16 or bfloat16.", show_default="that of the weights"),
+    typer.Option(
+        "--dtype",
+        autocompletion=completion.dtype,
+        help="Compute in float32, float16 or bfloat16.",
+        show_default="that of the weights",
+    ),
 ]
 TraceOut = Annotated[
     Path | None,
@@ -64,20 +70,25 @@ def flag_of(field: str) -> str:
 def decodes(verb: Callable[..., int]) -> Callable[..., int]:
     """Replace the parameter `config` of a verb by a flag for each field of `GenerationConfig`."""
     signature = inspect.signature(verb, eval_str=True)
-    own = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+    own = [parameter for name, parameter in signature.parameters.items() if name not in ("config", "context")]
     defaults = GenerationConfig()
     names = [field.name for field in fields(GenerationConfig)]
     flags = [_flag(field.name, field.type, getattr(defaults, field.name)) for field in fields(GenerationConfig)]
 
     @functools.wraps(verb)
     def with_flags(context: typer.Context, preset: str | None, **given: Any) -> int:
+        from .settings import Settings
+
         values = {name: given.pop(name) for name in names}
-        said = {name: value for name, value in values.items() if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
-        config = GenerationConfig(**said) if preset is None else GenerationConfig.preset(preset, **said)
-        return verb(config=config, **given)
+        keys = {name: flag_of(name).removeprefix("--").replace("-", "_") for name in names}
+        said = Settings.of(context).said(context, ["preset", *names], keys)
+        chosen = {name: value for name, value in values.items() if name in said}
+        config = GenerationConfig(**chosen) if "preset" not in said else GenerationConfig.preset(str(preset), **chosen)
+        return verb(config=config, **given, **({"context": context} if "context" in signature.parameters else {}))
 
     preset = typer.Option(
         "--preset",
+        autocompletion=completion.preset,
         show_default="balanced; exact with a flag of the schedule",
         help=f"Rule and window: {', '.join(PRESETS)}; a flag given goes before.",
     )
@@ -96,5 +107,6 @@ def decodes(verb: Callable[..., int]) -> Callable[..., int]:
 
 
 def _flag(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    option = typer.Option(flag_of(name), help=FLAGS[name][1], show_default=default is not None)
+    offered = completion.FIELDS.get(name)
+    option = typer.Option(flag_of(name), autocompletion=offered, help=FLAGS[name][1], show_default=default is not None)
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, option])

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 COMMAND = Path(sys.executable).with_name("diffucode")
-CLEAN = {"DIFFUCODE_MODEL", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME"}
+CLEAN = {"HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VISUAL", "EDITOR"}
 
 
 def environment(**changes):
     """This process's environment without what would change the command's behaviour."""
-    return {key: value for key, value in os.environ.items() if key not in CLEAN} | changes
+    kept = {key: value for key, value in os.environ.items() if key not in CLEAN and not key.startswith("DIFFUCODE_")}
+    return kept | {"DIFFUCODE_CONFIG": os.devnull} | changes  # no defaults of whoever runs the tests
 
 
 def diffucode(*args, stdin="", env=None, **options):

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import time
@@ -52,10 +53,19 @@ def test_version():
 
 
 def test_completion_for_the_common_shells():
-    for shell in ("bash", "zsh", "fish"):
-        done = diffucode("--show-completion", env={"SHELL": f"/bin/{shell}", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
-        done = diffucode("--show-completion", shell) if done.returncode else done
-        assert "diffucode" in done.stdout, (shell, done.stderr)
+    marks = {"bash": "complete -o default -F _diffucode", "zsh": "#compdef diffucode", "fish": "complete --command diffucode"}
+    for shell, mark in marks.items():
+        # With this the flag takes a shell's name, where it would look for the shell it was started from.
+        done = diffucode("--show-completion", shell, env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
+        assert (done.returncode, done.stderr) == (0, "")
+        assert mark in done.stdout
+        if shutil.which(shell):
+            assert subprocess.run([shell, "-n"], input=done.stdout, text=True).returncode == 0
+
+
+def test_completion_is_for_the_shell_that_asks():
+    done = subprocess.run(["bash", "-c", f"{COMMAND} --show-completion; true"], capture_output=True, text=True, env=environment())
+    assert "complete -o default" in done.stdout
 
 
 def test_wrong_usage_is_one_line_and_exit_code_2():

@@ -1,0 +1,119 @@
+"""A conversation: its turns, what of them fits into a model's context, and the file it is kept in."""
+
+import json
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from .errors import ChatError
+from .files import write_whole
+from .tokenizer import Tokenizer
+
+VERSION = 1
+
+
+class Fitting(NamedTuple):
+    """A prompt, and how many of the oldest turns were left out of it."""
+
+    ids: list[int]
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What was said, and what was answered; of an answer that was stopped, what was finished."""
+
+    user: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The system message and the turns so far. A value: what is added makes another one."""
+
+    system: str | None = None
+    turns: tuple[Turn, ...] = ()
+
+    def with_turn(self, user: str, answer: str) -> Self:
+        return type(self)(self.system, (*self.turns, Turn(user, answer)))
+
+    def messages(self, user: str, dropped: int = 0) -> list[dict[str, str]]:
+        """A chat template's messages, up to a new one of the user's; without the oldest `dropped` turns."""
+        said = [{"role": "system", "content": self.system}] if self.system is not None else []
+        for turn in self.turns[dropped:]:
+            said += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.answer}]
+        return [*said, {"role": "user", "content": user}]
+
+    def prompt(self, tokenizer: Tokenizer, user: str, room: int) -> Fitting:
+        """The ids of the chat with a new message: of all turns, or of as many of the latest as take `room` ids at most.
+
+        The system message and the new one always stay, whether they fit or not.
+
+        Raises:
+            PromptError, CheckpointError: as `Tokenizer.encode_messages`.
+        """
+
+        def ids(dropped: int) -> list[int]:
+            return tokenizer.encode_messages(self.messages(user, dropped))
+
+        dropped = bisect_left(range(len(self.turns)), True, key=lambda count: len(ids(count)) <= room)
+        return Fitting(ids(dropped), dropped)
+
+    def save(self, path: Path) -> None:
+        """Write the chat as JSON. A file that is there is replaced only if it is a saved chat.
+
+        Raises:
+            ChatError: it cannot be written, or would take another file's place.
+        """
+        try:
+            if path.exists():
+                self._check_replaceable(path)
+            write_whole(path, json.dumps({"diffucode_chat": VERSION, **asdict(self)}, indent=1, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise ChatError(f"{path}: the chat cannot be saved there ({error.strerror}); name another file") from None
+
+    def _check_replaceable(self, path: Path) -> None:
+        try:
+            self.load(path)
+        except ChatError:
+            raise ChatError(f"{path}: is there and is no saved chat, so it stays as it is; name another file") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote. Raises `ChatError`, naming the file and what is wrong with it."""
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ChatError(f"{path}: cannot be read ({error.strerror})") from None
+        except (ValueError, RecursionError) as error:
+            raise ChatError(f"{path}: damaged, or no saved chat ({error})") from None
+        version = kept.get("diffucode_chat") if isinstance(kept, dict) else None
+        if not isinstance(version, int):
+            raise ChatError(f"{path}: no saved chat (it has no diffucode_chat)")
+        if version != VERSION:
+            raise ChatError(f"{path}: a chat of version {version}, and this program reads {VERSION}; use the one that saved it")
+        return cls._of(path, kept)
+
+    @classmethod
+    def _of(cls, path: Path, kept: Mapping[str, Any]) -> Self:
+        system, turns = kept.get("system"), kept.get("turns")
+        if not (system is None or _is_text(system)):
+            raise ChatError(f"{path}: damaged: system is no text")
+        if not isinstance(turns, list):
+            raise ChatError(f"{path}: damaged: turns is no list")
+        for number, turn in enumerate(turns, 1):
+            if not isinstance(turn, dict) or not (_is_text(turn.get("user")) and _is_text(turn.get("answer"))):
+                raise ChatError(f"{path}: damaged: turn {number} is not a user's text and an answer")
+        return cls(system, tuple(Turn(turn["user"], turn["answer"]) for turn in turns))
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can spell it
+        return False
+    return True
