@@ -24,12 +24,13 @@ BITS = (2, 3, 4, 5, 6, 8, 16)
 
 @decodes
 def bench(
-    prompts: Annotated[
-        list[str] | None, typer.Argument(help="What to write, once each.", show_default="three small functions")
-    ] = None,
     model: Model = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to write; repeatable.", show_default="three small functions")
+    ] = None,
     shape: Annotated[
-        str | None, typer.Option(help='Random weights of this shape, made in memory: "7b".', show_default=False)
+        str | None,
+        typer.Option(help='Random weights, made in memory, of this shape: "7b", or that of a checkpoint.', show_default=False),
     ] = None,
     bits: Annotated[
         int | None, typer.Option(help="For --shape and --predict: bits a weight, 16 for floats.", show_default="4")
@@ -39,6 +40,18 @@ def bench(
     widest: Annotated[int, typer.Option(min=1, help="The widest forward, in positions.")] = 512,
     trials: Annotated[int, typer.Option(min=1, help="How often each thing is measured.")] = 5,
     delay: Annotated[float, typer.Option(min=0, help="Seconds of rest before each trial.")] = 0.0,
+    tokens_per_forward: Annotated[
+        float | None,
+        typer.Option(min=1, help="For --shape: how many tokens a forward commits, made up.", show_default="1, 2, 4 and 8"),
+    ] = None,
+    peer: Annotated[
+        str | None,
+        typer.Option(
+            help="What mlx-lm runs beside it: a folder, or a Hub id in the cache.",
+            show_default="the cached Qwen2.5-Coder of a 7B's size, or the same weights",
+        ),
+    ] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Without mlx-lm and the reference decoder beside it.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the results into this file, as JSON.", show_default=False)] = None,
     card: Annotated[bool, typer.Option("--card", help="Only print this machine's chip card.")] = False,
     predict: Annotated[
@@ -59,7 +72,8 @@ def bench(
 ) -> int:
     """Measure how fast a model is here.
 
-    Forwards by their positions, where the time of a step goes, and whole generations, each beside the most the chip can do.
+    Forwards by their positions, where the time of a step goes, and whole generations, each beside the most the chip can do;
+    and in the same run the alternatives: mlx-lm, one token after the other, and the reference decoder.
 
     Example: diffucode bench -m pocket --max-tokens 64
     """
@@ -79,12 +93,24 @@ def bench(
         return _print_prediction(predict, bits or 4, (nfe, positions), measure=measure, as_json=as_json)
     if not shape and (bits or layers):
         raise BenchError(f"{'--bits' if bits else '--layers'} is for --shape: a checkpoint has its own")
+    if not shape and tokens_per_forward:
+        raise BenchError("--tokens-per-forward is for --shape: a checkpoint commits what it is sure of")
+    if alone and peer:
+        raise BenchError("--alone and --peer do not go together")
     from .measuring import Plan, measure_here
 
-    if not shape:
-        plan = Plan(prompts, config, widest, trials, delay, out, lambda: _checkpoint(model, dtype, yes=yes))
-    else:
-        plan = Plan(prompts, config, widest, trials, delay, out, lambda: _noise(shape, bits or 4, dtype, layers))
+    plan = Plan(
+        prompts=prompt,
+        config=config,
+        widest=widest,
+        trials=trials,
+        delay=delay,
+        out=out,
+        rate=tokens_per_forward,
+        peer=peer,
+        alone=alone,
+        open=(lambda: _noise(shape, bits or 4, dtype, layers)) if shape else (lambda: _checkpoint(model, dtype, yes=yes)),
+    )
     return measure_here(plan, measure=measure, as_json=as_json)
 
 
