@@ -10,6 +10,7 @@ import typer
 from .. import __version__
 from ..errors import DiffucoderError
 from .bench import bench
+from .bench_compare import compare_benches
 from .compare import compare
 from .convert import convert
 from .doctor import doctor
@@ -28,7 +29,10 @@ app.command()(generate)
 app.command()(convert)
 app.command("eval")(evaluate)
 app.command()(compare)
-app.command()(bench)
+benches = typer.Typer(invoke_without_command=True, subcommand_metavar="[compare FILES...]")
+benches.callback()(bench)
+benches.command("compare")(compare_benches)
+app.add_typer(benches, name="bench")
 app.command()(doctor)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it

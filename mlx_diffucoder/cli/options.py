@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config import ALGORITHMS, PRESETS, RULES, WINDOWS, GenerationConfig, describe
+from ..errors import ConfigError
 
 Model = Annotated[
     str | None,
@@ -64,6 +65,9 @@ def decodes(verb: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(verb)
     def with_flags(context: typer.Context, preset: str | None, **given: Any) -> int:
+        if context.invoked_subcommand is not None:  # a verb below this one, which does its own work
+            _refuse_flags(context)
+            return 0
         values = {name: given.pop(name) for name in names}
         said = {name: value for name, value in values.items() if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
         config = GenerationConfig(**said) if preset is None else GenerationConfig.preset(preset, **said)
@@ -86,6 +90,12 @@ def decodes(verb: Callable[..., int]) -> Callable[..., int]:
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_flags
+
+
+def _refuse_flags(context: typer.Context) -> None:
+    stray = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
+    if stray:
+        raise ConfigError(f"{flag_of(stray[0])} is not for {context.command_path} {context.invoked_subcommand}")
 
 
 def _flag(name: str, kind: Any, default: Any) -> inspect.Parameter:
