@@ -3,12 +3,13 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import GenerationConfig
+from ..config import PRESETS, GenerationConfig
 from ..errors import BenchError, ConfigError
 from .options import Dtype, Model, Yes, decodes
 
@@ -64,6 +65,9 @@ def bench(
     positions: Annotated[
         int | None, typer.Option(min=1, help="For --predict: positions it forwards in all.", show_default=False)
     ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Choose the window's width for this machine and model, and store it.")
+    ] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Measure this machine's ceilings, known or not.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     yes: Yes = False,
@@ -80,7 +84,8 @@ def bench(
     if bits not in (None, *BITS):
         raise BenchError(f"--bits must be one of {', '.join(map(str, BITS))}, not {bits}")
     _check_together(nfe, positions)
-    modes = [flag for flag, given in (("--card", card), ("--predict", predict is not None), ("--shape", bool(shape))) if given]
+    flags = {"--card": card, "--predict": predict is not None, "--shape": bool(shape), "--tune": tune}
+    modes = [flag for flag, given in flags.items() if given]
     if shape and model != os.environ.get("DIFFUCODE_MODEL"):
         modes.append("--model")
     if out and not shape and modes:
@@ -95,6 +100,8 @@ def bench(
         raise BenchError(f"{'--bits' if bits else '--layers'} is for --shape: a checkpoint has its own")
     if not shape and tokens_per_forward:
         raise BenchError("--tokens-per-forward is for --shape: a checkpoint commits what it is sure of")
+    if tune:
+        return _tune(prompt, config, trials, delay, lambda: _checkpoint(model, dtype, yes=yes), as_json=as_json)
     if alone and peer:
         raise BenchError("--alone and --peer do not go together")
     from .measuring import Plan, measure_here
@@ -112,6 +119,26 @@ def bench(
         open=(lambda: _noise(shape, bits or 4, dtype, layers)) if shape else (lambda: _checkpoint(model, dtype, yes=yes)),
     )
     return measure_here(plan, measure=measure, as_json=as_json)
+
+
+def _tune(
+    prompts: list[str] | None,
+    config: GenerationConfig,
+    trials: int,
+    delay: float,
+    network: "Callable[[], Measured]",
+    *,
+    as_json: bool,
+) -> int:
+    own = PRESETS["balanced"]
+    if (config.rule, config.window) != (own["rule"], own["window"]):
+        raise BenchError("--tune chooses the window of each preset that slides: leave --preset, --rule and --window away")
+    from ..bench.profiles import check_writable
+    from .measuring import PROMPTS
+    from .tuning import tune_here
+
+    check_writable()  # before a model is loaded
+    return tune_here(network(), prompts or list(PROMPTS), config, trials, delay, as_json=as_json)
 
 
 def _check_together(nfe: int | None, positions: int | None) -> None:

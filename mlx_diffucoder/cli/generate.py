@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import GenerationConfig
-from .options import Dtype, Model, Yes, decodes
+from .options import Dtype, Model, Tuned, Yes, decodes
 
 if TYPE_CHECKING:
     from ..generation import Prompt
@@ -25,6 +25,7 @@ def generate(
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the numbers.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.")] = False,
+    tuned: Tuned = True,
     yes: Yes = False,
     *,
     config: GenerationConfig,
@@ -39,8 +40,10 @@ def generate(
 
     text = read_prompt(prompt)
     from .models import load_named
+    from .tuning import tuned as with_tuned
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    config = with_tuned(config, network, wanted=tuned, verbose=verbose)
     run = Run(network, tokenizer, text, config, stream=not as_json)
     interrupted = run.go()
     if as_json:

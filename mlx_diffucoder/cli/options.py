@@ -29,6 +29,9 @@ Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="Compute in float32, float16 or bfloat16.", show_default="that of the weights"),
 ]
+Tuned = Annotated[
+    bool, typer.Option("--tuned/--no-tuned", help="Where no --window is given, the width that bench --tune stored.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
 
 # Field -> (flag, help); the flag is None where it is the field's name.
@@ -70,6 +73,8 @@ def decodes(verb: Callable[..., int]) -> Callable[..., int]:
             return 0
         values = {name: given.pop(name) for name in names}
         said = {name: value for name, value in values.items() if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
+        if "window" in said and "tuned" in given:
+            given["tuned"] = False
         config = GenerationConfig(**said) if preset is None else GenerationConfig.preset(preset, **said)
         return verb(config=config, **given)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 COMMAND = Path(sys.executable).with_name("diffucode")
 CLEAN = {"DIFFUCODE_MODEL", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME"}
+NO_PROFILES = {"DIFFUCODE_PROFILES": "/nowhere"}  # whoever runs the tests may have tuned a model
 
 
 def environment(**changes):
     """This process's environment without what would change the command's behaviour."""
-    return {key: value for key, value in os.environ.items() if key not in CLEAN} | changes
+    return {key: value for key, value in os.environ.items() if key not in CLEAN} | NO_PROFILES | changes
 
 
 def diffucode(*args, stdin="", env=None, **options):
