@@ -28,7 +28,7 @@ from mlx_diffucoder.windows import window_for
 from .ceilings import Ceilings
 from .networks import Measured
 from .roofline import Work, matmul_seconds, weights_seconds
-from .timing import Timing
+from .timing import Spread, Timing
 
 RATES = (1.0, 2.0, 4.0, 8.0)
 """Tokens a forward that are assumed of random weights, where none is given."""
@@ -135,8 +135,8 @@ class Speed:
             "name": decoder.name,
             "kind": decoder.kind,
             "assumed_tokens_per_forward": decoder.rate,
-            "useful_tokens_per_second": _spread(self.tokens_per_second),
-            "ratio": _spread(self.ratios(baseline)) if baseline else None,
+            "useful_tokens_per_second": Spread.of(self.tokens_per_second).to_dict(),
+            "ratio": Spread.of(self.ratios(baseline)).to_dict() if baseline else None,
             "nfe": nfe,
             "positions": positions,
             "useful_tokens": tokens,
@@ -254,11 +254,6 @@ def _steps(measured: Measured, ids: list[int], config: GenerationConfig, rate: f
 
 def _tokens(runs: list[Run]) -> int:
     return sum(run.useful_tokens for run in runs)
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    """The median, the least and the most, as JSON can hold them."""
-    return {"median": median(values), "low": min(values), "high": max(values)}
 
 
 def break_even_rate(speeds: Sequence[Speed], baseline: Speed) -> float | None:

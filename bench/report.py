@@ -41,7 +41,7 @@ SCHEMA: Mapping[str, Any] = {
     "step": {
         "step": _TIME,
         "parts": {"forward": _NUMBER, "lm_head": _NUMBER, "sampling": _NUMBER, "host": _NUMBER},
-        "sum_over_step": _NUMBER,
+        "sum_over_step": _SPREAD,
         "encoding": _TIME,
         "prompt": int,
         "steps": int,

@@ -20,7 +20,7 @@ from mlx_diffucoder.windows import Window, window_for
 from .ceilings import Ceilings
 from .generations import canvas_of, ideal_seconds, rule_of
 from .networks import Measured
-from .timing import Timing
+from .timing import Spread, Timing
 
 PARTS = ("forward", "lm_head", "sampling", "host")
 
@@ -160,15 +160,15 @@ class Split:
     the same.
 
     Attributes:
-        sum_over_step: the parts' sum over the step measured without them, the median over trials: 1 where all is
-            accounted for.
+        sum_over_step: the parts' sum over the step measured without them, trial by trial: 1 where all is accounted
+            for. On a machine with other work the two are held up at different moments, and the spread is wide.
         encoding: the first forward of the first prompt, which has its `prompt` tokens in it.
         steps: how many steps are in the mean.
     """
 
     step: Timing
     parts: dict[str, float]
-    sum_over_step: float
+    sum_over_step: Spread
     encoding: Timing
     prompt: int
     steps: int
@@ -192,19 +192,24 @@ class Splitting:
         self._whole, self._parts, self._encodings, self._count = list[float](), list[dict[str, float]](), list[float](), 0
 
     def warm_up(self) -> None:
-        self._runs(probed=False)
-        self._runs(probed=True)
+        self._runs()
 
     def trial(self, delay: float) -> None:
         time.sleep(delay)
-        later, probed = _later(self._runs(probed=False)), self._runs(probed=True)
+        plain, probed = self._runs()
+        later = _later(plain)
         self._count = len(later)
         self._whole.append(float(np.mean([sum(step.values()) for step in later])))
         self._parts.append({part: float(np.mean([step[part] for step in _later(probed)])) for part in PARTS})
         self._encodings.append(probed[0][0]["forward"])
 
-    def _runs(self, *, probed: bool) -> list[list[dict[str, float]]]:
-        return [_steps(self._measured, ids, self._config, self._rate, probed=probed) for ids in self._prompts]
+    def _runs(self) -> tuple[list[list[dict[str, float]]], list[list[dict[str, float]]]]:
+        """Every prompt's steps, whole and in parts, one after the other."""
+        plain, probed = [], []
+        for ids in self._prompts:
+            plain.append(_steps(self._measured, ids, self._config, self._rate, probed=False))
+            probed.append(_steps(self._measured, ids, self._config, self._rate, probed=True))
+        return plain, probed
 
     @property
     def split(self) -> Split:
@@ -212,7 +217,7 @@ class Splitting:
         return Split(
             step=Timing.of(self._whole),
             parts={part: median(one[part] for one in self._parts) for part in PARTS},
-            sum_over_step=median(sum(one.values()) / step for one, step in zip(self._parts, self._whole, strict=True)),
+            sum_over_step=Spread.of([sum(one.values()) / step for one, step in zip(self._parts, self._whole, strict=True)]),
             encoding=Timing.of(self._encodings),
             prompt=len(self._prompts[0]),
             steps=self._count,

@@ -29,6 +29,23 @@ class Timing:
         return f"{1e3 * self.seconds:.2f} ms ({1e3 * self.low:.2f} to {1e3 * self.high:.2f})"
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Any figure found several times: the median, the least and the most."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        return cls(median(values), min(values), max(values))
+
+    def to_dict(self) -> dict[str, float]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+
 def timings(work: Callable[[], Any], trials: int, delay: float = 0.0) -> Timing:
     """`work`, which must wait for its result, timed after one run that does not count.
 

@@ -81,10 +81,8 @@ def _heads(reports: "list[Report]") -> Iterator[str]:
         model, card, ceilings = report.content["model"], report.content["card"], report.content["ceilings"]
         yield f"{report.label}: {report.machine}, {card['memory_bytes'] / 1e9:.1f} GB, {card['system']}, MLX {card['mlx']}"
         yield f"  {model['name']}: {model['bits_per_weight']:.2f} bits a weight, {model['dtype']}; {report.content['made']}"
-        yield (
-            f"  {ceilings['bandwidth'] / 1e9:.0f} GB/s, {ceilings['flops'] / 1e12:.3g} TFLOP/s ({ceilings['source']});"
-            f" trials: {report.content['trials']}, medians (least-most)"
-        )
+        yield f"  {ceilings['bandwidth'] / 1e9:.0f} GB/s, {ceilings['flops'] / 1e12:.3g} TFLOP/s ({ceilings['source']})"
+        yield f"  trials: {report.content['trials']}, medians (least-most)"
 
 
 def _different(reports: "list[Report]", others: list[list[str]]) -> Iterator[str]:
@@ -97,7 +95,7 @@ def _tables(reports: "list[Report]", alike: "list[Report]") -> Iterator[str]:
     from ..bench.speed import LABELS
 
     positions = sorted({row["positions"] for report in reports for row in report.content["forwards"]})
-    yield from _table("forward, ms", reports, {f"{width} positions": _forward(width) for width in positions})
+    yield from _table("forward, ms", reports, {f"positions: {width}": _forward(width) for width in positions})
     parts = {
         label: (lambda report, part=part: _milliseconds(report.content["step"]["parts"][part])) for part, label in LABELS.items()
     }

@@ -48,7 +48,9 @@ def _split(split: "Split") -> Iterator[str]:
     yield f"\nstep: {split.step}, the mean of {split.steps}"
     for part, seconds in split.parts.items():
         yield f"{LABELS[part]:>9}  {1e3 * seconds:.2f} ms  {100 * seconds / sum(split.parts.values()):.1f} %"
-    yield f"{'':9}  the parts, each waited for, make {100 * split.sum_over_step:.0f} % of a step"
+    sums = split.sum_over_step
+    made = f"{100 * sums.median:.0f} % ({100 * sums.low:.0f} to {100 * sums.high:.0f})"
+    yield f"{'':9}  the parts, each waited for, make {made} of a step"
     yield f"first forward, with a prompt of {split.prompt} tokens: {split.encoding}"
 
 

@@ -77,7 +77,7 @@ def test_a_table_for_people_has_its_units_in_80_columns(tmp_path):
     *table, last = done.stdout.splitlines()
     assert last.startswith(f"stored in {tmp_path}")
     rows = [line for line in table if " ms" in line and line.split()[0].isdigit()]
-    assert len(rows) == 8 + 9
+    assert len(rows) == 5 + 5
     assert sum(" chosen" in row for row in rows) == 2
     assert max(map(len, table)) <= 80
 
