@@ -16,6 +16,19 @@ SHAPES: dict[str, ModelConfig] = {
 """DiffuCoder-7B's."""
 
 
+def dimensions(config: ModelConfig) -> dict[str, int | bool]:
+    """What the time of a forward depends on."""
+    return {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tie_word_embeddings,
+    }
+
+
 def parameters(config: ModelConfig) -> int:
     """How many numbers a network of this shape has."""
     width, inner = config.hidden_size, config.intermediate_size

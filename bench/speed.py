@@ -1,7 +1,6 @@
-"""How fast a network is here: forwards by their positions, the parts of a step, and whole generations."""
+"""How fast a network is here: forwards by their positions, and the parts of a step."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, cast
@@ -13,37 +12,65 @@ from numpy.typing import NDArray
 from mlx_diffucoder.canvas import Canvas
 from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.denoise import denoise
-from mlx_diffucoder.generation import Answer, forbidden_ids, stream_generate, wired_memory
+from mlx_diffucoder.generation import forbidden_ids, wired_memory
 from mlx_diffucoder.model import Dream
-from mlx_diffucoder.rules import policy_for
 from mlx_diffucoder.sights import Sight, View
-from mlx_diffucoder.trace import Stats
 from mlx_diffucoder.windows import Window, window_for
 
 from .ceilings import Ceilings
+from .generations import canvas_of, ideal_seconds, rule_of
 from .networks import Measured
-from .roofline import Work, matmul_seconds, weights_seconds
-from .timing import Timing, timings
+from .timing import Spread, Timing
 
 PARTS = ("forward", "lm_head", "sampling", "host")
 
 
-def ideal_seconds(ceilings: Ceilings, work: Work, positions: float) -> float:
-    """What a forward takes at the ceilings, with no overhead: the roofline that shares are of."""
-    return max(weights_seconds(ceilings, work), matmul_seconds(ceilings, work, positions))
+LABELS = {"forward": "layers", "lm_head": "lm_head", "sampling": "sampling", "host": "host"}
+"""The parts, for people: what a forward is without `lm_head` is the layers."""
+LONG = 0.05
+"""Seconds that each forward is timed for in a trial, at least: one that is short is repeated, up to `MOST` times."""
+MOST = 10
 
 
-def forward_curve(measured: Measured, widths: list[int], trials: int, delay: float) -> Iterator[tuple[int, Timing]]:
+class ForwardCurve:
     """A forward of each width through all layers and `lm_head`, with no keys and values kept."""
-    for width in widths:
-        tokens = mx.random.randint(0, len(measured.tokenizer.known_ids), (1, width), key=mx.random.key(0))
 
-        def work(tokens: mx.array = tokens) -> None:
-            mx.eval(measured.model(tokens))
+    name = "forwards"
 
+    def __init__(self, measured: Measured, widths: list[int]):
+        known = len(measured.tokenizer.known_ids)
+        self._model = measured.model
+        self._tokens = {width: mx.random.randint(0, known, (1, width), key=mx.random.key(0)) for width in widths}
+        self._seconds: dict[int, list[float]] = {width: [] for width in widths}
+
+    def warm_up(self) -> None:
+        for tokens in self._tokens.values():
+            mx.eval(self._model(tokens))
+
+    def trial(self, delay: float) -> None:
         with wired_memory():
-            took = timings(work, trials, delay)
-        yield width, took
+            for width, tokens in self._tokens.items():
+                taken = list[float]()
+                while sum(taken) < LONG and len(taken) < MOST:
+                    time.sleep(delay)
+                    start = time.perf_counter()
+                    mx.eval(self._model(tokens))
+                    taken.append(time.perf_counter() - start)
+                self._seconds[width] += taken
+
+    @property
+    def timings(self) -> dict[int, Timing]:
+        """By width."""
+        return {width: Timing.of(seconds) for width, seconds in self._seconds.items()}
+
+
+def forward_rows(curve: ForwardCurve, measured: Measured, ceilings: Ceilings) -> list[dict[str, Any]]:
+    """A curve as JSON can hold it, with the share of the roofline that each width reached."""
+    rows = list[dict[str, Any]]()
+    for width, took in curve.timings.items():
+        share = ideal_seconds(ceilings, measured.forwarded, width) / took.seconds
+        rows.append({"positions": width, "time": took.to_dict(), "roofline_share": share})
+    return rows
 
 
 class Clock:
@@ -133,15 +160,15 @@ class Split:
     the same.
 
     Attributes:
-        sum_over_step: the parts' sum over the step measured without them, the median over trials: 1 where all is
-            accounted for.
+        sum_over_step: the parts' sum over the step measured without them, trial by trial: 1 where all is accounted
+            for. On a machine with other work the two are held up at different moments, and the spread is wide.
         encoding: the first forward of the first prompt, which has its `prompt` tokens in it.
         steps: how many steps are in the mean.
     """
 
     step: Timing
     parts: dict[str, float]
-    sum_over_step: float
+    sum_over_step: Spread
     encoding: Timing
     prompt: int
     steps: int
@@ -151,27 +178,50 @@ class Split:
         return asdict(self)
 
 
-def split_of(measured: Measured, prompts: list[list[int]], config: GenerationConfig, trials: int, delay: float) -> Split:
-    """Where the time of a step goes, in turns with whole steps, after a run of each that does not count."""
-    whole, parts, encodings, count = list[float](), list[dict[str, float]](), list[float](), 0
-    for trial in range(trials + 1):
-        time.sleep(delay if trial else 0)
-        plain = [_steps(measured, ids, config, probed=False) for ids in prompts]
-        probed = [_steps(measured, ids, config, probed=True) for ids in prompts]
-        if trial:
-            later = _later(plain)
-            count = len(later)
-            whole.append(float(np.mean([sum(step.values()) for step in later])))
-            parts.append({part: float(np.mean([step[part] for step in _later(probed)])) for part in PARTS})
-            encodings.append(probed[0][0]["forward"])
-    return Split(
-        step=Timing.of(whole),
-        parts={part: median(one[part] for one in parts) for part in PARTS},
-        sum_over_step=median(sum(one.values()) / step for one, step in zip(parts, whole, strict=True)),
-        encoding=Timing.of(encodings),
-        prompt=len(prompts[0]),
-        steps=count,
-    )
+class Splitting:
+    """Where the time of a step goes: whole steps, and steps whose every part is waited for.
+
+    Args:
+        rate: tokens a forward that are assumed, as `generations.rule_of` has it.
+    """
+
+    name = "the parts of a step"
+
+    def __init__(self, measured: Measured, prompts: list[list[int]], config: GenerationConfig, rate: float | None = None):
+        self._measured, self._prompts, self._config, self._rate = measured, prompts, config, rate
+        self._whole, self._parts, self._encodings, self._count = list[float](), list[dict[str, float]](), list[float](), 0
+
+    def warm_up(self) -> None:
+        self._runs()
+
+    def trial(self, delay: float) -> None:
+        time.sleep(delay)
+        plain, probed = self._runs()
+        later = _later(plain)
+        self._count = len(later)
+        self._whole.append(float(np.mean([sum(step.values()) for step in later])))
+        self._parts.append({part: float(np.mean([step[part] for step in _later(probed)])) for part in PARTS})
+        self._encodings.append(probed[0][0]["forward"])
+
+    def _runs(self) -> tuple[list[list[dict[str, float]]], list[list[dict[str, float]]]]:
+        """Every prompt's steps, whole and in parts, one after the other."""
+        plain, probed = [], []
+        for ids in self._prompts:
+            plain.append(_steps(self._measured, ids, self._config, self._rate, probed=False))
+            probed.append(_steps(self._measured, ids, self._config, self._rate, probed=True))
+        return plain, probed
+
+    @property
+    def split(self) -> Split:
+        """What the trials so far came to."""
+        return Split(
+            step=Timing.of(self._whole),
+            parts={part: median(one[part] for one in self._parts) for part in PARTS},
+            sum_over_step=Spread.of([sum(one.values()) / step for one, step in zip(self._parts, self._whole, strict=True)]),
+            encoding=Timing.of(self._encodings),
+            prompt=len(self._prompts[0]),
+            steps=self._count,
+        )
 
 
 def _later(runs: list[list[dict[str, float]]]) -> list[dict[str, float]]:
@@ -179,84 +229,18 @@ def _later(runs: list[list[dict[str, float]]]) -> list[dict[str, float]]:
     return [step for run in runs for step in run[1:]] or [run[0] for run in runs]
 
 
-def _steps(measured: Measured, ids: list[int], config: GenerationConfig, *, probed: bool) -> list[dict[str, float]]:
+def _steps(
+    measured: Measured, ids: list[int], config: GenerationConfig, rate: float | None, *, probed: bool
+) -> list[dict[str, float]]:
     """The steps of one generation by part; all is the host's where it is not probed."""
-    model, tokenizer, clock = measured.model, measured.tokenizer, Clock()
+    model, clock = measured.model, Clock()
     network = cast(Dream, Probe(model, clock)) if probed else model
     window = Watched(window_for(config), clock)
-    canvas = Canvas.of([ids], config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
-    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+    canvas = canvas_of(measured, ids, config)
+    forbidden = forbidden_ids(measured.tokenizer, model.config.vocab_size)
     mx.eval(forbidden)
     with wired_memory():
         clock.began = time.perf_counter()
-        for _ in denoise(network, canvas, policy_for(config), window, config, forbidden=forbidden):
+        for _ in denoise(network, canvas, rule_of(config, rate), window, config, forbidden=forbidden):
             pass
     return clock.steps
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """One prompt's generation, the same work in every trial.
-
-    Attributes:
-        stats: its counts, with the median's seconds.
-        first: seconds until the first token at the left could no longer change.
-        ideal: seconds at the ceilings: each forward's own.
-    """
-
-    prompt: int
-    stats: Stats
-    time: Timing
-    first: Timing
-    ideal: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        own = {"prompt_tokens": self.prompt, "time": self.time.to_dict(), "first_settled": self.first.to_dict()}
-        return {**self.stats.to_dict(), **own, "roofline_share": self.ideal / self.time.seconds}
-
-
-def generation_of(
-    measured: Measured, ids: list[int], config: GenerationConfig, ceilings: Ceilings, trials: int, delay: float
-) -> Generation:
-    """A whole generation, as `generate` does it, after one that does not count."""
-    mx.reset_peak_memory()
-    runs = []
-    for trial in range(trials + 1):
-        time.sleep(delay if trial else 0)
-        runs.append(_generate(measured, ids, config))
-    work, last, forwards = measured.work, runs[-1].last, runs[-1].forwards
-    total = Timing.of([run.seconds for run in runs[1:]])
-    return Generation(
-        prompt=len(ids),
-        stats=Stats(
-            nfe=last.nfe,
-            positions=last.positions,
-            useful_tokens=Answer.of(measured.tokenizer, last, len(ids)).useful_tokens,
-            seconds=total.seconds,
-            peak_memory_bytes=mx.get_peak_memory(),
-        ),
-        time=total,
-        first=Timing.of([run.first for run in runs[1:]]),
-        ideal=sum(count * ideal_seconds(ceilings, work, each) for count, each in forwards),
-    )
-
-
-@dataclass(frozen=True)
-class _Run:
-    seconds: float
-    first: float
-    last: Any
-    forwards: list[tuple[int, float]]  # of each step: forwards, and positions of each
-
-
-def _generate(measured: Measured, ids: list[int], config: GenerationConfig) -> _Run:
-    start, first, nfe, positions, step = time.perf_counter(), 0.0, 0, 0, None
-    forwards = []
-    for step in stream_generate(measured.model, measured.tokenizer, ids, config):
-        if not first and step.tokens[len(ids)] != measured.tokenizer.mask_id:
-            first = time.perf_counter() - start
-        if fresh := step.nfe - nfe:
-            forwards.append((fresh, (step.positions - positions) / fresh))
-        nfe, positions = step.nfe, step.positions
-    return _Run(time.perf_counter() - start, first, step, forwards)

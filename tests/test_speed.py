@@ -1,7 +1,9 @@
 """What `diffucode bench` measures is what it says."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -10,10 +12,13 @@ from mlx_diffucoder import GenerationConfig, ModelConfig, stream_generate
 from mlx_diffucoder.bench import networks, speed
 from mlx_diffucoder.bench.ceilings import Ceilings
 from mlx_diffucoder.bench.networks import Measured, check_fits, noise
-from mlx_diffucoder.bench.shapes import parameters
-from mlx_diffucoder.bench.speed import forward_curve, generation_of, split_of
-from mlx_diffucoder.bench.timing import Timing, timings
+from mlx_diffucoder.bench.shapes import dimensions, parameters
+from mlx_diffucoder.bench.speed import ForwardCurve, Splitting, forward_rows
+from mlx_diffucoder.bench.timing import Timing, take_turns, timings
+from mlx_diffucoder.config import read_json
 from mlx_diffucoder.errors import BenchError
+
+from .conftest import DATA
 
 PROMPT = [754, 64, 82, 374, 83, 198]
 # 1000 operations/s and endless bandwidth: seconds at the ceilings are the work alone.
@@ -64,10 +69,23 @@ def test_probing_a_generation_changes_none_of_its_tokens(measured, preset, monke
             yield step
 
     monkeypatch.setattr(speed, "denoise", spy)
-    steps = speed._steps(measured, PROMPT, config, probed=True)
+    steps = speed._steps(measured, PROMPT, config, None, probed=True)
     assert seen[-1].tokens.tolist() == last.tokens.tolist()
     assert len(steps) == len(seen)
     assert all(step[part] > 0 for step in steps for part in ("forward", "lm_head", "sampling", "host"))
+
+
+def split_of(measured, config, trials):
+    splitting = Splitting(measured, [PROMPT], config)
+    take_turns([splitting], trials, 0, nullcontext)
+    return splitting.split
+
+
+def test_a_split_has_every_part_of_the_steps_after_the_first(measured):
+    split = split_of(measured, GenerationConfig.preset("exact", max_tokens=6, steps=3, seed=0), 2)
+    assert split.parts.keys() == {"forward", "lm_head", "sampling", "host"}
+    assert (split.steps, split.prompt, split.step.trials) == (2, len(PROMPT), 2)
+    assert all(seconds > 0 for seconds in split.parts.values())
 
 
 @pytest.mark.slow
@@ -75,24 +93,43 @@ def test_the_parts_of_a_step_add_up_to_a_step_measured_without_them(pocket):
     config = GenerationConfig.preset("exact", max_tokens=32, steps=8, seed=0)
     measured = Measured("pocket", *pocket, random=False)
     # The best of three: on a busy machine a trial measures what it is busy with.
-    off = [abs(split_of(measured, [PROMPT], config, 3, 0).sum_over_step - 1) for _ in range(3)]
-    assert min(off) < 0.1
+    assert min(abs(split_of(measured, config, 3).sum_over_step.median - 1) for _ in range(3)) < 0.1
 
 
-def test_a_generations_counts_are_those_of_generate_and_its_share_that_of_its_own_forwards(measured):
-    config = GenerationConfig.preset("balanced", max_tokens=12, seed=0)
-    one = generation_of(measured, PROMPT, config, ABACUS, trials=2, delay=0)
-    *_, last = stream_generate(measured.model, measured.tokenizer, PROMPT, config)
-    assert (one.stats.nfe, one.stats.positions) == (last.nfe, last.positions)
-    assert one.ideal == pytest.approx(2 * parameters(measured.model.config) * last.positions / 1000)
-    assert one.first.low <= one.time.high
-    assert one.stats.peak_memory_bytes > 0
+def test_a_curve_has_a_point_for_each_width_and_its_share_of_the_roofline(measured):
+    curve = ForwardCurve(measured, [1, 3])
+    take_turns([curve], 2, 0, nullcontext)
+    assert list(curve.timings) == [1, 3]
+    assert all(took.low <= took.seconds <= took.high and took.trials >= 2 for took in curve.timings.values())
+    rows = forward_rows(curve, measured, ABACUS)
+    at_best = 2 * parameters(measured.model.config) * 3 / 1000  # its embeddings are tied: every weight is multiplied
+    assert rows[1]["roofline_share"] == pytest.approx(at_best / rows[1]["time"]["seconds"])
 
 
-def test_a_curve_has_a_point_for_each_width(measured):
-    found = dict(forward_curve(measured, [1, 3], trials=2, delay=0))
-    assert list(found) == [1, 3]
-    assert all(took.low <= took.seconds <= took.high for took in found.values())
+def test_a_table_of_embeddings_is_no_work_of_a_forward(dream_a):
+    one = Measured("dream-a", *dream_a, random=False)
+    table = dream_a[0].model.embed_tokens.weight
+    assert one.work.parameters - one.forwarded.parameters == table.size
+    assert one.work.bytes - one.forwarded.bytes == pytest.approx(table.nbytes)
+
+
+def test_sections_take_turns_after_a_warm_up_of_each():
+    calls = []
+
+    class Spy:
+        def __init__(self, name):
+            self.name = name
+
+        def warm_up(self):
+            calls.append(f"warm {self.name}")
+
+        def trial(self, delay):
+            calls.append(f"{self.name} {delay}")
+
+    shown = []
+    take_turns([Spy("a"), Spy("b")], 2, 3, lambda what: nullcontext(shown.append(what)))
+    assert calls == ["warm a", "warm b", "a 3", "b 3", "a 3", "b 3"]
+    assert shown[-1] == "trial 2 of 2: b"
 
 
 @pytest.mark.parametrize(("bits", "stored"), [(4, 4.5), (8, 8.5), (16, 16)])
@@ -107,8 +144,6 @@ def test_noise_has_the_shape_and_the_bits_that_were_asked_for(monkeypatch, bits,
     assert mx.isfinite(logits).all().item()
     again = noise("tiny", bits, "bfloat16", layers=2)
     assert mx.array_equal(logits, again.model(mx.array([PROMPT])))
-    one = generation_of(made, PROMPT, GenerationConfig(max_tokens=4, seed=0), ABACUS, trials=1, delay=0)
-    assert one.stats.nfe >= 1
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_sizes_that_do():
@@ -120,7 +155,17 @@ def test_a_model_that_does_not_fit_is_refused_with_the_sizes_that_do():
 
 
 def test_a_shape_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
-    monkeypatch.setattr(networks, "memory_size", lambda: 4_000_000_000)
+    monkeypatch.setattr(networks, "read_card", lambda: SimpleNamespace(memory_bytes=4_000_000_000))
     monkeypatch.setattr(networks, "Dream", None)
     with pytest.raises(BenchError, match="3, 2 bits would"):
         noise("7b", 4, "bfloat16")
+
+
+def test_the_shape_of_any_checkpoint_on_this_machine_can_be_made_of_noise(monkeypatch):
+    made = noise(str(DATA / "dream-b"), 16, "float32")
+    assert dimensions(made.model.config) == dimensions(ModelConfig.from_dict(read_json(DATA / "dream-b" / "config.json")))
+    assert made.random
+    monkeypatch.setattr(networks, "cached", lambda name: None)
+    for name in ("9b", "nobody/nothing", "./nowhere"):
+        with pytest.raises(BenchError, match="--shape must be 7b, pocket, a checkpoint's folder"):
+            noise(name, 4, "float32")

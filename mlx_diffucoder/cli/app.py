@@ -10,6 +10,7 @@ import typer
 from .. import __version__
 from ..errors import DiffucoderError
 from .bench import bench
+from .bench_compare import compare_benches
 from .chat import chat
 from .compare import compare
 from .config import config
@@ -41,7 +42,10 @@ app.command()(chat)
 app.command()(convert)
 app.command("eval")(evaluate)
 app.command()(compare)
-app.command()(bench)
+benches = typer.Typer(invoke_without_command=True, subcommand_metavar="[compare FILES...]")
+benches.callback()(bench)
+benches.command("compare")(compare_benches)
+app.add_typer(benches, name="bench")
 app.command()(doctor)
 app.add_typer(trace, name="trace")
 app.add_typer(config, name="config")

@@ -2,12 +2,13 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import GenerationConfig
+from ..config import PRESETS, GenerationConfig
 from ..errors import BenchError, ConfigError
 from .options import Dtype, Model, Yes, decodes
 
@@ -23,12 +24,13 @@ BITS = (2, 3, 4, 5, 6, 8, 16)
 
 @decodes
 def bench(
-    prompts: Annotated[
-        list[str] | None, typer.Argument(help="What to write, once each.", show_default="three small functions")
-    ] = None,
     model: Model = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to write; repeatable.", show_default="three small functions")
+    ] = None,
     shape: Annotated[
-        str | None, typer.Option(help='Random weights of this shape, made in memory: "7b".', show_default=False)
+        str | None,
+        typer.Option(help='Random weights, made in memory, of this shape: "7b", or that of a checkpoint.', show_default=False),
     ] = None,
     bits: Annotated[
         int | None, typer.Option(help="For --shape and --predict: bits a weight, 16 for floats.", show_default="4")
@@ -38,6 +40,18 @@ def bench(
     widest: Annotated[int, typer.Option(min=1, help="The widest forward, in positions.")] = 512,
     trials: Annotated[int, typer.Option(min=1, help="How often each thing is measured.")] = 5,
     delay: Annotated[float, typer.Option(min=0, help="Seconds of rest before each trial.")] = 0.0,
+    tokens_per_forward: Annotated[
+        float | None,
+        typer.Option(min=1, help="For --shape: how many tokens a forward commits, made up.", show_default="1, 2, 4 and 8"),
+    ] = None,
+    peer: Annotated[
+        str | None,
+        typer.Option(
+            help="What mlx-lm runs beside it: a folder, or a Hub id in the cache.",
+            show_default="the cached Qwen2.5-Coder of a 7B's size, or the same weights",
+        ),
+    ] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Without mlx-lm and the reference decoder beside it.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the results into this file, as JSON.", show_default=False)] = None,
     card: Annotated[bool, typer.Option("--card", help="Only print this machine's chip card.")] = False,
     predict: Annotated[
@@ -50,6 +64,9 @@ def bench(
     positions: Annotated[
         int | None, typer.Option(min=1, help="For --predict: positions it forwards in all.", show_default=False)
     ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Choose the window's width for this machine and model, and store it.")
+    ] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Measure this machine's ceilings, known or not.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     yes: Yes = False,
@@ -59,7 +76,8 @@ def bench(
 ) -> int:
     """Measure how fast a model is here.
 
-    Forwards by their positions, where the time of a step goes, and whole generations, each beside the most the chip can do.
+    Forwards by their positions, where the time of a step goes, and whole generations, each beside the most the chip can do;
+    and in the same run the alternatives: mlx-lm, one token after the other, and the reference decoder.
 
     Example: diffucode bench -m pocket --max-tokens 64
 
@@ -68,7 +86,8 @@ def bench(
     if bits not in (None, *BITS):
         raise BenchError(f"--bits must be one of {', '.join(map(str, BITS))}, not {bits}")
     _check_together(nfe, positions)
-    modes = [flag for flag, given in (("--card", card), ("--predict", predict is not None), ("--shape", bool(shape))) if given]
+    flags = {"--card": card, "--predict": predict is not None, "--shape": bool(shape), "--tune": tune}
+    modes = [flag for flag, given in flags.items() if given]
     if shape and (source := context.get_parameter_source("model")) and source.name == "COMMANDLINE":
         modes.append("--model")
     if out and not shape and modes:
@@ -81,13 +100,47 @@ def bench(
         return _print_prediction(predict, bits or 4, (nfe, positions), measure=measure, as_json=as_json)
     if not shape and (bits or layers):
         raise BenchError(f"{'--bits' if bits else '--layers'} is for --shape: a checkpoint has its own")
+    if not shape and tokens_per_forward:
+        raise BenchError("--tokens-per-forward is for --shape: a checkpoint commits what it is sure of")
+    if tune:
+        return _tune(prompt, config, trials, delay, lambda: _checkpoint(model, dtype, yes=yes), as_json=as_json)
+    if alone and peer:
+        raise BenchError("--alone and --peer do not go together")
     from .measuring import Plan, measure_here
 
-    if not shape:
-        plan = Plan(prompts, config, widest, trials, delay, out, lambda: _checkpoint(model, dtype, yes=yes))
-    else:
-        plan = Plan(prompts, config, widest, trials, delay, out, lambda: _noise(shape, bits or 4, dtype, layers))
+    plan = Plan(
+        prompts=prompt,
+        config=config,
+        widest=widest,
+        trials=trials,
+        delay=delay,
+        out=out,
+        rate=tokens_per_forward,
+        peer=peer,
+        alone=alone,
+        open=(lambda: _noise(shape, bits or 4, dtype, layers)) if shape else (lambda: _checkpoint(model, dtype, yes=yes)),
+    )
     return measure_here(plan, measure=measure, as_json=as_json)
+
+
+def _tune(
+    prompts: list[str] | None,
+    config: GenerationConfig,
+    trials: int,
+    delay: float,
+    network: "Callable[[], Measured]",
+    *,
+    as_json: bool,
+) -> int:
+    own = PRESETS["balanced"]
+    if (config.rule, config.window) != (own["rule"], own["window"]):
+        raise BenchError("--tune chooses the window of each preset that slides: leave --preset, --rule and --window away")
+    from ..bench.profiles import check_writable
+    from .measuring import PROMPTS
+    from .tuning import tune_here
+
+    check_writable()  # before a model is loaded
+    return tune_here(network(), prompts or list(PROMPTS), config, trials, delay, as_json=as_json)
 
 
 def _check_together(nfe: int | None, positions: int | None) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from ..config import GenerationConfig
 from ..errors import ConfigError, ExecutionError
-from .options import Dtype, Model, Yes, decodes
+from .options import Dtype, Model, Tuned, Yes, decodes
 
 if TYPE_CHECKING:
     from ..evaluation import Result, Summary
@@ -35,6 +35,7 @@ def evaluate(
         bool, typer.Option("--allow-code-execution", help="Run what the model writes on this machine; no sandbox.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    tuned: Tuned = True,
     yes: Yes = False,
     *,
     config: GenerationConfig,
@@ -61,7 +62,10 @@ def evaluate(
 
     limits = Limits(timeout=timeout, memory=memory)
     every = read_tasks(tasks)
+    from .tuning import tuned as with_tuned
+
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    config = with_tuned(config, network, wanted=tuned, verbose=True)
     from ..evaluation import evaluate as run
     from ..evaluation.results_file import ResultsFile, identity
 

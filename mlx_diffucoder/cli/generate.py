@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import GenerationConfig
-from .options import Dtype, Model, TraceOut, Yes, decodes
+from .options import Dtype, Model, TraceOut, Tuned, Yes, decodes
 
 if TYPE_CHECKING:
     from ..canvas import Canvas
@@ -30,6 +30,7 @@ def generate(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.")] = False,
     live: Annotated[bool, typer.Option("--live/--no-live", help="Show the canvas while it is denoised, on a terminal.")] = True,
     trace: TraceOut = None,
+    tuned: Tuned = True,
     yes: Yes = False,
     *,
     config: GenerationConfig,
@@ -53,8 +54,10 @@ def generate(
 
         check_trace(trace)
     from .models import load_named
+    from .tuning import tuned as with_tuned
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    config = with_tuned(config, network, wanted=tuned, verbose=verbose)
     run = Run(network, tokenizer, text, config, stream=not as_json, live=live, trace=(trace, name) if trace else None)
     interrupted = run.go()
     if as_json:

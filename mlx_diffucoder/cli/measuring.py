@@ -5,19 +5,19 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..config import GenerationConfig
+from .. import __version__
+from ..config import PRESETS, GenerationConfig
 from ..errors import BenchError
 from .progress import waiting
 
 if TYPE_CHECKING:
-    from ..bench.ceilings import Ceilings
+    from ..bench.generations import Decoder
     from ..bench.networks import Measured
 
-VERSION = 1
-"""Of the JSON: it changes when a key goes or means something else."""
 PROMPTS = (
     "Write a function f(nums) that returns the sum of the squares of the even numbers in nums.",
     "Implement process(k): return whether k is a prime number.",
@@ -25,9 +25,15 @@ PROMPTS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be measured, and how; `open` makes the network."""
+    """What is to be measured, and how; `open` makes the network.
+
+    Attributes:
+        rate: tokens a forward to assume of random weights; None is several.
+        peer: what mlx-lm is to run, by name; None chooses.
+        alone: leave mlx-lm and the reference decoder out.
+    """
 
     prompts: list[str] | None
     config: GenerationConfig
@@ -35,121 +41,116 @@ class Plan:
     trials: int
     delay: float
     out: Path | None
+    rate: float | None
+    peer: str | None
+    alone: bool
     open: "Callable[[], Measured]"
 
 
 def measure_here(plan: Plan, *, measure: bool, as_json: bool) -> int:
-    """Measure, printing a table as it grows, or one JSON object at the end."""
+    """Measure, then print tables or one JSON object."""
+    from ..bench.ceilings import measure as measure_ceilings
     from ..bench.chip import read_card
+    from ..bench.generations import RATES, SideBySide
+    from ..bench.peers import folder_of
+    from ..bench.report import VERSION
+    from ..bench.speed import ForwardCurve, Splitting, forward_rows
+    from ..bench.timing import take_turns
+    from ..generation import prompt_ids
     from .bench import ceilings_here
+    from .bench_tables import lines
 
     if plan.out is not None:
         _check_writable(plan.out)
+    if plan.peer is not None:
+        folder_of(plan.peer)
     measured = plan.open()
     config = replace(plan.config, seed=plan.config.seed or 0)  # the same work in every trial
     card = read_card()
-    for warning in card.warnings:
-        print(f"note: {warning}", file=sys.stderr)
     ceilings = ceilings_here(card, measure=measure)
-    say: Callable[[str], None] = (lambda line: None) if as_json else (lambda line: print(line, flush=True))
-    for line in [*card.lines(), *ceilings.lines()]:
-        say(line)
+    for warning in [*card.warnings, *_busy()]:
+        print(f"note: {warning}", file=sys.stderr)
+    # With random weights a prompt is no more than its length: one is enough.
+    prompts = plan.prompts or list(PROMPTS[:1] if measured.random else PROMPTS)
+    encoded = [prompt_ids(measured.model, measured.tokenizer, prompt, config) for prompt in prompts]
+    curve = ForwardCurve(measured, _widths(plan, measured))
+    splitting = Splitting(measured, encoded, config, (plan.rate or max(RATES)) if measured.random else None)
+    answers = SideBySide(_decoders(plan, measured, prompts, encoded, config))
+    take_turns([curve, splitting, answers], plan.trials, plan.delay, waiting)
+    if ceilings.measured:
+        with waiting("measuring bandwidth and matmul again"):
+            ceilings = ceilings.or_better(measure_ceilings(card.chip))
     report = {
         "version": VERSION,
+        "program": f"mlx_diffucoder {__version__}",
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "card": card.to_dict(),
         "ceilings": ceilings.to_dict(),
         "model": measured.to_dict(),
         "config": config.to_dict(),
+        "prompts": prompts,
         "trials": plan.trials,
         "delay_seconds": plan.delay,
-        **_measurements(plan, measured, config, ceilings, say),
+        "forwards": forward_rows(curve, measured, ceilings),
+        "step": splitting.split.to_dict(),
+        "decoders": [speed.to_dict(answers.baseline, ceilings) for speed in answers.speeds],
     }
-    text = json.dumps(report)
     if plan.out is not None:
-        _write(plan.out, text)
+        _write(plan.out, json.dumps(report))
     if as_json:
-        print(text)
+        print(json.dumps(report))
+    else:
+        for line in [*card.lines(), *ceilings.lines(), *lines(report, splitting.split, answers)]:
+            print(line)
     return 0
 
 
-def _measurements(
-    plan: Plan, measured: "Measured", config: GenerationConfig, ceilings: "Ceilings", say: Callable[[str], None]
-) -> dict[str, Any]:
-    from ..generation import prompt_ids
-
-    prompts = plan.prompts or list(PROMPTS)
-    encoded = [prompt_ids(measured.model, measured.tokenizer, prompt, config) for prompt in prompts]
-    model = measured.to_dict()
-    say(f"{'model':10} {model['name']}: {model['bytes'] / 1e9:.3g} GB, {model['bits_per_weight']:.2f} bits a weight")
-    say(f"{'':10} trials: {plan.trials}, the median (least to most); share: of the roofline, what the ceilings would allow")
-    return {
-        "forwards": _forwards(plan, measured, ceilings, say),
-        "step": _split(plan, measured, encoded, config, say),
-        "generations": _generations(plan, measured, encoded, config, ceilings, say),
-    }
+def _busy() -> list[str]:
+    """A note where other work takes the processors, as far as the system says."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load < cores / 4:
+        return []
+    return [f"other work runs on this machine (load {load:.1f} on {cores} cores): times are too long, and so is their spread"]
 
 
-def _forwards(plan: Plan, measured: "Measured", ceilings: "Ceilings", say: Callable[[str], None]) -> list[dict[str, Any]]:
+def _widths(plan: Plan, measured: "Measured") -> list[int]:
     from ..bench.roofline import POSITIONS
-    from ..bench.speed import forward_curve, ideal_seconds
 
     most = min(plan.widest, measured.model.config.max_position_embeddings)
-    curve = forward_curve(measured, [width for width in POSITIONS if width <= most], plan.trials, plan.delay)
-    rows, work = list[dict[str, Any]](), measured.work
-    say("\nforward: positions, time, share")
-    while True:
-        with waiting("timing forwards"):
-            point = next(curve, None)
-        if point is None:
-            return rows
-        width, took = point
-        share = ideal_seconds(ceilings, work, width) / took.seconds
-        rows.append({"positions": width, "time": took.to_dict(), "roofline_share": share})
-        say(f"{width:9}  {took}  {100 * share:.0f} %")
+    return [width for width in POSITIONS if width <= most]
 
 
-def _split(
-    plan: Plan, measured: "Measured", prompts: list[list[int]], config: GenerationConfig, say: Callable[[str], None]
-) -> dict[str, Any]:
-    from ..bench.speed import split_of
+def _decoders(
+    plan: Plan, measured: "Measured", prompts: list[str], encoded: list[list[int]], config: GenerationConfig
+) -> "list[Decoder]":
+    """mlx-lm first, what others are held against; then the reference, then what was asked for."""
+    from ..bench.generations import RATES, denoised, denoising, reference_of
+    from ..bench.peers import autoregressive, coder, coder_for, same_weights
 
-    with waiting("timing the parts of a step"):
-        split = split_of(measured, prompts, config, plan.trials, plan.delay)
-    say(f"\nstep: {split.step}, the mean of {split.steps}")
-    for part, seconds in split.parts.items():
-        say(f"{part:>9}  {1e3 * seconds:.2f} ms  {100 * seconds / sum(split.parts.values()):.1f} %")
-    say(f"{'':9}  the parts, each waited for, make {100 * split.sum_over_step:.0f} % of a step")
-    say(f"first forward, with a prompt of {split.prompt} tokens: {split.encoding}")
-    return split.to_dict()
+    rates = [plan.rate] if plan.rate else list(RATES)
+    ours = [
+        denoising(measured, encoded, config, f"diffucode{_named(config, rate)}", "diffusion", rate)
+        for rate in (rates if measured.random else [None])
+    ]
+    if plan.alone:
+        return ours
+    name = plan.peer or coder_for(measured)
+    with waiting("preparing mlx-lm"):
+        peer = coder(name, measured) if name else same_weights(measured)
+        its = [peer.prompt(text, ids, config) for text, ids in zip(prompts, encoded, strict=True)]
+    tokens = [config.max_tokens] * len(its)
+    if not peer.ends and not measured.random:
+        with waiting("counting useful tokens"):
+            tokens = [max(1, denoised(measured, ids, config, None).useful_tokens) for ids in encoded]
+    reference = denoising(measured, encoded, reference_of(config), "reference", "reference")
+    return [autoregressive(peer, its, tokens), reference, *ours]
 
 
-def _generations(
-    plan: Plan,
-    measured: "Measured",
-    prompts: list[list[int]],
-    config: GenerationConfig,
-    ceilings: "Ceilings",
-    say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    from ..bench.speed import generation_of
-
-    rows = []
-    for number, ids in enumerate(prompts):
-        with waiting(f"generating {number + 1} of {len(prompts)}"):
-            one = generation_of(measured, ids, config, ceilings, plan.trials, plan.delay)
-        rows.append(one.to_dict())
-        stats = one.stats
-        say(f"\ngeneration {number + 1}: {one.time}")
-        say(f"{stats.nfe:9} forwards (NFE) of {stats.positions} positions, prompt of {one.prompt} tokens")
-        say(f"{stats.useful_tokens:9} useful tokens, {stats.tokens_per_second:.1f} useful tokens/s")
-        say(f"{stats.tokens_per_forward:9.2f} useful tokens per forward")
-        say(f"{stats.positions_per_useful_token:9.1f} positions per useful token")
-        say(f"{1e3 * one.first.seconds:9.1f} ms to the first settled token")
-        say(f"{stats.peak_memory_bytes / 1e6:9.0f} MB of memory at most")
-        say(f"{100 * one.ideal / one.time.seconds:9.0f} % of the roofline")
-    if measured.random:
-        say("\nrandom weights: the times are good; which and how many tokens were useful means nothing")
-    return rows
+def _named(config: GenerationConfig, rate: float | None) -> str:
+    if rate is not None:
+        return f", {rate:g} assumed"
+    named = (name for name, own in PRESETS.items() if all(getattr(config, key) == value for key, value in own.items()))
+    return f", {next(named, 'own flags')}"
 
 
 def _check_writable(path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config import ALGORITHMS, PRESETS, RULES, WINDOWS, GenerationConfig, describe
+from ..errors import ConfigError
 from . import completion
 
 Model = Annotated[
@@ -40,6 +41,9 @@ TraceOut = Annotated[
     typer.Option(
         "--trace", metavar="FILE", help="Write every step into this file; diffucode trace shows it.", show_default=False
     ),
+]
+Tuned = Annotated[
+    bool, typer.Option("--tuned/--no-tuned", help="Where no --window is given, the width that bench --tune stored.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
 
@@ -77,12 +81,17 @@ def decodes(verb: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(verb)
     def with_flags(context: typer.Context, preset: str | None, **given: Any) -> int:
+        if context.invoked_subcommand is not None:  # a verb below this one, which does its own work
+            _refuse_flags(context)
+            return 0
         from .settings import Settings
 
         values = {name: given.pop(name) for name in names}
         keys = {name: flag_of(name).removeprefix("--").replace("-", "_") for name in names}
         said = Settings.of(context).said(context, ["preset", *names], keys)
         chosen = {name: value for name, value in values.items() if name in said}
+        if "window" in chosen and "tuned" in given:
+            given["tuned"] = False
         config = GenerationConfig(**chosen) if "preset" not in said else GenerationConfig.preset(str(preset), **chosen)
         return verb(config=config, **given, **({"context": context} if "context" in signature.parameters else {}))
 
@@ -104,6 +113,12 @@ def decodes(verb: Callable[..., int]) -> Callable[..., int]:
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_flags
+
+
+def _refuse_flags(context: typer.Context) -> None:
+    stray = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
+    if stray:
+        raise ConfigError(f"{flag_of(stray[0])} is not for {context.command_path} {context.invoked_subcommand}")
 
 
 def _flag(name: str, kind: Any, default: Any) -> inspect.Parameter:

@@ -20,7 +20,7 @@ from .verbs import Flag, Verb, flags_of, verbs_of
 
 CONFIG = "DIFFUCODE_CONFIG"
 PREFIX = "DIFFUCODE_"
-NO_DEFAULTS = ("CONFIG", "DEBUG")
+NO_DEFAULTS = ("CONFIG", "DEBUG", "PROFILES")
 """Variables of another kind."""
 OWN = "config"
 """The verb that has no defaults: it is there to mend them."""

@@ -7,12 +7,14 @@ from pathlib import Path
 
 COMMAND = Path(sys.executable).with_name("diffucode")
 CLEAN = {"HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VISUAL", "EDITOR"}
+# No defaults of whoever runs the tests, and no widths that they have tuned.
+NOTHING_SET = {"DIFFUCODE_CONFIG": os.devnull, "DIFFUCODE_PROFILES": "/nowhere"}
 
 
 def environment(**changes):
     """This process's environment without what would change the command's behaviour."""
     kept = {key: value for key, value in os.environ.items() if key not in CLEAN and not key.startswith("DIFFUCODE_")}
-    return kept | {"DIFFUCODE_CONFIG": os.devnull} | changes  # no defaults of whoever runs the tests
+    return kept | NOTHING_SET | changes
 
 
 def diffucode(*args, stdin="", env=None, **options):

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from mlx_diffucoder.bench.report import SCHEMA, VERSION, mismatches
+
 from ..conftest import DATA
 from .command import assert_one_line, diffucode
 
@@ -66,9 +68,11 @@ def measured(*args):
         5,
         "--rule",
         "schedule",
-        *args,
+        "--prompt",
         "say hi",
+        "--prompt",
         "x",
+        *args,
     )
 
 
@@ -85,12 +89,15 @@ def test_a_model_is_measured_with_a_unit_on_every_figure():
         "forwards (NFE) of",
         "positions per useful token",
         "% of the roofline",
+        "side by side, 2 answers each",
+        "mlx-lm, same weights",
+        "reference: one token a step",
     ):
         assert said in done.stdout, said
     times = [line for line in done.stdout.splitlines() if line.strip()[:2] in ("1 ", "2 ", "4 ") and " to " in line]
     assert len(times) == 3
     assert all(" ms (" in line and line.endswith("%") for line in times)
-    for part in ("forward  ", "lm_head  ", "sampling  ", "host  "):
+    for part in ("layers  ", "lm_head  ", "sampling  ", "host  "):
         assert any(line.strip().startswith(part) and " ms" in line for line in done.stdout.splitlines()), part
 
 
@@ -100,22 +107,46 @@ def test_a_measurement_as_json_is_the_file_it_writes(tmp_path):
     said = json.loads(done.stdout)
     assert said == json.loads((tmp_path / "run.json").read_text())
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
-    assert said["version"] == 1
-    assert said.keys() >= {"card", "ceilings", "model", "config", "trials", "delay_seconds", "forwards", "step", "generations"}
+    assert said["version"] == VERSION
+    assert list(mismatches(said, SCHEMA)) == []
     assert [row["positions"] for row in said["forwards"]] == [1, 2, 4]
     assert said["model"]["random"] is False
     assert said["model"]["dtype"] == "float32"
     assert said["step"]["parts"].keys() == {"forward", "lm_head", "sampling", "host"}
-    assert len(said["generations"]) == 2
-    for one in said["generations"]:
-        assert 1 <= one["nfe"] <= 8
-        assert one["first_settled"]["seconds"] <= one["time"]["high"]
-        assert one["time"]["trials"] == 2
-        assert one["roofline_share"] > 0
+    assert [row["name"] for row in said["decoders"]] == ["mlx-lm, same weights", "reference", "diffucode, exact"]
+    mlx_lm, reference, own = said["decoders"]
+    assert mlx_lm["useful_tokens"] == own["useful_tokens"]  # the same number of tokens to write
+    assert (mlx_lm["ratio"]["median"], reference["nfe"]) == (1, 16)
+    for row in said["decoders"]:
+        assert len(row["generations"]) == 2
+        assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+        for one in row["generations"]:
+            assert one["first_settled"]["seconds"] <= one["time"]["high"]
+            assert one["time"]["trials"] == 2
+            assert one["roofline_share"] > 0
+
+
+def test_random_weights_of_a_shape_say_what_is_assumed_of_them():
+    shape = ("bench", "--shape", DATA / "dream-b", "--bits", 16, "--dtype", "float32", "--max-tokens", 8)
+    done = diffucode(*shape, "--trials", 1, "--widest", 2)
+    assert done.returncode == 0, done.stderr
+    for rate in (1, 2, 4, 8):
+        (row,) = (line for line in done.stdout.splitlines() if line.startswith(f"diffucode, {rate} assumed "))
+        assert row.endswith(f" {rate}.00")
+    assert "how many tokens a forward commits is assumed" in done.stdout
+    assert "As fast as mlx-lm at" in done.stdout
+    assert max(len(line) for line in done.stdout.split("side by side")[1].splitlines()) <= 80
+    done = diffucode(*shape, "--trials", 1, "--widest", 2, "--alone", "--tokens-per-forward", 3, "--json")
+    (row,) = json.loads(done.stdout)["decoders"]
+    assert (row["assumed_tokens_per_forward"], row["ratio"], row["nfe"], row["useful_tokens"]) == (3, None, 3, 8)
 
 
 def test_what_cannot_be_measured_is_one_line(tmp_path):
     assert_one_line(diffucode("bench", "--shape", "9b"), "--shape", "7b")
+    assert_one_line(diffucode("bench", "-m", "pocket", "--tokens-per-forward", 2), "--tokens-per-forward", "--shape")
+    assert_one_line(diffucode("bench", "--shape", "7b", "--tokens-per-forward", 0.5), "--tokens-per-forward", code=2)
+    assert_one_line(diffucode("bench", "-m", "pocket", "--alone", "--peer", "x"), "--alone", "--peer")
+    assert_one_line(diffucode("bench", "-m", DATA / "dream-b", "--peer", "./nowhere"), "--peer", "not on this machine")
     assert_one_line(diffucode("bench", "-m", "pocket", "--bits", 8), "--bits", "--shape")
     assert_one_line(diffucode("bench", "-m", "pocket", "--layers", 8), "--layers", "--shape")
     assert_one_line(diffucode("bench", "--shape", "7b", "--predict", "M1"), "--shape")

@@ -1,0 +1,184 @@
+"""Pictures of bench files: forwards under their roofline, useful tokens/s, and where the time of a step goes."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_diffucoder.errors import BenchError
+
+from .ceilings import Ceilings
+from .generations import BASELINE, ideal_seconds
+from .report import Report, comparable_rows
+from .roofline import Work
+from .speed import LABELS
+
+KINDS = (".png", ".svg")
+COLOURS = {"forward": "#4269d0", "lm_head": "#efb118", "sampling": "#ff725c", "host": "#6cc5b0"}
+GREYS = {BASELINE: "#9a9a9a", "reference": "#c9c9c9"}
+
+
+def draw(pyplot: Any, reports: list[Report], alike: list[Report], folder: Path) -> list[Path]:
+    """Draw all three into a folder, as PNG and SVG; returns the files.
+
+    Args:
+        reports: every one; each forward stands under its own roofline.
+        alike: those that measured the same thing, the first among them: only they are held side by side.
+
+    Raises:
+        BenchError: a file cannot be written.
+    """
+    pictures = {"forwards": forwards(pyplot, reports), "speed": speeds(pyplot, alike), "step": steps(pyplot, alike)}
+    files = []
+    for name, figure in pictures.items():
+        files += list(_save(figure, folder / name))
+        pyplot.close(figure)
+    return files
+
+
+def forwards(pyplot: Any, reports: list[Report]) -> Any:
+    """Time by positions, log-log, each report's points with their spread under its ceilings."""
+    figure, axes = pyplot.subplots(figsize=(9, 5.4), layout="constrained")
+    colours = pyplot.get_cmap("tab10")
+    widest = 1
+    for place, report in enumerate(reports):
+        rows, colour = report.content["forwards"], colours(place % 10)
+        at = [row["positions"] for row in rows]
+        took, low, high = ([1e3 * row["time"][key] for row in rows] for key in ("seconds", "low", "high"))
+        spread = [np.subtract(took, low), np.subtract(high, took)]
+        axes.errorbar(at, took, yerr=spread, fmt="o-", color=colour, capsize=3, label=_legend(report, reports))
+        line = np.geomspace(1, max(at), 60)
+        ideal = [1e3 * ideal_seconds(_ceilings(report), _work(report), width) for width in line]
+        axes.plot(line, ideal, "--", color=colour, linewidth=1)
+        widest = max(widest, *at)
+    axes.plot([], [], "--", color="grey", linewidth=1, label="dashed: its roofline, max(weights / bandwidth, operations / rate)")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks([2**power for power in range(widest.bit_length())], [f"{2**power}" for power in range(widest.bit_length())])
+    axes.set_xlabel("positions in a forward")
+    axes.set_ylabel("time of a forward, ms")
+    axes.set_title("Forward time by positions")
+    _quiet(axes)
+    _legend_below(figure)
+    return figure
+
+
+def speeds(pyplot: Any, reports: list[Report]) -> Any:
+    """Useful tokens/s of each decoder on each machine, with what a forward gave under its name."""
+    rows = comparable_rows(reports)
+    bars = sum(row is not None for _, own in rows for row in own)
+    figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.5 * bars + 0.5 * len(reports)), layout="constrained")
+    colours, place, ticks = pyplot.get_cmap("tab10"), 0.0, list[tuple[float, str]]()
+    for number, report in enumerate(reports):
+        axes.text(0, place - 0.62, _name(report, reports), va="bottom", fontsize=9, fontweight="bold")
+        for name, row in ((name, own[number]) for name, own in rows):
+            if row is None:
+                continue
+            speed = row["useful_tokens_per_second"]
+            colour = GREYS.get(row["kind"]) or colours(number % 10)
+            spread = [[speed["median"] - speed["low"]], [speed["high"] - speed["median"]]]
+            axes.barh(place, speed["median"], xerr=spread, color=colour, capsize=2, error_kw={"alpha": 0.5}, height=0.7)
+            axes.text(speed["high"], place, f"  {_speed(row)}", va="center", fontsize=9)
+            ticks.append((place, f"{name}\n{_cost(row)}"))
+            place += 1
+        place += 1
+    axes.set_yticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=8)
+    axes.set_ylim(place - 1.4, -1.1)
+    axes.set_xlim(0, 1.3 * max(row["useful_tokens_per_second"]["high"] for _, own in rows for row in own if row))
+    axes.set_xlabel("useful tokens/s: the median, least to most")
+    axes.set_title(f"Useful tokens per second\n{_what(reports[0])}", fontsize=11)
+    _quiet(axes)
+    return figure
+
+
+def steps(pyplot: Any, reports: list[Report]) -> Any:
+    """Where the time of a step goes, a bar for each report, in shares, with its milliseconds."""
+    figure, axes = pyplot.subplots(figsize=(9, 1.9 + 0.6 * len(reports)), layout="constrained")
+    for place, report in enumerate(reports):
+        parts, left = report.content["step"]["parts"], 0.0
+        whole = sum(parts.values())
+        for part, label in LABELS.items():
+            share = 100 * parts[part] / whole
+            axes.barh(place, share, left=left, color=COLOURS[part], label=label if not place else None)
+            if share >= 8:
+                text = f"{1e3 * parts[part]:.3g} ms"
+                axes.text(left + share / 2, place, text, ha="center", va="center", fontsize=9, color="white")
+            left += share
+    names = [f"{_name(report, reports)}\n{1e3 * report.content['step']['step']['seconds']:.3g} ms a step" for report in reports]
+    axes.set_yticks(range(len(reports)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of a step, %")
+    axes.set_title(f"Where the time of a step goes\n{_what(reports[0])}", fontsize=11)
+    _quiet(axes)
+    _legend_below(figure, columns=len(LABELS))
+    return figure
+
+
+def _name(report: Report, reports: list[Report]) -> str:
+    """The machine, and the file's name where two are of the same one."""
+    alone = sum(one.machine == report.machine for one in reports) == 1
+    return report.machine if alone else f"{report.label}: {report.machine}"
+
+
+def _speed(row: dict[str, Any]) -> str:
+    ratio = f", {row['ratio']['median']:.2g} times mlx-lm's" if row["ratio"] and row["kind"] != BASELINE else ""
+    return f"{row['useful_tokens_per_second']['median']:.3g}{ratio}"
+
+
+def _cost(row: dict[str, Any]) -> str:
+    per_token = row["positions_per_useful_token"]
+    positions = f", {per_token:.3g} positions/token" if per_token is not None else ""
+    return f"NFE {row['nfe'] / len(row['generations']):.3g}, {row['tokens_per_forward']:.3g} tokens/forward{positions}"
+
+
+def _what(report: Report) -> str:
+    model = report.content["model"]
+    return f"{model['name']}, {model['bits_per_weight']:.3g} bits a weight, {model['dtype']}"
+
+
+def _legend(report: Report, reports: list[Report]) -> str:
+    return f"{_name(report, reports)}; {_what(report)}"
+
+
+def _ceilings(report: Report) -> Ceilings:
+    own = report.content["ceilings"]
+    return Ceilings(chip=report.machine, bandwidth=own["bandwidth"], flops=own["flops"], source=own["source"])
+
+
+def _work(report: Report) -> Work:
+    model = report.content["model"]
+    count = model["forward_parameters"]
+    return Work(parameters=count, bits_per_weight=8 * model["forward_bytes"] / count)
+
+
+def _quiet(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend_below(figure: Any, columns: int = 1) -> None:
+    figure.legend(loc="outside lower center", fontsize=9, ncols=columns, frameon=False)
+
+
+def _save(figure: Any, base: Path) -> Iterator[Path]:
+    """The figure as each kind of file, written beside and renamed."""
+    for kind in KINDS:
+        path = base.with_name(base.name + kind)
+        try:
+            handle, unfinished = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=kind, dir=path.parent)
+            os.close(handle)
+            try:
+                figure.savefig(unfinished, dpi=160)
+                os.umask(mask := os.umask(0))
+                Path(unfinished).chmod(0o666 & ~mask)
+                Path(unfinished).replace(path)
+            finally:
+                Path(unfinished).unlink(missing_ok=True)
+        except OSError as error:
+            raise BenchError(f"--pictures {path}: cannot be written ({error.strerror or error})") from None
+        yield path

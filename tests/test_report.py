@@ -1,0 +1,216 @@
+"""Bench files: their schema, what makes two comparable, and the pictures drawn of them."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from mlx_diffucoder.bench.report import SCHEMA, VERSION, Report, comparable_rows, differences, mismatches, read_report
+from mlx_diffucoder.errors import BenchError
+
+TIME = {"seconds": 0.02, "low": 0.01, "high": 0.03, "trials": 5}
+SPREAD = {"median": 50.0, "low": 40.0, "high": 60.0}
+
+
+def answer():
+    return {
+        "prompt_tokens": 9,
+        "useful_tokens": 24,
+        "nfe": 3,
+        "positions": 120,
+        "time": TIME,
+        "first_settled": TIME,
+        "peak_memory_bytes": 10**9,
+        "roofline_share": 0.5,
+    }
+
+
+def decoder(name, kind, ratio=SPREAD):
+    return {
+        "name": name,
+        "kind": kind,
+        "assumed_tokens_per_forward": None,
+        "useful_tokens_per_second": SPREAD,
+        "ratio": ratio,
+        "nfe": 3,
+        "positions": 120,
+        "useful_tokens": 24,
+        "tokens_per_forward": 8.0,
+        "positions_per_useful_token": 5.0,
+        "generations": [answer()],
+    }
+
+
+def unshared(value):
+    """A copy in which no two parts are one object."""
+    return json.loads(json.dumps(value))
+
+
+@pytest.fixture
+def content():
+    return unshared(
+        {
+            "version": VERSION,
+            "program": "mlx_diffucoder 0",
+            "made": "2030-01-01T00:00:00+00:00",
+            "card": {
+                "chip": "Abacus",
+                "backend": "CPU",
+                "gpu_cores": None,
+                "memory_bytes": 2**34,
+                "system": "Linux 6",
+                "mlx": "0.32",
+            },
+            "ceilings": {"bandwidth": 1e11, "flops": 1e12, "overhead": 0.0, "source": "table"},
+            "model": {
+                "name": "pocket",
+                "random": False,
+                "weights": "0" * 64,
+                "shape": {"num_hidden_layers": 2},
+                "parameters": 1000,
+                "bytes": 4000,
+                "forward_parameters": 900,
+                "forward_bytes": 3600,
+                "bits_per_weight": 32.0,
+                "dtype": "float32",
+            },
+            "config": {"max_tokens": 64, "seed": 0},
+            "prompts": ["hi"],
+            "trials": 5,
+            "delay_seconds": 0.0,
+            "forwards": [{"positions": width, "time": TIME, "roofline_share": 0.4} for width in (1, 8, 64)],
+            "step": {
+                "step": TIME,
+                "parts": {"forward": 0.015, "lm_head": 0.003, "sampling": 0.001, "host": 0.001},
+                "sum_over_step": {"median": 1.0, "low": 0.9, "high": 1.1},
+                "encoding": TIME,
+                "prompt": 9,
+                "steps": 7,
+            },
+            "decoders": [
+                decoder("mlx-lm, same weights", "autoregressive"),
+                decoder("reference", "reference"),
+                decoder("diffucode, balanced", "diffusion"),
+            ],
+        }
+    )
+
+
+def places(value, at=()):
+    """Every key and list element in a JSON value, as a path."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*at, key)
+        yield from places(inner, (*at, key))
+
+
+def test_a_report_as_bench_writes_it_fits_the_schema(content, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert read_report(tmp_path / "a.json") == content
+
+
+def test_every_key_of_the_schema_is_missed_by_its_name(content):
+    free = ("shape", "config")  # what stands in these is not told
+    paths = [path for path in places(content) if isinstance(path[-1], str) and not any(part in free for part in path[:-1])]
+    paths = [path for path in paths if "ratio" not in path[:-1]]
+    assert len(paths) > 100
+    for path in paths:
+        damaged = unshared(content)
+        inner = damaged
+        for part in path[:-1]:
+            inner = inner[part]
+        del inner[path[-1]]
+        (said,) = mismatches(damaged, SCHEMA)
+        assert said.endswith("is missing")
+        assert path[-1] in said
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("trials",), "5", "trials is '5'"),
+        (("trials",), True, "trials is 'True'"),
+        (("forwards",), [], "forwards is no list"),
+        (("forwards", 1, "time"), 3, "forwards[1].time is no object"),
+        (("step", "parts", "host"), None, "step.parts.host is 'None'"),
+        (("ceilings", "flops"), float("nan"), "ceilings.flops is nan"),
+        (("decoders", 0, "generations", 0, "nfe"), 1.5, "decoders[0].generations[0].nfe is '1.5'"),
+        (("decoders",), {}, "decoders is no list"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(content, tmp_path, path, value, said):
+    inner = content
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = value
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(BenchError, match=f"a.json: damaged: {re.escape(said)}"):
+        read_report(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"version": 1}', f"version 1, and this program reads version {VERSION}"),
+        ('{"version": 99}', "version 99"),
+        ('{"version": "2"}', "version '2'"),
+        ("[]", "no bench file"),
+        ("{}", "no bench file"),
+        ('{"version": 2, ', "damaged"),
+        ("", "damaged"),
+        ("\x00\xff", "damaged"),
+        ("[" * 100_000, "damaged"),
+    ],
+)
+def test_what_is_no_bench_file_of_this_version_is_one_error(tmp_path, text, said):
+    (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BenchError, match=said):
+        read_report(tmp_path / "a.json")
+
+
+def test_runs_are_comparable_only_where_they_measured_the_same(content):
+    def changed(section, **values):
+        other = unshared(content)
+        other[section] = values.pop("whole", None) or other[section] | values
+        return differences(other, content)
+
+    assert differences(unshared(content), content) == []
+    assert changed("card", chip="Apple M4", mlx="0.40") == []  # the machines are what is compared
+    assert changed("model", name="./pocket") == []
+    assert changed("config", max_tokens=32) == ["max_tokens 32, not 64"]
+    assert changed("config", window="whole") == ["window whole, not None"]
+    assert changed("prompts", whole=["other"]) == ["other prompts"]
+    assert changed("model", dtype="bfloat16") == ["computed in bfloat16, not in float32"]
+    assert changed("model", bits_per_weight=4.5) == ["4.50 bits a weight, not 32.00"]
+    assert changed("model", weights="1" * 64) == ["other weights"]
+    assert changed("model", random=True, weights=None) == ["other weights"]
+    assert "2 layers" in changed("model", shape={"num_hidden_layers": 3})[0]
+
+
+def test_decoders_stand_beside_those_of_the_same_name(content):
+    other = unshared(content)
+    other["decoders"] = other["decoders"][2:]
+    rows = dict(comparable_rows([Report("a", content), Report("b", other)]))
+    assert [row is None for row in rows["reference"]] == [False, True]
+    assert [row is None for row in rows["diffucode, balanced"]] == [False, False]
+
+
+def test_pictures_are_drawn_as_png_and_svg_with_units_and_what_a_speed_took(content, tmp_path):
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
+    from mlx_diffucoder.bench.pictures import draw
+
+    reports = [Report("a", content), Report("b", content)]
+    pyplot.switch_backend("Agg")
+    with pyplot.rc_context({"svg.fonttype": "none"}):
+        files = draw(pyplot, reports, reports, tmp_path)
+    assert sorted(file.name for file in files) == sorted(file.name for file in tmp_path.iterdir())
+    assert {file.name for file in files} == {
+        f"{name}.{kind}" for name in ("forwards", "speed", "step") for kind in ("png", "svg")
+    }
+    text = {file.stem: "".join(ElementTree.parse(file).getroot().itertext()) for file in files if file.suffix == ".svg"}
+    assert "time of a forward, ms" in text["forwards"]
+    assert "roofline" in text["forwards"]
+    assert "useful tokens/s" in text["speed"]
+    assert "NFE 3, 8 tokens/forward, 5 positions/token" in text["speed"]
+    assert "20 ms a step" in text["step"]
+    assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in text)
