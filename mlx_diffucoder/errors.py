@@ -49,3 +49,7 @@ class BenchError(DiffucoderError):
 
 class DoctorError(DiffucoderError):
     """This machine does not compute what it should."""
+
+
+class TrainError(DiffucoderError):
+    """A training run was asked for that cannot be made, cannot go on, or has gone astray."""

@@ -28,6 +28,7 @@ ROOMS = [
     "generation",
     "evaluation",
     "convert",
+    "training",
     "bench",
     "cli",
     "pocket",
@@ -40,6 +41,7 @@ SOURCES = sorted(
         *(ROOT / PACKAGE).glob("*.py"),
         *(ROOT / PACKAGE / "cli").glob("*.py"),
         *(ROOT / PACKAGE / "evaluation").glob("*.py"),
+        *(ROOT / PACKAGE / "training").rglob("*.py"),
         *(ROOT / "convert").glob("*.py"),
         *(ROOT / "bench").glob("*.py"),
     ]

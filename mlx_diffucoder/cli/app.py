@@ -16,6 +16,7 @@ from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
 from .options import flag_of
+from .train import train
 
 app = typer.Typer(
     name="diffucode",
@@ -30,6 +31,7 @@ app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(bench)
 app.command()(doctor)
+app.command()(train)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 DEBUG = "DIFFUCODE_DEBUG"

@@ -1,0 +1,1 @@
+"""Learning: the masked-diffusion objective, the one training loop, what is written and gone on from."""
