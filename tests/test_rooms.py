@@ -15,6 +15,7 @@ ROOMS = [
     "trace",
     "model",
     "checkpoint",
+    "adapter",
     "sampling",
     "ties",
     "policies",

@@ -14,6 +14,7 @@ from .compare import compare
 from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
+from .fuse import fuse
 from .generate import generate
 from .options import flag_of
 from .train import train
@@ -32,6 +33,7 @@ app.command()(compare)
 app.command()(bench)
 app.command()(doctor)
 app.command()(train)
+app.command()(fuse)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 DEBUG = "DIFFUCODE_DEBUG"

@@ -12,7 +12,7 @@ import typer
 
 from ..config import GenerationConfig
 from ..errors import ConfigError, ExecutionError
-from .options import Dtype, Model, Yes, decodes
+from .options import Adapter, Dtype, Model, Yes, decodes
 
 if TYPE_CHECKING:
     from ..evaluation import Result, Summary
@@ -23,6 +23,7 @@ def evaluate(
     tasks: Annotated[Path, typer.Argument(help="Tasks, JSONL: HumanEval's, MBPP's or EvalPlus's.", show_default=False)],
     model: Model = None,
     dtype: Dtype = None,
+    adapter: Adapter = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Answers to each task.")] = 1,
     k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Also print pass@k; repeatable.", show_default="1")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
@@ -59,7 +60,7 @@ def evaluate(
 
     limits = Limits(timeout=timeout, memory=memory)
     every = read_tasks(tasks)
-    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     from ..evaluation import evaluate as run
     from ..evaluation.results_file import ResultsFile, identity
 

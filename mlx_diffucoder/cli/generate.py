@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import GenerationConfig
-from .options import Dtype, Model, Yes, decodes
+from .options import Adapter, Dtype, Model, Yes, decodes
 
 if TYPE_CHECKING:
     from ..generation import Prompt
@@ -23,6 +23,7 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to write. Piped text is put below it.", show_default=False)] = None,
     model: Model = None,
     dtype: Dtype = None,
+    adapter: Adapter = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the numbers.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.")] = False,
     yes: Yes = False,
@@ -40,7 +41,7 @@ def generate(
     text = read_prompt(prompt)
     from .models import load_named
 
-    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     run = Run(network, tokenizer, text, config, stream=not as_json)
     interrupted = run.go()
     if as_json:

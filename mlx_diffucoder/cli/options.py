@@ -8,6 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +29,7 @@ Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="Compute in float32, float16 or bfloat16.", show_default="that of the weights"),
 ]
+Adapter = Annotated[Path | None, typer.Option("--adapter", help="The folder of an adapter of the model.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
 
 # Field -> (flag, help); the flag is None where it is the field's name.

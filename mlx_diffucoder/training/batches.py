@@ -64,7 +64,7 @@ class Batches:
 
     @property
     def per_epoch(self) -> int:
-        return -(-len(self._examples) // self._drawing.size)
+        return batches_per_epoch(len(self._examples), self._drawing.size)
 
     def draw(self, number: int, together: int = 1) -> list[Noised]:
         """Batches number, number + 1, …: `together` of them, whose losses sum up to a mean over all their tokens."""
@@ -139,6 +139,10 @@ class Batches:
         first = int(rng.integers(len(cuts) - 1))
         last = int(rng.integers(first + 1, len(cuts)))
         return int(cuts[first]), int(cuts[last])
+
+
+def batches_per_epoch(examples: int, size: int) -> int:
+    return -(-examples // size)
 
 
 def _line_ends(tokenizer: Tokenizer) -> NDArray[np.bool_]:

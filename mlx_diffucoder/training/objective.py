@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model import Dream
+from .recompute import cross_entropies
 
 LEAST_T = 1e-3
 """Where the reference's timesteps end; 1/t without an end has no finite variance."""
@@ -91,5 +91,4 @@ def loss(model: Dream, tokens: mx.array, rows: mx.array, targets: mx.array, weig
     """
     hidden = model.model(tokens, 0, None, None)  # [B, L, D]
     read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [M, D]
-    logits = model.logits(read[None])[0].astype(mx.float32)  # [M, V]
-    return (weights * nn.losses.cross_entropy(logits, targets)).sum()
+    return (weights * cross_entropies(model, read, targets)).sum()

@@ -9,6 +9,7 @@ run that was killed, or met a full disk, leaves the previous one. What is drawn 
 that no generator's state needs to be kept.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..config import read_json
-from ..errors import TrainError
+from ..errors import CheckpointError, TrainError
 
 STATE, OPTIMIZER, LOG = "training.json", "optimizer.safetensors", "log.jsonl"
 WriteWeights = Callable[[Path, nn.Module], None]
@@ -52,16 +53,45 @@ class Progress:
 
 
 class RunFolder:
-    """Where a run is kept.
+    """Where a run is kept; held by this process until it ends.
 
     Args:
         path: OUT; made where it is not there.
         identity: what a run that goes on must have in common with this one, as JSON can hold it.
         write: writes the weights.
+        resume: whether a run that is there is gone on with.
+
+    Raises:
+        TrainError: OUT cannot be made, is no run's folder, holds a run that is not to be gone on with, or one
+            that is running.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any], write: WriteWeights):
+    def __init__(self, path: Path, identity: dict[str, Any], write: WriteWeights, *, resume: bool = False):
         self.path, self._identity, self._write = path, identity, write
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / ".lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainError(f"{path}: another run is writing it; wait for that, or name another folder") from None
+        except OSError as error:
+            raise TrainError(f"{path}: cannot be written ({_reason(error)})") from None
+        self._begin(resume)
+
+    def _begin(self, resume: bool) -> None:
+        for left in self.path.glob(".step-*.unfinished"):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        if self.newest() is not None:
+            if not resume:
+                raise TrainError(f"{self.path}: holds a run already; --resume goes on with it, or name another folder")
+        elif others := [one.name for one in self.path.iterdir() if one.name not in (".lock", LOG)]:
+            raise TrainError(f"{self.path}: holds {others[0]} and no run; name another folder")
+        else:
+            (self.path / LOG).unlink(missing_ok=True)  # of a run that was stopped before its first checkpoint
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        self._lock.close()
 
     def newest(self) -> Path | None:
         """The last checkpoint, where there is one."""
@@ -106,11 +136,12 @@ class RunFolder:
     def _best(self, progress: Progress) -> Path | None:
         return None if progress.best_step is None else self.path / f"step-{progress.best_step:08d}"
 
-    def restore(self, optimizer: optim.Optimizer) -> Progress:
-        """The optimizer's state and the progress of the last checkpoint; its weights are the caller's to load.
+    def restore(self, read_weights: Callable[[Path], None], optimizer: optim.Optimizer) -> Progress:
+        """The progress of the last checkpoint, its weights and the optimizer's state read; nothing where there is none.
 
         Raises:
             TrainError: it is another run's; the message names what differs.
+            CheckpointError: it is damaged.
         """
         folder = self.newest()
         if folder is None:
@@ -118,7 +149,12 @@ class RunFolder:
         state = read_json(folder / STATE)
         if state.get("run") != json.loads(json.dumps(self._identity)):
             raise TrainError(f"{folder}: is of another run: {_difference(state.get('run') or {}, self._identity)}")
-        optimizer.state = tree_unflatten(list(mx.load(str(folder / OPTIMIZER)).items()))  # type: ignore[union-attr]
+        read_weights(folder)
+        try:
+            kept: Any = mx.load(str(folder / OPTIMIZER))
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder / OPTIMIZER}: cannot be read ({_reason(error)})") from None
+        optimizer.state = tree_unflatten(list(kept.items()))
         progress = Progress(**state["progress"])
         self._cut_log(progress.step)
         return progress

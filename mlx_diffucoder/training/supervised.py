@@ -7,8 +7,7 @@ import mlx.core as mx
 from ..model import Dream
 from .batches import Batches
 from .objective import loss
-
-Arrays = tuple[mx.array, ...]
+from .trainer import Arrays
 
 
 class Supervised:
@@ -23,12 +22,12 @@ class Supervised:
     def loss(self, model: Dream, *arrays: mx.array) -> mx.array:
         return loss(model, *arrays)
 
-    @staticmethod
-    def validation(batches: Batches) -> Callable[[Dream], float]:
-        """The loss of every example, with masks that are the same each time."""
-        kept = batches.draw(0, batches.per_epoch)
 
-        def evaluate(model: Dream) -> float:
-            return sum(float(loss(model, *batch.arrays())) for batch in kept)
+def validation(batches: Batches) -> Callable[[Dream], float]:
+    """The loss of every example, with canvases and masks that are the same each time."""
+    kept = batches.draw(0, batches.per_epoch)
 
-        return evaluate
+    def evaluate(model: Dream) -> float:
+        return sum(float(loss(model, *batch.arrays())) for batch in kept)
+
+    return evaluate

@@ -21,7 +21,8 @@ from .settings import TrainSettings
 from .state import Progress, RunFolder
 
 Arrays = tuple[mx.array, ...]
-SMOOTH = 0.98  # of the running loss that is watched
+SMOOTH = 0.98  # of the running loss that is watched,
+WATCHED = 50  # once so many steps are in it
 FAR = 3.0  # times the best running loss, and
 FAR_NATS = 1.0  # so many nats above it: the run has gone astray
 
@@ -171,6 +172,8 @@ class Trainer:
             raise TrainError(f"the loss is {loss} and the gradient's norm {norm} at step {step + 1}: {advice}")
         progress = self.progress
         progress.running = loss if progress.running is None else SMOOTH * progress.running + (1 - SMOOTH) * loss
+        if step < WATCHED:
+            return
         if progress.lowest is None or progress.running < progress.lowest:
             progress.lowest = progress.running
         elif progress.running > FAR * progress.lowest + FAR_NATS:
