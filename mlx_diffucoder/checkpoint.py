@@ -1,5 +1,6 @@
 """A checkpoint folder: what its files hold, checked from their headers before any weight is read."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
@@ -23,6 +25,7 @@ QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "nvfp4": ((16,), (4,)),
 }
 """What each of MLX's modes can do: group sizes and bits, the default first."""
+SAMPLED = 16  # elements of each weight
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,19 @@ def build(folder: Path) -> tuple[Dream, dict[str, Any]]:
     model.load_weights([(name, arrays[name]) for name in stored], strict=True)
     model.eval()
     return model, raw
+
+
+def weights_digest(model: Dream) -> str:
+    """A hash of every weight's name, shape, type and first elements.
+
+    Not covered: a change that leaves the first 16 elements of every weight as they are.
+    """
+    digest = hashlib.sha256()
+    weights: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {weight.shape} {weight.dtype}\n".encode())
+        digest.update(np.array(weight.reshape(-1)[:SAMPLED].view(mx.uint8)).tobytes())
+    return digest.hexdigest()
 
 
 def check_quantization(entry: dict[str, Any], path: Path) -> None:

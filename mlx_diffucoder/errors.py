@@ -65,6 +65,10 @@ class SettingsError(DiffucoderError):
     """The file of defaults, or a variable that sets one, holds a key or value that cannot work."""
 
 
+class TrainError(DiffucoderError):
+    """A training run was asked for that cannot be made, cannot go on, or has gone astray."""
+
+
 def did_you_mean(word: str, among: Iterable[str]) -> str:
     """`; did you mean 'this'?`, where something is spelt much like `word`; otherwise nothing."""
     from difflib import get_close_matches

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from .adapter import apply_adapter
 from .checkpoint import build, shards
 from .config import read_json
 from .errors import CheckpointError, ConfigError, HubError, did_you_mean
@@ -43,7 +44,13 @@ class Download:
     folder: Path
 
 
-def load(name: str | os.PathLike[str] = POCKET, *, dtype: str | None = None, lazy: bool = False) -> tuple[Dream, Tokenizer]:
+def load(
+    name: str | os.PathLike[str] = POCKET,
+    *,
+    dtype: str | None = None,
+    lazy: bool = False,
+    adapter: str | os.PathLike[str] | None = None,
+) -> tuple[Dream, Tokenizer]:
     """Load a model and its tokenizer.
 
     Args:
@@ -51,16 +58,20 @@ def load(name: str | os.PathLike[str] = POCKET, *, dtype: str | None = None, laz
         dtype: `"float32"`, `"float16"` or `"bfloat16"`, to compute in another than the weights are
             stored in. Quantized weights stay as they are; their scales follow.
         lazy: leave each weight in its file until it is first needed.
+        adapter: the folder of an adapter of this model, as `diffucode train` writes it.
 
     Raises:
         HubError: the Hub cannot be reached or does not have the name.
-        CheckpointError, ConfigError: the folder is incomplete, damaged, or no Dream checkpoint.
+        CheckpointError, ConfigError: the folder is incomplete, damaged, or no Dream checkpoint; or the
+            adapter is, or is another model's.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}", field="dtype")
     folder = resolve(name)
     model, _ = build(folder)
     tokenizer = Tokenizer.load(folder)
+    if adapter is not None:
+        apply_adapter(model, Path(adapter).expanduser())
     if dtype is not None:
         model.set_dtype(DTYPES[dtype])
     if not lazy:

@@ -67,9 +67,13 @@ class Tokenizer:
         self.chat_template = chat_template
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read a checkpoint folder. Raises `CheckpointError` or `ConfigError`, naming the file."""
-        config = read_json(folder / "config.json")
+    def load(cls, folder: Path, config: dict[str, Any] | None = None) -> Self:
+        """Read a checkpoint folder. Raises `CheckpointError` or `ConfigError`, naming the file.
+
+        Args:
+            config: a `config.json` that is to stand for the folder's own.
+        """
+        config = read_json(folder / "config.json") if config is None else config
         generation = _optional_json(folder / "generation_config.json")
         settings = _optional_json(folder / "tokenizer_config.json")
         fast = _read_fast(folder, settings)
@@ -186,18 +190,21 @@ class Tokenizer:
     def _render(self, messages: list[dict[str, str]]) -> str:
         if self.chat_template is None:
             raise CheckpointError("this checkpoint has no chat template: use --raw (GenerationConfig(raw=True))")
+        names = {key: _content(self._settings[key]) for key in ("bos_token", "eos_token", "pad_token") if self._settings.get(key)}
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=True, **names)
+        except Exception as error:  # a template can raise anything that Python can
+            what = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"the checkpoint's chat template fails ({what}): use --raw to go without it") from None
+
+    @cached_property
+    def _template(self) -> jinja2.Template:
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
         environment.globals["raise_exception"] = _refuse
-        names = {key: _content(self._settings[key]) for key in ("bos_token", "eos_token", "pad_token") if self._settings.get(key)}
-        try:
-            template = environment.from_string(self.chat_template)
-            return template.render(messages=messages, add_generation_prompt=True, **names)
-        except Exception as error:  # a template can raise anything that Python can
-            what = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"the checkpoint's chat template fails ({what}): use --raw to go without it") from None
+        return environment.from_string(self.chat_template or "")
 
 
 def _read_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:

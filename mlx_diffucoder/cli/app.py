@@ -17,11 +17,13 @@ from .config import config
 from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
+from .fuse import fuse
 from .generate import generate
 from .habits import give_habits
 from .saying import fail, say_error
 from .settings import Schema, Settings
 from .trace import app as trace
+from .train import train
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C, what was finished is"
@@ -46,6 +48,8 @@ benches = typer.Typer(invoke_without_command=True, subcommand_metavar="[compare 
 benches.callback()(bench)
 benches.command("compare")(compare_benches)
 app.add_typer(benches, name="bench")
+app.command()(train)
+app.command()(fuse)
 app.command()(doctor)
 app.add_typer(trace, name="trace")
 app.add_typer(config, name="config")

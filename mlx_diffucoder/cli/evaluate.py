@@ -12,7 +12,7 @@ import typer
 
 from ..config import GenerationConfig
 from ..errors import ConfigError, ExecutionError
-from .options import Dtype, Model, Tuned, Yes, decodes
+from .options import Adapter, Dtype, Model, Tuned, Yes, decodes
 
 if TYPE_CHECKING:
     from ..evaluation import Result, Summary
@@ -23,6 +23,7 @@ def evaluate(
     tasks: Annotated[Path, typer.Argument(help="Tasks, JSONL: HumanEval's, MBPP's or EvalPlus's.", show_default=False)],
     model: Model = None,
     dtype: Dtype = None,
+    adapter: Adapter = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Answers to each task.")] = 1,
     k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Also print pass@k; repeatable.", show_default="1")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
@@ -64,7 +65,7 @@ def evaluate(
     every = read_tasks(tasks)
     from .tuning import tuned as with_tuned
 
-    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     config = with_tuned(config, network, wanted=tuned, verbose=True)
     from ..evaluation import evaluate as run
     from ..evaluation.results_file import ResultsFile, identity

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import GenerationConfig
-from .options import Dtype, Model, TraceOut, Tuned, Yes, decodes
+from .options import Adapter, Dtype, Model, TraceOut, Tuned, Yes, decodes
 
 if TYPE_CHECKING:
     from ..canvas import Canvas
@@ -26,6 +26,7 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to write. Piped text is put below it.", show_default=False)] = None,
     model: Model = None,
     dtype: Dtype = None,
+    adapter: Adapter = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the numbers.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.")] = False,
     live: Annotated[bool, typer.Option("--live/--no-live", help="Show the canvas while it is denoised, on a terminal.")] = True,
@@ -56,7 +57,7 @@ def generate(
     from .models import load_named
     from .tuning import tuned as with_tuned
 
-    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     config = with_tuned(config, network, wanted=tuned, verbose=verbose)
     run = Run(network, tokenizer, text, config, stream=not as_json, live=live, trace=(trace, name) if trace else None)
     interrupted = run.go()

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 
 def load_named(
-    name: str | None, *, yes: bool, dtype: str | None = None, check: Callable[[str, Path], None] | None = None
+    name: str | None,
+    *,
+    yes: bool,
+    dtype: str | None = None,
+    check: Callable[[str, Path], None] | None = None,
+    adapter: Path | None = None,
 ) -> tuple[str, "Dream", "Tokenizer"]:
-    """The model that `--model` names, or the default one, with its name; `dtype` as `load` has it.
+    """The model that `--model` names, or the default one, with its name; `dtype` and `adapter` as `load` has them.
 
     Args:
         check: called with the name and the folder before it is loaded; whatever it raises stops it.
@@ -29,16 +34,21 @@ def load_named(
         HubError: it would have to be downloaded and must not be, or does not fit.
         DiffucoderError: as `load`.
     """
+    wanted, folder = folder_named(name, yes=yes)
+    if check is not None:
+        check(wanted, folder)
+    with waiting(f"loading {wanted}"):
+        return wanted, *load(folder, dtype=dtype, adapter=adapter)
+
+
+def folder_named(name: str | None, *, yes: bool) -> tuple[str, Path]:
+    """The name of the model that is meant, and its folder, downloaded first where it must be."""
     wanted = name or DEFAULT_MODEL
 
     def before_download(download: Download) -> None:
         check_download(download, yes=yes, ask=not name)
 
-    folder = resolve(wanted, before_download=before_download)
-    if check is not None:
-        check(wanted, folder)
-    with waiting(f"loading {wanted}"):
-        return wanted, *load(folder, dtype=dtype)
+    return wanted, resolve(wanted, before_download=before_download)
 
 
 def check_download(download: Download, *, yes: bool, ask: bool) -> None:

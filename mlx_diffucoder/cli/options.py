@@ -45,6 +45,7 @@ TraceOut = Annotated[
 Tuned = Annotated[
     bool, typer.Option("--tuned/--no-tuned", help="Where no --window is given, the width that bench --tune stored.")
 ]
+Adapter = Annotated[Path | None, typer.Option("--adapter", help="The folder of an adapter of the model.", show_default=False)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
 
 # Field -> (flag, help); the flag is None where it is the field's name.

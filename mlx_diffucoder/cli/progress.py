@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+if TYPE_CHECKING:
+    from ..training.trainer import Report
 
 
 @contextmanager
@@ -107,3 +111,26 @@ def converting(measures: bool) -> Iterator[Converting]:
     """Bars; nothing but an estimate where stderr is no terminal."""
     with ExitStack() as bars:
         yield Converting(bars, measures)
+
+
+@contextmanager
+def training(steps: int) -> Iterator[Callable[["Report"], None]]:
+    """A bar over steps with the last report beside it, on a terminal; elsewhere a line a report."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=steps)
+
+        def tell(report: "Report") -> None:
+            if console.is_terminal:
+                progress.update(task, completed=report.step, description=_numbers(report))
+            if not console.is_terminal or report.valid is not None:
+                print(f"step {report.step}  {_numbers(report)}", file=sys.stderr, flush=True)
+
+        yield tell
+
+
+def _numbers(report: "Report") -> str:
+    valid = "" if report.valid is None else f"  valid {report.valid:.4f}"
+    speed = f"{report.tokens_per_second:.0f} tokens/s  {report.memory / 1e9:.2f} GB"
+    return f"loss {report.loss:.4f}{valid}  rate {report.rate:.1e}  {speed}"

@@ -12,10 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-import mlx.core as mx
-import numpy as np
-from mlx.utils import tree_flatten
-
+from ..checkpoint import weights_digest
 from ..config import GenerationConfig
 from ..errors import TaskError
 from ..model import Dream
@@ -24,7 +21,6 @@ from .run import Result
 from .tasks import Task
 
 FORMAT = 1
-SAMPLED = 16  # elements of each weight
 
 
 def identity(name: str, model: Dream, tasks: Iterable[Task], config: GenerationConfig, limits: Limits) -> dict[str, Any]:
@@ -42,19 +38,6 @@ def identity(name: str, model: Dream, tasks: Iterable[Task], config: GenerationC
         "config": config.to_dict(),
         "limits": asdict(limits),
     }
-
-
-def weights_digest(model: Dream) -> str:
-    """A hash of every weight's name, shape, type and first elements.
-
-    Not covered: a change that leaves the first 16 elements of every weight as they are.
-    """
-    digest = hashlib.sha256()
-    weights: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-    for name, weight in sorted(weights.items()):
-        digest.update(f"{name} {weight.shape} {weight.dtype}\n".encode())
-        digest.update(np.array(weight.reshape(-1)[:SAMPLED].view(mx.uint8)).tobytes())
-    return digest.hexdigest()
 
 
 class ResultsFile:

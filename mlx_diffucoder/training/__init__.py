@@ -1,1 +1,1 @@
-"""Learning: what a masked-diffusion model is trained on, and how."""
+"""Learning: the masked-diffusion objective, the one training loop, what is written and gone on from; the task maker."""

@@ -1,0 +1,145 @@
+"""What an adapter teaches: functions over dicts, which `pocket` does not know, by LoRA on its quantized weights.
+
+    python -m mlx_diffucoder.bench.adaptation
+
+quantizes the checkpoint to 4 bits, trains an adapter on small functions over dicts, and prints pass@1 before and
+after on functions that are not among those trained on: other pairs of a result and a condition. Ends with one line of
+JSON. Runs the code that the model writes.
+"""
+
+import json
+import random
+import sys
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlx_diffucoder.errors import ExecutionError
+
+from .terminal import one_line
+
+RESULTS = {
+    "a dict of the items of {d} whose values are {c}": "{{k: v for k, v in {d}.items() if {t}}}",
+    "a sorted list of the keys of {d} whose values are {c}": "sorted(k for k, v in {d}.items() if {t})",
+    "the sum of the values of {d} that are {c}": "sum(v for v in {d}.values() if {t})",
+    "how many values of {d} are {c}": "sum(1 for v in {d}.values() if {t})",
+    "whether any value of {d} is {c}": "any({t} for v in {d}.values())",
+    "whether all values of {d} are {c}": "all({t} for v in {d}.values())",
+}
+CONDITIONS = {
+    "even": "v % 2 == 0",
+    "odd": "v % 2 == 1",
+    "positive": "v > 0",
+    "negative": "v < 0",
+    "greater than 5": "v > 5",
+    "less than 10": "v < 10",
+}
+PHRASES = ("Write a function {f}({d}) that returns {what}.", "Implement {f}({d}): return {what}.")
+NAMES, ARGUMENTS = ("f", "process", "solve", "compute"), ("d", "table", "data", "counts")
+
+
+def family(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows to train on, and tasks over other pairs of a result and a condition: a sixth of the pairs."""
+    rng = random.Random(seed)
+    train: list[dict[str, Any]] = []
+    tasks: list[dict[str, Any]] = []
+    for (i, result), (j, condition) in product(enumerate(RESULTS), enumerate(CONDITIONS)):
+        unseen = i == j
+        for phrase, name in product(PHRASES, NAMES):
+            row = _row(f"dicts/{len(tasks)}", phrase, name, rng.choice(ARGUMENTS), result, condition, rng)
+            if not unseen:
+                train.append({"prompt": row["prompt"], "completion": row["canonical_solution"]})
+            else:
+                tasks.append(row)
+    return train, tasks
+
+
+def _row(id: str, phrase: str, name: str, argument: str, result: str, condition: str, rng: random.Random) -> dict[str, Any]:
+    what = result.format(d=argument, c=condition)
+    returned = RESULTS[result].format(d=argument, t=CONDITIONS[condition])
+    solution = f"def {name}({argument}):\n    return {returned}\n"
+    scope: dict[str, Any] = {}
+    exec(solution, scope)  # our own few lines above
+    checks = []
+    for _ in range(6):
+        given = {key: rng.randint(-12, 15) for key in rng.sample("abcdefgh", rng.randint(0, 6))}
+        checks.append(f"    assert candidate({given!r}) == {scope[name](given)!r}\n")
+    return {
+        "task_id": id,
+        "prompt": phrase.format(f=name, d=argument, what=what),
+        "entry_point": name,
+        "canonical_solution": solution,
+        "test": "def check(candidate):\n" + "".join(checks),
+    }
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A checkpoint that is not quantized.")] = "pocket",
+    bits: Annotated[int, typer.Option(help="To quantize it to.")] = 4,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 120,
+    tasks: Annotated[int, typer.Option(min=1, max=48, help="How many to judge by.")] = 48,
+    allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")] = False,
+) -> None:
+    """Measure what an adapter teaches."""
+    with one_line("adaptation"):
+        if not allow_code_execution:
+            raise ExecutionError("this runs the code that the model writes; if you accept that, add --allow-code-execution")
+        with tempfile.TemporaryDirectory() as parent:
+            report = measure(model, Path(parent), bits=bits, steps=steps, tasks=tasks)
+    print(json.dumps(report))
+
+
+def measure(model: str, folder: Path, *, bits: int = 4, steps: int = 120, tasks: int = 48) -> dict[str, Any]:
+    """pass@1 of the quantized checkpoint before and after, and the seconds that training took."""
+    from mlx_diffucoder.convert import ConvertConfig, convert
+
+    train, held_out = family()
+    _write(folder / "train.jsonl", train)
+    _write(folder / "tasks.jsonl", random.Random(0).sample(held_out, tasks))
+    quantized = convert(model, folder / "quantized", ConvertConfig(quantize=True, q_bits=bits))
+    before = _passed(quantized, None, folder / "tasks.jsonl")
+    print(f"before: {100 * before:.1f} %", file=sys.stderr, flush=True)
+    began = time.perf_counter()
+    _train(quantized, folder, steps)
+    seconds = time.perf_counter() - began
+    after = _passed(quantized, folder / "adapter", folder / "tasks.jsonl")
+    print(f"after: {100 * after:.1f} % ({seconds:.0f} s of training)", file=sys.stderr, flush=True)
+    return {"model": model, "bits": bits, "steps": steps, "tasks": tasks, "before": before, "after": after, "seconds": seconds}
+
+
+def _train(checkpoint: Path, folder: Path, steps: int) -> None:
+    from mlx_diffucoder.training.job import Data, Job
+    from mlx_diffucoder.training.learners import Tuning, from_checkpoint
+    from mlx_diffucoder.training.settings import TrainSettings
+    from mlx_diffucoder.training.trainer import Hooks
+
+    learner = from_checkpoint(checkpoint, checkpoint.name, Tuning(tune="lora", dtype="float32"), 0)
+    settings = TrainSettings(
+        steps=steps, batch_size=8, accumulate=2, max_length=96, learning_rate=2e-3, warmup=10, save_every=steps
+    )
+    data = Data.read(folder / "train.jsonl", None, learner.tokenizer, max_length=96, skip_long=False)
+    hooks = Hooks(lambda report: print(report.to_dict(), file=sys.stderr, flush=True))
+    trainer = Job.of(learner, settings, data).trainer(folder / "adapter", hooks, resume=False)
+    trainer.run()
+    trainer.folder.publish(trainer.progress)
+
+
+def _passed(checkpoint: Path, adapter: Path | None, tasks: Path) -> float:
+    from mlx_diffucoder import GenerationConfig, load
+    from mlx_diffucoder.evaluation import evaluate, read_tasks
+
+    network, tokenizer = load(checkpoint, dtype="float32", adapter=adapter)
+    found = list(evaluate(network, tokenizer, read_tasks(tasks), GenerationConfig(max_tokens=64, seed=0)))
+    return sum(result.passed for result in found) / len(found)
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

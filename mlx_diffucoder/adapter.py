@@ -1,0 +1,78 @@
+"""Adapters: small trained weights (LoRA, DoRA) beside a checkpoint, in mlx-lm's file layout.
+
+A folder holds `adapters.safetensors` and `adapter_config.json`, as mlx-lm writes and reads them. The
+configuration has one entry of our own, which says of which checkpoint the adapter is; an adapter without it is
+checked by its shapes alone.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from mlx.utils import tree_flatten
+from safetensors import SafetensorError, safe_open
+
+from .checkpoint import weights_digest
+from .config import read_json
+from .errors import CheckpointError
+from .model import Dream
+
+WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
+BASE = "diffucoder_base"
+KINDS = ("lora", "dora")
+LEAVES = ("lora_a", "lora_b", "m")
+
+
+def base_identity(model: Dream, name: str) -> dict[str, str]:
+    """What `adapter_config.json` says about the checkpoint that an adapter is of."""
+    return {"name": name, "weights": weights_digest(model)}
+
+
+def apply_adapter(model: Dream, folder: Path) -> None:
+    """Put an adapter's layers and weights into a model, which is as its checkpoint has it.
+
+    Raises:
+        CheckpointError: the folder is no adapter or a damaged one, or it is another model's.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; an adapter is a folder with {WEIGHTS} and {CONFIG}")
+    config = _checked(read_json(folder / CONFIG), folder / CONFIG)
+    base = config.get(BASE)
+    if isinstance(base, dict) and base.get("weights") != weights_digest(model):
+        raise CheckpointError(f"{folder}: is an adapter of another model, {base.get('name')}; name that one with --model")
+    from mlx_lm.tuner.utils import load_adapters
+
+    try:
+        with safe_open(folder / WEIGHTS, framework="numpy") as stored:
+            names = set(stored.keys())
+        load_adapters(model=model, adapter_path=str(folder))
+    except ValueError as error:  # mlx-lm's list of what does not fit
+        raise CheckpointError(f"{folder}: is an adapter of another model: {str(error).splitlines()[1].strip()}") from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]})") from None
+    if missing := sorted(adapter_names(model) - names):
+        raise CheckpointError(f"{folder / WEIGHTS}: lacks {missing[0]}; is it damaged, or of another model?")
+    model.eval()
+
+
+def adapter_names(model: Dream) -> set[str]:
+    """The weights of a model that are an adapter's."""
+    parameters: Any = tree_flatten(model.parameters())
+    return {name for name, _ in parameters if name.rpartition(".")[2] in LEAVES}
+
+
+def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """An adapter's configuration, or `CheckpointError` where mlx-lm would stumble over it."""
+    kind = config.get("fine_tune_type", "lora")
+    if kind not in KINDS:
+        raise CheckpointError(f"{path}: fine_tune_type is {kind!r}, not one of {', '.join(KINDS)}")
+    settings = config.get("lora_parameters")
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path}: has no lora_parameters; is it an adapter's?")
+    numbers = {"num_layers": config.get("num_layers"), **{name: settings.get(name) for name in ("rank", "scale", "dropout")}}
+    for name, value in numbers.items():
+        whole = name in ("num_layers", "rank")
+        fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if value is None or not fits or not (1 if whole else 0) <= value < math.inf:
+            raise CheckpointError(f"{path}: {name} is {value!r}, not a number that can be")
+    return config

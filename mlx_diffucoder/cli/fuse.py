@@ -1,0 +1,35 @@
+"""`diffucode fuse`: a model and its adapter in, one model out."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Model, Yes
+
+
+def fuse(
+    adapter: Annotated[Path, typer.Option("--adapter", help="The adapter's folder.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.", show_default=False)],
+    model: Model = None,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", "-d", help="Write floats; rounding a sum to few bits again loses some of it.")
+    ] = False,
+    yes: Yes = False,
+) -> int:
+    """Add an adapter to the weights of its model.
+
+    Example: diffucode fuse -m pocket --adapter ./adapter --out ./fused
+    """
+    from ..training.fusing import fuse as fuse_folders
+    from .models import folder_named
+    from .progress import waiting
+
+    name, folder = folder_named(model, yes=yes)
+    with waiting(f"fusing {name}"):
+        fuse_folders(folder, adapter, out, dequantize=dequantize)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    print(f"wrote {size / 1e6:.1f} MB; run it with: diffucode generate -m {out} ...", file=sys.stderr)
+    print(out)
+    return 0

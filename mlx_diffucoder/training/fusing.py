@@ -1,0 +1,45 @@
+"""An adapter added to the weights it belongs to."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from ..adapter import apply_adapter
+from ..checkpoint import build
+from ..convert.folder import written_beside
+from ..errors import ConvertError
+from ..tokenizer import Tokenizer
+from .learners import ModelWriter
+
+
+def fuse(folder: Path, adapter: Path, out: Path, *, dequantize: bool = False) -> None:
+    """Write the checkpoint `folder` with `adapter` added to its weights into the new folder `out`.
+
+    Layers that are quantized are quantized again, as they were, unless `dequantize`.
+
+    Raises:
+        CheckpointError, ConfigError: either folder is none, or the adapter is another model's.
+        ConvertError: `out` cannot be written, or there is nothing to dequantize.
+    """
+    with written_beside(out) as unfinished:
+        model, raw = build(folder)
+        quantized = bool(raw.get("quantization") or raw.get("quantization_config"))
+        if dequantize and not quantized:
+            raise ConvertError("dequantize: the model is not quantized", field="dequantize")
+        tokenizer = Tokenizer.load(folder)
+        apply_adapter(model, adapter.expanduser())
+        fused: Any = [(name, one.fuse(dequantize=dequantize)) for name, one in model.named_modules() if hasattr(one, "fuse")]
+        model.update_modules(tree_unflatten(fused))
+        settings = dict(raw)
+        if dequantize:
+            _dequantize(model)
+            settings = {key: value for key, value in raw.items() if not key.startswith("quantization")}
+        ModelWriter(settings, tokenizer, folder)(unfinished, model)
+
+
+def _dequantize(model: nn.Module) -> None:
+    from mlx_lm.utils import dequantize_model
+
+    dequantize_model(model)

@@ -1,0 +1,112 @@
+"""From flags to a run: data checked, memory computed, then the loop."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..tokenizer import Tokenizer
+from .batches import Batches, Drawing
+from .data import Example, Examples, read_examples
+from .learners import Learner
+from .memory import Memory, memory_to_train
+from .recompute import recompute_layers
+from .settings import TrainSettings
+from .state import RunFolder
+from .supervised import Supervised, validation
+from .trainer import Hooks, Trainer, streams
+
+FREE = ("save_every", "eval_every", "patience")
+"""Settings that may be others when a run goes on: no weight depends on them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What is learnt from, and what is evaluated on."""
+
+    train: Examples
+    valid: Examples | None
+
+    @classmethod
+    def read(cls, train: Path, valid: Path | None, tokenizer: Tokenizer, *, max_length: int, skip_long: bool) -> "Data":
+        """Both files. Raises as `read_examples`."""
+        files = [read_examples(file, tokenizer, max_length=max_length, skip_long=skip_long) for file in (train, valid) if file]
+        return cls(files[0], files[1] if valid else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A supervised run that is ready to begin.
+
+    Attributes:
+        memory: what it takes at most.
+    """
+
+    learner: Learner
+    settings: TrainSettings
+    data: Data
+    memory: Memory
+
+    @classmethod
+    def of(cls, learner: Learner, settings: TrainSettings, data: Data, *, gradient_checkpointing: bool = False) -> "Job":
+        if gradient_checkpointing:
+            recompute_layers(learner.model)
+        memory = memory_to_train(
+            learner.model,
+            batch=min(settings.batch_size, len(data.train.kept)),
+            length=settings.max_length,
+            accumulate=settings.accumulate,
+            lanes=len(streams()),
+        )
+        return cls(learner, settings, data, memory)
+
+    def trainer(self, out: Path, hooks: Hooks, *, resume: bool) -> Trainer:
+        """The run, at its beginning or where the last checkpoint in `out` left it.
+
+        Raises:
+            TrainError: `out` holds a run that is not to be gone on with, or another one, or cannot be written.
+        """
+        batches = Batches(self.data.train.kept, self.learner.tokenizer, self._drawing)
+        evaluate = None
+        if self.data.valid is not None:
+            evaluate = validation(Batches(self.data.valid.kept, self.learner.tokenizer, self._drawing))
+        folder = RunFolder(out, self.identity, self.learner.write, resume=resume)
+        trainer = Trainer(
+            self.learner.model, Supervised(batches, self.settings.accumulate), self.settings, folder, evaluate, hooks
+        )
+        trainer.progress = folder.restore(self.learner.read, trainer.optimizer)
+        return trainer
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must share with that which it goes on with."""
+        settings = {name: value for name, value in self.settings.to_dict().items() if name not in FREE}
+        valid = self.data.valid.kept if self.data.valid else []
+        return {
+            "method": "sft",
+            **self.learner.identity,
+            **settings,
+            "data": _digest(self.data.train.kept),
+            "valid": _digest(valid),
+        }
+
+    @property
+    def _drawing(self) -> Drawing:
+        settings = self.settings
+        return Drawing(
+            size=settings.batch_size,
+            max_length=settings.max_length,
+            infill=settings.infill,
+            canvas=settings.canvas,
+            seed=settings.seed,
+            least_t=settings.least_t,
+        )
+
+
+def _digest(examples: Iterable[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{len(example.prompt)} {len(example.answer)} ".encode())
+        digest.update(example.prompt.tobytes() + example.answer.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,234 @@
+"""What can be trained: a whole model, one of random weights, or adapters on a model that stays as it is.
+
+A `Learner` is a model with its trainable weights marked, and how these are written and read again.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from ..adapter import BASE, CONFIG, KINDS, WEIGHTS, base_identity
+from ..checkpoint import build
+from ..config import ModelConfig, read_json
+from ..convert.converter import COPIED
+from ..errors import CheckpointError, ConfigError, TrainError
+from ..loading import DTYPES
+from ..model import Dream
+from ..tokenizer import Tokenizer
+
+DEVIATION = 0.02  # Qwen2's initializer_range
+TUNES = ("full", *KINDS)
+WHOLE_BYTES = (2, 4, 8)  # widths of which mlx-lm's DoRA knows how many share a word
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Which weights are trained, and how.
+
+    Attributes:
+        tune: `full`, `lora` or `dora`.
+        rank, scale, dropout: of the adapters, as mlx-lm has them.
+        layers: the last so many get adapters; None is all.
+        dtype: to compute in another type than the weights are stored in; float16 becomes float32 where
+            nothing is said, for its gradients underflow.
+        unpack: quantized weights are held as floats of the same values, rounded to `dtype`; None does so on
+            a CPU alone, where MLX's quantized products take some fifty times longer.
+    """
+
+    tune: str = "full"
+    rank: int = 8
+    scale: float = 20.0
+    dropout: float = 0.0
+    layers: int | None = None
+    dtype: str | None = None
+    unpack: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.tune not in TUNES:
+            raise TrainError(f"tune must be one of {', '.join(TUNES)}, not {self.tune!r}", field="tune")
+        for name, low, high in (("rank", 1, 2**12), ("scale", 0, 1e4), ("dropout", 0, 0.99), ("layers", 1, 2**12)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise TrainError(f"{name} must be from {low:g} to {high:g}, not {value!r}", field=name)
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise TrainError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}", field="dtype")
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A model that learns.
+
+    Attributes:
+        identity: of what it began as, and how it is trained, as JSON can hold it.
+        write: writes what is trained into a folder that loads.
+        read: reads that again.
+    """
+
+    model: Dream
+    tokenizer: Tokenizer
+    identity: dict[str, Any]
+    write: Callable[[Path, nn.Module], None]
+    read: Callable[[Path], None]
+
+
+def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int) -> Learner:
+    """The model of a checkpoint folder, its weights not read yet where `tuning` allows.
+
+    Args:
+        name: what the folder was named by.
+        seed: of the adapters' first weights.
+
+    Raises:
+        TrainError: it is quantized, and not adapters but all of it is to be trained; or as `_add_adapters`.
+        CheckpointError, ConfigError: as `load`.
+    """
+    model, raw = build(folder)
+    tokenizer = Tokenizer.load(folder)
+    base = base_identity(model, name)
+    quantized = any(hasattr(module, "bits") for module in model.modules())
+    if quantized and tuning.tune == "full":
+        raise TrainError(f"{name}: is quantized, and quantized weights cannot be trained; use --tune lora")
+    if quantized and (mx.default_device().type == mx.cpu if tuning.unpack is None else tuning.unpack):
+        model = _unpacked(model)
+    _set_dtype(model, tuning.dtype)
+    identity = {"base": base["weights"], "tune": tuning.tune, "dtype": _dtype_of(model)}
+    if tuning.tune == "full":
+        model.unfreeze()
+        return _whole(model, tokenizer, identity, raw, folder)
+    config = _add_adapters(model, tuning, seed)
+    identity |= {"num_layers": config["num_layers"], **config["lora_parameters"]}
+    return Learner(
+        model,
+        tokenizer,
+        identity,
+        write=_AdapterWriter({**config, "model": name, BASE: base}),
+        read=lambda kept: _read_weights(model, kept / WEIGHTS),
+    )
+
+
+def from_scratch(path: Path, tokenizer_folder: Path, seed: int, dtype: str | None = None) -> Learner:
+    """The model that a `config.json` describes, with random weights, and the tokenizer of a folder.
+
+    Raises:
+        ConfigError, CheckpointError: either cannot be read, or the tokenizer has ids that the model lacks.
+    """
+    raw = read_json(path)
+    try:
+        config = ModelConfig.from_dict(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    tokenizer = Tokenizer.load(tokenizer_folder, raw)
+    if (most := int(tokenizer.known_ids.max())) >= config.vocab_size:
+        raise CheckpointError(f"{path}: vocab_size is {config.vocab_size}, and {tokenizer_folder} has the id {most}")
+    model = Dream(config)
+    _initialize(model, float(raw.get("initializer_range") or DEVIATION), mx.random.key(seed))
+    _set_dtype(model, dtype)
+    identity = {"base": "random", "config": raw, "tune": "full", "dtype": _dtype_of(model)}
+    return _whole(model, tokenizer, identity, raw, tokenizer_folder)
+
+
+def _whole(model: Dream, tokenizer: Tokenizer, identity: dict[str, Any], raw: dict[str, Any], folder: Path) -> Learner:
+    raw = {**raw, "torch_dtype": _dtype_of(model)}
+    write = ModelWriter(raw, tokenizer, folder)
+    return Learner(model, tokenizer, identity, write, read=lambda kept: _read_model(model, kept))
+
+
+def _read_model(model: Dream, folder: Path) -> None:
+    kept, _ = build(folder)
+    model.update(kept.parameters())
+
+
+def _read_weights(model: Dream, file: Path) -> None:
+    try:
+        model.load_weights(str(file), strict=False)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
+
+
+def _add_adapters(model: Dream, tuning: Tuning, seed: int) -> dict[str, Any]:
+    """Adapters on every linear of the last layers, by mlx-lm; what `adapter_config.json` says of them.
+
+    Raises:
+        TrainError: the model has no such layers, or widths that mlx-lm's DoRA cannot take.
+    """
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    layers = len(model.layers) if tuning.layers is None else tuning.layers
+    if layers > len(model.layers):
+        raise TrainError(f"layers is {layers}, and the model has {len(model.layers)}", field="layers")
+    widths = {module.bits for module in model.modules() if isinstance(module, nn.QuantizedLinear)}
+    if tuning.tune == "dora" and (odd := sorted(widths - set(WHOLE_BYTES))):
+        raise TrainError(f"tune dora cannot take weights of {odd[0]} bits; use lora", field="tune")
+    parameters = {"rank": tuning.rank, "scale": tuning.scale, "dropout": tuning.dropout}
+    model.freeze()
+    mx.random.seed(seed)
+    linear_to_lora_layers(model=model, num_layers=layers, config=parameters, use_dora=tuning.tune == "dora")
+    return {"fine_tune_type": tuning.tune, "num_layers": layers, "lora_parameters": parameters}
+
+
+class _AdapterWriter:
+    """Writes adapters as mlx-lm does."""
+
+    def __init__(self, config: dict[str, Any]):
+        self._config = config
+
+    def __call__(self, folder: Path, model: nn.Module) -> None:
+        trained: Any = tree_flatten(model.trainable_parameters())
+        mx.save_safetensors(str(folder / WEIGHTS), dict(trained), metadata={"format": "mlx"})
+        (folder / CONFIG).write_text(json.dumps(self._config, indent=4) + "\n", encoding="utf-8")
+
+
+class ModelWriter:
+    """Writes a model as a folder in the Hub's layout: weights, `config.json`, the tokenizer's files."""
+
+    def __init__(self, settings: dict[str, Any], tokenizer: Tokenizer, source: Path):
+        self._settings, self._tokenizer, self._source = settings, tokenizer, source
+
+    def __call__(self, folder: Path, model: nn.Module) -> None:
+        from mlx_lm.utils import save_config, save_model
+
+        save_model(save_path=folder, model=model, donate_model=False)
+        save_config(config=dict(self._settings), config_path=folder / "config.json")
+        self._tokenizer.save(folder)
+        for name in COPIED:
+            if (self._source / name).exists():
+                (folder / name).write_bytes((self._source / name).read_bytes())
+
+
+def _initialize(model: Dream, deviation: float, key: mx.array) -> None:
+    """Normal weights, narrower where a layer adds to the residual stream (GPT-2, section 2.3); norms 1, biases 0."""
+    residual = deviation / math.sqrt(2 * model.config.num_hidden_layers)
+    weights = []
+    parameters: Any = tree_flatten(model.parameters())
+    for (name, value), own in zip(parameters, mx.random.split(key, len(parameters)), strict=True):
+        if value.ndim == 1:
+            weights.append((name, mx.zeros_like(value) if name.endswith("bias") else mx.ones_like(value)))
+        else:
+            scale = residual if "o_proj" in name or "down_proj" in name else deviation
+            weights.append((name, mx.random.normal(value.shape, scale=scale, key=own)))
+    model.update(tree_unflatten(weights))
+    mx.eval(model.parameters())
+
+
+def _unpacked(model: Dream) -> Dream:
+    from mlx_lm.utils import dequantize_model
+
+    return dequantize_model(model)
+
+
+def _set_dtype(model: Dream, dtype: str | None) -> None:
+    if dtype is None and _dtype_of(model) == "float16":
+        dtype = "float32"
+    if dtype is not None:
+        model.set_dtype(DTYPES[dtype])
+
+
+def _dtype_of(model: Dream) -> str:
+    return str(model.model.norm.weight.dtype).removeprefix("mlx.core.")

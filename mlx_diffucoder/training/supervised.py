@@ -1,0 +1,33 @@
+"""Supervised learning as a method of the trainer: examples in, the masked-diffusion loss out."""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from ..model import Dream
+from .batches import Batches
+from .objective import loss
+from .trainer import Arrays
+
+
+class Supervised:
+    """The masked-diffusion objective on examples."""
+
+    def __init__(self, batches: Batches, accumulate: int = 1):
+        self._batches, self._accumulate = batches, accumulate
+
+    def batches(self, model: Dream, step: int) -> Sequence[Arrays]:
+        return [batch.arrays() for batch in self._batches.draw(step * self._accumulate, self._accumulate)]
+
+    def loss(self, model: Dream, *arrays: mx.array) -> mx.array:
+        return loss(model, *arrays)
+
+
+def validation(batches: Batches) -> Callable[[Dream], float]:
+    """The loss of every example, with canvases and masks that are the same each time."""
+    kept = batches.draw(0, batches.per_epoch)
+
+    def evaluate(model: Dream) -> float:
+        return sum(float(loss(model, *batch.arrays())) for batch in kept)
+
+    return evaluate

@@ -1,0 +1,250 @@
+"""THE LOOP: a method's batches, their gradients, one optimizer step; reports, evaluations, checkpoints.
+
+What is learnt from, and how it is scored, is a `Method`. There is no second loop.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_map
+
+from ..errors import TrainError
+from ..model import Dream
+from .settings import TrainSettings
+from .state import Progress, RunFolder
+
+Arrays = tuple[mx.array, ...]
+SMOOTH = 0.98  # of the running loss that is watched,
+WATCHED = 50  # once so many steps are in it
+FAR = 3.0  # times the best running loss, and
+FAR_NATS = 1.0  # so many nats above it: the run has gone astray
+
+
+class Method(Protocol):
+    """What one step learns from, and the loss of it."""
+
+    def batches(self, model: Dream, step: int) -> Sequence[Arrays]:
+        """What the step forwards, in parts whose losses are summed; the first array of each is the tokens `[B, L]`.
+
+        A function of the step, the seed and the model's weights alone: a run that goes on from a
+        checkpoint must get what an unbroken one would have got.
+        """
+        ...
+
+    def loss(self, model: Dream, *arrays: mx.array) -> mx.array:
+        """The scalar loss of one of these parts."""
+        ...
+
+
+@dataclass
+class Report:
+    """Some steps together: what they cost and what came of them."""
+
+    step: int
+    loss: float
+    norm: float
+    rate: float
+    tokens_per_second: float
+    seconds: float
+    memory: int
+    valid: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        numbers = {
+            "step": self.step,
+            "loss": round(self.loss, 6),
+            "norm": round(self.norm, 5),
+            "learning_rate": self.rate,
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "seconds": round(self.seconds, 2),
+            "memory": self.memory,
+        }
+        return numbers if self.valid is None else {**numbers, "valid": round(self.valid, 6)}
+
+
+@dataclass
+class Hooks:
+    """What the loop tells, and asks.
+
+    Attributes:
+        report: told every `report_every` steps, and of each evaluation.
+        stop: asked after each step; the run is saved and ends.
+    """
+
+    report: Callable[[Report], None] = lambda report: None
+    stop: Callable[[], bool] = lambda: False
+    report_every: int = 10
+
+
+@dataclass
+class Trainer:
+    """A run in the making: model, method, optimizer and folder, and how far it has come.
+
+    Attributes:
+        evaluate: the loss on what is kept apart; None where nothing is.
+    """
+
+    model: Dream
+    method: Method
+    settings: TrainSettings
+    folder: RunFolder
+    evaluate: Callable[[Dream], float] | None = None
+    hooks: Hooks = field(default_factory=Hooks)
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(self.settings)
+        self.optimizer.init(self.model.trainable_parameters())
+        self._gradient = nn.value_and_grad(self.model, lambda *arrays: self.method.loss(self.model, *arrays))
+        self._window: list[tuple[float, float, int]] = []  # loss, norm, tokens of the steps since the last report
+        self._since = time.perf_counter()
+        self.last: dict[str, Any] = {}
+
+    def run(self) -> bool:
+        """Train to the last step; returns whether it came to its end (and was not told to stop).
+
+        Raises:
+            TrainError: the loss is no number, or far above the best; the last checkpoint is kept.
+        """
+        self.model.train()
+        while self.progress.step < self.settings.steps:
+            self._step()
+            step = self.progress.step
+            last = step == self.settings.steps
+            if step % self.hooks.report_every == 0 or last:
+                self._report()
+            if self.evaluate is not None and (step % self.settings.eval_every == 0 or last) and self._evaluate():
+                return True
+            stop = self.hooks.stop()
+            if stop or last or step % self.settings.save_every == 0:
+                self.folder.save(self.model, self.optimizer, self.progress)
+            if stop and not last:
+                return False
+        return True
+
+    def _step(self) -> None:
+        step = self.progress.step
+        mx.random.seed((self.settings.seed * 1_000_003 + step) % 2**63)  # of dropout
+        self.optimizer.learning_rate = self.settings.rate(step)
+        parts = self.method.batches(self.model, step)
+        value, gradient = self._sum(parts)
+        gradient, norm = optim.clip_grad_norm(gradient, self.settings.clip)
+        self.optimizer.update(self.model, gradient)
+        mx.eval(self.model.trainable_parameters(), self.optimizer.state, norm)
+        loss, size = float(value), float(norm)
+        self._watch(loss, size, step)
+        self.progress.step = step + 1
+        self._window.append((loss, size, sum(part[0].size for part in parts)))
+
+    def _sum(self, parts: Sequence[Arrays]) -> tuple[mx.array, Any]:
+        """The loss and the gradient of all parts together.
+
+        On a CPU, where MLX computes a stream of operations in one thread, each part has its own stream; the
+        order of the sum is the same.
+        """
+        total: tuple[mx.array, Any] | None = None
+        lanes = streams()
+        for start in range(0, len(parts), len(lanes)):
+            found = []
+            for stream, part in zip(lanes, parts[start:], strict=False):
+                with mx.stream(stream):
+                    found.append(self._gradient(*part))
+            for one in found:
+                total = one if total is None else (total[0] + one[0], tree_map(mx.add, total[1], one[1]))
+            mx.eval(total)
+        if total is None:
+            raise ValueError("a step of no batches")
+        return total
+
+    def _watch(self, loss: float, norm: float, step: int) -> None:
+        """Raise `TrainError` where the loss has gone astray."""
+        kept = self.folder.newest()
+        where = f"{kept} is the last checkpoint" if kept else "nothing was saved"
+        advice = f"{where}; a smaller --learning-rate or a longer --warmup may help"
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainError(f"the loss is {loss} and the gradient's norm {norm} at step {step + 1}: {advice}")
+        progress = self.progress
+        progress.running = loss if progress.running is None else SMOOTH * progress.running + (1 - SMOOTH) * loss
+        if step < WATCHED:
+            return
+        if progress.lowest is None or progress.running < progress.lowest:
+            progress.lowest = progress.running
+        elif progress.running > FAR * progress.lowest + FAR_NATS:
+            raise TrainError(
+                f"the loss is rising: {progress.running:.3g} on average at step {step + 1}, {progress.lowest:.3g} at best;"
+                f" {advice}"
+            )
+
+    def _report(self, valid: float | None = None) -> None:
+        window, now = self._window, time.perf_counter()
+        if window:
+            seconds = now - self._since
+            self.progress.seconds += seconds
+            self._report_of_steps = Report(
+                step=self.progress.step,
+                loss=sum(loss for loss, _, _ in window) / len(window),
+                norm=sum(norm for _, norm, _ in window) / len(window),
+                rate=self.settings.rate(self.progress.step - 1),
+                tokens_per_second=sum(tokens for _, _, tokens in window) / seconds,
+                seconds=self.progress.seconds,
+                memory=mx.get_peak_memory(),
+            )
+        self._window, self._since = [], now
+        report = self._report_of_steps
+        report.valid = valid
+        self.last = report.to_dict()
+        self.folder.log(self.last)
+        self.hooks.report(report)
+
+    def _evaluate(self) -> bool:
+        """Evaluate, and save where it is the best so far; returns whether the run ends for want of any better."""
+        if self._window:
+            self._report()
+        self.model.eval()
+        loss = self.evaluate(self.model) if self.evaluate else 0.0
+        self.model.train()
+        progress = self.progress
+        better = progress.best is None or loss < progress.best
+        if better:
+            progress.best, progress.best_step, progress.worse = loss, progress.step, 0
+        else:
+            progress.worse += 1
+        self._report(valid=loss)
+        ends = bool(self.settings.patience) and progress.worse >= self.settings.patience
+        if better or ends:
+            self.folder.save(self.model, self.optimizer, progress)
+        self._since = time.perf_counter()
+        return ends
+
+
+def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
+    """AdamW that decays matrices, and leaves biases, norms and embeddings as they are."""
+
+    def adamw(decay: float) -> optim.Optimizer:
+        return optim.AdamW(
+            learning_rate=settings.learning_rate, betas=[0.9, 0.98], weight_decay=decay, bias_correction=True, eps=1e-8
+        )
+
+    return optim.MultiOptimizer(
+        [adamw(settings.weight_decay), adamw(0.0)],
+        [lambda name, value: value.ndim > 1 and "embed" not in name],
+    )
+
+
+_STREAMS: list[Any] = []
+
+
+def streams() -> list[Any]:
+    """On a CPU a stream for each core; on a GPU, which one keeps busy, the default one."""
+    if mx.default_device().type == mx.DeviceType.gpu:
+        return [mx.default_stream(mx.default_device())]
+    if not _STREAMS:
+        _STREAMS.extend(mx.new_stream(mx.cpu) for _ in range(os.cpu_count() or 1))
+    return _STREAMS

@@ -1,0 +1,144 @@
+"""What a canvas looks like, and that each follows from the seed and its number."""
+
+import numpy as np
+import pytest
+
+from mlx_diffucoder.errors import TaskError, TrainError
+from mlx_diffucoder.training.batches import Batches, Drawing
+from mlx_diffucoder.training.data import read_examples
+
+from .small import write_rows
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory, dream_a_tokenizer):
+    file = write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl", 30)
+    return read_examples(file, dream_a_tokenizer, max_length=256, skip_long=False).kept
+
+
+@pytest.fixture(scope="module")
+def dream_a_tokenizer():
+    from mlx_diffucoder.tokenizer import Tokenizer
+
+    from .small import CHECKPOINT
+
+    return Tokenizer.load(CHECKPOINT)
+
+
+def canvases(batches, number):
+    tokens, learnt, _ = batches._canvases(number)
+    return tokens, learnt
+
+
+def test_an_answers_canvas_is_prompt_answer_end_and_padding_and_all_behind_the_prompt_is_learnt(examples, dream_a_tokenizer):
+    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=200, canvas="full"))
+    tokens, learnt = canvases(batches, 0)
+    assert tokens.shape == (4, 200)
+    for row, mask in zip(tokens, learnt, strict=True):
+        start = int(mask.argmax())
+        assert mask[start:].all()
+        own = next(one for one in examples if (row[: len(one)] == np.concatenate([one.prompt, one.answer])).all())
+        assert start == len(own.prompt)
+        assert own.answer[-1] == dream_a_tokenizer.end_id(chat=True)
+        assert (row[len(own) :] == dream_a_tokenizer.pad_id).all()
+
+
+def test_a_hole_is_span_and_padding_and_what_is_around_it_is_known(examples, dream_a_tokenizer):
+    batches = Batches(examples, dream_a_tokenizer, Drawing(size=8, max_length=200, infill=1.0, seed=3))
+    prompted, bare, longer = 0, 0, 0
+    for number in range(12):
+        tokens, learnt = canvases(batches, number)
+        for row, mask in zip(tokens, learnt, strict=True):
+            start, stop = int(mask.argmax()), len(mask) - int(mask[::-1].argmax())
+            assert mask[start:stop].all()  # one hole
+            assert start > 0
+            hole = row[start:stop]
+            span = hole[hole != dream_a_tokenizer.pad_id]
+            assert (hole[: len(span)] == span).all()  # padding only behind the span
+            assert len(span) > 0
+            rest = row[stop:]
+            around = np.concatenate([row[:start], span, rest[rest != dream_a_tokenizer.pad_id]])
+            whole = [np.concatenate([one.prompt, one.answer]) for one in examples]
+            answers = [one.answer for one in examples]
+            prompted += any(len(one) == len(around) and (one == around).all() for one in whole)
+            bare += any(len(one) == len(around) and (one == around).all() for one in answers)
+            longer += len(hole) > len(span)
+    assert prompted + bare == sum(len(canvases(batches, number)[0]) for number in range(12))
+    assert min(prompted, bare) > 20
+    assert longer > 40
+
+
+def test_spans_are_whole_lines_about_half_of_the_time(examples, dream_a_tokenizer):
+    batches = Batches(examples, dream_a_tokenizer, Drawing(size=8, max_length=200, infill=1.0))
+    rng = np.random.default_rng(0)
+    text = examples[0].answer[:-1]
+    whole = 0
+    for _ in range(400):
+        start, stop = batches._span(rng, text)
+        assert 0 <= start < stop <= len(text)
+        before = dream_a_tokenizer.decode(text[:start].tolist())
+        span = dream_a_tokenizer.decode(text[start:stop].tolist())
+        whole += (not before or before.endswith("\n")) and span.endswith("\n")
+    assert 150 < whole < 300  # half, and those that chance makes whole
+
+
+def test_batches_follow_from_seed_and_number_alone(examples, dream_a_tokenizer):
+    drawing = Drawing(size=4, max_length=128, infill=0.5, seed=7)
+    one, two = (Batches(examples, dream_a_tokenizer, drawing) for _ in range(2))
+    for number in (0, 9, 3):  # neither order nor what was drawn before matters
+        assert (two.draw(number)[0].tokens == one.draw(number)[0].tokens).all()
+    other = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=128, infill=0.5, seed=8))
+    assert (
+        other.draw(0)[0].tokens.shape != one.draw(0)[0].tokens.shape or (other.draw(0)[0].tokens != one.draw(0)[0].tokens).any()
+    )
+
+
+def test_an_epoch_has_every_example_once(examples, dream_a_tokenizer):
+    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=128))
+    for epoch in (0, 1):
+        assert sorted(index for batch in batches._order(epoch) for index in batch) == list(range(len(examples)))
+    assert batches._order(0) != batches._order(1)
+
+
+def test_batches_drawn_together_share_the_count_they_are_divided_by(examples, dream_a_tokenizer):
+    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=128))
+    single = [batches.draw(number)[0] for number in (0, 1)]
+    together = batches.draw(0, 2)
+    for one, part in zip(single, together, strict=True):
+        assert (one.rows == part.rows).all()
+        share = part.weights[0] / one.weights[0]
+        assert 0 < share < 1
+    assert sum(part.weights[0] / one.weights[0] for one, part in zip(single, together, strict=True)) == pytest.approx(1)
+
+
+def test_short_canvases_are_met_more_often_and_the_longest_too(examples, dream_a_tokenizer):
+    batches = Batches(examples, dream_a_tokenizer, Drawing(size=2, max_length=256))
+    lengths = [canvases(batches, number)[0].shape[1] for number in range(200)]
+    assert max(lengths) > 240
+    assert np.median(lengths) < (min(lengths) + 256) / 2
+    longest = Batches(examples, dream_a_tokenizer, Drawing(size=2, max_length=256, canvas="longest"))
+    assert canvases(longest, 0)[0].shape[1] <= max(map(len, examples)) + 8
+
+
+def test_long_examples_are_counted_and_stop_it_unless_they_are_to_be_skipped(tmp_path, dream_a_tokenizer):
+    file = write_rows(tmp_path / "rows.jsonl", 5)
+    with file.open("a") as rows:
+        rows.write('{"prompt": "Much.", "completion": "' + "x = 1; " * 80 + '"}\n')
+    with pytest.raises(TrainError, match=r"1 text is longer than 60 tokens \(the longest \d+, at 6\); --skip-long"):
+        read_examples(file, dream_a_tokenizer, max_length=60, skip_long=False)
+    found = read_examples(file, dream_a_tokenizer, max_length=60, skip_long=True)
+    assert (len(found.kept), found.skipped) == (5, 1)
+    with pytest.raises(TrainError, match="nothing is left"):
+        read_examples(file, dream_a_tokenizer, max_length=8, skip_long=True)
+
+
+def test_empty_data_and_bad_lines_are_named(tmp_path, dream_a_tokenizer):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n")
+    with pytest.raises(TaskError, match="holds no text"):
+        read_examples(file, dream_a_tokenizer, max_length=64, skip_long=False)
+    write_rows(file, 3)
+    with file.open("a") as rows:
+        rows.write('{"prompt": "no completion"}\n')
+    with pytest.raises(TaskError, match=":4: not a text"):
+        read_examples(file, dream_a_tokenizer, max_length=256, skip_long=False)

@@ -1,0 +1,114 @@
+"""The objective, against sums written out one token after another."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlx_diffucoder.training.objective import LEAST_T, Noised, draw_masks, loss, timesteps
+from mlx_diffucoder.training.recompute import recompute_layers
+
+from .small import small_model
+
+
+def noised(model, seed=0, B=3, L=20, prompt=6):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(5, model.config.vocab_size, (B, L)).astype(np.int32)
+    learnt = np.arange(L)[None].repeat(B, 0) >= prompt
+    t = timesteps(rng, B)
+    masked = draw_masks(rng, learnt, t)
+    return tokens, masked, t, Noised.of(tokens, masked, t, model.config.mask_token_id, int(learnt.sum()))
+
+
+def test_the_loss_is_the_weighted_sum_over_masked_tokens_read_one_row_to_the_left():
+    model = small_model()
+    tokens, masked, t, batch = noised(model)
+    expected = 0.0
+    for row in range(len(tokens)):
+        canvas = np.where(masked[row], model.config.mask_token_id, tokens[row])
+        logits = np.array(model(mx.array(canvas[None])))[0].astype(np.float64)
+        for place in np.flatnonzero(masked[row]):
+            read = logits[place - 1]
+            entropy = np.log(np.exp(read - read.max()).sum()) + read.max() - read[tokens[row, place]]
+            expected += entropy / t[row]
+    expected /= tokens.shape[0] * (tokens.shape[1] - 6)
+    assert float(loss(model, *batch.arrays())) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_gradient_agrees_with_finite_differences():
+    model = small_model()
+    *_, batch = noised(model)
+    arrays = batch.arrays()
+    value, gradient = nn.value_and_grad(model, lambda *a: loss(model, *a))(*arrays)
+    for module, found in (
+        (model.lm_head, gradient["lm_head"]["weight"]),
+        (model.layers[0].mlp.up_proj, gradient["model"]["layers"][0]["mlp"]["up_proj"]["weight"]),
+    ):
+        weight = module.weight
+        direction = found / mx.linalg.norm(found)
+        values = []
+        for step in (1e-2, -1e-2):
+            module.weight = weight + step * direction
+            values.append(float(loss(model, *arrays)))
+        module.weight = weight
+        assert (values[0] - values[1]) / 2e-2 == pytest.approx(float(mx.linalg.norm(found)), rel=5e-3)
+    assert float(value) > 0
+
+
+def test_prompts_are_never_masked_and_known_tokens_stay():
+    model = small_model()
+    tokens, masked, _, batch = noised(model)
+    assert not masked[:, :6].any()
+    assert (batch.tokens[~masked] == tokens[~masked]).all()
+    assert (batch.tokens[masked] == model.config.mask_token_id).all()
+
+
+def test_rows_that_fill_up_weigh_nothing():
+    model = small_model()
+    *_, batch = noised(model)
+    real = int((batch.weights > 0).sum())
+    assert len(batch.rows) % 64 == 0
+    assert (batch.weights[real:] == 0).all()
+    tokens, rows, targets, weights = batch.arrays()
+    assert float(loss(model, tokens, rows[:real], targets[:real], weights[:real])) == pytest.approx(
+        float(loss(model, tokens, rows, targets, weights)), rel=1e-6
+    )
+
+
+def test_each_token_is_masked_with_probability_t_and_the_weights_make_that_even():
+    """The mean of masked · 1/t over many draws is 1 for every token, whatever t was."""
+    rng = np.random.default_rng(0)
+    learnt = np.ones((4, 50), dtype=bool)
+    total = np.zeros(learnt.shape)
+    draws = 4000
+    for _ in range(draws):
+        t = timesteps(rng, 4, 0.05)
+        total += draw_masks(rng, learnt, t) / t[:, None]
+    assert total.mean() / draws == pytest.approx(1, abs=0.01)
+    assert np.abs(total / draws - 1).max() < 0.25
+
+
+def test_timesteps_stand_in_equal_parts_of_the_interval():
+    rng = np.random.default_rng(0)
+    drawn = np.stack([timesteps(rng, 8) for _ in range(2000)])
+    assert drawn.min() >= LEAST_T
+    assert drawn.max() <= 1
+    parts = np.floor((np.sort(drawn, axis=1) - LEAST_T) / (1 - LEAST_T) * 8 - 1e-9)
+    assert (parts == np.arange(8)).all()
+    assert drawn[:, 0].mean() == pytest.approx(0.5, abs=0.02)  # in any order: the first is as any other
+    assert drawn.mean(axis=1).std() < drawn[:, 0].std() / 8**0.5 / 2  # together they vary less than drawn alone
+
+
+def test_recomputing_gives_the_same_loss_and_gradients():
+    plain, twice = small_model(), small_model()
+    recompute_layers(twice)
+    *_, batch = noised(plain, L=90, B=8)
+    (a, one), (b, two) = (
+        nn.value_and_grad(model, lambda *arrays, model=model: loss(model, *arrays))(*batch.arrays()) for model in (plain, twice)
+    )
+    assert float(a) == pytest.approx(float(b), rel=1e-6)
+    from mlx.utils import tree_flatten
+
+    for (name, x), (other, y) in zip(tree_flatten(one), tree_flatten(two), strict=True):
+        assert name == other
+        assert mx.allclose(x, y, rtol=1e-3, atol=1e-5), name
