@@ -8,10 +8,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_diffucoder.checkpoint import read_model_config
+from mlx_diffucoder.checkpoint import read_model_config, weights_digest
 from mlx_diffucoder.config import ModelConfig
 from mlx_diffucoder.errors import BenchError, CheckpointError
-from mlx_diffucoder.evaluation.results_file import weights_digest
 from mlx_diffucoder.loading import DTYPES, POCKET, cached, memory_to_run, resolve
 from mlx_diffucoder.model import Dream
 from mlx_diffucoder.tokenizer import Tokenizer

@@ -14,10 +14,10 @@ from mlx_diffucoder.bench.networks import Measured
 from mlx_diffucoder.bench.profiles import Profile, find, machine_of, path_of, save
 from mlx_diffucoder.bench.timing import Timing
 from mlx_diffucoder.bench.tuning import GAIN, TUNED, WIDTHS, Point, choose, points, seconds_of
+from mlx_diffucoder.checkpoint import weights_digest
 from mlx_diffucoder.cli.tuning import tuned
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.errors import BenchError
-from mlx_diffucoder.evaluation.results_file import weights_digest
 
 PROMPT = [754, 64, 82, 374, 83, 198]
 CARD = Card(chip="Abacus", backend="CPU", gpu_cores=None, memory_bytes=2**34, system="Linux 6", mlx="0.32")

@@ -32,7 +32,7 @@ def tuned(config: GenerationConfig, network: "Dream", *, wanted: bool, verbose: 
     if not wanted or preset is None or not profiles.stored():
         return config
     from ..bench.chip import read_card
-    from ..evaluation.results_file import weights_digest
+    from ..checkpoint import weights_digest
 
     try:
         profile = profiles.find(weights_digest(network), read_card)
@@ -55,7 +55,7 @@ def tune_here(
     from ..bench.speed import ForwardCurve
     from ..bench.timing import take_turns
     from ..bench.tuning import POSITIONS, TUNED, choose, points
-    from ..evaluation.results_file import weights_digest
+    from ..checkpoint import weights_digest
     from ..generation import prompt_ids
 
     check_writable()
