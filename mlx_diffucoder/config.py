@@ -142,6 +142,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Named configurations; the README has what each was measured to do, and on which model."""
 
+HOLES: Mapping[str, Any] = {"max_tokens": 64, "window": "sliding:width=64,suffix=0"}
+"""What holds for holes in a text where nothing else is said: `max_tokens` is the longest hole."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:

@@ -108,7 +108,7 @@ def stream_batch(
         raise PromptError("the batch must be a list of prompts, and not empty")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
     policy, window = policy_for(config), window_for(config)
-    _check_memory(model, ids, config, window)
+    check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window)
     if hooks and config.window != "whole":
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
     canvas = Canvas.of(ids, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
@@ -159,15 +159,15 @@ def _token_ids(prompt: Sequence[int], vocab_size: int) -> list[int]:
     return [int(token) for token in ids]
 
 
-def _check_memory(model: Dream, prompts: Sequence[Sequence[int]], config: GenerationConfig, window: Window) -> None:
-    """Refuse a canvas that one forward cannot be held of, before MLX runs out of memory on it."""
-    positions, candidates = window.extent(max(map(len, prompts)), config.max_tokens)
+def check_memory(model: Dream, rows: int, known: int, masks: int, window: Window) -> None:
+    """Refuse canvases that one forward cannot be held of, before MLX runs out of memory on them."""
+    positions, candidates = window.extent(known, masks)
     # What an MLP holds of every position, who precedes whom, and the logits of a few rows; in float32.
     activations = positions * 16 * model.config.intermediate_size + candidates * candidates * 16
-    needed = len(prompts) * activations + ROWS * 16 * model.config.vocab_size
+    needed = rows * activations + ROWS * 16 * model.config.vocab_size
     if needed > memory_size():
         raise PromptError(
-            f"max_tokens {config.max_tokens} takes about {needed / 1e9:.0f} GB on the window {config.window!r}, and this machine"
+            f"max_tokens {masks} takes about {needed / 1e9:.0f} GB on this window ({window}), and this machine"
             f" has {memory_size() / 1e9:.0f} GB; ask for fewer, or for the window 'sliding'",
             field="max_tokens",
         )

@@ -15,6 +15,7 @@ from .convert import convert
 from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
+from .infill import infill
 from .options import flag_of
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
+app.command()(infill)
 app.command()(convert)
 app.command("eval")(evaluate)
 app.command()(compare)

@@ -6,7 +6,7 @@ Their defaults are the configuration's own.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -54,11 +54,12 @@ def flag_of(field: str) -> str:
     return FLAGS.get(field, (None, ""))[0] or "--" + field.replace("_", "-")
 
 
-def decodes(verb: Callable[..., int]) -> Callable[..., int]:
-    """Replace the parameter `config` of a verb by a flag for each field of `GenerationConfig`."""
+def decodes(verb: Callable[..., int], usual: Mapping[str, Any] | None = None) -> Callable[..., int]:
+    """Replace the parameter `config` of a verb by a flag for each field of `GenerationConfig`; `usual` are other defaults."""
     signature = inspect.signature(verb, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name != "config"]
-    defaults = GenerationConfig()
+    usual = usual or {}
+    defaults = GenerationConfig(**usual)
     names = [field.name for field in fields(GenerationConfig)]
     flags = [_flag(field.name, field.type, getattr(defaults, field.name)) for field in fields(GenerationConfig)]
 
@@ -66,6 +67,7 @@ def decodes(verb: Callable[..., int]) -> Callable[..., int]:
     def with_flags(context: typer.Context, preset: str | None, **given: Any) -> int:
         values = {name: given.pop(name) for name in names}
         said = {name: value for name, value in values.items() if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
+        said = {**usual, **said} if preset is None else {**usual, **PRESETS.get(preset, {}), **said}
         config = GenerationConfig(**said) if preset is None else GenerationConfig.preset(preset, **said)
         return verb(config=config, **given)
 
