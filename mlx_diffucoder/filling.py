@@ -119,6 +119,9 @@ def fill(
 def _check(config: GenerationConfig, context: int, tries: int) -> None:
     if config.reference:
         raise ConfigError("reference is a decoder of answers: it cannot fill holes", field="reference")
+    for field in ("prefill", "until"):
+        if getattr(config, field):
+            raise ConfigError(f"{field} is for answers: a hole has text around it", field=field)
     if context < 0:
         raise ConfigError(f"context must be a whole number of 0 or more, not {context}", field="context")
     if tries < 1:
@@ -184,7 +187,7 @@ class _Job:
         end = tokenizer.end_id(chat=instruction is not None and not config.raw) if self.excerpt.ends else None
         self.texts = [self.prompt + first, *others]
         self.texts[-1] = self.texts[-1] + ([] if end is None else [end])
-        self.forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+        self.forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
         self.no_end = self.forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(tokenizer.end_ids)))
         self.nfe = self.positions = self.tried = 0
 

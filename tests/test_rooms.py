@@ -29,6 +29,7 @@ ROOMS = [
     "loading",
     "generation",
     "filling",
+    "ranking",
     "evaluation",
     "convert",
     "bench",

@@ -4,12 +4,14 @@ import json
 import sys
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..config import GenerationConfig
 from .options import Dtype, Model, Yes, decodes
+from .several import Choice, Several
 
 if TYPE_CHECKING:
     from ..generation import Prompt
@@ -25,6 +27,17 @@ def generate(
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the numbers.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.")] = False,
+    count: Annotated[int, typer.Option("-n", min=1, max=1024, help="Answers, in one batch.")] = 1,
+    rank: Annotated[bool, typer.Option("--rank", help="With -n: only the answer the model finds most probable.")] = False,
+    tests: Annotated[
+        Path | None, typer.Option(help="With -n: the first that passes this Python, or this task's tests.", show_default=False)
+    ] = None,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Run what the model writes on this machine; no sandbox.")
+    ] = False,
+    lock: Annotated[
+        Path | None, typer.Option(help="A template: its text stays, its holes (<FILL>) are written.", show_default=False)
+    ] = None,
     yes: Yes = False,
     *,
     config: GenerationConfig,
@@ -38,9 +51,14 @@ def generate(
     from .prompt import read_prompt
 
     text = read_prompt(prompt)
+    choice = Choice(count, rank, tests, lock)
+    choice.check(allow_code_execution=allow_code_execution)
     from .models import load_named
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    if choice:
+        several = Several(network, tokenizer, name, config, choice)
+        return (several.fill if lock else several.go)(text, as_json=as_json, verbose=verbose)
     run = Run(network, tokenizer, text, config, stream=not as_json)
     interrupted = run.go()
     if as_json:
@@ -75,11 +93,10 @@ class Run:
         try:
             with self._progress() as advance:
                 for step in stream_generate(self.model, self.tokenizer, self.ids, self.config):
-                    self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids))
+                    self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids), self.config)
                     advance(len(step.committed) - len(step.remasked))
                     if self.streams:
-                        # A character whose bytes are not all settled yet decodes to U+FFFD.
-                        text = self.answer.text.rstrip("\ufffd")
+                        text = self.answer.sure(self.config.until)
                         print(text[len(written) :], end="", flush=True)
                         written = text
         except KeyboardInterrupt:

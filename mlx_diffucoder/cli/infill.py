@@ -1,6 +1,5 @@
 """`diffucode infill`: a file with holes in, the file with its holes filled out."""
 
-import difflib
 import json
 import sys
 import time
@@ -148,6 +147,8 @@ COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 def print_diff(source: Source, after: bytes) -> None:
     """What changes, as `diff -u` has it: coloured on a terminal, and as `patch` reads it where it is piped."""
+    import difflib
+
     before = source.data.decode(source.encoding)
     changes = difflib.unified_diff(_lines(before), _lines(after.decode(source.encoding)), source.name, source.name)
     text = "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in changes)

@@ -45,6 +45,9 @@ FLAGS: dict[str, tuple[str | None, str]] = {
     "system": (None, "System message."),
     "rule": (None, f"How many are committed in a step: {', '.join(describe(RULES))}."),
     "window": (None, f"What is forwarded: {', '.join(describe(WINDOWS))}."),
+    "prefill": (None, "The answer starts with this text."),
+    "until": (None, "The answer ends before this text; repeatable."),
+    "ban_tokens": ("--ban-token", "Never write this token, its text or id; repeatable."),
     "reference": (None, "The reference decoder to the letter, its quirks too."),
 }
 
@@ -66,6 +69,7 @@ def decodes(verb: Callable[..., int], usual: Mapping[str, Any] | None = None) ->
     @functools.wraps(verb)
     def with_flags(context: typer.Context, preset: str | None, **given: Any) -> int:
         values = {name: given.pop(name) for name in names}
+        values |= {"until": tuple(values["until"] or ()), "ban_tokens": _tokens(values["ban_tokens"])}
         said = {name: value for name, value in values.items() if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
         said = {**usual, **said} if preset is None else {**usual, **PRESETS.get(preset, {}), **said}
         config = GenerationConfig(**said) if preset is None else GenerationConfig.preset(preset, **said)
@@ -90,6 +94,17 @@ def decodes(verb: Callable[..., int], usual: Mapping[str, Any] | None = None) ->
     return with_flags
 
 
+SEVERAL = ("until", "ban_tokens")
+"""Fields whose flags are repeatable."""
+
+
+def _tokens(given: list[str] | None) -> tuple[str | int, ...]:
+    """What `--ban-token` was given; a whole number is an id."""
+    return tuple(int(one) if one.isascii() and one.isdigit() else one for one in given or ())
+
+
 def _flag(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    option = typer.Option(flag_of(name), help=FLAGS[name][1], show_default=default is not None)
+    if name in SEVERAL:
+        kind, default = list[str] | None, None
+    option = typer.Option(flag_of(name), help=FLAGS[name][1], show_default=default not in (None, ""))
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, option])

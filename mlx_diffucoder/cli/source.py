@@ -4,7 +4,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,6 +236,8 @@ def replace_file(path: Path, before: bytes, after: bytes, backup: str | None) ->
     Raises:
         FileError: it is not `before` any more, or cannot be written.
     """
+    import tempfile
+
     target = path.resolve()
     beside: Path | None = None
     try:

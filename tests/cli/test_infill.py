@@ -1,22 +1,19 @@
 """`diffucode infill`: as a process, and in this one where many files are tried."""
 
-import io
 import json
 import shutil
 import subprocess
-import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffucoder import GenerationConfig, fill, load
-from mlx_diffucoder.cli.app import run
 from mlx_diffucoder.cli.source import cut, replace_file
 from mlx_diffucoder.errors import FileError
 
 from ..conftest import DATA
-from .command import assert_one_line, diffucode
+from .command import assert_one_line, diffucode, diffucode_here
 
 TINY = ("-m", DATA / "dream-b", "--max-tokens", "3", "--tries", "1", "--context", "16")
 EVENS = b"def f(nums):\n    result = []\n    for x in nums:\n<FILL:10>\n            result.append(x)\n    return result\n"
@@ -24,14 +21,13 @@ EVENS = b"def f(nums):\n    result = []\n    for x in nums:\n<FILL:10>\n        
 
 def infilled(*args, stdin=b""):
     """What the verb writes to stdout, bytes; in this process."""
-    streams, sys.argv = (sys.stdin, sys.stdout, sys.argv), ["diffucode", "infill", *map(str, args)]
-    sys.stdin, sys.stdout = io.TextIOWrapper(io.BytesIO(stdin)), io.TextIOWrapper(out := io.BytesIO())
-    try:
-        assert run() == 0
-        sys.stdout.flush()
-        return out.getvalue()
-    finally:
-        sys.stdin, sys.stdout, sys.argv = streams
+    done = refused(*args, stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.encode()
+
+
+def refused(*args, stdin=b""):
+    return diffucode_here("infill", *args, stdin=stdin)
 
 
 @pytest.fixture
@@ -54,7 +50,7 @@ def test_pocket_fills_a_hole_so_that_the_function_works(holey):
 
 def test_two_holes_are_filled_together_and_json_holds_every_number(holey):
     holey.write_bytes(EVENS.replace(b"result = []", b"<FILL:2>"))
-    report = json.loads(diffucode("infill", holey, *TINY, "--json").stdout)
+    report = json.loads(infilled(holey, *TINY, "--json"))
     assert report["lengths"] == [2, 10]
     before, between, after = holey.read_text().replace("<FILL:2>", "\0").replace("<FILL:10>", "\0").split("\0")
     assert report["text"] == before + report["holes"][0] + between + report["holes"][1] + after
@@ -182,20 +178,10 @@ def test_an_editor_sends_and_gets_json():
     sent = json.dumps({"prefix": "def f(x):\r\n    return ", "suffix": "\r\n"})
     report = json.loads(diffucode("infill", "-", *TINY, stdin=sent).stdout)
     assert len(report["holes"]) == 1
-    report = json.loads(diffucode("infill", "-", *TINY, stdin='{"parts": ["a = ", 2, "b = ", null]}').stdout)
+    report = json.loads(infilled("-", *TINY, stdin=b'{"parts": ["a = ", 2, "b = ", null]}'))
     assert len(report["holes"]) == 2
     assert report["lengths"][0] == 2
     assert infilled("-", *TINY, stdin=b"a = <FILL:2>\n").startswith(b"a = ")
-
-
-def refused(*args, stdin=b""):
-    """How the verb ends, in this process."""
-    streams, sys.argv = (sys.stdin, sys.stdout, sys.stderr, sys.argv), ["diffucode", "infill", *map(str, args)]
-    sys.stdin, sys.stdout, sys.stderr = io.TextIOWrapper(io.BytesIO(stdin)), io.StringIO(), io.StringIO()
-    try:
-        return subprocess.CompletedProcess(args, run(), sys.stdout.getvalue(), sys.stderr.getvalue())
-    finally:
-        sys.stdin, sys.stdout, sys.stderr, sys.argv = streams
 
 
 def test_what_cannot_be_filled_is_one_line(holey, tmp_path):
