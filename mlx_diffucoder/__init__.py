@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .config import GenerationConfig, ModelConfig
     from .denoise import Hooks
     from .errors import DiffucoderError
+    from .filling import Filled, fill, infill
     from .generation import generate, generate_batch, stream_batch, stream_generate
     from .loading import load
     from .model import Dream
@@ -25,13 +26,16 @@ __version__ = "0.1.0"
 __all__ = [
     "DiffucoderError",
     "Dream",
+    "Filled",
     "GenerationConfig",
     "Hooks",
     "ModelConfig",
     "Step",
     "Tokenizer",
+    "fill",
     "generate",
     "generate_batch",
+    "infill",
     "load",
     "stream_batch",
     "stream_generate",
@@ -40,13 +44,16 @@ __all__ = [
 _ROOMS = {
     "DiffucoderError": "errors",
     "Dream": "model",
+    "Filled": "filling",
     "GenerationConfig": "config",
     "Hooks": "denoise",
     "ModelConfig": "config",
     "Step": "trace",
     "Tokenizer": "tokenizer",
+    "fill": "filling",
     "generate": "generation",
     "generate_batch": "generation",
+    "infill": "filling",
     "load": "loading",
     "stream_batch": "generation",
     "stream_generate": "generation",

@@ -1,4 +1,4 @@
-"""The canvas: which positions are padding, prompt and mask, and what text they make."""
+"""The canvas: which positions are padding, known text and mask, and what text they make."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,20 +10,21 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """Token ids of a batch before denoising: left padding, prompt, then masks.
+    """Token ids of a batch before denoising: left padding, then known text with holes of masks in it.
 
     Attributes:
         tokens: int32 `[B, L]`.
         padding: int32 `[B]`, how many tokens at the left of each row are padding.
-        start: where the answers start, behind the prompts.
+        holes: int32 `[B, H, 2]`, where in each row each hole starts and stops, from left to right. In an
+            answer's canvas the one hole is all that stands behind the prompt.
         mask_id: the id that stands for "not decided yet".
-        pad_id: the id on the left of shorter prompts, and behind the end of an answer.
-        end_ids: the ids at which an answer ends.
+        pad_id: the id on the left of shorter rows, and behind the end of an answer or of a hole's text.
+        end_ids: the ids at which an answer, or a hole's text, ends.
     """
 
     tokens: NDArray[np.int32]
     padding: NDArray[np.int32]
-    start: int
+    holes: NDArray[np.int32]
     mask_id: int
     pad_id: int
     end_ids: frozenset[int]
@@ -31,22 +32,54 @@ class Canvas:
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], max_tokens: int, *, mask_id: int, pad_id: int, end_ids: frozenset[int]) -> Self:
         """Prompts of any lengths, aligned at their right ends, each followed by `max_tokens` masks."""
-        longest = max(len(prompt) for prompt in prompts)
-        tokens = np.full((len(prompts), longest + max_tokens), mask_id, dtype=np.int32)
-        padding = np.array([longest - len(prompt) for prompt in prompts], dtype=np.int32)
-        for row, prompt, pad in zip(tokens, prompts, padding, strict=True):
-            row[:pad] = pad_id
-            row[pad:longest] = prompt
-        return cls(tokens, padding, longest, mask_id, pad_id, end_ids)
+        lengths = [[max_tokens]] * len(prompts)
+        return cls.around([[prompt, []] for prompt in prompts], lengths, mask_id=mask_id, pad_id=pad_id, end_ids=end_ids)
+
+    @classmethod
+    def around(
+        cls,
+        rows: Sequence[Sequence[Sequence[int]]],
+        lengths: Sequence[Sequence[int]],
+        *,
+        mask_id: int,
+        pad_id: int,
+        end_ids: frozenset[int],
+    ) -> Self:
+        """Rows of texts, with a hole between each and the next; all have as many. Aligned at their right ends.
+
+        Args:
+            rows: of each row, the ids of its texts.
+            lengths: of each row, how many masks each of its holes has.
+        """
+        whole = [sum(map(len, texts)) + sum(holes) for texts, holes in zip(rows, lengths, strict=True)]
+        longest = max(whole)
+        tokens = np.full((len(rows), longest), mask_id, dtype=np.int32)
+        padding = np.array([longest - length for length in whole], dtype=np.int32)
+        holes = np.zeros((len(rows), len(rows[0]) - 1, 2), dtype=np.int32)
+        for row, (texts, masks) in enumerate(zip(rows, lengths, strict=True)):
+            at = padding[row]
+            tokens[row, :at] = pad_id
+            for place, (text, count) in enumerate(zip(texts, [*masks, 0], strict=True)):
+                tokens[row, at : at + len(text)] = text
+                at += len(text)
+                holes[row, place : place + 1] = (at, at + count)  # nothing for the last text
+                at += count
+        return cls(tokens, padding, holes, mask_id, pad_id, end_ids)
+
+    @property
+    def start(self) -> int:
+        """Where the first hole of any row starts."""
+        return int(self.holes[:, 0, 0].min())
 
     def finished(self, tokens: NDArray[np.int32]) -> bool:
-        """Whether no text can change any more: every row has an end token and no mask before it."""
-        mask = tokens == self.mask_id
+        """Whether no text can change any more: behind its end tokens alone a hole has masks, and nothing else has any."""
+        open_mask = tokens == self.mask_id
         end = np.isin(tokens, list(self.end_ids))
-        end[:, : self.start] = False  # a prompt's own
-        first_end = np.where(end.any(axis=1), end.argmax(axis=1), -1)
-        first_mask = np.where(mask.any(axis=1), mask.argmax(axis=1), tokens.shape[1])
-        return bool((first_end >= 0).all() and (first_end < first_mask).all())
+        for row, holes in enumerate(self.holes):
+            for start, stop in holes:
+                if end[row, start:stop].any():
+                    open_mask[row, start + end[row, start:stop].argmax() : stop] = False
+        return not open_mask.any()
 
     def padded_out(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
         """A finished canvas with padding for the masks behind its end tokens."""

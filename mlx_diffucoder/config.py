@@ -142,6 +142,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Named configurations; the README has what each was measured to do, and on which model."""
 
+HOLES: Mapping[str, Any] = {"max_tokens": 64, "window": "sliding:width=64,suffix=0"}
+"""What holds for holes in a text where nothing else is said: `max_tokens` is the longest hole."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
@@ -169,6 +172,9 @@ class GenerationConfig:
         window: what is forwarded: `whole` (the reference) or `sliding:width=24`; see `WINDOWS`. `auto` is
             `whole` for the schedule and `balanced`'s for other rules. Neither stays `auto`: what it
             stood for is what the object holds.
+        prefill: how the answer starts: known text on the canvas behind the prompt, and part of the answer.
+        until: texts at which an answer ends, before the first that its settled text contains.
+        ban_tokens: tokens never to be chosen, as text (that of one token) or ids.
         reference: the reference decoder to the letter. Nothing keeps it from choosing the mask
             token or an id that the tokenizer does not know, and every one of `steps` runs a forward.
 
@@ -192,6 +198,9 @@ class GenerationConfig:
     system: str | None = None
     rule: str = "auto"
     window: str = "auto"
+    prefill: str = ""
+    until: tuple[str, ...] = ()
+    ban_tokens: tuple[str | int, ...] = ()
     reference: bool = False
 
     def __post_init__(self) -> None:
@@ -220,6 +229,7 @@ class GenerationConfig:
         if self.raw and self.system is not None:
             raise ConfigError("system needs the chat template, and raw goes without it", field="system")
 
+        self._check_constraints()
         self._choose_for_auto()
         parse_choice(self.rule, RULES, "rule")
         parse_choice(self.window, WINDOWS, "window")
@@ -227,6 +237,18 @@ class GenerationConfig:
             raise ConfigError(f"rule {self.rule} decides by itself: steps, alg_temp and origin belong to schedule", field="rule")
         if self.reference and (self.rule, self.window) != ("schedule", "whole"):
             raise ConfigError("reference is the rule 'schedule' on the window 'whole'", field="reference")
+
+    def _check_constraints(self) -> None:
+        if not isinstance(self.prefill, str):
+            raise self._wrong("prefill", "text")
+        for name in ("until", "ban_tokens"):  # lists are taken too, as JSON has them
+            if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), tuple | list):
+                raise self._wrong(name, "a list")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not all(isinstance(text, str) and text for text in self.until):
+            raise self._wrong("until", "texts, and not empty")
+        if not all(one if isinstance(one, str) else _is_number(one, int) and one >= 0 for one in self.ban_tokens):
+            raise self._wrong("ban_tokens", "tokens' texts or ids")
 
     def _choose_for_auto(self) -> None:
         scheduled = self.steps is not None or self.eps != EPS or self.alg_temp or self.alg == "origin" or self.reference

@@ -29,6 +29,10 @@ class PromptError(DiffucoderError, ValueError):
     """A prompt is empty, too long for the model's context, or not text."""
 
 
+class FileError(DiffucoderError):
+    """A file has no hole where one is asked for, is no text, or cannot be replaced."""
+
+
 class HubError(DiffucoderError):
     """The Hugging Face Hub could not be reached, or does not have what was asked for."""
 

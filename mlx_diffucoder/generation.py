@@ -29,9 +29,10 @@ class Answer:
     """What stands behind the prompt on a canvas, as far as it can no longer change.
 
     Attributes:
-        text: the settled text, from the left to the first mask or end token.
-        ids: its tokens.
-        ended: whether an end token stopped it.
+        text: the settled text, from the left to the first mask or end token, or before one of `until`; it
+            starts with the prefill.
+        ids: its tokens, without the prefill's.
+        ended: whether an end token, or one of `until`, stopped it.
         useful_tokens: tokens up to and with the end token, wherever they stand; neither padding
             behind it nor masks.
         unresolved_masks: masks before the end token.
@@ -44,12 +45,38 @@ class Answer:
     unresolved_masks: int = 0
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, step: Step, start: int) -> Self:
-        """The answer on a step's canvas, whose prompt is `start` tokens long."""
+    def of(cls, tokenizer: Tokenizer, step: Step, start: int, config: GenerationConfig | None = None) -> Self:
+        """The answer on a step's canvas, whose prompt is `start` tokens long, the prefill of `config` included."""
+        config = config or GenerationConfig()
         answer = step.tokens[start:]
         ids, ended = settled(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
         useful, masks = count_up_to_end(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
-        return cls(tokenizer.decode(ids.tolist()), ids.tolist(), ended, useful, masks)
+        text, end = config.prefill + tokenizer.decode(ids.tolist()), None
+        if config.until:
+            end = first_of(config.until, text, len(config.prefill))
+        if end is None:
+            return cls(text, ids.tolist(), ended, useful, masks)
+        kept = len(ids)
+        while (
+            kept
+            and first_of(config.until, config.prefill + tokenizer.decode(ids[: kept - 1].tolist()), len(config.prefill)) == end
+        ):
+            kept -= 1
+        return cls(text[:end], ids[:kept].tolist(), True, kept, 0)
+
+    def sure(self, until: Sequence[str]) -> str:
+        """The text without what may still turn out to be half of a character, or the start of one of `until`."""
+        if self.ended:
+            return self.text
+        text = self.text.rstrip("\ufffd")
+        held = (size for one in until for size in range(1, len(one)) if text.endswith(one[:size]))
+        return text[: len(text) - max(held, default=0)]
+
+
+def first_of(until: Sequence[str], text: str, prefill: int) -> int | None:
+    """Where the first of `until` starts that does not end within the first `prefill` characters."""
+    starts = (text.find(one, max(0, prefill - len(one) + 1)) for one in until)
+    return min((start for start in starts if start >= 0), default=None)
 
 
 def generate(
@@ -91,7 +118,7 @@ def generate_batch(
         raise PromptError("the batch must be a list of prompts, and not empty")
     ids = [prompt_ids(model, tokenizer, prompt, config or GenerationConfig()) for prompt in prompts]
     *_, last = stream_batch(model, tokenizer, ids, config, hooks=hooks)
-    return [Answer.of(tokenizer, step, len(prompt)).text for step, prompt in zip(last, ids, strict=True)]
+    return [Answer.of(tokenizer, step, len(prompt), config).text for step, prompt in zip(last, ids, strict=True)]
 
 
 def stream_batch(
@@ -108,15 +135,20 @@ def stream_batch(
         raise PromptError("the batch must be a list of prompts, and not empty")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
     policy, window = policy_for(config), window_for(config)
-    _check_memory(model, ids, config, window)
+    check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window)
     if hooks and config.window != "whole":
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
     canvas = Canvas.of(ids, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
-    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
 
     def steps() -> Iterator[tuple[Step, ...]]:
         with wired_memory():
-            yield from denoise(model, canvas, policy, window, config, forbidden=forbidden, hooks=hooks)
+            for rows in denoise(model, canvas, policy, window, config, forbidden=forbidden, hooks=hooks):
+                yield rows
+                if config.until and all(
+                    Answer.of(tokenizer, step, len(prompt), config).ended for step, prompt in zip(rows, ids, strict=True)
+                ):
+                    return
 
     return steps()
 
@@ -126,16 +158,16 @@ def prompt_ids(model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: Gener
 
     Raises:
         PromptError: it is empty, is not text, has ids the model does not know, or leaves no room
-            for `config.max_tokens` in the model's context.
+            for `config.max_tokens` in the model's context. A prefill is put behind text only.
     """
     if not isinstance(prompt, str):
         ids = _token_ids(prompt, model.config.vocab_size)
     elif not prompt.strip():
         raise PromptError("the prompt is empty: say what code to write")
     elif config.raw:
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode(prompt) + tokenizer.encode_plain(config.prefill)
     else:
-        ids = tokenizer.encode_chat(prompt, system=config.system)
+        ids = tokenizer.encode_chat(prompt, system=config.system) + tokenizer.encode_plain(config.prefill)
     if not ids:
         raise PromptError("the prompt is empty: say what code to write")
     context = model.config.max_position_embeddings
@@ -159,27 +191,46 @@ def _token_ids(prompt: Sequence[int], vocab_size: int) -> list[int]:
     return [int(token) for token in ids]
 
 
-def _check_memory(model: Dream, prompts: Sequence[Sequence[int]], config: GenerationConfig, window: Window) -> None:
-    """Refuse a canvas that one forward cannot be held of, before MLX runs out of memory on it."""
-    positions, candidates = window.extent(max(map(len, prompts)), config.max_tokens)
+def check_memory(model: Dream, rows: int, known: int, masks: int, window: Window) -> None:
+    """Refuse canvases that one forward cannot be held of, before MLX runs out of memory on them."""
+    positions, candidates = window.extent(known, masks)
     # What an MLP holds of every position, who precedes whom, and the logits of a few rows; in float32.
     activations = positions * 16 * model.config.intermediate_size + candidates * candidates * 16
-    needed = len(prompts) * activations + ROWS * 16 * model.config.vocab_size
+    needed = rows * activations + ROWS * 16 * model.config.vocab_size
     if needed > memory_size():
         raise PromptError(
-            f"max_tokens {config.max_tokens} takes about {needed / 1e9:.0f} GB on the window {config.window!r}, and this machine"
+            f"max_tokens {masks} takes about {needed / 1e9:.0f} GB on this window ({window}), and this machine"
             f" has {memory_size() / 1e9:.0f} GB; ask for fewer, or for the window 'sliding'",
             field="max_tokens",
         )
 
 
-def forbidden_ids(tokenizer: Tokenizer, vocab_size: int) -> mx.array:
-    """Ids never to be generated, bool `[V]`: the mask token, and embedding rows that no token has."""
+def forbidden_ids(tokenizer: Tokenizer, vocab_size: int, ban: Sequence[str | int] = ()) -> mx.array:
+    """Ids never to be generated, bool `[V]`: the mask token, embedding rows that no token has, and those to `ban`.
+
+    Raises:
+        ConfigError: what is to be banned is no token.
+    """
     forbidden = np.ones(vocab_size, dtype=np.bool_)
     known = tokenizer.known_ids
     forbidden[known[known < vocab_size]] = False
     forbidden[tokenizer.mask_id] = True
+    forbidden[[_token_of(tokenizer, one, vocab_size) for one in ban]] = True
+    if forbidden.all():
+        raise ConfigError("ban_tokens leaves no token to write with", field="ban_tokens")
     return mx.array(forbidden)
+
+
+def _token_of(tokenizer: Tokenizer, token: str | int, vocab_size: int) -> int:
+    if isinstance(token, int):
+        if token >= vocab_size:
+            raise ConfigError(f"ban_tokens: {token} is no id; they go from 0 to {vocab_size - 1}", field="ban_tokens")
+        return token
+    ids = tokenizer.encode(token)
+    if len(ids) != 1:
+        parts = ", ".join(repr(tokenizer.decode([id])) for id in ids)
+        raise ConfigError(f"ban_tokens: {token!r} is not one token but {len(ids)} ({parts}); ban one of them", field="ban_tokens")
+    return ids[0]
 
 
 @contextmanager

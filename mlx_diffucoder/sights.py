@@ -272,28 +272,50 @@ class SlidingSight(_KeptSight):
         super().__init__(model, canvas)
         self.LEAST = width
         self._width, self._suffix, self._refresh_after = width, suffix, refresh
+        self._given = canvas.tokens != canvas.mask_id
+        # Each hole with the text before it, and the last one with all behind it too: [B, 1] each.
+        stops = [*canvas.holes[:, :-1, 1].T, np.full(len(canvas.tokens), self._length)]
+        starts = [np.zeros(len(canvas.tokens), dtype=np.int32), *stops[:-1]]
+        self._stretches = [(start[:, None], stop[:, None]) for start, stop in zip(starts, stops, strict=True)]
         self._settled = ~self._real  # padding is never forwarded: it must not hold the window open
         self._masks_at_refresh: int | None = None
 
     def _choose(self, masked: NDArray[np.bool_], again: NDArray[np.bool_]) -> _Choice:
         self._settled &= ~masked  # what was taken back is not settled any more
         self._refresh(int(masked.sum()))
-        at, length = np.arange(masked.shape[1]), masked.shape[1]
+        shown = self._given & ~self._settled  # given text is seen from the first look on, wherever it stands
+        candidates = np.zeros_like(masked)
+        for low, high in self._stretches:
+            more, near = self._slide(masked, again, low, high)
+            shown, candidates = shown | more, candidates | near
+        # Given text that was seen is forwarded again only where it predicts what stands to its right.
+        predicts = np.roll(masked | again, -1, axis=1)
+        shown &= ~(self._given & self._settled) | predicts
+        # A row that has no mask left only keeps the others company, with its last position.
+        last = np.arange(self._length) == self._length - 1
+        forwarded = self._real & shown & masked.any(axis=1, keepdims=True) | last
+        visible = forwarded | self._settled
+        self._settled |= forwarded & ~masked
+        return _Choice(forwarded, candidates, visible)
+
+    def _slide(
+        self, masked: NDArray[np.bool_], again: NDArray[np.bool_], low: NDArray[np.int32], high: NDArray[np.int32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """What is shown, and may be committed, of the one hole from `low` to `high`, `[B, 1]` each."""
+        at = np.arange(self._length)
+        inside = (at >= low) & (at < high)
+        masked = masked & inside
         has_mask = masked.any(axis=1, keepdims=True)
-        first = np.where(has_mask, masked.argmax(axis=1, keepdims=True), length)  # [B, 1]
-        stale = np.where(self._settled, length, at).min(axis=1, keepdims=True)
+        first = np.where(has_mask, masked.argmax(axis=1, keepdims=True), high)
+        stale = np.where(inside & ~self._settled, at, high).min(axis=1, keepdims=True)
         # One more to the left, where the first stale one is to be looked at again.
-        predictor = np.take_along_axis(again, np.minimum(stale, length - 1), axis=1)
-        start = np.minimum(stale - predictor, first - 1)
+        predictor = np.take_along_axis(again, np.minimum(stale, self._length - 1), axis=1)
+        start = np.minimum(stale - predictor, first - has_mask)
         end = first + self._width
         # The suffix takes what is left of the last `ROUND` positions.
         count = end + self._suffix - start + 1
-        shown = (at >= start) & (at < end + self._suffix + -count % self.ROUND)
-        # A row that has no mask left only keeps the others company, with its last position.
-        forwarded = self._real & shown & has_mask | (at == length - 1)
-        visible = forwarded | self._settled
-        self._settled |= forwarded & ~masked
-        return _Choice(forwarded, masked & (at < end), visible)
+        shown = (at >= start) & (at < np.minimum(end + self._suffix + -count % self.ROUND, high))
+        return shown, masked & (at < end)
 
     def _refresh(self, masks: int) -> None:
         if self._masks_at_refresh is None:

@@ -181,10 +181,11 @@ def _opened(path: Path, line: bytes) -> Trace:
             f" {__version__} and reads format {FORMAT}: read it with the version that wrote it"
         )
     try:
+        tokens = _unpacked(header["canvas"], int(header["mask"]))[None]
         canvas = Canvas(
-            tokens=_unpacked(header["canvas"], int(header["mask"]))[None],
+            tokens=tokens,
             padding=np.zeros(1, dtype=np.int32),
-            start=int(header["start"]),
+            holes=np.array([[[int(header["start"]), tokens.shape[1]]]], dtype=np.int32),
             mask_id=int(header["mask"]),
             pad_id=int(header["pad"]),
             end_ids=frozenset(map(int, header["ends"])),

@@ -60,6 +60,9 @@ class Sliding(_Stops):
     DPad, 2508.14148), the others are not forwarded at all. So that forwards have few shapes, each is
     compiled once on a GPU, positions come in multiples of 8: the suffix takes what is left.
 
+    Where there are several holes, each has such a window, and all slide at once. The text given around
+    them is forwarded in the first look, also that behind a hole, and seen from then on.
+
     Attributes:
         width: positions from the first mask on whose masks may be committed.
         suffix: positions behind them that are only shown, at least.

@@ -55,25 +55,38 @@ class Whole:
 
 
 class Sliding(Whole):
+    holes = None  # where each starts and stops; by default all that is behind the prompt is one
+
     def __init__(self, loaded, start, width, suffix=8, refresh=0):
         super().__init__(loaded, start)
         self.width, self.suffix, self.refresh = width, suffix, refresh
-        self.masks_then = None
+        self.masks_then = self.given = None
 
     def choose(self, canvas, masked, again):
         if self.masks_then is None:
             self.masks_then = len(masked)
+            self.given = {i for i in range(len(canvas)) if i not in masked}
         if self.refresh and self.masks_then - len(masked) >= self.refresh:
             self.masks_then, self.kept = len(masked), {}
         self.kept = {i: kept for i, kept in self.kept.items() if i not in masked}
-        stale = next(i for i in range(len(canvas)) if i not in self.kept)
-        start = min(stale - (stale in again), masked[0] - 1)
-        end = masked[0] + self.width
-        suffix = self.suffix
-        while (end + suffix - start + 1) % 8:
-            suffix += 1
-        self.live = [i for i in range(max(start, 0), len(canvas)) if i < end + suffix or i == len(canvas) - 1]
-        return [i for i in masked if i < end]
+        live, candidates = self.given - self.kept.keys(), []
+        low = 0
+        for high in [stop for _, stop in (self.holes or [(0, 0)])[:-1]] + [len(canvas)]:
+            mine = [i for i in masked if low <= i < high]
+            stale = next((i for i in range(low, high) if i not in self.kept), high)
+            start = stale - (stale in again)
+            end = high
+            if mine:
+                start, end = min(start, mine[0] - 1), mine[0] + self.width + self.suffix
+                while (end - start + 1) % 8:
+                    end += 1
+                candidates += [i for i in mine if i < mine[0] + self.width]
+            live |= set(range(max(start, 0), min(end, high)))
+            low = high
+        predicts = {i - 1 for i in [*masked, *again]}
+        live -= (self.given & self.kept.keys()) - predicts
+        self.live = sorted(live | {len(canvas) - 1})
+        return candidates
 
     def keep(self, masked):
         self.kept |= {i: self.fresh[i] for i in self.live if i not in masked}
@@ -198,8 +211,16 @@ class Schedule(Rule):
 
 def decode(window, rule, prompt, max_tokens):
     """The canvas after each step, greedily."""
+    return decode_canvas(
+        window, rule, prompt + [window.tokenizer.mask_id] * max_tokens, [(len(prompt), len(prompt) + max_tokens)]
+    )
+
+
+def decode_canvas(window, rule, tokens, holes):
+    """The same of any canvas: it is done when a mask is left only behind an end token in the same hole."""
     mask, ends = window.tokenizer.mask_id, window.tokenizer.end_ids
-    canvas = np.array(prompt + [mask] * max_tokens)
+    canvas = np.array(tokens)
+    window.holes = holes
     to_fill = set(np.flatnonzero(canvas == mask).tolist())
     history = []
     while mask in canvas:
@@ -213,7 +234,10 @@ def decode(window, rule, prompt, max_tokens):
             canvas[i] = seen[i].argmax()
         canvas[list(back)] = mask
         history.append(canvas.tolist())
-        stop = [i for i in range(len(prompt), len(canvas)) if canvas[i] in ends]
-        if stop and mask not in canvas[: stop[0]]:
+        left = set(np.flatnonzero(canvas == mask).tolist())
+        for start, stop in holes:
+            end = next((i for i in range(start, stop) if canvas[i] in ends), stop)
+            left -= set(range(end, stop))
+        if not left:
             break
     return history

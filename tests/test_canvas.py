@@ -15,7 +15,8 @@ def canvas_of(prompts):
     [
         ([[1, 7], [8, 9]], True),  # what stands behind an end token does not matter
         ([[1, 7], [9, 8]], False),  # a mask before it does
-        ([[1, 7], [1, 1]], False),
+        ([[1, 7], [1, 1]], True),  # nor has a full canvas anything to wait for
+        ([[1, 7], [1, 9]], False),
     ],
 )
 def test_a_canvas_is_finished_when_no_text_can_change(answers, finished):

@@ -11,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffucoder import GenerationConfig, Hooks, load, stream_batch, stream_generate
+from mlx_diffucoder.canvas import Canvas
+from mlx_diffucoder.denoise import denoise
 from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.generation import forbidden_ids
 from mlx_diffucoder.rules import policy_for
 from mlx_diffucoder.sights import draft_sets
+from mlx_diffucoder.windows import window_for
 
 from . import oracle
 from .conftest import DATA
@@ -75,6 +79,26 @@ def test_kept_keys_and_values_that_outgrow_their_places_equal_the_plain_oracle(l
     window = oracle.Sliding(loaded, len(PROMPTS[1]), width=30, suffix=9)
     expected = oracle.decode(window, oracle.Threshold(tau=0.5), PROMPTS[1], 150)
     assert len(history) == len(expected) > 2
+    assert history[:-1] == expected[:-1]
+
+
+HOLES = [([3, 5, 7, 11, 13], 4), ([17, 19, 23, 29, 31, 37, 41], 13), ([2], 6), ([43, 47, 53, 59, 61, 67, 71, 73], 0)]
+
+
+@pytest.mark.parametrize("window", ["whole", *(name for name in PLAIN_WINDOWS if name.startswith("sliding"))])
+@pytest.mark.parametrize("rule", [name for name in PLAIN_RULES if name != "schedule"])
+def test_holes_in_a_text_are_filled_as_a_plain_oracle_fills_them_at_every_step(dream_a, rule, window):
+    model, tokenizer = dream_a
+    special = {"mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id, "end_ids": tokenizer.end_ids}
+    texts, lengths = [text for text, _ in HOLES], [count for _, count in HOLES][:-1]
+    canvas = Canvas.around([texts], [lengths], **special)
+    config = GenerationConfig(rule=rule, window=window)
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+    steps = denoise(model, canvas, policy_for(config), window_for(config), config, forbidden=forbidden)
+    history = [step.tokens.tolist() for (step,) in steps]
+    plain = PLAIN_WINDOWS[window](dream_a, 0)
+    expected = oracle.decode_canvas(plain, PLAIN_RULES[rule](), canvas.tokens[0].tolist(), canvas.holes[0].tolist())
+    assert len(history) == len(expected) > 1
     assert history[:-1] == expected[:-1]
 
 

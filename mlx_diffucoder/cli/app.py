@@ -20,6 +20,7 @@ from .evaluate import evaluate
 from .fuse import fuse
 from .generate import generate
 from .habits import give_habits
+from .infill import infill
 from .saying import fail, say_error
 from .settings import Schema, Settings
 from .trace import app as trace
@@ -40,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
+app.command()(infill)
 app.command()(chat)
 app.command()(convert)
 app.command("eval")(evaluate)

@@ -7,15 +7,18 @@ import typer
 
 from ..config import GenerationConfig
 from ..errors import ConfigError
-from .options import Dtype, Model, Yes, decodes
+from .options import Adapter, Dtype, Model, Tuned, Yes, decodes
 
 
 @decodes
 def chat(
     model: Model = None,
     dtype: Dtype = None,
+    adapter: Adapter = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a turn, with the numbers.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers of each turn on stderr.")] = False,
+    live: Annotated[bool, typer.Option("--live/--no-live", help="Show the canvas while it is denoised, on a terminal.")] = True,
+    tuned: Tuned = True,
     yes: Yes = False,
     *,
     config: GenerationConfig,
@@ -37,10 +40,13 @@ def chat(
     from .models import load_named
 
     lines = Lines()
-    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     from .conversation import Conversation
+    from .tuning import tuned as with_tuned
+
+    config = with_tuned(config, network, wanted=tuned, verbose=verbose)
 
     if lines.typed:
         print(f"{name}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)
     with history(lines.typed):
-        return Conversation(name, network, tokenizer, config, lines, as_json=as_json, verbose=verbose).go()
+        return Conversation(name, network, tokenizer, config, lines, as_json=as_json, verbose=verbose, live=live).go()

@@ -48,9 +48,10 @@ class Conversation:
         *,
         as_json: bool,
         verbose: bool,
+        live: bool,
     ):
         self.name, self.model, self.tokenizer, self.config, self.lines = name, model, tokenizer, config, lines
-        self.as_json, self.verbose = as_json, verbose
+        self.as_json, self.verbose, self.live = as_json, verbose, live
         self.chat = Chat(config.system)
         self.last = ""
         self.dropped = 0
@@ -105,9 +106,11 @@ class Conversation:
     def _ask(self, text: str, chat: Chat) -> None:
         """Answer a message to a chat, which goes on with it and with what is finished of its answer."""
         self.last = text
-        room = self.model.config.max_position_embeddings - self.config.max_tokens
+        prefill = self.tokenizer.encode_plain(self.config.prefill)
+        room = self.model.config.max_position_embeddings - self.config.max_tokens - len(prefill)
         ids, dropped = chat.prompt(self.tokenizer, text, room)
-        run = Run(self.model, self.tokenizer, ids, self.config, stream=not self.as_json)
+        ids = [*ids, *prefill]
+        run = Run(self.model, self.tokenizer, ids, self.config, stream=not self.as_json, live=self.live)
         if dropped > self.dropped:
             self._say(f"the context is full: {dropped} of {len(chat.turns)} turns, the oldest, are left out")
         self.dropped = dropped

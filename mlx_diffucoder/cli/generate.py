@@ -12,6 +12,7 @@ import typer
 
 from ..config import GenerationConfig
 from .options import Adapter, Dtype, Model, TraceOut, Tuned, Yes, decodes
+from .several import Choice, Several
 
 if TYPE_CHECKING:
     from ..canvas import Canvas
@@ -32,6 +33,17 @@ def generate(
     live: Annotated[bool, typer.Option("--live/--no-live", help="Show the canvas while it is denoised, on a terminal.")] = True,
     trace: TraceOut = None,
     tuned: Tuned = True,
+    count: Annotated[int, typer.Option("-n", min=1, max=1024, help="Answers, in one batch.")] = 1,
+    rank: Annotated[bool, typer.Option("--rank", help="With -n: only the answer the model finds most probable.")] = False,
+    tests: Annotated[
+        Path | None, typer.Option(help="With -n: the first that passes this Python, or this task's tests.", show_default=False)
+    ] = None,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Run what the model writes on this machine; no sandbox.")
+    ] = False,
+    lock: Annotated[
+        Path | None, typer.Option(help="A template: its text stays, its holes (<FILL>) are written.", show_default=False)
+    ] = None,
     yes: Yes = False,
     *,
     config: GenerationConfig,
@@ -50,6 +62,8 @@ def generate(
     from .prompt import read_prompt
 
     text = read_prompt(prompt)
+    choice = Choice(count, rank, tests, lock)
+    choice.check(allow_code_execution=allow_code_execution)
     if trace:
         from ..recording import check_trace
 
@@ -59,6 +73,9 @@ def generate(
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     config = with_tuned(config, network, wanted=tuned, verbose=verbose)
+    if choice:
+        several = Several(network, tokenizer, name, config, choice)
+        return (several.fill if lock else several.go)(text, as_json=as_json, verbose=verbose)
     run = Run(network, tokenizer, text, config, stream=not as_json, live=live, trace=(trace, name) if trace else None)
     interrupted = run.go()
     if as_json:
@@ -112,11 +129,10 @@ class Run:
             with self._view() as show, closing(self._steps()) as steps:
                 start = time.perf_counter()  # what the view imports is not the decoder's time
                 for step in steps:
-                    self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids))
+                    self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids), self.config)
                     show(step)
                     if self.streams:
-                        # A character whose bytes are not all settled yet decodes to U+FFFD.
-                        text = self.answer.text.rstrip("\ufffd")
+                        text = self.answer.sure(self.config.until)
                         print(text[len(written) :], end="", flush=True)
                         written = text
         except KeyboardInterrupt:

@@ -6,7 +6,7 @@ Their defaults are the configuration's own.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,6 +63,9 @@ FLAGS: dict[str, tuple[str | None, str]] = {
     "system": (None, "System message."),
     "rule": (None, f"How many are committed in a step: {', '.join(describe(RULES))}."),
     "window": (None, f"What is forwarded: {', '.join(describe(WINDOWS))}."),
+    "prefill": (None, "The answer starts with this text."),
+    "until": (None, "The answer ends before this text; repeatable."),
+    "ban_tokens": ("--ban-token", "Never write this token, its text or id; repeatable."),
     "reference": (None, "The reference decoder to the letter, its quirks too."),
 }
 
@@ -72,11 +75,12 @@ def flag_of(field: str) -> str:
     return FLAGS.get(field, (None, ""))[0] or "--" + field.replace("_", "-")
 
 
-def decodes(verb: Callable[..., int]) -> Callable[..., int]:
-    """Replace the parameter `config` of a verb by a flag for each field of `GenerationConfig`."""
+def decodes(verb: Callable[..., int], usual: Mapping[str, Any] | None = None) -> Callable[..., int]:
+    """Replace the parameter `config` of a verb by a flag for each field of `GenerationConfig`; `usual` are other defaults."""
     signature = inspect.signature(verb, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name not in ("config", "context")]
-    defaults = GenerationConfig()
+    usual = usual or {}
+    defaults = GenerationConfig(**usual)
     names = [field.name for field in fields(GenerationConfig)]
     flags = [_flag(field.name, field.type, getattr(defaults, field.name)) for field in fields(GenerationConfig)]
 
@@ -88,12 +92,16 @@ def decodes(verb: Callable[..., int]) -> Callable[..., int]:
         from .settings import Settings
 
         values = {name: given.pop(name) for name in names}
+        values |= {"until": tuple(values["until"] or ()), "ban_tokens": _tokens(values["ban_tokens"])}
         keys = {name: flag_of(name).removeprefix("--").replace("-", "_") for name in names}
         said = Settings.of(context).said(context, ["preset", *names], keys)
         chosen = {name: value for name, value in values.items() if name in said}
         if "window" in chosen and "tuned" in given:
             given["tuned"] = False
-        config = GenerationConfig(**chosen) if "preset" not in said else GenerationConfig.preset(str(preset), **chosen)
+        if "preset" in said:
+            config = GenerationConfig.preset(str(preset), **{**usual, **PRESETS.get(str(preset), {}), **chosen})
+        else:
+            config = GenerationConfig(**{**usual, **chosen})
         return verb(config=config, **given, **({"context": context} if "context" in signature.parameters else {}))
 
     preset = typer.Option(
@@ -122,7 +130,18 @@ def _refuse_flags(context: typer.Context) -> None:
         raise ConfigError(f"{flag_of(stray[0])} is not for {context.command_path} {context.invoked_subcommand}")
 
 
+SEVERAL = ("until", "ban_tokens")
+"""Fields whose flags are repeatable."""
+
+
+def _tokens(given: list[str] | None) -> tuple[str | int, ...]:
+    """What `--ban-token` was given; a whole number is an id."""
+    return tuple(int(one) if one.isascii() and one.isdigit() else one for one in given or ())
+
+
 def _flag(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    if name in SEVERAL:
+        kind, default = list[str] | None, None
     offered = completion.FIELDS.get(name)
-    option = typer.Option(flag_of(name), autocompletion=offered, help=FLAGS[name][1], show_default=default is not None)
+    option = typer.Option(flag_of(name), autocompletion=offered, help=FLAGS[name][1], show_default=default not in (None, ""))
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, option])

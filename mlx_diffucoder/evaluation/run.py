@@ -115,7 +115,7 @@ def _answer(
     for step in stream_generate(model, tokenizer, prompt, config):
         last = step
     seconds = time.perf_counter() - start
-    answer = Answer.of(tokenizer, last, len(prompt)) if last else Answer()
+    answer = Answer.of(tokenizer, last, len(prompt), config) if last else Answer()
     outcome = judge(answer.text, task, limits)
     return Result(
         task_id=task.id,

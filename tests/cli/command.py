@@ -1,5 +1,6 @@
 """The command as a user starts it: a process of its own."""
 
+import io
 import os
 import subprocess
 import sys
@@ -25,6 +26,24 @@ def diffucode(*args, stdin="", env=None, **options):
     )
     done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
     return done
+
+
+def diffucode_here(*args, stdin=b""):
+    """The same in this process, for what would take many: bytes in, text out."""
+    from mlx_diffucoder.cli.app import run
+
+    streams, sys.argv = (sys.stdin, sys.stdout, sys.stderr, sys.argv), ["diffucode", *map(str, args)]
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin))
+    sys.stdout, sys.stderr = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
+    try:
+        code = run()
+        texts = []
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            texts.append(stream.buffer.getvalue().decode())
+        return subprocess.CompletedProcess(args, code, *texts)
+    finally:
+        sys.stdin, sys.stdout, sys.stderr, sys.argv = streams
 
 
 def assert_one_line(done, *said, code=1):

@@ -1,0 +1,169 @@
+"""`diffucode infill`: a file with holes in, the file with its holes filled out."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..config import HOLES, GenerationConfig
+from ..errors import FileError
+from .options import Dtype, Model, Yes, decodes
+from .source import Source, check_replaceable, cut, name_of, read_bytes, read_json_parts, replace_file
+
+if TYPE_CHECKING:
+    from ..filling import Filled
+    from ..trace import Stats
+
+
+@partial(decodes, usual=HOLES)
+def infill(
+    file: Annotated[Path, typer.Argument(help="The file; - is stdin, also for an editor's JSON.", show_default=False)],
+    model: Model = None,
+    dtype: Dtype = None,
+    marker: Annotated[str, typer.Option(help="What stands in the file for a hole; <FILL:12> is one of 12 tokens.")] = "<FILL>",
+    at: Annotated[str | None, typer.Option(metavar="LINE[:COL]", help="The hole is here, or at the line's end.")] = None,
+    lines: Annotated[str | None, typer.Option(metavar="A-B", help="The hole is these lines.", show_default=False)] = None,
+    instruction: Annotated[str | None, typer.Option(help="What to write, put before the text as a message.")] = None,
+    around: Annotated[int, typer.Option("--context", min=0, help="Tokens of the text shown on each side of a hole.")] = 512,
+    tries: Annotated[
+        int, typer.Option(min=1, max=8, help="Lengths tried before every small one is; 1 takes the model at its word.")
+    ] = 3,
+    diff: Annotated[bool, typer.Option("--diff", help="Print what changes, not the file.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Replace the file.")] = False,
+    backup: Annotated[str | None, typer.Option(metavar="SUFFIX", help="With --write: keep the old file under this name.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the numbers.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.")] = False,
+    yes: Yes = False,
+    *,
+    config: GenerationConfig,
+) -> int:
+    """Fill the holes in a file, all together, each seeing the text around it.
+
+    A hole is written <FILL> in the file, or given by --at or --lines. How long its text is, is found; --max-tokens bounds
+    it. What is outside the holes comes back byte for byte. An editor sends {"prefix": ..., "suffix": ...} or
+    {"parts": ["a = ", null, ...]} on stdin, with - for the file, and gets JSON back.
+
+    Example: diffucode infill area.py -m pocket --diff
+    """
+    if backup is not None and not write:
+        raise FileError("--backup keeps the file that --write replaces; give both")
+    if write:
+        check_replaceable(file, backup)
+    data = read_bytes(file)
+    asked = read_json_parts(data) if name_of(file) == "stdin" else None
+    source = None if asked else cut(name_of(file), data, marker, at, lines)
+    parts, said = asked or (source.parts if source else [], None)
+    from ..filling import fill
+    from .models import load_named
+    from .progress import waiting
+
+    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    start = time.perf_counter()
+    with waiting("filling"):
+        filled = fill(network, tokenizer, parts, config, instruction=instruction or said, context=around, tries=tries)
+    run = _Run(name, config, filled, time.perf_counter() - start)
+    after = source.filled(filled.holes) if source else b""
+    if source and write:
+        replace_file(file, source.data, after, backup)
+    if source is None:
+        run.print_json()
+    elif as_json:
+        run.print_json(text=after.decode(source.encoding))
+    elif diff:
+        print_diff(source, after)
+    elif not write:
+        sys.stdout.buffer.write(after)
+        sys.stdout.buffer.flush()
+    if verbose:
+        run.print_numbers()
+    return 0
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A filling and its numbers."""
+
+    name: str
+    config: GenerationConfig
+    filled: "Filled"
+    seconds: float
+
+    @property
+    def stats(self) -> "Stats":
+        import mlx.core as mx
+
+        from ..trace import Stats
+
+        return Stats(
+            nfe=self.filled.nfe,
+            positions=self.filled.positions,
+            useful_tokens=self.filled.useful_tokens,
+            seconds=self.seconds,
+            peak_memory_bytes=mx.get_peak_memory(),
+        )
+
+    def print_json(self, **more: Any) -> None:
+        """What `--json` prints, and what an editor gets."""
+        filled = self.filled
+        report = {
+            **more,
+            "holes": filled.holes,
+            "score": filled.score,
+            "lengths": filled.lengths,
+            "agreed": filled.agreed,
+            "tried": filled.tried,
+            "seen": filled.seen,
+            "model": self.name,
+            **self.stats.to_dict(),
+            "config": self.config.to_dict(),
+        }
+        print(json.dumps(report, ensure_ascii=False))
+
+    def print_numbers(self) -> None:
+        """What `-v` prints, on stderr."""
+        filled, stats = self.filled, self.stats
+        lines = {
+            "text shown to the model": f"{filled.seen} tokens around {len(filled.holes)} hole{'s'[: len(filled.holes) > 1]}",
+            "canvases tried": f"{filled.tried}{', the model said where the text ends' if filled.agreed else ''}",
+            "tokens in the holes": ", ".join(map(str, filled.lengths)),
+            "mean log-probability": f"{filled.score:.3f}",
+            "forwards (NFE)": f"{stats.nfe}",
+            "positions forwarded": f"{stats.positions}",
+            "positions per useful token": f"{stats.positions_per_useful_token:.1f}",
+            "useful tokens per second": f"{stats.tokens_per_second:.1f}  ({stats.seconds:.2f} s)",
+            "peak memory": f"{stats.peak_memory_bytes / 1e9:.2f} GB",
+        }
+        for label, value in lines.items():
+            print(f"{label:>27}  {value}", file=sys.stderr)
+
+
+COLOURS = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def print_diff(source: Source, after: bytes) -> None:
+    """What changes, as `diff -u` has it: coloured on a terminal, and as `patch` reads it where it is piped."""
+    import difflib
+
+    before = source.data.decode(source.encoding)
+    changes = difflib.unified_diff(_lines(before), _lines(after.decode(source.encoding)), source.name, source.name)
+    text = "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in changes)
+    if not sys.stdout.isatty():
+        sys.stdout.buffer.write(text.encode(source.encoding))
+        sys.stdout.buffer.flush()
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    for line in text.splitlines():
+        Console().print(Text(line, style=COLOURS.get(line[:1], "")))
+
+
+def _lines(text: str) -> list[str]:
+    """Lines as `patch` counts them: other characters that end a line in Python do not."""
+    lines = text.split("\n")
+    return [*(line + "\n" for line in lines[:-1]), *(lines[-1:] if lines[-1] else [])]

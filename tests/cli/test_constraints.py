@@ -1,0 +1,61 @@
+"""`diffucode generate` with constraints, as a process."""
+
+import json
+
+from ..conftest import DATA
+from .command import assert_one_line, diffucode, diffucode_here
+
+TINY = ("generate", "-m", DATA / "dream-b", "--max-tokens", "12")
+POCKET = ("generate", "-m", "pocket", "--dtype", "float32", "--max-tokens", "48")
+PRIME = "Implement process(k): return whether k is a prime number."
+
+
+def test_what_streams_is_the_text_with_its_prefill_and_up_to_where_it_ends():
+    args = [*TINY, "--temp", "1.5", "--seed", "5", "--prefill", "def ", "--rule", "schedule"]
+    whole = json.loads(diffucode_here(*args, "--json", "hi").stdout)
+    stop = whole["text"][8:10]
+    streamed = diffucode(*args, "--until", stop, "hi").stdout
+    report = json.loads(diffucode_here(*args, "--until", stop, "--json", "hi").stdout)
+    assert report["text"] == whole["text"][: whole["text"].index(stop, 3)]
+    assert streamed.removesuffix("\n") == report["text"].removesuffix("\n")
+    assert report["text"].startswith("def ")
+    assert report["finish_reason"] == "stop"
+    assert report["config"]["until"] == [stop]
+
+
+def test_the_best_of_several_answers_and_the_first_that_passes(tmp_path):
+    tests = tmp_path / "tests.py"
+    tests.write_text("assert process(7) and not process(9)\n")
+    args = [*POCKET, "-n", "3", "--temp", "0.7", "--seed", "1"]
+    report = json.loads(diffucode_here(*args, "--json", "--tests", tests, "--allow-code-execution", PRIME).stdout)
+    assert [row["passed"] for row in report["answers"]] == sorted((row["passed"] for row in report["answers"]), reverse=True)
+    best = diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME)
+    assert best.stdout.removesuffix("\n") == report["answers"][0]["text"].removesuffix("\n")
+    tests.write_text("assert False\n")
+    assert_one_line(diffucode_here(*args, "--tests", tests, "--allow-code-execution", PRIME), "none of the 3 answers", "tests.py")
+    every = diffucode_here(*args, "-v", PRIME)
+    assert every.stdout.count("# answer ") == 3
+    assert "positions per useful token" in every.stderr
+
+
+def test_a_locked_template_keeps_its_text(tmp_path):
+    template = tmp_path / "template.py"
+    template.write_bytes(b"def process(k):\r\n    if k < 2:\r\n        <FILL:3>\r\n    return <FILL:4>")
+    report = json.loads(diffucode(*POCKET, "--lock", template, "--json", PRIME).stdout)
+    first, second = (hole.replace("\n", "\r\n") for hole in report["holes"])
+    assert report["text"] == template.read_bytes().decode().replace("<FILL:3>", first).replace("<FILL:4>", second)
+    assert first == "return False"
+
+
+def test_constraints_that_cannot_work_are_one_line(tmp_path):
+    assert_one_line(diffucode_here(*TINY, "--ban-token", "two words", "hi"), "--ban-token", "not one token")
+    assert_one_line(diffucode_here(*TINY, "--until", "", "hi"), "--until")
+    assert_one_line(diffucode_here(*TINY, "-n", "2", "hi"), "--temp")
+    assert_one_line(diffucode_here(*TINY, "--tests", tmp_path / "t.py", "hi"), "--allow-code-execution")
+    missing = diffucode_here(*TINY, "--tests", tmp_path / "t.py", "--allow-code-execution", "hi")
+    assert_one_line(missing, "t.py", "No such file")
+    (tmp_path / "t.txt").write_text("no hole here\n")
+    assert_one_line(diffucode_here(*TINY, "--lock", tmp_path / "t.txt", "hi"), "t.txt", "no hole")
+    assert_one_line(diffucode_here(*TINY, "--lock", tmp_path / "t.txt", "--rank", "hi"), "--lock")
+    (tmp_path / "t.txt").write_text("a = <FILL>\n")
+    assert_one_line(diffucode_here(*TINY, "--lock", tmp_path / "t.txt", "--prefill", "b", "hi"), "--prefill")
