@@ -26,6 +26,7 @@ from mlx_diffucoder.bench.peers import autoregressive, coder, coder_for, generat
 from mlx_diffucoder.bench.roofline import Work
 from mlx_diffucoder.bench.shapes import parameters
 from mlx_diffucoder.bench.timing import take_turns
+from mlx_diffucoder.cli.bench_tables import _break_even
 from mlx_diffucoder.errors import BenchError
 
 from .conftest import DATA
@@ -151,6 +152,15 @@ def test_break_even_is_between_the_rates_around_it():
     assert break_even_rate(rates, baseline) == pytest.approx(4)
     assert break_even_rate(rates[:2], baseline) is None
     assert break_even_rate(rates[2:], baseline) is None
+
+
+def test_where_mlx_lm_is_met_is_said_by_the_medians():
+    baseline = speed(BASELINE, None, [1, 1, 1])
+    assert "about 4.0 useful tokens" in _break_even([speed("diffusion", rate, [4 / rate]) for rate in (1, 2, 8)], baseline)
+    slow = [speed("diffusion", rate, [0.5, 2, 3]) for rate in (1, 2)]  # one lucky round
+    assert _break_even(slow, baseline) == "Slower than mlx-lm at 2 useful tokens per forward, and below."
+    fast = [speed("diffusion", rate, [0.5, 0.4, 3]) for rate in (1, 2)]
+    assert _break_even(fast, baseline) == "As fast as mlx-lm, or faster, at 1 useful tokens per forward."
 
 
 def test_a_decoder_that_has_taken_long_enough_has_no_further_trial(monkeypatch):

@@ -94,13 +94,13 @@ def tune_here(
 
 def _print(preset: str, found: "list[Point]", chosen: "Point") -> None:
     own = next(point for point in found if PRESETS[preset]["window"] == point.window)
-    print(f"{preset}: {len(found)} widths, by forwards counted and forwards timed; no answer was judged")
+    print(f"{preset}: {len(found)} widths, forwards counted and timed; no answer was judged")
     print(f"{'width':>9}  {'forwards':>8}  {'positions':>9}  {'useful tokens':>13}  {'ms per useful token':>19}")
     for point in found:
-        mark = " chosen" if point is chosen else " the preset's" if point is own else ""
+        mark = " chosen" if point is chosen else " preset's" if point is own else ""
         print(f"{point.width:9}  {_numbers(point)}{mark}")
     share = chosen.per_token / own.per_token
-    print(f"{'':9}  {chosen.window}: {100 * share:.0f} % of the preset's time by this reckoning\n")
+    print(f"{'':9}  {chosen.window}: {100 * share:.0f} % of the preset's time, reckoned\n")
 
 
 def _numbers(point: Any) -> str:
