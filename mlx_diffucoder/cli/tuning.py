@@ -100,7 +100,7 @@ def _print(preset: str, found: "list[Point]", chosen: "Point") -> None:
         mark = " chosen" if point is chosen else " preset's" if point is own else ""
         print(f"{point.width:9}  {_numbers(point)}{mark}")
     share = chosen.per_token / own.per_token
-    print(f"{'':9}  {chosen.window}: {100 * share:.0f} % of the preset's time by this reckoning\n")
+    print(f"{'':9}  {chosen.window}: {100 * share:.0f} % of the preset's time, reckoned\n")
 
 
 def _numbers(point: Any) -> str:
