@@ -78,6 +78,8 @@ def train(
         raise TrainError(f"method must be one of {', '.join(METHODS)}, not {method!r}", field="method")
     if steps is not None and epochs is not None:
         raise TrainError("--steps and --epochs both say how long; give one of them")
+    if epochs is not None and not 0 < epochs < 1e6:
+        raise TrainError(f"epochs must be above 0 and below 1e6, not {epochs!r}", field="epochs")
     from ..training.batches import batches_per_epoch
     from ..training.job import Data, Job
     from ..training.learners import Tuning
@@ -111,13 +113,13 @@ def train(
         layers=_number_of(layers),
         dtype=dtype,
     )
-    learner = _learner(model, from_scratch, tokenizer, tuning, seed, yes=yes)
+    learner = _learner(model, from_scratch, tokenizer, tuning, seed, yes=yes, unread=dry_run)
     read = Data.read(data, valid, learner.tokenizer, max_length=max_length, skip_long=skip_long)
     if steps is None:
         steps = max(1, round((epochs or 1) * batches_per_epoch(len(read.train.kept), batch_size) / accumulate))
     job = Job.of(learner, settings_of(steps), read, gradient_checkpointing=gradient_checkpointing)
-    _say_what_is_coming(job)
     if dry_run:
+        _say_what_is_coming(job)
         _print(job, {}, as_json=as_json)
         return 0
     return _run(job, out, report_every, resume=resume, as_json=as_json)
@@ -133,7 +135,7 @@ def _number_of(layers: str) -> int | None:
 
 
 def _learner(
-    model: str | None, config: Path | None, tokenizer: Path | None, tuning: "Tuning", seed: int, *, yes: bool
+    model: str | None, config: Path | None, tokenizer: Path | None, tuning: "Tuning", seed: int, *, yes: bool, unread: bool
 ) -> "Learner":
     from ..training.learners import from_checkpoint, from_scratch
     from .models import folder_named
@@ -145,15 +147,17 @@ def _learner(
             raise TrainError(f"tune {tuning.tune} needs a trained model; from scratch it is full", field="tune")
         return from_scratch(config, tokenizer, seed, tuning.dtype)
     name, folder = folder_named(model, yes=yes)
-    return from_checkpoint(folder, name, tuning, seed)
+    return from_checkpoint(folder, name, tuning, seed, unread=unread)
 
 
 def _run(job: "Job", out: Path, report_every: int, *, resume: bool, as_json: bool) -> int:
     from ..training.trainer import Hooks
     from .progress import training
 
+    trainer = job.trainer(out, Hooks(), resume=resume)
+    _say_what_is_coming(job)
     with training(job.settings.steps) as report, _stopping() as stop:
-        trainer = job.trainer(out, Hooks(report, stop, report_every), resume=resume)
+        trainer.hooks = Hooks(report, stop, report_every)
         done = trainer.run()
     if not done:
         print(f"saved in {trainer.folder.newest()}; the same command with --resume goes on", file=sys.stderr)

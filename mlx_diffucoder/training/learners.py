@@ -78,20 +78,21 @@ class Learner:
     read: Callable[[Path], None]
 
 
-def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int) -> Learner:
-    """The model of a checkpoint folder, its weights not read yet where `tuning` allows.
+def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unread: bool = False) -> Learner:
+    """The model of a checkpoint folder.
 
     Args:
         name: what the folder was named by.
         seed: of the adapters' first weights.
+        unread: leave the weights in their files, and say nothing of which they are: to look at shapes.
 
     Raises:
-        TrainError: it is quantized, and not adapters but all of it is to be trained; or as `_add_adapters`.
+        TrainError: it is quantized, and not adapters but all of it is to be trained; or as `add_adapters`.
         CheckpointError, ConfigError: as `load`.
     """
     model, raw = build(folder)
     tokenizer = Tokenizer.load(folder)
-    base = base_identity(model, name)
+    base = {"name": name, "weights": ""} if unread else base_identity(model, name)
     quantized = any(hasattr(module, "bits") for module in model.modules())
     if quantized and tuning.tune == "full":
         raise TrainError(f"{name}: is quantized, and quantized weights cannot be trained; use --tune lora")
@@ -102,7 +103,7 @@ def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int) -> Learn
     if tuning.tune == "full":
         model.unfreeze()
         return _whole(model, tokenizer, identity, raw, folder)
-    config = _add_adapters(model, tuning, seed)
+    config = add_adapters(model, tuning, seed)
     identity |= {"num_layers": config["num_layers"], **config["lora_parameters"]}
     return Learner(
         model,
@@ -152,7 +153,7 @@ def _read_weights(model: Dream, file: Path) -> None:
         raise CheckpointError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
 
 
-def _add_adapters(model: Dream, tuning: Tuning, seed: int) -> dict[str, Any]:
+def add_adapters(model: Dream, tuning: Tuning, seed: int) -> dict[str, Any]:
     """Adapters on every linear of the last layers, by mlx-lm; what `adapter_config.json` says of them.
 
     Raises:

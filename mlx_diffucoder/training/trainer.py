@@ -16,6 +16,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_map
 
 from ..errors import TrainError
+from ..generation import wired_memory
 from ..model import Dream
 from .settings import TrainSettings
 from .state import Progress, RunFolder
@@ -113,6 +114,10 @@ class Trainer:
         Raises:
             TrainError: the loss is no number, or far above the best; the last checkpoint is kept.
         """
+        with wired_memory():
+            return self._run()
+
+    def _run(self) -> bool:
         self.model.train()
         while self.progress.step < self.settings.steps:
             self._step()

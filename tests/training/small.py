@@ -27,20 +27,20 @@ def small_model(seed=0, vocab=40):
     return model
 
 
-def small_config(folder):
+def small_config(folder, **changes):
     """`dream-a`'s `config.json` with a smaller network."""
     path = folder / "small.json"
-    path.write_text(json.dumps({**json.loads((CHECKPOINT / "config.json").read_text()), **SMALL}))
+    path.write_text(json.dumps({**json.loads((CHECKPOINT / "config.json").read_text()), **SMALL, **changes}))
     return path
 
 
-def small_learner(folder) -> Learner:
-    return from_scratch(small_config(folder), CHECKPOINT, 0)
+def small_learner(folder, **changes) -> Learner:
+    return from_scratch(small_config(folder, **changes), CHECKPOINT, 0)
 
 
 def small_checkpoint(folder, **changes):
     """A folder with a small untrained model and `dream-a`'s tokenizer."""
-    learner = small_learner(folder)
+    learner = small_learner(folder, **changes)
     out = folder / "small"
     out.mkdir()
     learner.write(out, learner.model)

@@ -1,0 +1,42 @@
+"""That training teaches: minutes long."""
+
+import json
+
+import pytest
+
+from mlx_diffucoder.bench.adaptation import family, measure
+from mlx_diffucoder.evaluation import Limits, read_tasks, run_program
+
+from ..cli.command import diffucode
+from ..conftest import DATA
+
+
+def test_the_new_familys_tasks_are_passed_by_their_solutions_and_are_none_of_those_trained_on(tmp_path):
+    train, tasks = family()
+    file = tmp_path / "tasks.jsonl"
+    file.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    for task in read_tasks(file)[::6]:
+        assert run_program(task.solution, task.tests, Limits(timeout=60)).kind == "passed"
+    bodies = {row["completion"].split("return ")[1].replace("table", "d").replace("data", "d") for row in train}
+    assert not bodies & {task["canonical_solution"].split("return ")[1] for task in tasks}
+
+
+@pytest.mark.slow
+def test_an_adapter_on_the_quantized_pocket_takes_a_new_family_from_under_20_to_over_70_percent(tmp_path):
+    found = measure("pocket", tmp_path)
+    assert found["before"] < 0.2
+    assert found["after"] > 0.7
+
+
+@pytest.mark.slow
+def test_a_few_minutes_from_random_weights_lower_the_loss(tmp_path):
+    pocket = DATA.parents[1] / "mlx_diffucoder" / "pocket"
+    tasks = DATA.parents[1] / "bench" / "tasks" / "functions.jsonl"
+    done = diffucode(
+        *("train", "--from-scratch", pocket / "config.json", "--tokenizer", pocket, "--data", tasks, "--out", tmp_path / "run"),
+        *("--steps", 60, "--batch-size", 8, "--accumulate", 2, "--learning-rate", 1e-3, "--warmup", 10, "--max-length", 128),
+    )
+    assert done.returncode == 0, done.stderr
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 6
+    assert losses[-1] < 0.5 * losses[0]

@@ -1,0 +1,88 @@
+"""What is computed, against MLX's measured peak of one step."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlx_diffucoder.config import ModelConfig
+from mlx_diffucoder.model import Dream
+from mlx_diffucoder.training.memory import memory_to_train
+from mlx_diffucoder.training.objective import Noised, draw_masks, loss, timesteps
+from mlx_diffucoder.training.recompute import recompute_layers
+
+BATCH, LENGTH = 4, 128
+
+
+def built(tune="lora", bits=None, checkpointing=False, layers=4, vocab=1024, dtype=mx.float32):
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    model = Dream(
+        ModelConfig(
+            vocab_size=vocab,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            mask_token_id=1,
+        )
+    )
+    if bits:
+        nn.quantize(model, group_size=64, bits=bits)
+    model.set_dtype(dtype)
+    if tune != "full":
+        model.freeze()
+        parameters = {"rank": 8, "scale": 20.0, "dropout": 0.0}
+        linear_to_lora_layers(model=model, num_layers=layers, config=parameters, use_dora=tune == "dora")
+    if checkpointing:
+        recompute_layers(model)
+    mx.eval(model.parameters())
+    return model
+
+
+def measured(model):
+    """The peak of a loss and its gradients, the optimizer's two averages beside them."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(2, model.config.vocab_size, (BATCH, LENGTH)).astype(np.int32)
+    learnt = np.arange(LENGTH)[None].repeat(BATCH, 0) > 0
+    t = timesteps(rng, BATCH)
+    arrays = Noised.of(tokens, draw_masks(rng, learnt, t), t, 1, int(learnt.sum())).arrays()
+    mx.eval(arrays)
+    others = mx.get_active_memory() - memory_to_train(model, batch=1, length=1).weights
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    mx.eval(nn.value_and_grad(model, lambda *given: loss(model, *given))(*arrays))
+    return mx.get_peak_memory() - others + memory_to_train(model, batch=1, length=1).optimizer
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"tune": "full"},
+        {"bits": 4},
+        {"tune": "dora"},
+        {"vocab": 16384},
+        {"checkpointing": True, "layers": 8},
+        {"vocab": 16384, "checkpointing": True},
+        {"bits": 4, "dtype": mx.bfloat16, "layers": 2},
+    ],
+    ids=str,
+)
+def test_the_computed_peak_is_within_a_quarter_of_the_measured_one(kind):
+    model = built(**kind)
+    computed = memory_to_train(model, batch=BATCH, length=LENGTH)
+    assert computed.total == pytest.approx(measured(model), rel=0.25), computed
+
+
+def test_recomputing_takes_less():
+    plain, twice = built(layers=8), built(layers=8, checkpointing=True)
+    assert measured(twice) < 0.5 * measured(plain)
+
+
+def test_batches_side_by_side_take_more():
+    model = built()
+    one, two = (memory_to_train(model, batch=BATCH, length=LENGTH, accumulate=2, lanes=lanes) for lanes in (1, 2))
+    assert two.activations == 2 * one.activations
+    assert two.weights == one.weights
