@@ -1,0 +1,106 @@
+"""The recipe of the bundled model: tasks, a vocabulary of its own, training from scratch, float16.
+
+    python -m mlx_diffucoder.training.pocket FOLDER
+
+writes `FOLDER/tasks`, `FOLDER/start` (configuration and tokenizer), `FOLDER/run` (checkpoints and the
+curve, `log.jsonl`) and `FOLDER/pocket`. Each part is left alone where it is there already, and a
+training that was stopped goes on, so the same command continues a recipe that was broken off. It is
+`diffucode train` and `diffucode convert` that do the work; their command lines are printed.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import DiffucoderError
+from .maker.__main__ import write
+from .vocabulary import write_vocabulary
+
+VOCABULARY = 1024
+# The shape of the first pocket model, with the wider vocabulary: 5.2M parameters, 10.5 MB in float16.
+SHAPE: dict[str, Any] = {
+    "architectures": ["DreamModel"],
+    "model_type": "Dream",
+    "hidden_act": "silu",
+    "hidden_size": 256,
+    "initializer_range": 0.02,
+    "intermediate_size": 768,
+    "max_position_embeddings": 2048,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 6,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "vocab_size": VOCABULARY,
+}
+TRAINING = {
+    "batch-size": 16,
+    "accumulate": 2,
+    "max-length": 256,
+    "infill": 0.3,
+    "learning-rate": 2e-3,
+    "warmup": 300,
+    "weight-decay": 0.05,
+    "least-t": 0.02,
+    "eval-every": 1000,
+    "save-every": 250,
+    "report-every": 25,
+}
+LEARNT_FROM = 20_000  # tasks that the vocabulary is learnt from
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 9000,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks to train on.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="Of the tasks, the weights and the masks.")] = 0,
+) -> None:
+    """Make a pocket model from nothing."""
+    try:
+        if not (folder / "tasks" / "train.jsonl").exists():
+            write(folder / "tasks", {"train": tasks, "valid": 1000, "seen": 200, "unseen": 200}, seed, force=True)
+        if not (folder / "start" / "config.json").exists():
+            start(folder / "tasks" / "train.jsonl", folder / "start")
+    except DiffucoderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    train = ["train", "--from-scratch", folder / "start" / "config.json", "--tokenizer", folder / "start"]
+    train += ["--data", folder / "tasks" / "train.jsonl", "--valid", folder / "tasks" / "valid.jsonl", "--out", folder / "run"]
+    train += ["--steps", steps, "--seed", seed, *(part for name, value in TRAINING.items() for part in (f"--{name}", value))]
+    run([*train, *(["--resume"] if (folder / "run").exists() else [])])
+    run(["convert", folder / "run" / "model", folder / "pocket", "--dtype", "float16"])
+
+
+def start(tasks: Path, folder: Path) -> None:
+    """Write the configuration and the tokenizer of a model that has learnt nothing yet."""
+    rows = [json.loads(line) for _, line in zip(range(LEARNT_FROM), tasks.open(encoding="utf-8"), strict=False)]
+    texts = [f"user\n{row['prompt']}\nassistant\n{row['completion']}" for row in rows]
+    ids = write_vocabulary(texts, VOCABULARY, folder)
+    special = {
+        "bos_token_id": ids["<|beginoftext|>"],
+        "eos_token_id": ids["<|endoftext|>"],
+        "pad_token_id": ids["<|dlm_pad|>"],
+        "mask_token_id": ids["<|mask|>"],
+    }
+    (folder / "generation_config.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(SHAPE | special, indent=2) + "\n", encoding="utf-8")
+
+
+def run(arguments: list[Any]) -> None:
+    """Run a verb of `diffucode`, saying which; what it prints is shown, and its failure is ours."""
+    words = [str(word) for word in arguments]
+    print(f"diffucode {shlex.join(words)}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-c", "from mlx_diffucoder.cli import main; main()", *words]
+    if code := subprocess.run(command, check=False).returncode:
+        raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    typer.run(main)
