@@ -265,7 +265,8 @@ def _fill(job: _Job, tries: int) -> Filled:
     most = job.config.max_tokens
     lengths = dict.fromkeys(max(1, most >> halved) for halved in range(tries))
     said = job.attempts([_of_lengths(job, length) for length in lengths], exact=False)
-    agreed = next((one for one in said if all(one.ended) and sum(other.key == one.key for other in said) > 1), None)
+    whole = (one for one in said if all(one.ended) and all(one.ids))
+    agreed = next((one for one in whole if sum(other.key == one.key for other in said) > 1), None)
     if len(said) == 1:
         return job.filled(said[0], job.score(said[0]), agreed=all(said[0].ended))
     if agreed is not None and (score := job.score(agreed)) > AGREED:

@@ -449,7 +449,7 @@ def test_an_evaluation_goes_on_after_hostile_answers(dream_b, monkeypatch):
 
     class Scripted(Answer):
         @classmethod
-        def of(cls, tokenizer, step, start):
+        def of(cls, tokenizer, step, start, config):
             return cls(text=next(answers), useful_tokens=2)
 
     monkeypatch.setattr(loop, "Answer", Scripted)

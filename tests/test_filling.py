@@ -102,7 +102,9 @@ def test_a_model_that_says_the_same_in_any_room_is_taken_at_its_word():
     assert _fill(Job({8: ended(5)}, {}), 1) == ([5], True)
 
 
-@pytest.mark.parametrize("said", [{8: ended(1), 4: ended(2), 2: ended(3)}, {8: ended(1), 4: ended(1), 2: ended(2)}])
+@pytest.mark.parametrize(
+    "said", [{8: ended(1), 4: ended(2), 2: ended(3)}, {8: ended(1), 4: ended(1), 2: ended(2)}, dict.fromkeys((8, 4, 2), ended())]
+)
 def test_otherwise_every_small_length_is_tried_and_the_most_probable_text_kept(said):
     job = Job(said, {(7, 7, 7): -0.1, (7,): -0.2, (1,): -2.0})
     assert _fill(job, 3) == ([7, 7, 7], False)
