@@ -22,13 +22,13 @@ def rows(tmp_path):
     return write_rows(tmp_path / "rows.jsonl", 6)
 
 
-def job_of(rows, steps=8, learner=None, **changes):
+def job_of(rows, steps=8, learner=None, gradient_checkpointing=False, **changes):
     fields = {"batch_size": 2, "accumulate": 2, "max_length": 64, "learning_rate": 1e-3, "warmup": 2}
     fields |= {"infill": 0.3, "eval_every": 3, "save_every": 100}
     settings = TrainSettings(steps=steps, **{**fields, **changes})
     learner = learner or small_learner(rows.parent)
     data = Data.read(rows, rows, learner.tokenizer, max_length=settings.max_length, skip_long=False)
-    return Job.of(learner, settings, data)
+    return Job.of(learner, settings, data, gradient_checkpointing=gradient_checkpointing)
 
 
 def adapters(checkpoint, tune="lora", **fields):
@@ -110,6 +110,15 @@ def test_batches_that_are_accumulated_are_as_one_large_batch(tmp_path, rows):
     apart = [parts._gradient(*one)[1] for one in arrays]
     for (name, found), *pieces in zip(tree_flatten(gradient), *map(tree_flatten, apart), strict=True):
         assert mx.allclose(found, sum(piece for _, piece in pieces), rtol=1e-5, atol=1e-7), name
+
+
+def test_gradient_checkpointing_trains_to_the_same_weights_but_for_rounding(tmp_path, rows):
+    """And a run may go on with it that began without."""
+    plain = run(job_of(rows, steps=4), tmp_path / "plain")
+    run(job_of(rows, steps=4), tmp_path / "other", stop_after=2)
+    other = run(job_of(rows, steps=4, gradient_checkpointing=True), tmp_path / "other", resume=True)
+    for (name, one), (_, two) in zip(tree_flatten(plain.model.parameters()), tree_flatten(other.model.parameters()), strict=True):
+        assert mx.allclose(one, two, atol=2e-4), name
 
 
 def test_the_best_evaluation_is_what_is_kept_and_patience_ends_the_run(tmp_path, rows):
@@ -196,6 +205,16 @@ def test_two_runs_at_once_in_one_folder_are_one_run_and_one_error(tmp_path, rows
         job_of(rows).trainer(tmp_path / "run", Hooks(), resume=True)
     first.folder.close()
     job_of(rows).trainer(tmp_path / "run", Hooks(), resume=True)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("steps", 0), ("infill", 1.5), ("learning_rate", math.nan), ("learning_rate", math.inf), ("canvas", "wide"), ("seed", -1)],
+)
+def test_settings_that_cannot_work_are_refused_by_the_fields_name(field, value):
+    with pytest.raises(TrainError, match=f"^{field} must be ") as refused:
+        TrainSettings(**{"steps": 1, field: value})
+    assert refused.value.field == field
 
 
 def test_the_learning_rate_rises_and_falls_along_a_cosine():
