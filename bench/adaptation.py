@@ -3,7 +3,7 @@
     python -m mlx_diffucoder.bench.adaptation
 
 quantizes the checkpoint to 4 bits, trains an adapter on small functions over dicts, and prints pass@1 before and
-after on functions that are not among those trained on: other pairs of a result and a condition. Ends with one line of
+after on functions that are not among those trained on: other triples of a result, a change and a condition. Ends with one line of
 JSON. Runs the code that the model writes.
 """
 
@@ -23,45 +23,38 @@ from mlx_diffucoder.errors import ExecutionError
 from .terminal import one_line
 
 RESULTS = {
-    "a dict of the items of {d} whose values are {c}": "{{k: v for k, v in {d}.items() if {t}}}",
-    "a sorted list of the keys of {d} whose values are {c}": "sorted(k for k, v in {d}.items() if {t})",
-    "the sum of the values of {d} that are {c}": "sum(v for v in {d}.values() if {t})",
-    "how many values of {d} are {c}": "sum(1 for v in {d}.values() if {t})",
-    "whether any value of {d} is {c}": "any({t} for v in {d}.values())",
-    "whether all values of {d} are {c}": "all({t} for v in {d}.values())",
+    "a list of {what}": "[{each}]",
+    "a sorted list of {what}": "sorted({each})",
+    "the sum of {what}": "sum({each})",
+    "the largest of {what}": "max([{each}], default=None)",
+    "the count of {what}": "len([{each}])",
 }
-CONDITIONS = {
-    "even": "v % 2 == 0",
-    "odd": "v % 2 == 1",
-    "positive": "v > 0",
-    "negative": "v < 0",
-    "greater than 5": "v > 5",
-    "less than 10": "v < 10",
-}
-PHRASES = ("Write a function {f}({d}) that returns {what}.", "Implement {f}({d}): return {what}.")
-NAMES, ARGUMENTS = ("f", "process", "solve", "compute"), ("d", "table", "data", "counts")
+CHANGES = {"the {c} values": "x", "the squares of the {c} values": "x * x", "the negations of the {c} values": "-x"}
+CONDITIONS = {"even": "x % 2 == 0", "odd": "x % 2 == 1", "positive": "x > 0", "negative": "x < 0", "nonzero": "x != 0"}
+PHRASES = ("Write a function {f}({d}) that returns {what} of the dict {d}.", "Implement {f}({d}): return {what} of the dict {d}.")
+NAMES, ARGUMENTS = ("f", "process", "solve", "compute"), ("nums", "values", "xs", "numbers")
 
 
 def family(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows to train on, and tasks over other pairs of a result and a condition: a sixth of the pairs."""
+    """Rows to train on, and tasks of other triples of a result, a change and a condition: a fifth of the triples."""
     rng = random.Random(seed)
     train: list[dict[str, Any]] = []
     tasks: list[dict[str, Any]] = []
-    for (i, result), (j, condition) in product(enumerate(RESULTS), enumerate(CONDITIONS)):
-        unseen = i == j
-        for phrase, name in product(PHRASES, NAMES):
-            row = _row(f"dicts/{len(tasks)}", phrase, name, rng.choice(ARGUMENTS), result, condition, rng)
-            if not unseen:
+    for (i, result), (j, change), (k, condition) in product(enumerate(RESULTS), enumerate(CHANGES), enumerate(CONDITIONS)):
+        for phrase in PHRASES * 2:
+            row = _row(f"dicts/{len(tasks)}", phrase, result, change, condition, rng)
+            if (i + j + k) % 5:
                 train.append({"prompt": row["prompt"], "completion": row["canonical_solution"]})
             else:
                 tasks.append(row)
     return train, tasks
 
 
-def _row(id: str, phrase: str, name: str, argument: str, result: str, condition: str, rng: random.Random) -> dict[str, Any]:
-    what = result.format(d=argument, c=condition)
-    returned = RESULTS[result].format(d=argument, t=CONDITIONS[condition])
-    solution = f"def {name}({argument}):\n    return {returned}\n"
+def _row(id: str, phrase: str, result: str, change: str, condition: str, rng: random.Random) -> dict[str, Any]:
+    name, argument = rng.choice(NAMES), rng.choice(ARGUMENTS)
+    what = result.format(what=change.format(c=condition))
+    each = f"{CHANGES[change]} for x in {argument}.values() if {CONDITIONS[condition]}"
+    solution = f"def {name}({argument}):\n    return {RESULTS[result].format(each=each)}\n"
     scope: dict[str, Any] = {}
     exec(solution, scope)  # our own few lines above
     checks = []
@@ -80,8 +73,8 @@ def _row(id: str, phrase: str, name: str, argument: str, result: str, condition:
 def main(
     model: Annotated[str, typer.Argument(help="A checkpoint that is not quantized.")] = "pocket",
     bits: Annotated[int, typer.Option(help="To quantize it to.")] = 4,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
-    tasks: Annotated[int, typer.Option(min=1, max=48, help="How many to judge by.")] = 48,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 100,
+    tasks: Annotated[int, typer.Option(min=1, max=60, help="How many to judge by.")] = 48,
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")] = False,
 ) -> None:
     """Measure what an adapter teaches."""
@@ -93,7 +86,7 @@ def main(
     print(json.dumps(report))
 
 
-def measure(model: str, folder: Path, *, bits: int = 4, steps: int = 200, tasks: int = 48) -> dict[str, Any]:
+def measure(model: str, folder: Path, *, bits: int = 4, steps: int = 100, tasks: int = 48) -> dict[str, Any]:
     """pass@1 of the quantized checkpoint before and after, and the seconds that training took."""
     from mlx_diffucoder.convert import ConvertConfig, convert
     from mlx_diffucoder.training.fusing import fuse
@@ -121,7 +114,7 @@ def _train(checkpoint: Path, folder: Path, steps: int) -> None:
 
     learner = from_checkpoint(checkpoint, checkpoint.name, Tuning(tune="lora", dtype="float32"), 0)
     settings = TrainSettings(
-        steps=steps, batch_size=8, accumulate=2, max_length=96, learning_rate=1e-3, warmup=10, save_every=steps
+        steps=steps, batch_size=4, accumulate=2, max_length=96, canvas="longest", learning_rate=1e-3, warmup=10, save_every=steps
     )
     data = Data.read(folder / "train.jsonl", None, learner.tokenizer, max_length=96, skip_long=False)
     hooks = Hooks(lambda report: print(json.dumps(report.to_dict()), file=sys.stderr, flush=True))
