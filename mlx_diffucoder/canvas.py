@@ -1,6 +1,6 @@
 """The canvas: which positions are padding, known text and mask, and what text they make."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -111,6 +111,33 @@ def count_up_to_end(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterabl
     text = answer[: ends[0] + 1] if len(ends) else answer
     masks = int((text == mask_id).sum())
     return len(text) - masks, masks
+
+
+def text_before(
+    until: Sequence[str], prefill: str, ids: Sequence[int], text_of: Callable[[Sequence[int]], str]
+) -> tuple[str, int | None]:
+    """What a prefill and the tokens behind it spell, up to the first of `until`.
+
+    Returns:
+        The text, and how many of the tokens it and the one of `until` take; None where there is none of them.
+    """
+
+    def end(count: int) -> int | None:
+        return _first_of(until, prefill + text_of(ids[:count]), len(prefill))
+
+    text, kept = prefill + text_of(ids), len(ids)
+    found = end(kept) if until else None
+    if found is None:
+        return text, None
+    while kept and end(kept - 1) == found:
+        kept -= 1
+    return text[:found], kept
+
+
+def _first_of(until: Sequence[str], text: str, prefill: int) -> int | None:
+    """Where the first of `until` starts that does not end within the first `prefill` characters."""
+    starts = (text.find(one, max(0, prefill - len(one) + 1)) for one in until)
+    return min((start for start in starts if start >= 0), default=None)
 
 
 def masked_first(masked: NDArray[np.bool_], least: int = 1) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:

@@ -179,7 +179,8 @@ class _Job:
         room = model.config.max_position_embeddings - len(self.prompt) - sum(longest) - 1
         if room < 0:
             raise PromptError(
-                f"{'a hole' if len(holes) == 1 else 'holes'} of {sum(longest)} tokens do not fit: the model's context is"
+                f"{'a hole' if len(holes) == 1 else 'holes'} of {sum(longest)} tokens {'does' if len(holes) == 1 else 'do'}"
+                f" not fit: the model's context is"
                 f" {model.config.max_position_embeddings} tokens and the instruction takes {len(self.prompt)} of them"
             )
         self.excerpt: Excerpt = excerpt(tokenizer, texts, min(context, room // (2 * len(holes))))

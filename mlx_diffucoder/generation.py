@@ -8,7 +8,7 @@ from typing import Self
 import mlx.core as mx
 import numpy as np
 
-from .canvas import Canvas, count_up_to_end, settled
+from .canvas import Canvas, count_up_to_end, settled, text_before
 from .config import GenerationConfig
 from .deciding import ROWS
 from .denoise import Hooks, denoise
@@ -51,18 +51,10 @@ class Answer:
         answer = step.tokens[start:]
         ids, ended = settled(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
         useful, masks = count_up_to_end(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
-        text, end = config.prefill + tokenizer.decode(ids.tolist()), None
-        if config.until:
-            end = first_of(config.until, text, len(config.prefill))
-        if end is None:
+        text, kept = text_before(config.until, config.prefill, ids.tolist(), tokenizer.decode)
+        if kept is None:
             return cls(text, ids.tolist(), ended, useful, masks)
-        kept = len(ids)
-        while (
-            kept
-            and first_of(config.until, config.prefill + tokenizer.decode(ids[: kept - 1].tolist()), len(config.prefill)) == end
-        ):
-            kept -= 1
-        return cls(text[:end], ids[:kept].tolist(), True, kept, 0)
+        return cls(text, ids[:kept].tolist(), True, kept, 0)
 
     def sure(self, until: Sequence[str]) -> str:
         """The text without what may still turn out to be half of a character, or the start of one of `until`."""
@@ -71,12 +63,6 @@ class Answer:
         text = self.text.rstrip("\ufffd")
         held = (size for one in until for size in range(1, len(one)) if text.endswith(one[:size]))
         return text[: len(text) - max(held, default=0)]
-
-
-def first_of(until: Sequence[str], text: str, prefill: int) -> int | None:
-    """Where the first of `until` starts that does not end within the first `prefill` characters."""
-    starts = (text.find(one, max(0, prefill - len(one) + 1)) for one in until)
-    return min((start for start in starts if start >= 0), default=None)
 
 
 def generate(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
-from .canvas import Canvas, count_up_to_end, settled
+from .canvas import Canvas, count_up_to_end, settled, text_before
 from .errors import TraceError
 from .order import Part, up_to
 from .trace import Stats, Step
@@ -98,13 +98,23 @@ class Trace:
         return tokens
 
     @property
+    def given(self) -> int:
+        """How many tokens before the first mask are the answer's prefill."""
+        prompt, prefill = self.canvas.tokens[0, : self.canvas.start].tolist(), self.header["config"].get("prefill", "")
+        counts = range(len(prompt) + 1 if prefill else 0)
+        return next((count for count in counts if self.text_of(prompt[len(prompt) - count :]) == prefill), 0)
+
+    @property
     def masked(self) -> NDArray[np.bool_]:
         """Where there was a mask before the first step."""
         return self.canvas.tokens[0] == self.canvas.mask_id
 
     @property
     def text_end(self) -> int:
-        """Where the answer ends, its end token with it; the canvas's end where none was written."""
+        """Where the answer ends, its end token or one of `until` with it; the canvas's end where none was written."""
+        _, kept = self._answer()
+        if kept is not None:
+            return self.canvas.start + kept
         ends = np.flatnonzero(np.isin(self.final[self.canvas.start :], list(self.canvas.end_ids)))
         return self.canvas.start + int(ends[0]) + 1 if len(ends) else len(self.masked)
 
@@ -114,16 +124,23 @@ class Trace:
 
     @property
     def text(self) -> str:
-        """The settled text of the answer at the end."""
+        """The settled text of the answer at the end, its prefill before it."""
+        text, _ = self._answer()
+        return text
+
+    def _answer(self) -> tuple[str, int | None]:
+        """The text, and how many tokens it takes up to and with one of `until`."""
+        config = self.header["config"]
         answer = self.final[self.canvas.start :]
         ids, _ = settled(answer, mask_id=self.canvas.mask_id, end_ids=self.canvas.end_ids)
-        return self.text_of(ids.tolist())
+        return text_before(config.get("until", ()), config.get("prefill", ""), ids.tolist(), self.text_of)
 
     @property
     def stats(self) -> Stats:
         """Its numbers; memory was not written down."""
         last = self.records[-1] if self.records else None
-        useful, _ = count_up_to_end(self.final[self.canvas.start :], mask_id=self.canvas.mask_id, end_ids=self.canvas.end_ids)
+        answer = self.final[self.canvas.start : self.text_end]
+        useful, _ = count_up_to_end(answer, mask_id=self.canvas.mask_id, end_ids=self.canvas.end_ids)
         return Stats(
             nfe=last.nfe if last else 0,
             positions=last.positions if last else 0,
@@ -192,6 +209,9 @@ def _opened(path: Path, line: bytes) -> Trace:
         )
         if not 0 <= canvas.start <= canvas.tokens.shape[1] or not isinstance(header["config"], dict):
             raise ValueError("its numbers do not fit together")
+        texts = [header["config"].get("prefill", ""), *header["config"].get("until", [])]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("prefill and until are no texts")
         for name in ("version", "model", "tokenizer"):
             header[name] = str(header[name])
         return Trace(path, header, canvas, _pieces(header))

@@ -63,7 +63,7 @@ def generate(
 
     text = read_prompt(prompt)
     choice = Choice(count, rank, tests, lock)
-    choice.check(allow_code_execution=allow_code_execution)
+    choice.check(allow_code_execution=allow_code_execution, traced=trace is not None)
     if trace:
         from ..recording import check_trace
 
@@ -208,16 +208,19 @@ class Run:
 
     @contextmanager
     def _view(self) -> "Iterator[Callable[[Step], None]]":
-        """The canvas, or a bar on a terminal's stderr, unless the answer itself is on the screen."""
+        """The canvas, or a bar on a terminal's stderr, unless the answer itself comes on the screen, through a pipe maybe."""
+        from .terminal import is_file
+
         if self.live:
             from .live import Live
 
-            with Live(self._canvas(), self.tokenizer.piece) as view:
+            given = len(self.tokenizer.encode_plain(self.config.prefill))
+            with Live(self._canvas(), self.tokenizer.piece, given) as view:
                 try:
                     yield view.show
                 finally:
                     self.drawing = view.spent
-        elif not sys.stderr.isatty() or (self.streams and sys.stdout.isatty()):
+        elif not sys.stderr.isatty() or (self.streams and not is_file(sys.stdout)):
             yield lambda step: None
         else:
             from .progress import counting

@@ -13,6 +13,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -23,11 +24,17 @@ if TYPE_CHECKING:
     from ..training.trainer import Report
 
 
+def _bars(*columns: ProgressColumn) -> Progress:
+    """Bars on stderr, where it is a terminal, which leave stdout alone: it may be a file."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal)
+
+
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[float], None]]:
     """A bar; yields a function that moves it on."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _bars(*columns) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -58,9 +65,8 @@ class Measuring:
 @contextmanager
 def measuring() -> Iterator[Measuring]:
     """A bar; nothing but the estimate where stderr is no terminal."""
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _bars(*columns) as progress:
         yield Measuring(progress)
 
 
@@ -81,9 +87,8 @@ class Reading:
 @contextmanager
 def reading() -> Iterator[Reading]:
     """A bar over bytes whose number is known later; nothing where stderr is no terminal."""
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _bars(*columns) as progress:
         yield Reading(progress)
 
 
@@ -116,15 +121,14 @@ def converting(measures: bool) -> Iterator[Converting]:
 @contextmanager
 def training(steps: int) -> Iterator[Callable[["Report"], None]]:
     """A bar over steps with the last report beside it, on a terminal; elsewhere a line a report."""
-    console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _bars(*columns) as progress:
         task = progress.add_task("", total=steps)
 
         def tell(report: "Report") -> None:
-            if console.is_terminal:
+            if progress.console.is_terminal:
                 progress.update(task, completed=report.step, description=_numbers(report))
-            if not console.is_terminal or report.valid is not None:
+            if not progress.console.is_terminal or report.valid is not None:
                 print(f"step {report.step}  {_numbers(report)}", file=sys.stderr, flush=True)
 
         yield tell

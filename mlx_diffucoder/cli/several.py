@@ -37,8 +37,10 @@ class Choice:
     def __bool__(self) -> bool:
         return self.count > 1 or self.rank or self.tests is not None or self.lock is not None
 
-    def check(self, *, allow_code_execution: bool) -> None:
+    def check(self, *, allow_code_execution: bool, traced: bool) -> None:
         """Raises `ConfigError` or `ExecutionError` where flags do not go together."""
+        if self and traced:
+            raise ConfigError("--trace is of one answer as it is written: it goes without -n, --rank, --tests and --lock")
         if self.lock is not None and (self.count > 1 or self.rank or self.tests is not None):
             raise ConfigError("--lock fills one template; -n, --rank and --tests are for answers")
         if self.tests is not None and not allow_code_execution:
@@ -82,7 +84,7 @@ class Several:
             alone = self.choice.rank or task is not None
             for place, row in enumerate(rows[: 1 if alone else None], start=1):
                 head = (
-                    "" if alone else f"{'' if place == 1 else chr(10)}# answer {place}, mean log-probability {row['score']:.3f}\n"
+                    "" if alone else f"{'' if place == 1 else chr(10)}# answer {place}, mean log-probability {row['score']:.3g}\n"
                 )
                 print(head + row["text"].removesuffix("\n"))
         if verbose:

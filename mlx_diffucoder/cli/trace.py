@@ -35,7 +35,7 @@ def show(
     if is_live(live):
         from .live import Live
 
-        with Live(trace.canvas, lambda token: trace.pieces.get(token, b""), share=1.0) as view:
+        with Live(trace.canvas, lambda token: trace.pieces.get(token, b""), trace.given, share=1.0) as view:
             began = time.perf_counter()
             for record, step in zip(trace.records, trace.steps(), strict=True):
                 view.wait(began + record.seconds / speed)

@@ -23,6 +23,23 @@ def test_what_streams_is_the_text_with_its_prefill_and_up_to_where_it_ends():
     assert report["config"]["until"] == [stop]
 
 
+def test_a_trace_shows_the_prefill_and_ends_where_the_answer_did(tmp_path):
+    trace = tmp_path / "run.jsonl"
+    args = [*POCKET, "--prefill", "def process(k", "--until", "for"]
+    answer = diffucode(*args, "--trace", trace, PRIME).stdout
+    assert answer.startswith("def process(k):\n")
+    assert "for" not in answer
+    assert diffucode_here("trace", "show", trace).stdout == answer
+    counted = json.loads(diffucode_here("trace", "compare", trace, trace, "--json").stdout)["traces"][0]
+    assert counted["useful_tokens"] == json.loads(diffucode_here(*args, "--json", PRIME).stdout)["useful_tokens"]
+
+
+def test_a_trace_is_of_one_answer(tmp_path):
+    for more in (["-n", "2", "--temp", "1"], ["--rank"], ["--lock", tmp_path / "t.txt"]):
+        assert_one_line(diffucode_here(*TINY, *more, "--trace", tmp_path / "run.jsonl", "hi"), "--trace", more[0])
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_best_of_several_answers_and_the_first_that_passes(tmp_path):
     tests = tmp_path / "tests.py"
     tests.write_text("assert process(7) and not process(9)\n")

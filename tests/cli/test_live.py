@@ -1,5 +1,6 @@
 """The live canvas, as a user's terminal shows it."""
 
+import json
 import re
 import subprocess
 
@@ -58,6 +59,20 @@ def test_in_the_middle_there_is_what_is_known_and_what_was_taken_back(terminal, 
     assert re.search(r"1m\x1b\[31m(\x1b\[49m)?×", coloured)  # taken back: bold, red
     assert re.search(r"1m\x1b\[32m(\x1b\[49m)? name", coloured)  # fresh: bold, green
     assert "\x1b[94mdef" in coloured  # settled: as code
+
+
+@needs_tmux
+def test_a_prefill_stands_before_the_masks(terminal, tmp_path):
+    trace = tmp_path / "run.jsonl"
+    diffucode(*ASK, "--prefill", "def process(k", "--trace", trace)
+    slow = [json.loads(line) for line in trace.read_text().splitlines()]
+    slow[1]["seconds"] = 60
+    trace.write_text("".join(json.dumps(line) + "\n" for line in slow))
+    screen = terminal()
+    screen.start("trace", "show", trace)
+    first, last = screen.wait(lambda shown: "forwards" in shown).splitlines()
+    assert re.fullmatch(r"def process\(k·+", first)
+    assert last.endswith(f"0.0 tokens/s · {first.count('·')} to go")
 
 
 @needs_tmux
@@ -129,6 +144,14 @@ def test_a_real_run_ends_with_its_text_alone(terminal, answer):
 
 
 @needs_tmux
+def test_what_streams_into_a_file_is_all_there_beside_a_bar_on_the_terminal(terminal, answer, tmp_path):
+    screen = terminal()
+    screen.start(*ASK, behind=f"> {tmp_path / 'out.py'}")
+    assert screen.finish() == "exit=0\n$"
+    assert (tmp_path / "out.py").read_text() == answer
+
+
+@needs_tmux
 def test_a_pipe_that_is_closed_is_no_traceback(terminal):
     screen = terminal()
     screen.start(*ASK, behind="| head -1")
@@ -143,7 +166,7 @@ def test_a_pipe_that_is_closed_from_the_start_ends_a_generation_quietly():
         [COMMAND, *ASK], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     )
     process.stdout.close()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=60) == 141
     assert process.stderr.read() == b""
 
 
