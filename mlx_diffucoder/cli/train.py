@@ -72,7 +72,7 @@ def train(
     What is trained (an adapter, unless --tune full) is in --out at the end. Ctrl-C saves, and --resume goes on, as if
     nothing had been.
 
-    Example: diffucode train -m pocket --data train.jsonl --valid valid.jsonl --out ./adapter --steps 300
+    Example: diffucode train -m pocket --data train.jsonl --out adapter --steps 300
     """
     if method not in METHODS:
         raise TrainError(f"method must be one of {', '.join(METHODS)}, not {method!r}", field="method")
