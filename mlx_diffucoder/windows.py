@@ -11,8 +11,9 @@ from typing import Protocol
 
 from .canvas import Canvas
 from .config import WINDOWS, GenerationConfig, parse_choice
+from .kept_sights import BlockSight, SlidingSight
 from .model import Dream
-from .sights import BlockSight, DraftSight, Sight, SlidingSight, WholeSight
+from .sights import DraftSight, Sight, WholeSight
 
 
 class Window(Protocol):

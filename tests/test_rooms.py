@@ -28,6 +28,7 @@ ROOMS = [
     "traces",
     "recording",
     "sights",
+    "kept_sights",
     "windows",
     "deciding",
     "denoise",

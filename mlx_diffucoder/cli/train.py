@@ -12,15 +12,16 @@ import typer
 
 from ..errors import TrainError
 from .options import Model, Yes
+from .train_grpo import by_method, grpo_job
 
 if TYPE_CHECKING:
+    from ..training.grpo_job import Asked, GrpoJob
     from ..training.job import Job
     from ..training.learners import Learner, Tuning
     from ..training.trainer import Trainer
 
-METHODS = ("sft",)
 
-
+@by_method
 def train(
     data: Annotated[Path, typer.Option(help="JSONL: messages, prompt and completion, text, or tasks.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder of the run.", show_default=False)],
@@ -32,7 +33,7 @@ def train(
         Path | None, typer.Option(help="With --from-scratch: the folder whose tokenizer it takes.", show_default=False)
     ] = None,
     valid: Annotated[Path | None, typer.Option(help="JSONL to evaluate on, as --data.", show_default=False)] = None,
-    method: Annotated[str, typer.Option(help="sft, supervised fine-tuning.")] = "sft",
+    method: Annotated[str, typer.Option(help="sft, supervised fine-tuning, or coupled-grpo, from rewards.")] = "sft",
     tune: Annotated[str | None, typer.Option(help="full, lora or dora.", show_default="lora; full from scratch")] = None,
     rank: Annotated[int, typer.Option(help="Of the adapters.")] = 8,
     scale: Annotated[float, typer.Option(help="What the adapters' part is multiplied by.")] = 20.0,
@@ -66,16 +67,18 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the data, print the memory it takes, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     yes: Yes = False,
+    asked: "Asked | None" = None,
 ) -> int:
-    """Train a model on examples, by masked diffusion.
+    """Train a model on examples, by masked diffusion; or on tasks, by what its own answers earn.
 
     What is trained (an adapter, unless --tune full) is in --out at the end. Ctrl-C saves, and --resume goes on, as if
     nothing had been.
 
-    Example: diffucode train -m pocket --data train.jsonl --valid valid.jsonl --out ./adapter --steps 300
+    With --method coupled-grpo the model answers tasks, its answers are run with the tasks' tests (which takes
+    --allow-code-execution), and those that pass become more probable.
+
+    Example: diffucode train -m pocket --data train.jsonl --out adapter --steps 300
     """
-    if method not in METHODS:
-        raise TrainError(f"method must be one of {', '.join(METHODS)}, not {method!r}", field="method")
     if steps is not None and epochs is not None:
         raise TrainError("--steps and --epochs both say how long; give one of them")
     if epochs is not None and not 0 < epochs < 1e6:
@@ -114,10 +117,15 @@ def train(
         dtype=dtype,
     )
     learner = _learner(model, from_scratch, tokenizer, tuning, seed, yes=yes, unread=dry_run)
-    read = Data.read(data, valid, learner.tokenizer, max_length=max_length, skip_long=skip_long)
-    if steps is None:
-        steps = max(1, round((epochs or 1) * batches_per_epoch(len(read.train.kept), batch_size) / accumulate))
-    job = Job.of(learner, settings_of(steps), read, gradient_checkpointing=gradient_checkpointing)
+    job: Job | GrpoJob
+    if asked is None:
+        read = Data.read(data, valid, learner.tokenizer, max_length=max_length, skip_long=skip_long)
+        if steps is None:
+            steps = max(1, round((epochs or 1) * batches_per_epoch(len(read.train.kept), batch_size) / accumulate))
+        job = Job.of(learner, settings_of(steps), read, gradient_checkpointing=gradient_checkpointing)
+    else:
+        files = data, valid
+        job = grpo_job(learner, settings_of, asked, files, steps, epochs, gradient_checkpointing=gradient_checkpointing)
     if dry_run:
         _say_what_is_coming(job)
         _print(job, {}, as_json=as_json)
@@ -150,7 +158,7 @@ def _learner(
     return from_checkpoint(folder, name, tuning, seed, unread=unread)
 
 
-def _run(job: "Job", out: Path, report_every: int, *, resume: bool, as_json: bool) -> int:
+def _run(job: "Job | GrpoJob", out: Path, report_every: int, *, resume: bool, as_json: bool) -> int:
     from ..training.trainer import Hooks
     from .progress import training
 
@@ -172,23 +180,22 @@ def _outcome(trainer: "Trainer", out: Path) -> dict[str, object]:
     return {"out": str(out), **trainer.last, "best_valid": progress.best, "best_step": progress.best_step}
 
 
-def _say_what_is_coming(job: "Job") -> None:
+def _say_what_is_coming(job: "Job | GrpoJob") -> None:
     from ..convert.plan import readable
     from ..loading import memory_size
 
-    for file, examples in (("--data", job.data.train), ("--valid", job.data.valid)):
-        if examples and examples.skipped:
-            print(f"{file}: {examples.skipped} of {examples.skipped + len(examples.kept)} texts are too long", file=sys.stderr)
+    for line in job.skipped:
+        print(line, file=sys.stderr)
     memory = {name: readable(count) for name, count in job.memory.to_dict().items()}
     print(
-        f"{len(job.data.train.kept)} texts, {job.settings.steps} steps; about {memory['total']} at most: weights"
+        f"{job.what}, {job.settings.steps} steps; about {memory['total']} at most: weights"
         f" {memory['weights']}, gradients {memory['gradients']}, optimizer {memory['optimizer']}, activations"
         f" {memory['activations']}, logits {memory['logits']}; this machine has {readable(memory_size())}",
         file=sys.stderr,
     )
 
 
-def _print(job: "Job", outcome: dict[str, object], *, as_json: bool) -> None:
+def _print(job: "Job | GrpoJob", outcome: dict[str, object], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**outcome, "memory_computed": job.memory.to_dict(), "settings": job.settings.to_dict()}))
     elif outcome:

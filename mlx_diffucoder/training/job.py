@@ -79,6 +79,21 @@ class Job:
         return trainer
 
     @property
+    def what(self) -> str:
+        """What is learnt from, in words."""
+        return f"{len(self.data.train.kept)} texts"
+
+    @property
+    def skipped(self) -> list[str]:
+        """A line for each flag whose file has texts that are left out."""
+        files = (("--data", self.data.train), ("--valid", self.data.valid))
+        return [
+            f"{flag}: {examples.skipped} of {examples.skipped + len(examples.kept)} texts are too long"
+            for flag, examples in files
+            if examples and examples.skipped
+        ]
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What a run that goes on must share with that which it goes on with."""
         settings = {name: value for name, value in self.settings.to_dict().items() if name not in FREE}

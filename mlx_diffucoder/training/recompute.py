@@ -3,6 +3,8 @@
 Memory for the activations of one layer in place of all, for about a third more time.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -32,6 +34,19 @@ def recompute_layers(model: Dream) -> None:
 
 def recomputes(model: Dream) -> bool:
     return isinstance(model.layers[0], Recomputed)
+
+
+@contextmanager
+def computed_once(model: Dream) -> Iterator[None]:
+    """Within it no layer is `Recomputed`: for forwards that keep keys and values, and no gradient."""
+    again = recomputes(model)
+    for layer in model.layers:
+        layer.__class__ = Layer
+    try:
+        yield
+    finally:
+        if again:
+            recompute_layers(model)
 
 
 def cross_entropies(model: Dream, rows: mx.array, targets: mx.array) -> mx.array:

@@ -27,6 +27,7 @@ from ..config import read_json
 from ..errors import CheckpointError, TrainError
 
 STATE, OPTIMIZER, LOG = "training.json", "optimizer.safetensors", "log.jsonl"
+ROUND = "round.safetensors"  # answers that a method has begun to learn from
 WriteWeights = Callable[[Path, nn.Module], None]
 """Writes what is trained into a folder, as a folder that loads."""
 
@@ -163,7 +164,7 @@ class RunFolder:
         """Put the files of the best checkpoint (the last, where nothing was evaluated) into OUT itself."""
         folder = self._best(progress) or self.newest()
         for file in folder.iterdir() if folder else ():
-            if file.name not in (STATE, OPTIMIZER):
+            if file.name not in (STATE, OPTIMIZER, ROUND):
                 beside = self.path / f".{file.name}"
                 beside.unlink(missing_ok=True)
                 try:

@@ -22,6 +22,9 @@ class Supervised:
     def loss(self, model: Dream, *arrays: mx.array) -> mx.array:
         return loss(model, *arrays)
 
+    def news(self) -> dict[str, float]:
+        return {}
+
 
 def validation(batches: Batches) -> Callable[[Dream], float]:
     """The loss of every example, with canvases and masks that are the same each time."""

@@ -43,10 +43,14 @@ class Method(Protocol):
         """The scalar loss of one of these parts."""
         ...
 
+    def news(self) -> dict[str, float]:
+        """What else there is to report of the steps since it was last asked, by name."""
+        ...
+
 
 @dataclass
 class Report:
-    """Some steps together: what they cost and what came of them."""
+    """Some steps together: what they cost and what came of them; `news` is the method's own."""
 
     step: int
     loss: float
@@ -56,6 +60,7 @@ class Report:
     seconds: float
     memory: int
     valid: float | None = None
+    news: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         numbers = {
@@ -66,6 +71,7 @@ class Report:
             "tokens_per_second": round(self.tokens_per_second, 1),
             "seconds": round(self.seconds, 2),
             "memory": self.memory,
+            **{name: round(value, 5) for name, value in self.news.items()},
         }
         return numbers if self.valid is None else {**numbers, "valid": round(self.valid, 6)}
 
@@ -200,6 +206,7 @@ class Trainer:
                 tokens_per_second=sum(tokens for _, _, tokens in window) / seconds,
                 seconds=self.progress.seconds,
                 memory=mx.get_peak_memory(),
+                news=self.method.news(),
             )
         self._window, self._since = [], now
         report = self._report_of_steps

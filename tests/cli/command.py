@@ -32,10 +32,10 @@ def diffucode_here(*args, stdin=b""):
     """The same in this process, for what would take many: bytes in, text out."""
     from mlx_diffucoder.cli.app import run
 
-    before, sys.argv = (sys.stdin, sys.stdout, sys.stderr, sys.__stderr__, sys.argv), ["diffucode", *map(str, args)]
+    streams, sys.argv = (sys.stdin, sys.stdout, sys.stderr, sys.__stderr__, sys.argv), ["diffucode", *map(str, args)]
     sys.stdin = io.TextIOWrapper(io.BytesIO(stdin))
     sys.stdout, sys.stderr = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
-    sys.__stderr__ = sys.stderr
+    sys.__stderr__ = sys.stderr  # where errors are said
     try:
         code = run()
         texts = []
@@ -44,7 +44,7 @@ def diffucode_here(*args, stdin=b""):
             texts.append(stream.buffer.getvalue().decode())
         return subprocess.CompletedProcess(args, code, *texts)
     finally:
-        sys.stdin, sys.stdout, sys.stderr, sys.__stderr__, sys.argv = before
+        sys.stdin, sys.stdout, sys.stderr, sys.__stderr__, sys.argv = streams
 
 
 def assert_one_line(done, *said, code=1):

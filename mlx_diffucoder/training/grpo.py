@@ -1,0 +1,227 @@
+"""Coupled-GRPO as a method of the trainer: rounds of answers, what they earned, and the coupled objective.
+
+A round is `prompts_per_step` prompts with `group` answers each, written by the weights at its beginning; it
+serves `updates` optimizer steps, each with masks of its own. What the steps after the first need of a round is kept in the
+checkpoint, so that a run goes on in the middle of one. What a round draws follows from the seed and its number.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import GenerationConfig
+from ..errors import CheckpointError
+from ..evaluation import Limits, Task
+from ..model import Dream
+from ..tokenizer import Tokenizer
+from .coupled import CANVASES, Answers, Pair, Questions, clipped_loss, leave_one_out, log_pi
+from .grpo_settings import GrpoSettings
+from .recompute import computed_once
+from .rollouts import Reward, judge_all, write
+from .state import ROUND
+from .trainer import Arrays
+
+NOTHING = np.zeros(0, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some answers to one prompt, and what the steps of a round need of them.
+
+    Attributes:
+        advantages: float32 `[N]`.
+        old, reference: float32 `[M]` for each step of the round; empty where it is not needed.
+    """
+
+    answers: Answers
+    advantages: NDArray[np.float32]
+    old: list[NDArray[np.float32]] = field(default_factory=list)
+    reference: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """The answers that some steps learn from, known by the round's number."""
+
+    number: int
+    parts: list[Part]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A task and what the model is asked, in ids."""
+
+    task: Task
+    ids: list[int]
+
+
+class CoupledGrpo:
+    """Coupled-GRPO on tasks.
+
+    Args:
+        prompts: what is asked, all of it known to fit.
+        decoding: how the answers are written; its seed is not looked at.
+        together: canvases forwarded together.
+        reference: the trainable weights of the reference model, where there is a KL to it.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        tokenizer: Tokenizer,
+        settings: GrpoSettings,
+        decoding: GenerationConfig,
+        *,
+        limits: Limits,
+        seed: int,
+        together: int,
+        reference: Any = None,
+    ):
+        self._prompts, self._tokenizer, self._settings, self._decoding = prompts, tokenizer, settings, decoding
+        self._limits, self._seed, self._reference = limits, seed, reference
+        self._answers_together = max(1, together // CANVASES)
+        self._round: Round | None = None
+        self._told: list[dict[str, float]] = []
+        self._last: list[dict[str, float]] = []
+        self.positions = 0  # forwarded to write and to compare, so far
+
+    def batches(self, model: Dream, step: int) -> Sequence[Arrays]:
+        number, update = divmod(step, self._settings.updates)
+        if self._round is None or self._round.number != number:
+            training = model.training
+            model.eval()
+            self._round = self._next(model, number)
+            model.train(training)
+        return [self._arrays(part, place, update) for place, part in enumerate(self._round.parts)]
+
+    def loss(self, model: Dream, *arrays: mx.array) -> mx.array:
+        *asked, old, reference, advantages, shares = arrays
+        settings = self._settings
+        now = log_pi(model, *asked)
+        return clipped_loss(now, old, reference, advantages, shares, clip_ratio=settings.clip_ratio, kl=settings.kl)
+
+    def news(self) -> dict[str, float]:
+        """Means over the rounds since the last report, or of the last round where there was none."""
+        told = self._told or self._last
+        self._told, self._last = [], told[-1:]
+        return {name: float(np.mean([one[name] for one in told])) for name in told[0]} if told else {}
+
+    def _next(self, model: Dream, number: int) -> Round:
+        """Write a round's answers, run them, and score them where later steps compare with it."""
+        chosen = [self._prompts[index] for index in self._chosen(number)]
+        with computed_once(model):
+            written = [
+                write(model, self._tokenizer, prompt.ids, self._settings.group, self._seeded(number, place))
+                for place, prompt in enumerate(chosen)
+            ]
+        self.positions += sum(one.positions for one in written)
+        pairs = [(prompt.task, text) for prompt, one in zip(chosen, written, strict=True) for text in one.texts]
+        earned = np.array(judge_all(pairs, self._limits), dtype=object).reshape(len(chosen), -1)
+        advantages = [leave_one_out(self._values(group)) for group in earned]
+        self._tell(earned, advantages)
+        cut = [
+            Part(one.answers.part(which), gained[which].astype(np.float32))
+            for one, gained in zip(written, advantages, strict=True)
+            for which in self._slices()
+        ]
+        kept = [part for part in cut if self._settings.kl or part.advantages.any()]
+        # A round that teaches nothing still is a step: weights decay, and the learning rate goes on.
+        parts = [self._compared(model, part, number, place) for place, part in enumerate(kept or cut[:1])]
+        return Round(number, parts)
+
+    def _chosen(self, number: int) -> list[int]:
+        """The prompts of a round: all of them in random order, again and again."""
+        many, most = self._settings.prompts_per_step, len(self._prompts)
+        places = range(number * many, (number + 1) * many)
+        return [int(np.random.default_rng([self._seed, 2, place // most]).permutation(most)[place % most]) for place in places]
+
+    def _seeded(self, number: int, place: int) -> GenerationConfig:
+        seed = np.random.default_rng([self._seed, 3, number, place]).integers(2**63)
+        return replace(self._decoding, seed=int(seed))
+
+    def _slices(self) -> Iterator[slice]:
+        for start in range(0, self._settings.group, self._answers_together):
+            yield slice(start, start + self._answers_together)
+
+    def _values(self, group: NDArray[Any]) -> NDArray[np.float64]:
+        return np.array([reward.value(self._settings.format_reward) for reward in group])
+
+    def _tell(self, earned: NDArray[Any], advantages: Sequence[NDArray[np.float64]]) -> None:
+        flat: list[Reward] = earned.ravel().tolist()
+        self._told.append(
+            {
+                "reward": float(np.mean(self._values(earned.ravel()))),
+                "solved": sum(one.passed for one in flat) / len(flat),
+                "formed": sum(one.formed for one in flat) / len(flat),
+                "telling": sum(bool(one.any()) for one in advantages) / len(advantages),
+            }
+        )
+
+    def _compared(self, model: Dream, part: Part, number: int, place: int) -> Part:
+        """With log π of the weights as they are, and of the reference model, for the masks of each step."""
+        updates = range(self._settings.updates)
+        asked = [self._questions(part, number, place, update) for update in updates]
+        old = [NOTHING, *(self._score(model, one) for one in asked[1:])]  # in the first step both are the same
+        if not self._settings.kl:
+            return replace(part, old=old, reference=[NOTHING for _ in updates])
+        learning = model.trainable_parameters()
+        model.update(self._reference)
+        reference = [self._score(model, one) for one in asked]
+        model.update(learning)
+        return replace(part, old=old, reference=reference)
+
+    def _score(self, model: Dream, questions: Questions) -> NDArray[np.float32]:
+        self.positions += questions.tokens.size
+        return np.array(log_pi(model, *questions.arrays()))
+
+    def _questions(self, part: Part, number: int, place: int, update: int) -> Questions:
+        rng = np.random.default_rng([self._seed, 4, number, place, update])
+        return Questions.of(part.answers, Pair.draw(rng, part.answers), self._tokenizer.mask_id)
+
+    def _arrays(self, part: Part, place: int, update: int) -> Arrays:
+        kept = self._round
+        asked = self._questions(part, kept.number if kept else 0, place, update)
+        answers = self._settings.prompts_per_step * self._settings.group
+        shares = 1 / (answers * part.answers.lengths[asked.owner])
+        given = (part.old[update], part.reference[update], part.advantages[asked.owner], shares.astype(np.float32))
+        return (*asked.arrays(), *(mx.array(one) for one in given))
+
+    def save(self, folder: Path) -> None:
+        """Put the round that is at work beside a checkpoint's weights."""
+        if self._round is None:
+            return
+        kept: dict[str, mx.array] = {"number": mx.array(self._round.number)}
+        for place, part in enumerate(self._round.parts):
+            answers = part.answers
+            arrays: dict[str, NDArray[Any]] = {
+                "tokens": answers.tokens,
+                "lengths": answers.lengths,
+                "advantages": part.advantages,
+            }
+            arrays |= {f"old.{update}": one for update, one in enumerate(part.old)}
+            arrays |= {f"reference.{update}": one for update, one in enumerate(part.reference)}
+            kept |= {f"{place:04d}.{name}": mx.array(value) for name, value in arrays.items() if value.size}
+            kept[f"{place:04d}.start"] = mx.array(answers.start)
+        mx.save_safetensors(str(folder / ROUND), kept)
+
+    def read(self, folder: Path) -> None:
+        """Take that round up again. Raises `CheckpointError` where it cannot be read."""
+        try:
+            kept: Any = mx.load(str(folder / ROUND))
+            places = sorted({name.partition(".")[0] for name in kept if name[0].isdigit()})
+            self._round = Round(int(kept["number"]), [self._part_of(kept, place) for place in places])
+        except (RuntimeError, KeyError) as error:
+            raise CheckpointError(f"{folder / ROUND}: cannot be read ({str(error).splitlines()[0]})") from None
+
+    def _part_of(self, kept: dict[str, mx.array], place: str) -> Part:
+        def of_updates(name: str) -> list[NDArray[np.float32]]:
+            keys = [f"{place}.{name}.{update}" for update in range(self._settings.updates)]
+            return [np.array(kept[key]) if key in kept else NOTHING for key in keys]
+
+        answers = Answers(np.array(kept[f"{place}.tokens"]), int(kept[f"{place}.start"]), np.array(kept[f"{place}.lengths"]))
+        return Part(answers, np.array(kept[f"{place}.advantages"]), of_updates("old"), of_updates("reference"))

@@ -1,0 +1,181 @@
+"""From flags to a run of coupled-GRPO: tasks checked, memory computed, then the loop."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.nn as nn
+
+from ..config import GenerationConfig
+from ..errors import PromptError, TaskError, TrainError
+from ..evaluation import Limits, Task, evaluate, read_tasks
+from ..generation import prompt_ids
+from ..model import Dream
+from .coupled import CANVASES
+from .grpo import CoupledGrpo, Prompt
+from .grpo_settings import GrpoSettings
+from .job import FREE
+from .learners import Learner
+from .memory import FLOAT, LOGITS, Memory, memory_to_train
+from .recompute import HEAD_ROWS, recompute_layers, recomputes
+from .settings import TrainSettings
+from .state import RunFolder
+from .trainer import Hooks, Trainer, streams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How answers are drawn, judged and learnt from.
+
+    Raises:
+        TrainError: the answers to a prompt would all be the same.
+    """
+
+    grpo: GrpoSettings
+    decoding: GenerationConfig
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        if self.decoding.temperature == 0:
+            raise TrainError(
+                "temperature must be above 0: there is nothing to learn from answers that are all the same", field="temperature"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class GrpoJob:
+    """A run of coupled-GRPO that is ready to begin.
+
+    Attributes:
+        train: what is asked.
+        valid: tasks to evaluate on: the share of them that is not solved at temperature 0.
+        memory: what it takes at most.
+    """
+
+    learner: Learner
+    settings: TrainSettings
+    asked: Asked
+    train: list[Prompt]
+    valid: list[Task]
+    memory: Memory
+
+    @classmethod
+    def of(
+        cls,
+        learner: Learner,
+        settings: TrainSettings,
+        asked: Asked,
+        train: list[Prompt],
+        valid: Sequence[Prompt] = (),
+        *,
+        gradient_checkpointing: bool = False,
+    ) -> "GrpoJob":
+        if gradient_checkpointing:
+            recompute_layers(learner.model)
+        memory = _memory(learner.model, settings, asked, max(len(prompt.ids) for prompt in train))
+        return cls(learner, settings, asked, train, [prompt.task for prompt in valid], memory)
+
+    def trainer(self, out: Path, hooks: Hooks, *, resume: bool) -> Trainer:
+        """The run, at its beginning or where the last checkpoint in `out` left it; raises as `Job.trainer`."""
+        method, learner = self._method(), self.learner
+
+        def write(folder: Path, model: nn.Module) -> None:
+            learner.write(folder, model)
+            method.save(folder)
+
+        def read(folder: Path) -> None:
+            learner.read(folder)
+            method.read(folder)
+
+        folder = RunFolder(out, self.identity, write, resume=resume)
+        trainer = Trainer(learner.model, method, self.settings, folder, self._evaluation(), hooks)
+        trainer.progress = folder.restore(read, trainer.optimizer)
+        return trainer
+
+    def _method(self) -> CoupledGrpo:
+        return CoupledGrpo(
+            self.train,
+            self.learner.tokenizer,
+            self.asked.grpo,
+            self.asked.decoding,
+            limits=self.asked.limits,
+            seed=self.settings.seed,
+            together=self.settings.batch_size,
+            reference=self.learner.model.trainable_parameters() if self.asked.grpo.kl else None,
+        )
+
+    def _evaluation(self) -> Callable[[Dream], float] | None:
+        if not self.valid:
+            return None
+        surest = replace(self.asked.decoding, temperature=0.0, seed=0)
+
+        def unsolved(model: Dream) -> float:
+            found = list(evaluate(model, self.learner.tokenizer, self.valid, surest, limits=self.asked.limits))
+            return sum(not result.passed for result in found) / len(found)
+
+        return unsolved
+
+    @property
+    def what(self) -> str:
+        """What is learnt from, in words."""
+        grpo = self.asked.grpo
+        return f"{len(self.train)} tasks, {grpo.group} answers each to {grpo.prompts_per_step} at a time"
+
+    @property
+    def skipped(self) -> list[str]:
+        """Nothing: what does not fit is refused."""
+        return []
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must share with that which it goes on with."""
+        settings = {name: value for name, value in self.settings.to_dict().items() if name not in FREE}
+        return {
+            "method": "coupled-grpo",
+            **self.learner.identity,
+            **settings,
+            **self.asked.grpo.to_dict(),
+            **{f"decoding.{name}": value for name, value in json.loads(json.dumps(self.asked.decoding.to_dict())).items()},
+            **{f"limits.{name}": value for name, value in asdict(self.asked.limits).items()},
+            "data": _digest(prompt.task for prompt in self.train),
+            "valid": _digest(self.valid),
+        }
+
+
+def read_prompts(path: Path, learner: Learner, decoding: GenerationConfig) -> list[Prompt]:
+    """The tasks of a file and what they ask, all checked.
+
+    Raises:
+        TaskError: as `read_tasks`, or a prompt leaves no room for its answer; the message names the line.
+    """
+    prompts = []
+    for task in read_tasks(path):
+        try:
+            ids = prompt_ids(learner.model, learner.tokenizer, task.prompt_for(raw=decoding.raw), decoding)
+        except PromptError as error:
+            raise TaskError(f"{task.where}: {error}") from None
+        prompts.append(Prompt(task, ids))
+    return prompts
+
+
+def _memory(model: Dream, settings: TrainSettings, asked: Asked, longest: int) -> Memory:
+    """As for canvases of examples, but that each token is read twice, and that a reference model is kept."""
+    grpo, most = asked.grpo, asked.decoding.max_tokens
+    answers = min(grpo.group, max(1, settings.batch_size // CANVASES))
+    parts = grpo.prompts_per_step * -(-grpo.group // answers)
+    lanes = min(len(streams()), parts)
+    memory = memory_to_train(model, batch=CANVASES * answers, length=longest + most, accumulate=parts, lanes=lanes)
+    rows = min(2 * answers * most, HEAD_ROWS) if recomputes(model) else 2 * answers * most
+    reference = memory.optimizer // 2 if grpo.kl else 0
+    logits = lanes * rows * model.config.vocab_size * FLOAT * LOGITS
+    return replace(memory, weights=memory.weights + reference, logits=logits)
+
+
+def _digest(tasks: Any) -> str:
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update(json.dumps([task.id, task.prompt, task.stub, task.entry_point, task.tests]).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,114 @@
+"""`diffucode train --method coupled-grpo`, as a user starts it."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from .command import COMMAND, assert_one_line, diffucode, diffucode_here, environment
+
+TASKS = Path(__file__).parents[2] / "bench" / "tasks" / "functions.jsonl"
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    """A few, at a temperature at which the bundled model fails some of them."""
+    file = tmp_path / "tasks.jsonl"
+    file.write_text("".join(line + "\n" for line in TASKS.read_text().splitlines()[:2]))
+    return file
+
+
+def flags(tasks, out, *more):
+    fixed = (
+        "-m",
+        "pocket",
+        "--method",
+        "coupled-grpo",
+        "--dtype",
+        "float32",
+        "--max-tokens",
+        32,
+        "--temp",
+        1.9,
+        "--prompts-per-step",
+        2,
+    )
+    return ("train", *fixed, "--data", tasks, "--out", out, "--allow-code-execution", *more)
+
+
+def test_a_run_learns_from_what_its_answers_earn(tmp_path, tasks):
+    done = diffucode(*flags(tasks, tmp_path / "out", "--steps", 1, "--group", 4, "--report-every", 1, "--valid", tasks, "--json"))
+    assert done.returncode == 0, done.stderr
+    assert "2 tasks, 4 answers each to 2 at a time, 1 steps; about" in done.stderr
+    assert "reward " in done.stderr
+    assert "solved " in done.stderr
+    report = json.loads(done.stdout)
+    assert 0 <= report["solved"] <= 1
+    assert report["valid"] == report["best_valid"] == 0  # at temperature 0 both are solved
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert {"reward", "solved", "formed", "telling"} <= lines[0].keys()
+    assert {one.name for one in (tmp_path / "out").glob("adapter*")} == {"adapters.safetensors", "adapter_config.json"}
+    weights = mx.load(str(tmp_path / "out" / "adapters.safetensors"))
+    assert any(mx.any(value != 0) for name, value in weights.items() if name.endswith("lora_b"))
+
+
+def test_ctrl_c_saves_and_resume_goes_on(tmp_path, tasks):
+    more = ("--steps", 3, "--group", 2, "--report-every", 1)
+    process = subprocess.Popen(
+        [COMMAND, *map(str, flags(tasks, tmp_path / "out", *more))], stderr=subprocess.PIPE, env=environment(), text=True
+    )
+    for line in process.stderr:
+        if line.startswith("step 1 "):
+            os.kill(process.pid, signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    assert process.wait(timeout=120) == 130
+    assert "--resume goes on" in rest
+    done = diffucode(*flags(tasks, tmp_path / "out", *more, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert "step 3" in done.stderr
+    assert done.stdout.strip() == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--group", 1), ("--group must be 2 or more", "compared with the others")),
+        (("--temp", 0), ("--temp must be above 0",)),
+        (("--clip-ratio", -1), ("--clip-ratio must be from",)),
+        (("--kl", "nan"), ("--kl must be from",)),
+        (("--timeout", 0), ("--timeout must be above 0",)),
+        (("--rule", "threshhold"), ("--rule must be one of", "did you mean 'threshold'?")),
+        (("--max-tokens", 10**6), ("tasks.jsonl:1: ", "does not fit")),
+        (("--infill", 0.3), ("--infill is for --method sft",)),
+        (("--dropout", 0.1), ("--dropout is for --method sft",)),
+        (("--from-scratch", "config.json"), ("--from-scratch is for --method sft",)),
+        (("--method", "grpo"), ("--method must be one of sft, coupled-grpo, not 'grpo'",)),
+    ],
+)
+def test_what_cannot_work_is_one_line(tmp_path, tasks, more, said):
+    assert_one_line(diffucode_here(*flags(tasks, tmp_path / "out", *more)), *said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_leave_to_run_code_nothing_begins(tmp_path, tasks):
+    given = [flag for flag in flags(tasks, tmp_path / "out") if flag != "--allow-code-execution"]
+    assert_one_line(diffucode_here(*given), "runs the code that the model writes", "--allow-code-execution")
+
+
+def test_flags_of_rewards_are_refused_where_there_are_none(tmp_path, tasks):
+    for flag in (("--group", 4), ("--kl", 0.1), ("--temp", 0.7), ("--allow-code-execution",)):
+        done = diffucode_here("train", "-m", "pocket", "--data", tasks, "--out", tmp_path / "out", *flag)
+        assert_one_line(done, f"{flag[0]} is for --method coupled-grpo")
+
+
+def test_data_that_are_no_tasks_are_one_line(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n")
+    assert_one_line(diffucode_here(*flags(file, tmp_path / "out")), "rows.jsonl: holds no task")
+    file.write_text('{"prompt": "Add", "completion": "x"}\n')
+    assert_one_line(diffucode_here(*flags(file, tmp_path / "out")), "rows.jsonl:1: not a task of a known format")
