@@ -64,7 +64,9 @@ def with_habits(verb: Verb, function: Callable[..., Any]) -> Callable[..., Any]:
             except DiffucoderError as error:
                 raise settings.blamed(error, verb, flags, context) from None
 
-    run.__doc__ = split_examples(inspect.getdoc(function) or "")[0]
+    text, _ = split_examples(inspect.getdoc(function) or "")
+    # A paragraph as one line: typer breaks it where the terminal ends, and also where the source did.
+    run.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
     run.__signature__ = signature.replace(parameters=[*parameters, *added])  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in [*parameters, *added]}
     return run

@@ -118,3 +118,8 @@ def test_help_on_a_terminal_fits_80_columns():
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text.decode())
     assert "--max-tokens" in plain
     assert max(len(line) for line in plain.splitlines()) <= 80
+
+
+def test_help_breaks_a_paragraph_only_where_the_terminal_ends():
+    shown = diffucode("infill", "--help", env={"COLUMNS": "600", "TERM": "dumb"}).stdout
+    assert any("A hole is written" in line and "and gets JSON back." in line for line in shown.splitlines())
