@@ -45,7 +45,7 @@ class Run:
         means = {"local": self.local, "global": self.overall}
         return {
             **{f"pass@{k}": float(np.mean([pass_at_k(samples, one, k) for one in self.passed])) for k in sorted({1, samples})},
-            **{name: {k: float(np.mean(found)) for k, found in of.items() if found} for name, of in means.items()},
+            **{name: {str(k): float(np.mean(found)) for k, found in of.items() if found} for name, of in means.items()},
         }
 
 
@@ -109,7 +109,7 @@ def _over(
     for temperature in (0.0, *temperatures):
         count = samples if temperature else 1
         row = answers_at(model, tokenizer, tasks, replace(config, temperature=temperature), count).to_dict(count)
-        orders = [row[name].get(k) for name in ("local", "global") for k in KS]
+        orders = [row[name].get(str(k)) for name in ("local", "global") for k in KS]
         shown = " ".join(f"{'-' if value is None else f'{value:.3f}':>8}" for value in orders)
         most = f"{100 * row[f'pass@{samples}']:6.1f}%" if temperature else f"{'':7}"
         print(f"{temperature:5.1f} {100 * row['pass@1']:6.1f}% {most} {shown}", flush=True)
@@ -175,7 +175,7 @@ def draw(pyplot: Any, report: dict[str, Any], path: Path) -> None:
     passes.legend()
     for name, style in (("local", "o-"), ("global", "s--")):
         for k in KS:
-            known = {at: row[name][k] for at, row in rows.items() if k in row[name]}
+            known = {at: row[name][str(k)] for at, row in rows.items() if str(k) in row[name]}
             orders.plot(list(known), list(known.values()), style, label=f"{name}@{k}")
     orders.set(xlabel="temperature", ylabel="autoregressiveness")
     orders.legend(fontsize=7, ncols=2)

@@ -52,9 +52,9 @@ def test_orders_are_shares_and_the_first_forward_is_surest_next_to_the_prompt():
     run = answers_at(network, tokenizer, tasks, GenerationConfig(max_tokens=32, rule="schedule", seed=0), 1)
     row = run.to_dict(1)
     assert run.passed == [1, 1]
-    assert all(0 < row["global"][k] <= 1 and 0 <= row["local"][k] < 1 for k in KS)
-    assert row["local"][1] >= row["local"][8]  # a longer run is asked for
-    assert row["global"][8] >= row["global"][1]  # more places count
+    assert all(0 < row["global"][str(k)] <= 1 and 0 <= row["local"][str(k)] < 1 for k in KS)
+    assert row["local"]["1"] >= row["local"]["8"]  # a longer run is asked for
+    assert row["global"]["8"] >= row["global"]["1"]  # more places count
     confidences = sink(network, tokenizer, tasks, 32)
     assert confidences[0] > 0.9
     assert all(0 < one <= 1 + 1e-6 for one in confidences)
