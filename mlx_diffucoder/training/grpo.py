@@ -88,7 +88,7 @@ class CoupledGrpo:
         self._round: Round | None = None
         self._told: list[dict[str, float]] = []
         self._last: list[dict[str, float]] = []
-        self.positions = 0  # forwarded to write and to compare, so far
+        self.forwarded = self.learnt = 0  # positions so far: to write and to compare; and those with a gradient
 
     def batches(self, model: Dream, step: int) -> Sequence[Arrays]:
         number, update = divmod(step, self._settings.updates)
@@ -97,7 +97,9 @@ class CoupledGrpo:
             model.eval()
             self._round = self._next(model, number)
             model.train(training)
-        return [self._arrays(part, place, update) for place, part in enumerate(self._round.parts)]
+        arrays = [self._arrays(part, place, update) for place, part in enumerate(self._round.parts)]
+        self.learnt += sum(one[0].size for one in arrays)
+        return arrays
 
     def loss(self, model: Dream, *arrays: mx.array) -> mx.array:
         *asked, old, reference, advantages, shares = arrays
@@ -119,7 +121,7 @@ class CoupledGrpo:
                 write(model, self._tokenizer, prompt.ids, self._settings.group, self._seeded(number, place))
                 for place, prompt in enumerate(chosen)
             ]
-        self.positions += sum(one.positions for one in written)
+        self.forwarded += sum(one.positions for one in written)
         pairs = [(prompt.task, text) for prompt, one in zip(chosen, written, strict=True) for text in one.texts]
         earned = np.array(judge_all(pairs, self._limits), dtype=object).reshape(len(chosen), -1)
         advantages = [leave_one_out(self._values(group)) for group in earned]
@@ -176,7 +178,7 @@ class CoupledGrpo:
         return replace(part, old=old, reference=reference)
 
     def _score(self, model: Dream, questions: Questions) -> NDArray[np.float32]:
-        self.positions += questions.tokens.size
+        self.forwarded += questions.tokens.size
         return np.array(log_pi(model, *questions.arrays()))
 
     def _questions(self, part: Part, number: int, place: int, update: int) -> Questions:

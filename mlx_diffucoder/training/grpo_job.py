@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def _memory(model: Dream, settings: TrainSettings, asked: Asked, longest: int) -
     return replace(memory, weights=memory.weights + reference, logits=logits)
 
 
-def _digest(tasks: Any) -> str:
+def _digest(tasks: Iterable[Task]) -> str:
     digest = hashlib.sha256()
     for task in tasks:
         digest.update(json.dumps([task.id, task.prompt, task.stub, task.entry_point, task.tests]).encode())
