@@ -75,14 +75,14 @@ def print_comparison(one: "Trace", other: "Trace") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
+    console = Console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=console.width >= 80)
     for trace in (one, other):
         table.add_column(escape(trace.path.name), justify="right", overflow="fold")
     a, b = (_cells(numbers(trace)) for trace in (one, other))
     for label in a:
         table.add_row(label, a[label], b[label])
-    console = Console()
     console.print(table)
     found = agreement(one, other)
     what = "the same" if found["same_text"] else f"differs; {100 * found['same_tokens']:.1f} % of its tokens are the same"

@@ -88,7 +88,7 @@ def tune_here(
         return 0
     for preset, own in found.items():
         _print(preset, own, chosen[preset])
-    print(f"stored in {path}: generate and eval take it for {measured.name} on this machine, unless --window or --no-tuned")
+    print(f"stored in {path}: generate, chat and eval take it for {measured.name} here, unless --window or --no-tuned")
     return 0
 
 
