@@ -8,7 +8,7 @@ import pytest
 from mlx_diffucoder.bench.report import SCHEMA, VERSION, mismatches
 
 from ..conftest import DATA
-from .command import assert_one_line, diffucode
+from .command import assert_one_line, diffucode, diffucode_here
 
 
 def test_a_prediction_is_labelled_in_every_line_that_holds_one():
@@ -47,12 +47,12 @@ def test_the_card_of_an_unknown_chip_says_so_and_measures_its_ceilings():
 
 
 def test_what_cannot_be_predicted_is_one_line():
-    assert_one_line(diffucode("bench", "--predict", "M6"), "'M6'", "M5 Max", "--predict here")
-    assert_one_line(diffucode("bench", "--predict", "M5", "--bits", 7), "--bits", "not 7")
-    assert_one_line(diffucode("bench", "--predict", "M5", "--measure"), "--measure", "here")
-    assert_one_line(diffucode("bench", "--predict", "M5", "--nfe", 3), "--positions")
-    assert_one_line(diffucode("bench", "--predict", "M5", "--nfe", 3, "--positions", 2), "--positions", "not 2")
-    assert_one_line(diffucode("bench", "--card", "--predict", "M5"), "--card", "--predict")
+    assert_one_line(diffucode_here("bench", "--predict", "M6"), "'M6'", "M5 Max", "--predict here")
+    assert_one_line(diffucode_here("bench", "--predict", "M5", "--bits", 7), "--bits", "not 7")
+    assert_one_line(diffucode_here("bench", "--predict", "M5", "--measure"), "--measure", "here")
+    assert_one_line(diffucode_here("bench", "--predict", "M5", "--nfe", 3), "--positions")
+    assert_one_line(diffucode_here("bench", "--predict", "M5", "--nfe", 3, "--positions", 2), "--positions", "not 2")
+    assert_one_line(diffucode_here("bench", "--card", "--predict", "M5"), "--card", "--predict")
 
 
 def measured(*args):
@@ -142,17 +142,17 @@ def test_random_weights_of_a_shape_say_what_is_assumed_of_them():
 
 
 def test_what_cannot_be_measured_is_one_line(tmp_path):
-    assert_one_line(diffucode("bench", "--shape", "9b"), "--shape", "7b")
-    assert_one_line(diffucode("bench", "-m", "pocket", "--tokens-per-forward", 2), "--tokens-per-forward", "--shape")
-    assert_one_line(diffucode("bench", "--shape", "7b", "--tokens-per-forward", 0.5), "--tokens-per-forward", code=2)
-    assert_one_line(diffucode("bench", "-m", "pocket", "--alone", "--peer", "x"), "--alone", "--peer")
-    assert_one_line(diffucode("bench", "-m", DATA / "dream-b", "--peer", "./nowhere"), "--peer", "not on this machine")
-    assert_one_line(diffucode("bench", "-m", "pocket", "--bits", 8), "--bits", "--shape")
-    assert_one_line(diffucode("bench", "-m", "pocket", "--layers", 8), "--layers", "--shape")
-    assert_one_line(diffucode("bench", "--shape", "7b", "--predict", "M1"), "--shape")
-    assert_one_line(diffucode("bench", "--shape", "7b", "-m", "pocket"), "--shape", "--model")
-    assert_one_line(diffucode("bench", "--card", "--out", tmp_path / "f.json"), "--card", "--out")
-    assert_one_line(diffucode("bench", "-m", "pocket", "--out", tmp_path), "--out", "is a folder")
-    assert_one_line(diffucode("bench", "-m", "pocket", "--out", tmp_path / "no" / "f.json"), "--out", "does not exist")
-    assert_one_line(diffucode("bench", "-m", tmp_path), "has no weights")
+    assert_one_line(diffucode_here("bench", "--shape", "9b"), "--shape", "7b")
+    assert_one_line(diffucode_here("bench", "-m", "pocket", "--tokens-per-forward", 2), "--tokens-per-forward", "--shape")
+    assert_one_line(diffucode_here("bench", "--shape", "7b", "--tokens-per-forward", 0.5), "--tokens-per-forward", code=2)
+    assert_one_line(diffucode_here("bench", "-m", "pocket", "--alone", "--peer", "x"), "--alone", "--peer")
+    assert_one_line(diffucode_here("bench", "-m", DATA / "dream-b", "--peer", "./nowhere"), "--peer", "not on this machine")
+    assert_one_line(diffucode_here("bench", "-m", "pocket", "--bits", 8), "--bits", "--shape")
+    assert_one_line(diffucode_here("bench", "-m", "pocket", "--layers", 8), "--layers", "--shape")
+    assert_one_line(diffucode_here("bench", "--shape", "7b", "--predict", "M1"), "--shape")
+    assert_one_line(diffucode_here("bench", "--shape", "7b", "-m", "pocket"), "--shape", "--model")
+    assert_one_line(diffucode_here("bench", "--card", "--out", tmp_path / "f.json"), "--card", "--out")
+    assert_one_line(diffucode_here("bench", "-m", "pocket", "--out", tmp_path), "--out", "is a folder")
+    assert_one_line(diffucode_here("bench", "-m", "pocket", "--out", tmp_path / "no" / "f.json"), "--out", "does not exist")
+    assert_one_line(diffucode_here("bench", "-m", tmp_path), "has no weights")
     assert list(tmp_path.iterdir()) == []
