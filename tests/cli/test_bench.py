@@ -126,6 +126,7 @@ def test_a_measurement_as_json_is_the_file_it_writes(tmp_path):
             assert one["roofline_share"] > 0
 
 
+@pytest.mark.slow
 def test_random_weights_of_a_shape_say_what_is_assumed_of_them():
     shape = ("bench", "--shape", DATA / "dream-b", "--bits", 16, "--dtype", "float32", "--max-tokens", 8)
     done = diffucode(*shape, "--trials", 1, "--widest", 2)
