@@ -2,12 +2,12 @@
 
     python -m mlx_diffucoder.bench.estimator bench/tasks/functions.jsonl
 
-takes the tasks' own solutions as answers (with `--temp`, answers that the model draws), draws pairs of masks for each, and prints variances: of a token's log π, of
-an answer's (the mean over its tokens), and of the gradient of that (summed over all weights). Both estimators forward the
-canvas with all hidden, and two with t and 1 - t; both have the same mean. Coupled masks are complementary, independent
-ones are not: both are made of the same draws, for the first mask of one pair and the second of another are
-independent. Variances are at a given t, averaged over t in [0.2, 0.8]; the term with all hidden adds nothing to them.
-Ends with one line of JSON.
+takes the tasks' own solutions as answers (with `--temp`, answers that the model draws), draws pairs of masks for each,
+and prints variances: of a token's log π, of an answer's (the mean over its tokens), and of the gradient of that (summed
+over all weights). Both estimators forward the canvas with all hidden, and two with t and 1 - t; both have the same mean.
+Coupled masks are complementary, independent ones are not: both are made of the same draws, for the first mask of one
+pair and the second of another are independent. Variances are at a given t, averaged over t in [0.2, 0.8]; the term with
+all hidden adds nothing to them. Ends with one line of JSON.
 """
 
 import json

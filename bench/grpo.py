@@ -109,15 +109,16 @@ def learn_by_example(
     from mlx_diffucoder.training.settings import TrainSettings
 
     learner = _learner(model)
-    longest = 4 * max_tokens  # room for prompts; canvases are as long as their batch's longest text
-    read = Data.read(data, None, learner.tokenizer, max_length=longest, skip_long=True)
-    drawing = Drawing(size=settings["batch_size"], max_length=longest, canvas="longest", seed=settings["seed"])
+    read = Data.read(data, None, learner.tokenizer, max_length=learner.model.config.max_position_embeddings, skip_long=True)
+    # Canvases up to those that answers are written on: the longest prompt, and room behind it.
+    longest = max(read.train.longest, max_tokens + max(len(one.prompt) for one in read.train.kept))
+    drawing = Drawing(size=settings["batch_size"], max_length=longest, seed=settings["seed"])
     batches = Batches(read.train.kept, learner.tokenizer, drawing)
     steps = spent = 0
     while spent < compute:
         spent += GRADIENT * batches.draw(steps)[0].tokens.size
         steps += 1
-    chosen = TrainSettings(**settings, steps=steps, max_length=longest, canvas="longest")
+    chosen = TrainSettings(**settings, steps=steps, max_length=longest)
     trainer = Job.of(learner, chosen, read).trainer(out, _hooks(), resume=False)
     began = time.perf_counter()
     trainer.run()

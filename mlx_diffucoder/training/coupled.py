@@ -157,5 +157,7 @@ def clipped_loss(
 
 
 def leave_one_out(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[G]`: each reward less the mean of the others to the same prompt."""
+    """`[G]`: each reward less the mean of the others to the same prompt; 0 to the bit where all are the same."""
+    if (rewards == rewards[0]).all():
+        return np.zeros(len(rewards))
     return rewards - (rewards.sum() - rewards) / (len(rewards) - 1)

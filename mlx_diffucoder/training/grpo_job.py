@@ -20,7 +20,7 @@ from .grpo_settings import GrpoSettings
 from .job import FREE
 from .learners import Learner
 from .memory import FLOAT, LOGITS, Memory, memory_to_train
-from .recompute import HEAD_ROWS, recompute_layers, recomputes
+from .recompute import HEAD_ROWS, computed_once, recompute_layers, recomputes
 from .settings import TrainSettings
 from .state import RunFolder
 from .trainer import Hooks, Trainer, streams
@@ -113,7 +113,8 @@ class GrpoJob:
         surest = replace(self.asked.decoding, temperature=0.0, seed=0)
 
         def unsolved(model: Dream) -> float:
-            found = list(evaluate(model, self.learner.tokenizer, self.valid, surest, limits=self.asked.limits))
+            with computed_once(model):
+                found = list(evaluate(model, self.learner.tokenizer, self.valid, surest, limits=self.asked.limits))
             return sum(not result.passed for result in found) / len(found)
 
         return unsolved
