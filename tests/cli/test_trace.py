@@ -236,6 +236,14 @@ def cells(document):
 
 
 @needs_chromium
+def test_the_page_names_only_what_was_set(runs, tmp_path):
+    assert diffucode("trace", "plot", runs / "exact.jsonl", "--out", tmp_path / "run.html").returncode == 0
+    shown = re.search(r'id="config">(.*?)</p>', browse(tmp_path / "run.html", "step=0", "--dump-dom")).group(1)
+    assert "max_tokens 12 · " in shown
+    assert not re.search("prefill|until|ban_tokens|system", shown)
+
+
+@needs_chromium
 def test_the_page_shows_the_step_that_is_asked_for(page):
     first = browse(page, "step=0", "--dump-dom")
     assert [text for _, text in cells(first)] == ["·"] * 7
