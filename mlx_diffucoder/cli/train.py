@@ -1,10 +1,11 @@
 """`diffucode train`: examples in, a model or an adapter that has learnt from them out."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -204,7 +205,7 @@ def _print(job: "Job | GrpoJob", outcome: dict[str, object], *, as_json: bool) -
 
 @contextmanager
 def _stopping() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks the run to save and end after its step; a second one ends it at once."""
+    """Ctrl-C, or a request to terminate, asks the run to save and end after its step; a second one ends it at once."""
     asked = False
 
     def ask(number: int, frame: object) -> None:
@@ -212,10 +213,13 @@ def _stopping() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        print("saving after this step; Ctrl-C again ends it at once", file=sys.stderr, flush=True)
+        # Straight to the descriptor: the signal may have come in the middle of a print.
+        with suppress(OSError, ValueError):
+            os.write(sys.stderr.fileno(), b"saving after this step; Ctrl-C again ends it at once\n")
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
