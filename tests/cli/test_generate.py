@@ -183,15 +183,19 @@ def test_a_folder_that_is_not_there():
     assert_one_line(diffucode("generate", "-m", "./nowhere", "hi"), "./nowhere", "no such folder")
 
 
-def test_ctrl_c_keeps_what_is_finished_and_exits_130():
+def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path):
+    trace = tmp_path / "run.jsonl"
     process = subprocess.Popen(
-        [COMMAND, "generate", "-m", TINY, "--preset", "exact", "--max-tokens", "900", "--json", "hi"],
+        [COMMAND, "generate", "-m", TINY, "--preset", "exact", "--max-tokens", "900", "--trace", trace, "--json", "hi"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
-    time.sleep(3)
+    deadline = time.monotonic() + 60
+    while not (trace.exists() and trace.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
