@@ -221,14 +221,16 @@ def _token_of(tokenizer: Tokenizer, token: str | int, vocab_size: int) -> int:
 
 @contextmanager
 def wired_memory() -> Iterator[None]:
-    """On Metal, keep the weights resident while denoising, up to the recommended working set."""
+    """On Metal, keep the weights resident while denoising, up to the recommended working set.
+
+    Anywhere, a forward that is still running when denoising is broken off is waited for: the
+    interpreter cannot end under it.
+    """
     limit = mx.device_info().get("max_recommended_working_set_size") if mx.metal.is_available() else None
-    if limit is None:
-        yield
-        return
-    previous = mx.set_wired_limit(int(limit))
+    previous = None if limit is None else mx.set_wired_limit(int(limit))
     try:
         yield
     finally:
         mx.synchronize()
-        mx.set_wired_limit(previous)
+        if previous is not None:
+            mx.set_wired_limit(previous)
