@@ -215,3 +215,16 @@ def test_a_canvas_whose_logits_cannot_be_held_is_refused(dream_b, monkeypatch):
 def test_positions_count_the_whole_canvas_once_a_forward(dream_b):
     for step in run(dream_b):
         assert step.positions == step.nfe * 16
+
+
+def test_a_generation_that_is_broken_off_waits_for_the_forward_in_flight(dream_a, monkeypatch):
+    """Under a forward that still runs, the interpreter crashes or hangs at its end."""
+    from mlx_diffucoder import generation
+
+    waited = []
+    monkeypatch.setattr(generation.mx, "synchronize", lambda *_: waited.append(True))
+    steps = generation.stream_generate(*dream_a, [5, 6, 7], GenerationConfig.preset("exact", max_tokens=8))
+    next(steps)
+    assert not waited
+    del steps
+    assert waited
