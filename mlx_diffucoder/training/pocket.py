@@ -45,11 +45,11 @@ TRAINING = {
     "accumulate": 2,
     "max-length": 256,
     "infill": 0.3,
+    "optimizer": "muon",
     "learning-rate": 2e-3,
-    "warmup": 300,
-    "weight-decay": 0.05,
+    "warmup": 100,
     "least-t": 0.02,
-    "eval-every": 1000,
+    "eval-every": 500,
     "save-every": 250,
     "report-every": 25,
 }
@@ -58,7 +58,7 @@ LEARNT_FROM = 20_000  # tasks that the vocabulary is learnt from
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 9000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 4500,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to train on.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Of the tasks, the weights and the masks.")] = 0,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import TrainError
 
 CANVASES = ("random", "longest", "full")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class TrainSettings:
         warmup: steps of the linear rise.
         clip: the largest norm of a gradient.
         weight_decay: AdamW's, on matrices that are no embeddings.
+        optimizer: `adamw`; or `muon` for the matrices of the layers (Jordan et al. 2024), AdamW for the rest.
         save_every, eval_every: in steps.
         patience: evaluations without a better loss after which the run ends; 0 never ends it.
         infill, canvas, least_t, seed: see `Drawing`.
@@ -36,6 +38,7 @@ class TrainSettings:
     warmup: int = 0
     clip: float = 1.0
     weight_decay: float = 0.01
+    optimizer: str = "adamw"
     save_every: int = 500
     eval_every: int = 100
     patience: int = 0
@@ -65,8 +68,9 @@ class TrainSettings:
             value = getattr(self, name)
             if not math.isfinite(value) or not low <= value <= high:
                 raise TrainError(f"{name} must be from {low:g} to {high:g}, not {value!r}", field=name)
-        if self.canvas not in CANVASES:
-            raise TrainError(f"canvas must be one of {', '.join(CANVASES)}, not {self.canvas!r}", field="canvas")
+        for name, known in (("canvas", CANVASES), ("optimizer", OPTIMIZERS)):
+            if (value := getattr(self, name)) not in known:
+                raise TrainError(f"{name} must be one of {', '.join(known)}, not {value!r}", field=name)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: a linear rise, then half a cosine."""

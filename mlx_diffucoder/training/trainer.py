@@ -25,6 +25,7 @@ Arrays = tuple[mx.array, ...]
 SMOOTH = 0.98  # of the running loss that is watched,
 WATCHED = 50  # once so many steps are in it
 FAR = 3.0  # times the best running loss, and
+MUON_RATE = 6.0  # times AdamW's; at a width of a few hundred the entries then move about as far
 FAR_NATS = 1.0  # so many nats above it: the run has gone astray
 
 
@@ -143,7 +144,7 @@ class Trainer:
     def _step(self) -> None:
         step = self.progress.step
         mx.random.seed((self.settings.seed * 1_000_003 + step) % 2**63)  # of dropout
-        self.optimizer.learning_rate = self.settings.rate(step)
+        set_rate(self.optimizer, self.settings.rate(step))
         parts = self.method.batches(self.model, step)
         value, gradient = self._sum(parts)
         gradient, norm = optim.clip_grad_norm(gradient, self.settings.clip)
@@ -236,18 +237,31 @@ class Trainer:
         return ends
 
 
-def make_optimizer(settings: TrainSettings) -> optim.Optimizer:
-    """AdamW that decays matrices, and leaves biases, norms and embeddings as they are."""
+def make_optimizer(settings: TrainSettings) -> optim.MultiOptimizer:
+    """AdamW that decays matrices, and leaves biases, norms and embeddings as they are; or Muon for the layers' matrices."""
 
     def adamw(decay: float) -> optim.Optimizer:
         return optim.AdamW(
             learning_rate=settings.learning_rate, betas=[0.9, 0.98], weight_decay=decay, bias_correction=True, eps=1e-8
         )
 
-    return optim.MultiOptimizer(
-        [adamw(settings.weight_decay), adamw(0.0)],
-        [lambda name, value: value.ndim > 1 and "embed" not in name],
-    )
+    def is_matrix(name: str, value: mx.array) -> bool:
+        return value.ndim > 1 and "embed" not in name
+
+    def is_layers(name: str, value: mx.array) -> bool:
+        return value.ndim > 1 and "layers." in name
+
+    kinds, owners = [adamw(settings.weight_decay), adamw(0.0)], [is_matrix]
+    if settings.optimizer == "muon":
+        # Its decay stands in the gradient, which it makes orthogonal: nothing would be left of it.
+        kinds, owners = [optim.Muon(settings.learning_rate, weight_decay=0.0), *kinds], [is_layers, *owners]
+    return optim.MultiOptimizer(kinds, owners)
+
+
+def set_rate(optimizer: optim.MultiOptimizer, rate: float) -> None:
+    """Give every part its rate: `rate` for AdamW, more for Muon."""
+    for part in optimizer.optimizers:
+        part.learning_rate = rate * (MUON_RATE if isinstance(part, optim.Muon) else 1.0)
 
 
 _STREAMS: list[Any] = []

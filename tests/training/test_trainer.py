@@ -6,13 +6,13 @@ import math
 
 import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_diffucoder.errors import TrainError
 from mlx_diffucoder.training.job import Data, Job
 from mlx_diffucoder.training.learners import Tuning, from_checkpoint
 from mlx_diffucoder.training.settings import TrainSettings
-from mlx_diffucoder.training.trainer import Hooks
+from mlx_diffucoder.training.trainer import MUON_RATE, Hooks, set_rate
 
 from .small import small_checkpoint, small_learner, write_rows
 
@@ -57,12 +57,12 @@ def curve(out):
     return [(line["step"], line["loss"], line.get("valid")) for line in lines]
 
 
-@pytest.mark.parametrize("stopped", [1, 4, 7])
-def test_a_run_that_goes_on_gives_the_bits_of_an_unbroken_one(tmp_path, rows, stopped):
-    run(job_of(rows), tmp_path / "whole")
-    assert not run(job_of(rows), tmp_path / "broken", stop_after=stopped).done
+@pytest.mark.parametrize("stopped, optimizer", [(1, "adamw"), (4, "adamw"), (7, "adamw"), (4, "muon")])
+def test_a_run_that_goes_on_gives_the_bits_of_an_unbroken_one(tmp_path, rows, stopped, optimizer):
+    run(job_of(rows, optimizer=optimizer), tmp_path / "whole")
+    assert not run(job_of(rows, optimizer=optimizer), tmp_path / "broken", stop_after=stopped).done
     assert not (tmp_path / "broken" / "model.safetensors").exists()
-    run(job_of(rows), tmp_path / "broken", resume=True)
+    run(job_of(rows, optimizer=optimizer), tmp_path / "broken", resume=True)
     for file in ("model.safetensors", "step-00000008/optimizer.safetensors"):
         assert same(tmp_path / "whole" / file, tmp_path / "broken" / file), file
     assert curve(tmp_path / "whole") == curve(tmp_path / "broken")
@@ -209,7 +209,15 @@ def test_two_runs_at_once_in_one_folder_are_one_run_and_one_error(tmp_path, rows
 
 @pytest.mark.parametrize(
     "field, value",
-    [("steps", 0), ("infill", 1.5), ("learning_rate", math.nan), ("learning_rate", math.inf), ("canvas", "wide"), ("seed", -1)],
+    [
+        ("steps", 0),
+        ("infill", 1.5),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("canvas", "wide"),
+        ("optimizer", "sgd"),
+        ("seed", -1),
+    ],
 )
 def test_settings_that_cannot_work_are_refused_by_the_fields_name(field, value):
     with pytest.raises(TrainError, match=f"^{field} must be ") as refused:
@@ -238,3 +246,19 @@ def test_only_matrices_that_are_no_embeddings_decay(tmp_path, rows):
     for name, after in tree_flatten(trainer.model.parameters()):
         decays = after.ndim > 1 and "embed" not in name
         assert mx.allclose(after, before[name] * (0.95 if decays else 1.0)), name
+
+
+def test_muon_makes_the_steps_of_the_layers_matrices_orthogonal_and_leaves_the_rest_to_adamw(tmp_path, rows):
+    trainer = job_of(rows, optimizer="muon", weight_decay=0.0).trainer(tmp_path / "run", Hooks(), resume=False)
+    before = {name: mx.array(value) for name, value in tree_flatten(trainer.model.parameters())}
+    set_rate(trainer.optimizer, 0.01)
+    mx.random.seed(0)
+    trainer.optimizer.update(trainer.model, tree_map(lambda value: mx.random.normal(value.shape), trainer.model.parameters()))
+    for name, after in tree_flatten(trainer.model.parameters()):
+        step = after - before[name]
+        if after.ndim > 1 and "layers." in name:
+            scale = 0.01 * MUON_RATE * max(1, step.shape[0] / step.shape[1]) ** 0.5
+            sizes = mx.linalg.svd(step, compute_uv=False, stream=mx.cpu) / scale
+            assert sizes.min().item() > 0.5 and sizes.max().item() < 1.3, name
+        else:
+            assert mx.allclose(mx.abs(step), mx.array(0.01), rtol=0.02), name
