@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 COMMAND = Path(sys.executable).with_name("diffucode")
 CLEAN = {"HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VISUAL", "EDITOR"}
@@ -28,10 +29,15 @@ def diffucode(*args, stdin="", env=None, **options):
     return done
 
 
-def diffucode_here(*args, stdin=b""):
-    """The same in this process, for what would take many: bytes in, text out."""
+def diffucode_here(*args, stdin="", env=None):
+    """The same in this process, which takes a tenth of the time: for what a process of its own would not change."""
     from mlx_diffucoder.cli.app import run
 
+    with mock.patch.dict(os.environ, environment(**(env or {})), clear=True):
+        return _run_here(run, args, stdin if isinstance(stdin, bytes) else stdin.encode())
+
+
+def _run_here(run, args, stdin):
     streams, sys.argv = (sys.stdin, sys.stdout, sys.stderr, sys.__stderr__, sys.argv), ["diffucode", *map(str, args)]
     sys.stdin = io.TextIOWrapper(io.BytesIO(stdin))
     sys.stdout, sys.stderr = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
