@@ -25,7 +25,7 @@ def test_a_prediction_is_labelled_in_every_line_that_holds_one():
 
 
 def test_a_prediction_as_json_holds_the_table_and_its_check():
-    done = diffucode("bench", "--predict", "m4 max 32", "--bits", 16, "--json")
+    done = diffucode_here("bench", "--predict", "m4 max 32", "--bits", 16, "--json")
     said = json.loads(done.stdout)
     assert said["predicted"] is True
     assert said["ceilings"]["gb_per_s"] == 410
@@ -37,7 +37,7 @@ def test_a_prediction_as_json_holds_the_table_and_its_check():
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac is in the table")
 def test_the_card_of_an_unknown_chip_says_so_and_measures_its_ceilings():
-    done = diffucode("bench", "--card", "--json")
+    done = diffucode_here("bench", "--card", "--json")
     assert done.returncode == 0
     said = json.loads(done.stdout)
     assert "not in the table" in done.stderr
@@ -56,7 +56,7 @@ def test_what_cannot_be_predicted_is_one_line():
 
 
 def measured(*args):
-    return diffucode(
+    return diffucode_here(
         "bench",
         "-m",
         DATA / "dream-b",
@@ -129,7 +129,7 @@ def test_a_measurement_as_json_is_the_file_it_writes(tmp_path):
 @pytest.mark.slow
 def test_random_weights_of_a_shape_say_what_is_assumed_of_them():
     shape = ("bench", "--shape", DATA / "dream-b", "--bits", 16, "--dtype", "float32", "--max-tokens", 8)
-    done = diffucode(*shape, "--trials", 1, "--widest", 2)
+    done = diffucode_here(*shape, "--trials", 1, "--widest", 2)
     assert done.returncode == 0, done.stderr
     for rate in (1, 2, 4, 8):
         (row,) = (line for line in done.stdout.splitlines() if line.startswith(f"diffucode, {rate} assumed "))
@@ -137,7 +137,7 @@ def test_random_weights_of_a_shape_say_what_is_assumed_of_them():
     assert "how many tokens a forward commits is assumed" in done.stdout
     assert "mlx-lm at" in done.stdout or "mlx-lm, or faster, at" in done.stdout
     assert max(len(line) for line in done.stdout.split("side by side")[1].splitlines()) <= 80
-    done = diffucode(*shape, "--trials", 1, "--widest", 2, "--alone", "--tokens-per-forward", 3, "--json")
+    done = diffucode_here(*shape, "--trials", 1, "--widest", 2, "--alone", "--tokens-per-forward", 3, "--json")
     (row,) = json.loads(done.stdout)["decoders"]
     assert (row["assumed_tokens_per_forward"], row["ratio"], row["nfe"], row["useful_tokens"]) == (3, None, 3, 8)
 

@@ -9,14 +9,14 @@ import pytest
 
 from ..conftest import DATA
 from ..test_evaluation import FUNCTIONS, HUMAN_EVAL
-from .command import COMMAND, assert_one_line, diffucode, environment
+from .command import COMMAND, assert_one_line, diffucode, diffucode_here, environment
 
 TINY = ("-m", DATA / "dream-b", "--max-tokens", "4")
 ALLOW = "--allow-code-execution"
 
 
 def run(*args):
-    return diffucode("eval", FUNCTIONS, *TINY, ALLOW, *args)
+    return diffucode_here("eval", FUNCTIONS, *TINY, ALLOW, *args)
 
 
 def results(path):
@@ -106,5 +106,5 @@ def test_an_impossible_value_names_its_flag(args, said, code):
 def test_a_broken_task_file_names_the_line(tmp_path):
     path = tmp_path / "tasks.jsonl"
     path.write_text(json.dumps(HUMAN_EVAL) + "\n{broken\n")
-    assert_one_line(diffucode("eval", path, *TINY, ALLOW), f"{path}:2", "not valid JSON")
-    assert_one_line(diffucode("eval", tmp_path / "none.jsonl", *TINY, ALLOW), "none.jsonl", "No such file")
+    assert_one_line(diffucode_here("eval", path, *TINY, ALLOW), f"{path}:2", "not valid JSON")
+    assert_one_line(diffucode_here("eval", tmp_path / "none.jsonl", *TINY, ALLOW), "none.jsonl", "No such file")
