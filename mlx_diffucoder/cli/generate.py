@@ -63,7 +63,7 @@ def generate(
 
     text = read_prompt(prompt)
     choice = Choice(count, rank, tests, lock)
-    choice.check(allow_code_execution=allow_code_execution, traced=trace is not None)
+    choice.check(allow_code_execution=allow_code_execution)
     if trace:
         from ..recording import check_trace
 
@@ -74,7 +74,7 @@ def generate(
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     config = with_tuned(config, network, wanted=tuned, verbose=verbose)
     if choice:
-        several = Several(network, tokenizer, name, config, choice)
+        several = Several(network, tokenizer, name, config, choice, trace)
         return (several.fill if lock else several.go)(text, as_json=as_json, verbose=verbose)
     run = Run(network, tokenizer, text, config, stream=not as_json, live=live, trace=(trace, name) if trace else None)
     interrupted = run.go()
@@ -199,12 +199,9 @@ class Run:
         return trace_to(path, steps, self._canvas(), self.tokenizer, self.config, name)
 
     def _canvas(self) -> "Canvas":
-        from ..canvas import Canvas
+        from ..generation import canvas_of
 
-        special = self.tokenizer
-        return Canvas.of(
-            [self.ids], self.config.max_tokens, mask_id=special.mask_id, pad_id=special.pad_id, end_ids=special.end_ids
-        )
+        return canvas_of(self.tokenizer, [self.ids], self.config)
 
     @contextmanager
     def _view(self) -> "Iterator[Callable[[Step], None]]":
