@@ -1,6 +1,7 @@
 """A chat at work: what is said is answered, and what begins with a slash is done."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,9 +50,10 @@ class Conversation:
         as_json: bool,
         verbose: bool,
         live: bool,
+        trace: Path | None = None,
     ):
         self.name, self.model, self.tokenizer, self.config, self.lines = name, model, tokenizer, config, lines
-        self.as_json, self.verbose, self.live = as_json, verbose, live
+        self.as_json, self.verbose, self.live, self.trace = as_json, verbose, live, trace
         self.chat = Chat(config.system)
         self.last = ""
         self.dropped = 0
@@ -110,7 +112,9 @@ class Conversation:
         room = self.model.config.max_position_embeddings - self.config.max_tokens - len(prefill)
         ids, dropped = chat.prompt(self.tokenizer, text, room)
         ids = [*ids, *prefill]
-        run = Run(self.model, self.tokenizer, ids, self.config, stream=not self.as_json, live=self.live)
+        file = numbered(self.trace) if self.trace else None
+        trace = (file, self.name) if file else None
+        run = Run(self.model, self.tokenizer, ids, self.config, stream=not self.as_json, live=self.live, trace=trace)
         if dropped > self.dropped:
             self._say(f"the context is full: {dropped} of {len(chat.turns)} turns, the oldest, are left out")
         self.dropped = dropped
@@ -120,7 +124,10 @@ class Conversation:
             self.chat = chat.with_turn(text, answer)
         if self.as_json:
             turn = {"user": text, "dropped_turns": dropped, **run.report(self.name, interrupted)}
+            turn |= {"trace": str(file)} if file else {}
             print(json.dumps(turn, ensure_ascii=False), flush=True)
+        elif file:
+            self._say(f"its steps are in {file}")
         if self.verbose:
             run.print_numbers()
         if interrupted and not self.lines.typed:
@@ -180,6 +187,15 @@ class Conversation:
     def _say(self, text: str) -> None:
         """A word of the program's own: never on stdout."""
         print(text, file=sys.stderr)
+
+
+def numbered(path: Path) -> Path:
+    """`run.jsonl` -> `run-1.jsonl`, or behind the last of those that are there: none is ever written over."""
+    if not path.name:
+        return path  # a folder, which is refused
+    names = re.compile(re.escape(path.stem) + r"-([0-9]+)" + re.escape(path.suffix))
+    found = (names.fullmatch(file.name) for file in path.parent.iterdir()) if path.parent.is_dir() else ()
+    return path.with_stem(f"{path.stem}-{1 + max((int(one[1]) for one in found if one), default=0)}")
 
 
 def _path(command: str, file: str) -> Path:

@@ -3,8 +3,11 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
+
+from mlx_diffucoder.traces import read_trace
 
 from ..conftest import DATA
 from .command import COMMAND, assert_one_line, diffucode
@@ -54,6 +57,21 @@ def test_a_saved_chat_goes_on_where_it_was(tmp_path):
     together = turns(f"one\ntwo\n/save {file}\nthree\n")[-1]
     after = turns(f"/load {file}\nthree\n")[-1]
     assert (after["prompt_tokens"], after["text"]) == (together["prompt_tokens"], together["text"])
+
+
+def test_each_answer_has_a_trace_of_its_own_and_none_is_written_over(tmp_path):
+    (tmp_path / "run-2.jsonl").write_text("mine\n")
+    one, two = turns("hi\nho\n", "--trace", tmp_path / "run.jsonl")
+    assert [one["trace"], two["trace"]] == [str(tmp_path / "run-3.jsonl"), str(tmp_path / "run-4.jsonl")]
+    for turn in (one, two):
+        trace = read_trace(Path(turn["trace"]))
+        assert (trace.text, trace.end, trace.stats.nfe) == (turn["text"], "done", turn["nfe"])
+    assert len(list(tmp_path.iterdir())) == 3
+    assert (tmp_path / "run-2.jsonl").read_text() == "mine\n"
+    done = diffucode("chat", "-m", TINY, "--max-tokens", "3", "--trace", tmp_path / "other", stdin="hi\n")
+    assert f"its steps are in {tmp_path / 'other-1'}\n" in done.stderr
+    for name in (tmp_path / "no" / "run", "."):
+        assert_one_line(diffucode("chat", "-m", "nowhere/at-all", "--trace", name), "folder that is there")
 
 
 def test_turns_that_do_not_fit_are_left_out_and_that_is_said(broken, edit_json):
