@@ -110,7 +110,7 @@ def fill(
         ConfigError: the configuration is for answers.
     """
     config = config or GenerationConfig(**HOLES)
-    _check(config, context, tries)
+    check_settings(config, instruction, context, tries)
     texts, lengths = texts_and_holes(parts)
     if instruction is None:
         check_text(texts)
@@ -122,12 +122,15 @@ def fill(
     return filled
 
 
-def _check(config: GenerationConfig, context: int, tries: int) -> None:
+def check_settings(config: GenerationConfig, instruction: str | None, context: int, tries: int) -> None:
+    """Raises `ConfigError` unless holes can be filled so."""
     if config.reference:
         raise ConfigError("reference is a decoder of answers: it cannot fill holes", field="reference")
     for field in ("prefill", "until"):
         if getattr(config, field):
             raise ConfigError(f"{field} is for answers: a hole has text around it", field=field)
+    if config.system is not None and instruction is None:
+        raise ConfigError("system goes with an instruction: without one there is no chat, only the text", field="system")
     if context < 0:
         raise ConfigError(f"context must be a whole number of 0 or more, not {context}", field="context")
     if tries < 1:

@@ -146,5 +146,7 @@ def test_what_cannot_be_filled_says_why(dream_a):
     ]:
         with pytest.raises(PromptError, match=said):
             fill(model, tokenizer, parts)
+    with pytest.raises(ConfigError, match="system goes with an instruction"):
+        fill(model, tokenizer, ["a", None], GenerationConfig(system="be brief"))
     with pytest.raises(ConfigError, match="reference"):
         fill(model, tokenizer, ["a", None], GenerationConfig(reference=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import HOLES, GenerationConfig
+from ..config import HOLES, OF_ANSWERS, GenerationConfig
 from ..errors import FileError
 from .options import Dtype, Model, TraceOut, Yes, decodes
 from .source import Source, check_replaceable, cut, name_of, named, read_bytes, read_json_parts, replace_file
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..trace import Stats
 
 
-@partial(decodes, usual=HOLES)
+@partial(decodes, usual=HOLES, without=OF_ANSWERS)
 def infill(
     file: Annotated[Path, typer.Argument(help="The file; - is stdin, also for an editor's JSON.", show_default=False)],
     model: Model = None,
@@ -63,17 +63,17 @@ def infill(
     asked = read_json_parts(data) if name_of(file) == "stdin" else None
     source = None if asked else cut(name_of(file), data, marker, at, lines)
     parts, said = asked or (source.parts if source else [], None)
-    from ..filling import fill
+    instruction = instruction or said
+    from ..filling import check_settings, fill
     from ..recording import recording
     from .models import load_named
     from .progress import waiting
 
+    check_settings(config, instruction, around, tries)
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
     start = time.perf_counter()
     with waiting("filling"), named(name_of(file)), recording(trace, tokenizer, config, name) as record:
-        filled = fill(
-            network, tokenizer, parts, config, instruction=instruction or said, context=around, tries=tries, record=record
-        )
+        filled = fill(network, tokenizer, parts, config, instruction=instruction, context=around, tries=tries, record=record)
     run = _Run(name, config, filled, time.perf_counter() - start)
     after = source.filled(filled.holes) if source else b""
     if source and write:

@@ -207,6 +207,7 @@ def test_what_cannot_be_filled_is_one_line(holey, tmp_path):
     assert_one_line(refused(holey, *TINY, "--at", "1:99"), "--at 1:99", "12 characters")
     assert_one_line(refused(holey, *TINY, "--lines", "3-2"), "--lines 3-2")
     assert_one_line(refused(holey, *TINY, "--backup", ".orig"), "--write")
+    assert_one_line(refused(holey, "-m", "nowhere/at-all", "--system", "Be brief."), "--system", "instruction")
     assert_one_line(refused("-", *TINY, "--write", stdin=b"a<FILL>"), "--write")
     assert_one_line(refused("-", *TINY, stdin=b'{"prefix": 3}'), "stdin", "prefix must be a text")
     assert_one_line(refused("-", *TINY, stdin=b'{"prefix": "a", "middle": "b"}'), "middle")
@@ -218,6 +219,7 @@ def test_what_cannot_be_filled_is_one_line(holey, tmp_path):
     assert_one_line(diffucode_here("generate", *TINY[:4], "--lock", holey, "hi"), "a.py: a hole", "5000 tokens", "2048")
     holey.write_bytes(b"x = <FILL:0>")
     assert_one_line(refused(holey, *TINY), "a.py:1", "0 tokens")
-    assert_one_line(refused(holey, *TINY, "--reference"), "--reference")
+    for flag in ("--prefill", "--until", "--reference"):  # are of answers
+        assert_one_line(refused(holey, *TINY, flag, "x"), "No such option", flag, code=2)
     (tmp_path / "a.py.orig").write_bytes(b"kept")
     assert_one_line(refused(holey, *TINY, "--write", "--backup", ".orig"), "a.py.orig", "already")
