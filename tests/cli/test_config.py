@@ -38,6 +38,19 @@ def run(file):
     return run
 
 
+def test_a_variable_that_sets_nothing_is_named_once_with_the_one_that_may_be_meant(run):
+    wrong = {"DIFFUCODE_GENERATE_MAX_TOKEN": "3"}
+    done = run("config", "list", **wrong)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "DIFFUCODE_GENERATE_MAX_TOKEN: no such variable, so nothing comes of it; did you mean 'DIFFUCODE_GENERATE_MAX_TOKENS'?\n"
+    )
+    assert run("config", "list", "--quiet", **wrong).stderr == ""
+    assert run("bench", "compare", "nowhere.json", **wrong).stderr.count("no such variable") == 1
+    assert "config list --all" in run("config", "list", DIFFUCODE_ZZZ="1").stderr
+    assert run("config", "list", DIFFUCODE_GENERATE_MAX_TOKENS="3", DIFFUCODE_DEBUG="1", DIFFUCODE_ZZZ="").stderr == ""
+
+
 @pytest.fixture
 def configured(file, monkeypatch):
     """The configuration that a verb called `generate` would run with, found without running it."""
