@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Self
 import typer
 
 from ..config import GenerationConfig
-from ..errors import ConfigError, DiffucoderError, SettingsError, did_you_mean
-from .completion import DTYPES
+from ..errors import ConfigError, DiffucoderError, SettingsError, did_you_mean, one_of
+from .completion import DTYPES, METHODS
 from .saying import with_flag
 from .verbs import Flag, Verb, flags_of, verbs_of
 
@@ -118,8 +118,8 @@ def _check_decoding(parameter: str, value: Any) -> None:
         GenerationConfig(**{parameter: value})
     elif parameter == "preset":
         GenerationConfig.preset(value)
-    elif parameter == "dtype" and value not in DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {value!r}", field="dtype")
+    elif value not in (among := {"dtype": DTYPES, "method": METHODS}.get(parameter, (value,))):
+        raise ConfigError(f"{parameter} must be {one_of(among, value)}", field=parameter)
 
 
 class Setting(NamedTuple):

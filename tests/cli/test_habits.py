@@ -140,6 +140,7 @@ def test_wrong_usage_says_what_was_meant(args, said):
         (["-m", "pocket", "--window", "slidng"], "'sliding'"),
         (["-m", "pocket", "--preset", "blanced"], "'balanced'"),
         (["-m", "pocket", "--alg", "entropie"], "'entropy'"),
+        (["-m", "someone/not-here", "--yes", "--dtype", "flaot16"], "'float16'"),  # before anything is downloaded
     ],
 )
 def test_a_mistyped_name_says_what_was_meant(args, meant):
