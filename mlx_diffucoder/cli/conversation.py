@@ -15,12 +15,12 @@ from .editor import edit_text
 from .generate import Run
 from .lines import BLOCK, Entry, Lines
 from .saying import say_error
+from .stopping import Terminated, code_of
 
 if TYPE_CHECKING:
     from ..model import Dream
     from ..tokenizer import Tokenizer
 
-INTERRUPTED = 130
 HOW_TO_LEAVE = "/bye or Ctrl-D leaves"
 
 
@@ -79,9 +79,9 @@ class Conversation:
                 self._take(entry)
             except Leave:
                 return 0
-            except KeyboardInterrupt:
-                if not self.lines.typed:
-                    return INTERRUPTED
+            except KeyboardInterrupt as stop:
+                if not self.lines.typed or isinstance(stop, Terminated):
+                    return code_of(stop)
                 self._say("\n" + HOW_TO_LEAVE if self.lines.empty_handed else "")
             except DiffucoderError as error:
                 if not self.lines.typed:
@@ -118,21 +118,21 @@ class Conversation:
         if dropped > self.dropped:
             self._say(f"the context is full: {dropped} of {len(chat.turns)} turns, the oldest, are left out")
         self.dropped = dropped
-        interrupted = run.go()
+        stop = run.go()
         answer = run.answer.text.strip("\n")
         if answer.strip():
             self.chat = chat.with_turn(text, answer)
         if self.as_json:
-            turn = {"user": text, "dropped_turns": dropped, **run.report(self.name, interrupted)}
+            turn = {"user": text, "dropped_turns": dropped, **run.report(self.name, interrupted=stop is not None)}
             turn |= {"trace": str(file)} if file else {}
             print(json.dumps(turn, ensure_ascii=False), flush=True)
         elif file:
             self._say(f"its steps are in {file}")
         if self.verbose:
             run.print_numbers()
-        if interrupted and not self.lines.typed:
-            raise KeyboardInterrupt
-        if interrupted:
+        if stop and (not self.lines.typed or isinstance(stop, Terminated)):
+            raise stop
+        if stop:
             kept = "what was finished is kept" if answer.strip() else "nothing was finished; /edit has the message"
             self._say(f"stopped; {kept}")
 

@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,13 @@ import pytest
 from mlx_diffucoder.traces import read_trace
 
 from ..conftest import DATA
-from .command import COMMAND, assert_one_line, diffucode
+from .command import COMMAND, assert_one_line, diffucode, environment
 from .screen import needs_tmux, screen  # noqa: F401
+from .terminal import written_to_a_terminal
 
 TINY = DATA / "dream-b"
 POCKET = ("chat", "-m", "pocket", "--max-tokens", "64", "--dtype", "float32")
+SLOW = ("--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900")
 SQUARES = "Write a function f(nums) that returns the sum of the squares of the even numbers in nums."
 
 
@@ -165,6 +169,29 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(screen, tmp_path):  # noqa: 
     term.type("/bye", "Enter")
     assert term.exit_code() == 0
     assert "Traceback" not in term.text
+
+
+def test_a_request_to_terminate_ends_a_chat_at_its_prompt_and_in_an_answer(tmp_path):
+    written, code = written_to_a_terminal("chat", "-m", TINY, terminate_after=(b">>> ", 1), **home(tmp_path))
+    assert (code, "Traceback" in written) == (143, False)
+    script = subprocess.Popen(
+        [COMMAND, "chat", "-m", TINY, *SLOW, "--trace", tmp_path / "run.jsonl"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    script.stdin.write(b"hi\nhi\n")
+    script.stdin.flush()
+    end = time.monotonic() + 60
+    while not (tmp_path / "run-1.jsonl").exists() or (tmp_path / "run-1.jsonl").read_text().count("\n") < 3:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    script.terminate()
+    _, err = script.communicate(timeout=60)
+    assert (script.returncode, b"Traceback" in err) == (143, False)
+    assert read_trace(tmp_path / "run-1.jsonl").end == "stopped"
+    assert not (tmp_path / "run-2.jsonl").exists()
 
 
 @needs_tmux
