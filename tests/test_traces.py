@@ -1,5 +1,6 @@
 """What is written down of a run and read again, and what is said of a file that is none."""
 
+import itertools
 import json
 from dataclasses import fields
 
@@ -198,6 +199,22 @@ def test_canvases_that_were_stopped_are_readable(filled, tmp_path):
     path.write_text(lines[0] + "\n")
     with pytest.raises(TraceError, match="stopped before the first step"):
         read_trace(path)
+
+
+def test_a_filling_that_ctrl_c_ends_leaves_what_it_did(dream_a, tmp_path, monkeypatch):
+    import mlx_diffucoder.filling
+
+    real = mlx_diffucoder.filling.denoise
+
+    def interrupted(*args, **how):
+        yield from itertools.islice(real(*args, **how), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mlx_diffucoder.filling, "denoise", interrupted)
+    with pytest.raises(KeyboardInterrupt), Recording(tmp_path / "run.jsonl", dream_a[1], FILLING, "dream") as record:
+        fill(*dream_a, PARTS, FILLING, record=record)
+    trace = read_trace(tmp_path / "run.jsonl")
+    assert (trace.end, trace.kept, trace.rows, len(trace.records)) == ("stopped", None, 3, 2)
 
 
 def test_what_is_refused_before_the_first_step_leaves_no_file(dream_a, tmp_path):
