@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
-from mlx_diffucoder.errors import BenchError
+from mlx_diffucoder.errors import BenchError, did_you_mean
 
 TABLE = Path(__file__).parent / "chips.json"
 TABLES = "table"
@@ -108,6 +108,7 @@ def ceilings_named(name: str) -> Ceilings:
     if row is None:
         raise BenchError(
             f"{name!r} is not in the table of chips: {', '.join(known_chips())}; on that machine itself, use --predict here"
+            f"{did_you_mean(chip, known_chips())}"
         )
     return row
 

@@ -23,7 +23,7 @@ from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.errors import BenchError, ExecutionError
 from mlx_diffucoder.evaluation import Limits, Task, pass_at_k
 from mlx_diffucoder.model import Dream
-from mlx_diffucoder.order import global_autoregressiveness, local_autoregressiveness, up_to
+from mlx_diffucoder.order import global_autoregressiveness, local_autoregressiveness, within
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from .frontier import plotter
@@ -132,7 +132,7 @@ def answers_at(model: Dream, tokenizer: Tokenizer, tasks: Sequence[Task], config
         for row, answer in enumerate(answers):
             end = len(ids) + answer.useful_tokens
             masked: NDArray[np.bool_] = np.arange(end) >= len(ids)
-            parts = list(up_to([step[row] for step in steps], end))
+            parts = list(within([step[row] for step in steps], np.arange(len(steps[-1][row].tokens)) < end))
             for k in KS:
                 for found, of in ((run.local, local_autoregressiveness), (run.overall, global_autoregressiveness)):
                     if (share := of(parts, masked, k)) is not None:

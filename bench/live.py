@@ -25,7 +25,8 @@ from typing import Annotated
 import typer
 
 from mlx_diffucoder.errors import BenchError
-from mlx_diffucoder.traces import Trace, read_trace
+from mlx_diffucoder.recorded import Trace
+from mlx_diffucoder.traces import read_trace
 
 from .terminal import one_line
 

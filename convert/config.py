@@ -9,7 +9,7 @@ from typing import Any
 import mlx.nn as nn
 
 from mlx_diffucoder.checkpoint import QUANTIZATIONS
-from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.errors import ConfigError, did_you_mean
 from mlx_diffucoder.loading import DTYPES
 
 from .plan import Width, Widths
@@ -69,7 +69,8 @@ class ConvertConfig:
         value = getattr(self, field)
         if value is not None and value not in allowed:
             choices = ", ".join(map(str, sorted(allowed)))
-            raise ConfigError(f"{field} must be one of {choices}{where}, not {value!r}".replace("'", '"'), field=field)
+            near = did_you_mean(str(value), map(str, allowed))
+            raise ConfigError(f"{field} must be one of {choices}{where}, not {value!r}{near}".replace("'", '"'), field=field)
 
     def _check_recipe(self) -> None:
         if self.quant_predicate and self.widths is not None:

@@ -144,6 +144,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 HOLES: Mapping[str, Any] = {"max_tokens": 64, "window": "sliding:width=64,suffix=0"}
 """What holds for holes in a text where nothing else is said: `max_tokens` is the longest hole."""
+OF_ANSWERS = ("reference", "prefill", "until")
+"""Fields of `GenerationConfig` that mean nothing to holes."""
 
 
 @dataclass(frozen=True, kw_only=True)

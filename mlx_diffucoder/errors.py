@@ -3,7 +3,7 @@
 Every message names the file, field or flag at fault and says what to do about it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class DiffucoderError(Exception):
@@ -73,9 +73,15 @@ class TrainError(DiffucoderError):
     """A training run was asked for that cannot be made, cannot go on, or has gone astray."""
 
 
+def one_of(among: Sequence[str], word: object) -> str:
+    """`one of a, b, not 'c'`, and what may be meant."""
+    return f"one of {', '.join(among)}, not {word!r}{did_you_mean(str(word), among)}"
+
+
 def did_you_mean(word: str, among: Iterable[str]) -> str:
-    """`; did you mean 'this'?`, where something is spelt much like `word`; otherwise nothing."""
+    """`; did you mean 'this'?`, where something is spelt much like `word`, capitals or not; otherwise nothing."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word, list(among), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    names = {one.lower(): one for one in among}
+    near = get_close_matches(word.lower(), names, n=1)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""

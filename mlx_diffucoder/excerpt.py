@@ -10,11 +10,16 @@ Not covered: a hole in the middle of a word.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import PromptError
-from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
 
 BOM = "\ufeff"
+Part = str | int | None
+"""Text, or between two texts a hole: None where its length is to be found, or its length in tokens."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,18 @@ class Excerpt:
 
     def unwrap(self, hole: int, text: str) -> str:
         """What stands between the parts, of the text that a hole's tokens make."""
-        text = text.replace("\r\n", "\n").removeprefix(self.leads[hole])
-        for _ in self.tails[hole]:
-            text = text.removesuffix("\n")
-        return text
+        return unwrapped(text, self.leads[hole], self.tails[hole])
 
 
-def excerpt(tokenizer: Tokenizer, parts: Sequence[str], budget: int) -> Excerpt:
+def unwrapped(text: str, lead: str, tail: str) -> str:
+    """A hole's text without the blank that its tokens start with, and the line ends that they stop with."""
+    text = text.replace("\r\n", "\n").removeprefix(lead)
+    for _ in tail:
+        text = text.removesuffix("\n")
+    return text
+
+
+def excerpt(tokenizer: "Tokenizer", parts: Sequence[str], budget: int) -> Excerpt:
     """Of the parts around holes, the `budget` tokens next to each hole on either side.
 
     Raises:
@@ -65,13 +75,13 @@ def excerpt(tokenizer: Tokenizer, parts: Sequence[str], budget: int) -> Excerpt:
     return Excerpt([tokenizer.encode_plain(text) for text in shown], leads, tails, after == last)
 
 
-def _both_ends(tokenizer: Tokenizer, text: str, budget: int) -> str:
+def _both_ends(tokenizer: "Tokenizer", text: str, budget: int) -> str:
     """A text between two holes: all of it, or what is near either."""
     head, tail = _head(tokenizer, text, budget), _tail(tokenizer, text, budget)
     return text if len(head) + len(tail) >= len(text) else head + tail
 
 
-def _head(tokenizer: Tokenizer, text: str, budget: int) -> str:
+def _head(tokenizer: "Tokenizer", text: str, budget: int) -> str:
     """The whole lines that a text starts with, as many as `budget` tokens allow."""
     taken = used = 0
     while taken < len(text):
@@ -84,7 +94,7 @@ def _head(tokenizer: Tokenizer, text: str, budget: int) -> str:
     return text
 
 
-def _tail(tokenizer: Tokenizer, text: str, budget: int) -> str:
+def _tail(tokenizer: "Tokenizer", text: str, budget: int) -> str:
     """The whole lines that a text stops with, as many as `budget` tokens allow."""
     start, used = len(text), 0
     while start > 0:
@@ -97,12 +107,12 @@ def _tail(tokenizer: Tokenizer, text: str, budget: int) -> str:
     return text
 
 
-def _most(tokenizer: Tokenizer, budget: int) -> int:
+def _most(tokenizer: "Tokenizer", budget: int) -> int:
     """Characters of a line that are looked at: the longest tokens are runs of as many blanks."""
     return 128 * budget
 
 
-def _cut(tokenizer: Tokenizer, line: str, budget: int, less: slice) -> str:
+def _cut(tokenizer: "Tokenizer", line: str, budget: int, less: slice) -> str:
     """A line that is too long by itself: as much of one end of it."""
     while (count := len(tokenizer.encode_plain(line))) > budget:
         keep = max(0, min(len(line) - 1, len(line) * budget // count))
@@ -114,3 +124,21 @@ def check_text(parts: Sequence[str]) -> None:
     """Raises `PromptError` unless some of the parts hold something to go by."""
     if not any(part.strip() for part in parts):
         raise PromptError("instruction is needed where there is no text around the hole: say what to write", field="instruction")
+
+
+def texts_and_holes(parts: Sequence[Part]) -> tuple[list[str], list[int | None]]:
+    """The parts by kind; where a hole stands at an end, or next to another, there is an empty text."""
+    if isinstance(parts, str | bytes):
+        raise PromptError("the parts must be a list of texts with holes between them")
+    texts, holes = [""], list[int | None]()
+    for part in parts:
+        if isinstance(part, str):
+            texts[-1] += part
+        elif part is None or (isinstance(part, int) and not isinstance(part, bool) and part >= 1):
+            holes.append(part)
+            texts.append("")
+        else:
+            raise PromptError(f"a part must be text, or a hole (None, or its length of 1 or more), not {part!r}")
+    if not holes:
+        raise PromptError("there is no hole among the parts: put None where text is to be filled in")
+    return texts, holes

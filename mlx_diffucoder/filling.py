@@ -18,16 +18,15 @@ from .canvas import Canvas, settled
 from .config import HOLES, GenerationConfig
 from .denoise import denoise
 from .errors import ConfigError, PromptError
-from .excerpt import Excerpt, check_text, excerpt
+from .excerpt import Excerpt, Part, check_text, excerpt, texts_and_holes
 from .generation import check_memory, forbidden_ids, wired_memory
 from .likelihood import every_second, log_probabilities
 from .model import Dream
+from .recorded import Frame
+from .recording import Recording
 from .rules import policy_for
 from .tokenizer import Tokenizer
 from .windows import window_for
-
-Part = str | int | None
-"""Text, or between two texts a hole: None where its length is to be found, or its length in tokens."""
 
 CONTEXT = 512
 """Tokens shown on each side of a hole."""
@@ -50,6 +49,7 @@ class Filled:
             the model prefers one filling to another.
         lengths: tokens of each hole's text.
         tried: how many canvases were denoised.
+        kept: which of them this is, counted from 1 in the order in which they were.
         agreed: whether the model said where the holes end.
         seen: tokens of the text around them that it was shown.
         nfe, positions: forwards, and the positions forwarded in them, those for the scores too.
@@ -60,6 +60,7 @@ class Filled:
     score: float
     lengths: list[int]
     tried: int
+    kept: int
     agreed: bool
     seen: int
     nfe: int
@@ -89,6 +90,7 @@ def fill(
     instruction: str | None = None,
     context: int = CONTEXT,
     tries: int = TRIES,
+    record: Recording | None = None,
 ) -> Filled:
     """Fill all holes of a text together.
 
@@ -100,6 +102,7 @@ def fill(
         context: tokens of the text that are shown on each side of a hole.
         tries: in how many lengths, each half of the one before, a hole is tried before every small length is. With
             1 the model is taken at its word: nothing is compared, and nothing else tried.
+        record: writes the steps of all canvases down, and which of them was kept.
 
     Raises:
         PromptError: the parts are no texts with holes between them; there is nothing to go by; a hole does
@@ -107,50 +110,39 @@ def fill(
         ConfigError: the configuration is for answers.
     """
     config = config or GenerationConfig(**HOLES)
-    _check(config, context, tries)
-    texts, lengths = _texts_and_holes(parts)
+    check_settings(config, instruction, context, tries)
+    texts, lengths = texts_and_holes(parts)
     if instruction is None:
         check_text(texts)
-    job = _Job(model, tokenizer, texts, lengths, config, instruction, context)
+    job = _Job(model, tokenizer, texts, lengths, config, instruction, context, record)
     with wired_memory():
-        return _fill(job, tries)
+        filled = _fill(job, tries)
+    if record:
+        record.kept = filled.kept
+    return filled
 
 
-def _check(config: GenerationConfig, context: int, tries: int) -> None:
+def check_settings(config: GenerationConfig, instruction: str | None, context: int, tries: int) -> None:
+    """Raises `ConfigError` unless holes can be filled so."""
     if config.reference:
         raise ConfigError("reference is a decoder of answers: it cannot fill holes", field="reference")
     for field in ("prefill", "until"):
         if getattr(config, field):
             raise ConfigError(f"{field} is for answers: a hole has text around it", field=field)
+    if config.system is not None and instruction is None:
+        raise ConfigError("system goes with an instruction: without one there is no chat, only the text", field="system")
     if context < 0:
         raise ConfigError(f"context must be a whole number of 0 or more, not {context}", field="context")
     if tries < 1:
         raise ConfigError(f"tries must be a whole number of 1 or more, not {tries}", field="tries")
 
 
-def _texts_and_holes(parts: Sequence[Part]) -> tuple[list[str], list[int | None]]:
-    """The parts by kind; where a hole stands at an end, or next to another, there is an empty text."""
-    if isinstance(parts, str | bytes):
-        raise PromptError("the parts must be a list of texts with holes between them")
-    texts, holes = [""], list[int | None]()
-    for part in parts:
-        if isinstance(part, str):
-            texts[-1] += part
-        elif part is None or (isinstance(part, int) and not isinstance(part, bool) and part >= 1):
-            holes.append(part)
-            texts.append("")
-        else:
-            raise PromptError(f"a part must be text, or a hole (None, or its length of 1 or more), not {part!r}")
-    if not holes:
-        raise PromptError("there is no hole among the parts: put None where text is to be filled in")
-    return texts, holes
-
-
 class _Attempt(NamedTuple):
-    """The tokens put into each hole, and whether the model ended each itself."""
+    """The tokens put into each hole, whether the model ended each itself, and which of the canvases tried it is."""
 
     ids: list[list[int]]
     ended: list[bool]
+    number: int
 
     @property
     def key(self) -> tuple[tuple[int, ...], ...]:
@@ -169,8 +161,9 @@ class _Job:
         config: GenerationConfig,
         instruction: str | None,
         context: int,
+        record: Recording | None,
     ):
-        self.model, self.tokenizer, self.config, self.holes = model, tokenizer, config, holes
+        self.model, self.tokenizer, self.config, self.holes, self.record = model, tokenizer, config, holes, record
         self.prompt: list[int] = []
         if instruction is not None:
             encoded = tokenizer.encode(instruction) if config.raw else tokenizer.encode_chat(instruction, system=config.system)
@@ -180,8 +173,8 @@ class _Job:
         if room < 0:
             raise PromptError(
                 f"{'a hole' if len(holes) == 1 else 'holes'} of {sum(longest)} tokens {'does' if len(holes) == 1 else 'do'}"
-                f" not fit: the model's context is"
-                f" {model.config.max_position_embeddings} tokens and the instruction takes {len(self.prompt)} of them"
+                f" not fit: the model's context is {model.config.max_position_embeddings} tokens and the instruction takes"
+                f" {len(self.prompt)} of them, so at most {max(0, room + sum(longest))} are left"
             )
         self.excerpt: Excerpt = excerpt(tokenizer, texts, min(context, room // (2 * len(holes))))
         first, *others = self.excerpt.ids
@@ -205,16 +198,21 @@ class _Job:
         most = max(map(sum, lengths))
         check_memory(self.model, len(lengths), canvas.tokens.shape[1] - most, most, window)
         forbidden = self.no_end if exact else self.forbidden
-        *_, last = denoise(self.model, canvas, policy, window, self.config, forbidden=forbidden)
-        self.nfe, self.tried = self.nfe + last[0].nfe, self.tried + len(lengths)
+        steps = denoise(self.model, canvas, policy, window, self.config, forbidden=forbidden)
+        if self.record:
+            steps = self.record.batch(canvas, steps, Frame(len(self.prompt), self.excerpt.leads, self.excerpt.tails))
+        *_, last = steps
+        first, self.tried = self.tried + 1, self.tried + len(lengths)
+        self.nfe += last[0].nfe
         self.positions += len(lengths) * last[0].positions
         spans = canvas.holes - canvas.padding[:, None, None]
-        return [self._attempt(step.tokens, holes) for step, holes in zip(last, spans, strict=True)]
+        rows = enumerate(zip(last, spans, strict=True), start=first)
+        return [self._attempt(step.tokens, holes, number) for number, (step, holes) in rows]
 
-    def _attempt(self, tokens: NDArray[np.int32], holes: NDArray[np.int32]) -> _Attempt:
+    def _attempt(self, tokens: NDArray[np.int32], holes: NDArray[np.int32], number: int) -> _Attempt:
         special = {"mask_id": self.tokenizer.mask_id, "end_ids": self.tokenizer.end_ids}
         found = [settled(tokens[start:stop], **special) for start, stop in holes]  # type: ignore[arg-type]
-        return _Attempt([ids.tolist() for ids, _ in found], [ended for _, ended in found])
+        return _Attempt([ids.tolist() for ids, _ in found], [ended for _, ended in found], number)
 
     def called_for(self, attempt: _Attempt) -> list[float]:
         """For each hole, how probable the tokens behind it are, all of them masked: the mean log-probability."""
@@ -250,6 +248,7 @@ class _Job:
             score=score,
             lengths=lengths,
             tried=self.tried,
+            kept=best.number,
             agreed=agreed,
             seen=len(self.excerpt),
             nfe=self.nfe,

@@ -124,7 +124,7 @@ def stream_batch(
     check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window)
     if hooks and config.window != "whole":
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
-    canvas = Canvas.of(ids, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
+    canvas = canvas_of(tokenizer, ids, config)
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
 
     def steps() -> Iterator[tuple[Step, ...]]:
@@ -137,6 +137,11 @@ def stream_batch(
                     return
 
     return steps()
+
+
+def canvas_of(tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Canvas:
+    """What `stream_batch` denoises: prompts, as `prompt_ids` gives them, with `max_tokens` masks behind each."""
+    return Canvas.of(prompts, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
 
 
 def prompt_ids(model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig) -> list[int]:

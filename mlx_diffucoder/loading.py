@@ -16,7 +16,7 @@ import mlx.core as mx
 from .adapter import apply_adapter
 from .checkpoint import build, shards
 from .config import read_json
-from .errors import CheckpointError, ConfigError, HubError, did_you_mean
+from .errors import CheckpointError, ConfigError, HubError, did_you_mean, one_of
 from .model import Dream
 from .tokenizer import Tokenizer
 
@@ -65,8 +65,7 @@ def load(
         CheckpointError, ConfigError: the folder is incomplete, damaged, or no Dream checkpoint; or the
             adapter is, or is another model's.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}", field="dtype")
+    check_dtype(dtype)
     folder = resolve(name)
     model, _ = build(folder)
     tokenizer = Tokenizer.load(folder)
@@ -77,6 +76,12 @@ def load(
     if not lazy:
         mx.eval(model.parameters())
     return model, tokenizer
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raises `ConfigError` unless `load` can compute in it."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype must be {one_of(list(DTYPES), dtype)}", field="dtype")
 
 
 def resolve(name: str | os.PathLike[str], *, before_download: Callable[[Download], None] | None = None) -> Path:

@@ -33,11 +33,11 @@ class Part(NamedTuple):
     remasked: NDArray[np.int32]
 
 
-def up_to(steps: Iterable[Commits], end: int) -> Iterator[Part]:
-    """What the steps did before position `end`: behind a text's end there is only padding."""
+def within(steps: Iterable[Commits], places: NDArray[np.bool_]) -> Iterator[Part]:
+    """What the steps did at some of the positions, bool `[L]`: behind a text's end there is only padding."""
     for step in steps:
-        inside = step.committed < end
-        yield Part(step.committed[inside], step.scores[inside], step.remasked[step.remasked < end])
+        inside = places[step.committed]
+        yield Part(step.committed[inside], step.scores[inside], step.remasked[places[step.remasked]])
 
 
 def in_order(step: Commits) -> list[int]:
@@ -56,14 +56,15 @@ def local_autoregressiveness(steps: Iterable[Commits], masked: NDArray[np.bool_]
     Returns:
         None where nothing was committed.
     """
-    last, length = int(masked.argmax()) - 1, np.inf
+    rank = masked.cumsum()  # what stands between two holes comes between no two tokens
+    last, length = 0, np.inf
     extended = count = 0
     for step in steps:
-        for position in in_order(step):
-            follows = position == last + 1
+        for place in rank[in_order(step)].tolist():
+            follows = place == last + 1
             extended += follows and length >= k
             length = length + 1 if follows else 1
-            last = position
+            last = place
             count += 1
     return extended / count if count else None
 
@@ -115,8 +116,8 @@ def order_agreement(one: NDArray[np.int32], other: NDArray[np.int32]) -> float |
 
 
 def distances(steps: Iterable[Commits], masked: NDArray[np.bool_]) -> Iterator[tuple[int, int, float]]:
-    """Of each committed token its step, how far behind the text that stood before the first mask, and its score."""
-    start = int(masked.argmax())
+    """Of each committed token its step, how far behind the text that stood before its hole, and its score."""
+    places = np.arange(len(masked))
+    distance = places - np.maximum.accumulate(np.where(masked, 0, places + 1))
     for number, step in enumerate(steps):
-        for position, score in zip(step.committed.tolist(), step.scores.tolist(), strict=True):
-            yield number, position - start, score
+        yield from ((number, *one) for one in zip(distance[step.committed].tolist(), step.scores.tolist(), strict=True))

@@ -1,228 +1,173 @@
-"""Reading what `recording` wrote: a run's canvas, its steps and their times. Knows no model."""
+"""Reading what `recording` wrote. A file is of one answer, or of canvases that were denoised side by side or one
+batch after another: then a line opens each of them, and the others name theirs. Knows no model.
+"""
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import __version__
-from .canvas import Canvas, count_up_to_end, settled, text_before
+from .canvas import Canvas
 from .errors import TraceError
-from .order import Part, up_to
-from .trace import Stats, Step
+from .recorded import Frame, Record, Trace
 
-FORMAT = 1
+FORMAT, ROWS_FORMAT = 1, 2
+"""Of a trace of one answer, and of one of several canvases: programs that know only the first refuse the second."""
 KEY = "diffucode_trace"
+LARGEST = 2**24
 
 
-@dataclass(frozen=True, eq=False)
-class Record:
-    """One line of a trace: a `Step` without its canvas, and when it was over."""
+def read_trace(path: Path, row: int | None = None) -> Trace:
+    """Read a trace, also one of a run that was killed; a last line without an end was not finished and is left out.
 
-    index: int
-    seconds: float
-    nfe: int
-    positions: int
-    window: tuple[int, int]
-    committed: NDArray[np.int32]
-    tokens: NDArray[np.int32]
-    scores: NDArray[np.float32]
-    remasked: NDArray[np.int32]
-    others: tuple[NDArray[np.int32], NDArray[np.int32]]
-
-    @classmethod
-    def of(cls, row: dict[str, Any], length: int) -> Self:
-        """Raises `ValueError`, `KeyError` or `TypeError` where a line is no step of such a canvas."""
-        at, tokens, scores = row["at"], row["tokens"], [math.nan if score is None else score for score in row["scores"]]
-        back, (others, filled) = row.get("back", []), row.get("others", ([], []))
-        if not len(at) == len(tokens) == len(scores) or len(others) != len(filled):
-            raise ValueError("its lists are not of one length")
-        if not all(0 <= position < length for position in (*at, *back, *others)):
-            raise ValueError("a position is off the canvas")
-        first, end = map(int, row["window"])
-        return cls(
-            int(row["step"]), float(row["seconds"]), int(row["nfe"]), int(row["positions"]), (first, end),
-            _ids(at), _ids(tokens), np.array(scores, dtype=np.float32), _ids(back), (_ids(others), _ids(filled)),
-        )  # fmt: skip
-
-
-def _ids(values: Sequence[int]) -> NDArray[np.int32]:
-    ids = np.array(values, dtype=np.int32)
-    if ids.ndim != 1 or ids.tolist() != list(values):
-        raise ValueError("an id is no whole number")
-    return ids
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """A run that was written down.
-
-    Attributes:
-        header: its first line.
-        canvas: the canvas before the first step.
-        pieces: id -> what it adds to a text.
-        records: the steps.
-        end: `done`, `stopped`, or None where the program was killed.
-        seconds: how long it took.
-    """
-
-    path: Path
-    header: dict[str, Any]
-    canvas: Canvas
-    pieces: dict[int, bytes]
-    records: list[Record] = field(default_factory=list)
-    end: str | None = None
-    seconds: float = 0.0
-
-    def steps(self) -> Iterator[Step]:
-        """The steps again, each with its canvas."""
-        tokens = self.canvas.tokens[0]
-        for one in self.records:
-            tokens = tokens.copy()
-            tokens[one.committed] = one.tokens
-            tokens[one.remasked] = self.canvas.mask_id
-            tokens[one.others[0]] = one.others[1]
-            yield Step(one.index, tokens, one.committed, one.scores, one.remasked, one.nfe, one.positions, one.window)
-
-    @property
-    def final(self) -> NDArray[np.int32]:
-        """The canvas after the last step."""
-        tokens = self.canvas.tokens[0]
-        for step in self.steps():
-            tokens = step.tokens
-        return tokens
-
-    @property
-    def given(self) -> int:
-        """How many tokens before the first mask are the answer's prefill."""
-        prompt, prefill = self.canvas.tokens[0, : self.canvas.start].tolist(), self.header["config"].get("prefill", "")
-        counts = range(len(prompt) + 1 if prefill else 0)
-        return next((count for count in counts if self.text_of(prompt[len(prompt) - count :]) == prefill), 0)
-
-    @property
-    def masked(self) -> NDArray[np.bool_]:
-        """Where there was a mask before the first step."""
-        return self.canvas.tokens[0] == self.canvas.mask_id
-
-    @property
-    def text_end(self) -> int:
-        """Where the answer ends, its end token or one of `until` with it; the canvas's end where none was written."""
-        _, kept = self._answer()
-        if kept is not None:
-            return self.canvas.start + kept
-        ends = np.flatnonzero(np.isin(self.final[self.canvas.start :], list(self.canvas.end_ids)))
-        return self.canvas.start + int(ends[0]) + 1 if len(ends) else len(self.masked)
-
-    def useful(self) -> Iterator[Part]:
-        """What the steps committed and took back up to the answer's end."""
-        return up_to(self.records, self.text_end)
-
-    @property
-    def text(self) -> str:
-        """The settled text of the answer at the end, its prefill before it."""
-        text, _ = self._answer()
-        return text
-
-    def _answer(self) -> tuple[str, int | None]:
-        """The text, and how many tokens it takes up to and with one of `until`."""
-        config = self.header["config"]
-        answer = self.final[self.canvas.start :]
-        ids, _ = settled(answer, mask_id=self.canvas.mask_id, end_ids=self.canvas.end_ids)
-        return text_before(config.get("until", ()), config.get("prefill", ""), ids.tolist(), self.text_of)
-
-    @property
-    def stats(self) -> Stats:
-        """Its numbers; memory was not written down."""
-        last = self.records[-1] if self.records else None
-        answer = self.final[self.canvas.start : self.text_end]
-        useful, _ = count_up_to_end(answer, mask_id=self.canvas.mask_id, end_ids=self.canvas.end_ids)
-        return Stats(
-            nfe=last.nfe if last else 0,
-            positions=last.positions if last else 0,
-            useful_tokens=useful,
-            seconds=self.seconds,
-            peak_memory_bytes=0,
-        )
-
-    def text_of(self, ids: Iterable[int]) -> str:
-        return b"".join(self.pieces.get(id, b"") for id in ids).decode("utf-8", "replace")
-
-
-def read_trace(path: Path) -> Trace:
-    """Read a trace, whole or stopped. A last line that was not finished is left out.
+    Args:
+        row: which of its canvases, counted from 1; by default the one that was kept, or the first.
 
     Raises:
-        TraceError: it cannot be read, is no trace, is one of another version, or a line is damaged; the
-            message names file and line.
+        TraceError: the file cannot be read, is no trace, is of another version, or has a damaged line; or there is no
+            such canvas. The message names file and line.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise TraceError(f"{path}: cannot be read ({error.strerror or error})") from None
     lines = data.split(b"\n")[:-1]
-    trace = _opened(path, lines[0] if lines else data)
-    records, end, seconds = trace.records, None, 0.0
+    file = _File.opened(path, lines[0] if lines else data)
     for number, line in enumerate(lines[1:], start=2):
-        row = _object(line)
         try:
-            if row is None:
-                raise ValueError("it is no JSON object")
-            if end is not None:
-                raise ValueError("it stands behind the end")
-            if "end" in row:
-                end, seconds = str(row["end"]), float(row["seconds"])
-                continue
-            records.append(Record.of(row, len(trace.masked)))
-            trace.pieces.update(_pieces(row))
-            seconds = records[-1].seconds
-            if unknown := [id for id in (*row["tokens"], *row.get("others", ([], []))[1]) if id not in trace.pieces]:
-                raise ValueError(f"the token {unknown[0]} has no text")
+            file.take(_object(line))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-            raise TraceError(f"{path}, line {number}: damaged ({what}); remove it and all below it") from None
-    return Trace(path, trace.header, trace.canvas, trace.pieces, records, end, seconds)
+            raise TraceError(f"{path}, line {number}: damaged ({_what(error)}); remove it and all below it") from None
+    return file.trace(row)
 
 
-def _opened(path: Path, line: bytes) -> Trace:
-    header = _object(line)
-    if header is None or KEY not in header:
-        raise TraceError(f"{path}, line 1: not a trace of diffucode; --trace FILE writes one")
-    if header[KEY] != FORMAT:
-        raise TraceError(
-            f"{path}, line 1: a trace of format {header[KEY]}, written by diffucode {header.get('version')}; this is"
-            f" {__version__} and reads format {FORMAT}: read it with the version that wrote it"
-        )
-    try:
-        tokens = _unpacked(header["canvas"], int(header["mask"]))[None]
-        canvas = Canvas(
-            tokens=tokens,
-            padding=np.zeros(1, dtype=np.int32),
-            holes=np.array([[[int(header["start"]), tokens.shape[1]]]], dtype=np.int32),
-            mask_id=int(header["mask"]),
-            pad_id=int(header["pad"]),
-            end_ids=frozenset(map(int, header["ends"])),
-        )
-        if not 0 <= canvas.start <= canvas.tokens.shape[1] or not isinstance(header["config"], dict):
-            raise ValueError("its numbers do not fit together")
-        texts = [header["config"].get("prefill", ""), *header["config"].get("until", [])]
-        if not all(isinstance(text, str) for text in texts):
+@dataclass
+class _File:
+    """A trace's file, as far as it was read.
+
+    Attributes:
+        texts: what stands around the holes, where lines open the canvases.
+        runs: a trace for each canvas, and when it began.
+    """
+
+    path: Path
+    header: dict[str, Any]
+    pieces: dict[int, bytes]
+    texts: list[list[int]]
+    frame: Frame | None
+    runs: list[tuple[Trace, float]] = field(default_factory=list)
+    kept: int | None = None
+    end: str | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def opened(cls, path: Path, line: bytes) -> Self:
+        header = _object(line)
+        if header is None or KEY not in header:
+            raise TraceError(f"{path}, line 1: not a trace of diffucode; --trace FILE writes one")
+        if header[KEY] not in (FORMAT, ROWS_FORMAT):
+            raise TraceError(
+                f"{path}, line 1: a trace of format {header[KEY]}, written by diffucode {header.get('version')}; this is"
+                f" {__version__} and reads formats {FORMAT} and {ROWS_FORMAT}: read it with the version that wrote it"
+            )
+        try:
+            return cls._of(path, header)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise TraceError(f"{path}, line 1: damaged ({_what(error)}); record the run again") from None
+
+    @classmethod
+    def _of(cls, path: Path, header: dict[str, Any]) -> Self:
+        if not isinstance(header["config"], dict):
+            raise ValueError("config is no object")
+        if not all(isinstance(text, str) for text in (header["config"].get("prefill", ""), *header["config"].get("until", []))):
             raise ValueError("prefill and until are no texts")
         for name in ("version", "model", "tokenizer"):
             header[name] = str(header[name])
-        return Trace(path, header, canvas, _pieces(header))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise TraceError(f"{path}, line 1: damaged ({what}); record the run again") from None
+        for name in ("mask", "pad"):
+            header[name] = int(header[name])
+        header["ends"] = frozenset(map(int, header["ends"]))
+        if header[KEY] == FORMAT:
+            tokens, start = _unpacked(header["canvas"], header["mask"]), int(header["start"])
+            if not 0 <= start <= len(tokens):
+                raise ValueError("its numbers do not fit together")
+            file = cls(path, header, _pieces(header), [tokens[:start], []], None)
+            file._begin([len(tokens) - start], 0.0)
+            return file
+        texts = [_unpacked(text, header["mask"]) for text in header["texts"]]
+        frame = _frame(header["frame"], texts) if "frame" in header else None
+        if len(texts) < 2 or (frame is None and len(texts) > 2):
+            raise ValueError("its texts do not fit together")
+        return cls(path, header, _pieces(header), texts, frame)
+
+    def take(self, line: dict[str, Any] | None) -> None:
+        """Read a line. Raises `ValueError` and its like where it is damaged."""
+        if line is None:
+            raise ValueError("it is no JSON object")
+        if self.end is not None:
+            raise ValueError("it stands behind the end")
+        if "end" in line:
+            kept = line.get("kept")
+            if kept is not None and kept not in range(1, len(self.runs) + 1):
+                raise ValueError(f"it keeps canvas {kept}, and there is none")
+            self.end, self.seconds, self.kept = str(line["end"]), float(line["seconds"]), kept and int(kept)
+        elif "lengths" in line and self.header[KEY] == ROWS_FORMAT:
+            if line["row"] != len(self.runs) + 1:
+                raise ValueError(f"it opens canvas {line['row']}, and the next is {len(self.runs) + 1}")
+            self._begin([int(length) for length in line["lengths"]], float(line["seconds"]))
+        else:
+            self._step(line)
+
+    def _begin(self, lengths: list[int], began: float) -> None:
+        if not all(0 <= length <= LARGEST for length in lengths):
+            raise ValueError("a hole has no such length")
+        special = {"mask_id": self.header["mask"], "pad_id": self.header["pad"], "end_ids": self.header["ends"]}
+        canvas = Canvas.around([self.texts], [lengths], **special)
+        trace = Trace(self.path, self.header, canvas, self.pieces, self.frame, row=len(self.runs) + 1)
+        self.runs.append((trace, began))
+
+    def _step(self, line: dict[str, Any]) -> None:
+        row = line["row"] if self.header[KEY] == ROWS_FORMAT else 1
+        if row not in range(1, len(self.runs) + 1):
+            raise ValueError(f"no line above it opens canvas {row}")
+        trace, began = self.runs[row - 1]
+        trace.records.append(Record.of(line, len(trace.masked), began))
+        self.pieces.update(_pieces(line))
+        if unknown := [id for id in (*line["tokens"], *line.get("others", ([], []))[1]) if id not in self.pieces]:
+            raise ValueError(f"the token {unknown[0]} has no text")
+
+    def trace(self, row: int | None) -> Trace:
+        """One of the canvases, with what the lines behind it say."""
+        if not self.runs:
+            raise TraceError(f"{self.path}: was stopped before the first step; there is nothing to show")
+        if row is not None and not 1 <= row <= len(self.runs):
+            count = f"{len(self.runs)} canvases" if len(self.runs) > 1 else "one canvas"
+            raise TraceError(f"{self.path}: holds {count}, and none of the number {row}")
+        one, _ = self.runs[(row or self.kept or 1) - 1]
+        last = one.records[-1].seconds if one.records else 0.0
+        seconds = self.seconds if self.end is not None and self.header[KEY] == FORMAT else last
+        return replace(one, rows=len(self.runs), kept=self.kept, end=self.end, seconds=seconds)
 
 
-def _unpacked(packed: Sequence[int], mask_id: int) -> NDArray[np.int32]:
+def _frame(given: dict[str, Any], texts: Sequence[list[int]]) -> Frame:
+    frame = Frame(int(given["prompt"]), list(given["leads"]), list(given["tails"]))
+    if not 0 <= frame.prompt <= len(texts[0]) or not len(frame.leads) == len(frame.tails) == len(texts) - 1:
+        raise ValueError("its frame does not fit the texts")
+    if not all(isinstance(text, str) for text in (*frame.leads, *frame.tails)):
+        raise ValueError("its frame holds what is no text")
+    return frame
+
+
+def _what(error: Exception) -> str:
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _unpacked(packed: Sequence[int], mask_id: int) -> list[int]:
     tokens = [token for entry in packed for token in ([mask_id] * -entry if entry < 0 else [entry])]
-    return np.array(tokens, dtype=np.int32)
+    return np.array(tokens, dtype=np.int32).tolist()
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

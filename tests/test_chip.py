@@ -189,6 +189,11 @@ def test_a_chip_that_is_not_in_the_table_is_refused_by_name(name):
         ceilings_named(name)
 
 
+def test_a_chip_that_is_misspelt_is_the_one_that_may_be_meant():
+    with pytest.raises(BenchError, match=r"did you mean 'M4 Max'\?"):
+        ceilings_named("m4 mxa")
+
+
 def test_measured_ceilings_are_those_of_the_work_that_was_timed(monkeypatch):
     """A copy of n bytes reads and writes n, a row reads a matrix once, and a matmul of side s takes 2 s^3 operations."""
     sizes = []

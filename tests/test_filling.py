@@ -75,11 +75,15 @@ class Job:
     config = GenerationConfig(max_tokens=8)
 
     def __init__(self, said, scores):
-        self.said, self.scores, self.lengths = said, scores, []
+        self.said, self.scores, self.lengths, self.tried = said, scores, [], 0
 
     def attempts(self, lengths, *, exact):
         self.lengths += [length for (length,) in lengths]
-        return [_Attempt([[7] * length], [False]) if exact else self.said.get(length) for (length,) in lengths]
+        found = []
+        for (length,) in lengths:
+            self.tried += 1
+            found.append((_Attempt([[7] * length], [False], 0) if exact else self.said[length])._replace(number=self.tried))
+        return found
 
     def called_for(self, attempt):
         return [self.scores.get(tuple(attempt.ids[0]), -9.0)]
@@ -88,18 +92,18 @@ class Job:
         return self.called_for(attempt)[0]
 
     def filled(self, best, score, *, agreed):
-        return best.ids[0], agreed
+        return best.ids[0], best.number, agreed
 
 
 def ended(*ids):
-    return _Attempt([list(ids)], [True])
+    return _Attempt([list(ids)], [True], 0)
 
 
 def test_a_model_that_says_the_same_in_any_room_is_taken_at_its_word():
-    job = Job({8: ended(1, 2), 4: ended(1, 2), 2: _Attempt([[1, 2]], [False])}, {(1, 2): -0.3})
-    assert _fill(job, 3) == ([1, 2], True)
+    job = Job({8: ended(1, 2), 4: ended(1, 2), 2: _Attempt([[1, 2]], [False], 0)}, {(1, 2): -0.3})
+    assert _fill(job, 3) == ([1, 2], 1, True)
     assert job.lengths == [8, 4, 2]
-    assert _fill(Job({8: ended(5)}, {}), 1) == ([5], True)
+    assert _fill(Job({8: ended(5)}, {}), 1) == ([5], 1, True)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_a_model_that_says_the_same_in_any_room_is_taken_at_its_word():
 )
 def test_otherwise_every_small_length_is_tried_and_the_most_probable_text_kept(said):
     job = Job(said, {(7, 7, 7): -0.1, (7,): -0.2, (1,): -2.0})
-    assert _fill(job, 3) == ([7, 7, 7], False)
+    assert _fill(job, 3) == ([7, 7, 7], 3 + 3, False)
     assert job.lengths == [8, 4, 2, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
@@ -142,5 +146,7 @@ def test_what_cannot_be_filled_says_why(dream_a):
     ]:
         with pytest.raises(PromptError, match=said):
             fill(model, tokenizer, parts)
+    with pytest.raises(ConfigError, match="system goes with an instruction"):
+        fill(model, tokenizer, ["a", None], GenerationConfig(system="be brief"))
     with pytest.raises(ConfigError, match="reference"):
         fill(model, tokenizer, ["a", None], GenerationConfig(reference=True))

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_diffucoder.order import committed_in, distances, global_autoregressiveness, local_autoregressiveness, order_agreement
+from mlx_diffucoder.order import (
+    committed_in,
+    distances,
+    global_autoregressiveness,
+    local_autoregressiveness,
+    order_agreement,
+    within,
+)
 
 
 def step(*committed, scores=None, back=()):
@@ -83,6 +90,21 @@ def test_order_agreement_worked_out_by_hand():
     assert agreement([0, 0, 1], [0, 1, 2]) == 1  # the pair of one step is left out
     assert agreement([0, -1, 1], [1, 0, 0]) == 0  # and so is what only one committed
     assert agreement([0, 0], [0, 1]) is None
+
+
+def test_what_stands_between_two_holes_is_no_jump():
+    masked = np.array([0, 1, 1, 0, 0, 1, 1, 0], dtype=bool)
+    for k in (1, 2, 3):
+        assert both([step(position) for position in (1, 2, 5, 6)], masked, k) == (1, 1)
+    # 5 and 6 first: 5 is the third mask, 6 stands behind it; then 1 begins anew.
+    assert both([step(position) for position in (5, 6, 1, 2)], masked, 1) == (2 / 4, 2 / 4)
+    assert [distance for _, distance, _ in distances([step(1, 2, 5, 6)], masked)] == [0, 1, 0, 1]
+
+
+def test_what_is_left_out_of_the_places_asked_for_is_left_out_of_the_steps():
+    part, empty = within([step(1, 4, scores=[0.5, 0.25], back=(2, 5)), step(4)], np.arange(6) < 4)
+    assert (part.committed.tolist(), part.scores.tolist(), part.remasked.tolist()) == ([1], [0.5], [2])
+    assert empty.committed.tolist() == []
 
 
 def test_distances_count_from_the_text_that_stood_there():

@@ -25,6 +25,7 @@ ROOMS = [
     "rules",
     "canvas",
     "order",
+    "recorded",
     "traces",
     "recording",
     "sights",

@@ -1,18 +1,22 @@
 """What is written down of a run and read again, and what is said of a file that is none."""
 
+import itertools
 import json
 from dataclasses import fields
 
 import numpy as np
 import pytest
 
-from mlx_diffucoder import GenerationConfig, generate, stream_generate
+from mlx_diffucoder import GenerationConfig, fill, generate, stream_generate
 from mlx_diffucoder.canvas import Canvas
-from mlx_diffucoder.errors import TraceError
-from mlx_diffucoder.recording import check_trace, trace_to
+from mlx_diffucoder.config import HOLES
+from mlx_diffucoder.errors import PromptError, TraceError
+from mlx_diffucoder.ranking import ranked
+from mlx_diffucoder.recording import Recording, check_trace, trace_to
 from mlx_diffucoder.trace import Step
 from mlx_diffucoder.traces import read_trace
 
+FILLING = GenerationConfig(**{**HOLES, "max_tokens": 4})
 PROMPT = [3, 5, 7, 11, 13, 17, 19]
 CONFIGS = {
     "exact": {"rule": "schedule", "window": "whole"},
@@ -106,7 +110,7 @@ def damaged(path, number, change):
     [
         (1, '{"rows": 1}', "not a trace"),
         (1, "", "not a trace"),
-        (1, lambda row: row.update(diffucode_trace=2, version="9.9"), "format 2, written by diffucode 9.9"),
+        (1, lambda row: row.update(diffucode_trace=3, version="9.9"), "format 3, written by diffucode 9.9"),
         (1, lambda row: row.pop("canvas"), "'canvas' is missing"),
         (1, lambda row: row.update(start=9999), "do not fit"),
         (1, lambda row: row.update(pieces=[1]), "damaged"),
@@ -130,6 +134,126 @@ def test_a_damaged_line_is_named(trace_file, number, change, said):
     assert said in str(error.value)
     assert str(error.value).startswith(f"{trace_file}, line {5 if 'line 5' in said else number}: ")
     assert "\n" not in str(error.value)
+
+
+PARTS = ["def f(x):\n    ", None, "\n\n    y = ", 3, "\n"]
+
+
+@pytest.fixture
+def filled(dream_a, tmp_path):
+    """What two holes were filled with, and what was written down of it: two lengths side by side, then others."""
+    with Recording(tmp_path / "fill.jsonl", dream_a[1], FILLING, "dream") as record:
+        return fill(*dream_a, PARTS, FILLING, instruction="hi", tries=2, record=record)
+
+
+def test_every_canvas_of_a_filling_comes_back_and_which_was_kept(dream_a, tmp_path, filled, monkeypatch):
+    import mlx_diffucoder.filling
+
+    batches, real = [], mlx_diffucoder.filling.denoise
+    monkeypatch.setattr(
+        mlx_diffucoder.filling, "denoise", lambda *args, **how: iter(batches.append(list(real(*args, **how))) or batches[-1])
+    )
+    again = fill(*dream_a, PARTS, FILLING, instruction="hi", tries=2)  # without a record: the same
+    assert again == filled
+    rows = [[step[row] for step in steps] for steps in batches for row in range(len(steps[0]))]
+    assert len(rows) == filled.tried
+    for number, steps in enumerate(rows, start=1):
+        trace = read_trace(tmp_path / "fill.jsonl", number)
+        assert (trace.row, trace.rows, trace.kept, trace.end) == (number, filled.tried, filled.kept, "done")
+        changed = [one for one in steps if len(one.committed) or len(one.remasked)]
+        for one, back in zip(changed, trace.steps(), strict=True):
+            assert (one.index, one.nfe, one.window) == (back.index, back.nfe, back.window)
+            assert one.committed.tolist() == back.committed.tolist()
+            assert one.tokens.tolist() == back.tokens.tolist()
+        assert all(0 < record.seconds <= trace.seconds for record in trace.records)
+    kept = read_trace(tmp_path / "fill.jsonl")
+    assert kept.row == filled.kept
+    assert kept.text == f"def f(x):\n    {filled.holes[0]}\n\n    y = {filled.holes[1]}\n"
+    assert kept.stats.useful_tokens == filled.useful_tokens
+    assert kept.text_of(kept.canvas.tokens[0, : kept.frame.prompt].tolist()) == "user\nhi\nassistant\n"
+
+
+def test_every_answer_of_a_batch_comes_back(dream_b, tmp_path):
+    model, tokenizer = dream_b
+    config = GenerationConfig(max_tokens=9, temperature=1.5, seed=3, prefill="ab")
+    prompt = [*PROMPT, *tokenizer.encode_plain("ab")]
+    with Recording(tmp_path / "run.jsonl", tokenizer, config, "dream") as record:
+        found = ranked(model, tokenizer, prompt, config, 3, record)
+        record.kept = found.answers[0].row
+    assert sorted(one.row for one in found.answers) == [1, 2, 3]
+    for one in found.answers:
+        trace = read_trace(tmp_path / "run.jsonl", one.row)
+        assert trace.text == one.answer.text
+        assert trace.stats.useful_tokens == one.answer.useful_tokens
+        assert trace.given == len(prompt) - len(PROMPT)
+    assert read_trace(tmp_path / "run.jsonl").text == found.answers[0].answer.text
+
+
+def test_canvases_that_were_stopped_are_readable(filled, tmp_path):
+    path = tmp_path / "fill.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:6]) + "\n")
+    trace = read_trace(path)
+    assert (trace.row, trace.rows, trace.kept, trace.end) == (1, 2, None, None)
+    assert trace.text.startswith("def f(x):\n    ")
+    path.write_text(lines[0] + "\n")
+    with pytest.raises(TraceError, match="stopped before the first step"):
+        read_trace(path)
+
+
+def test_a_filling_that_ctrl_c_ends_leaves_what_it_did(dream_a, tmp_path, monkeypatch):
+    import mlx_diffucoder.filling
+
+    real = mlx_diffucoder.filling.denoise
+
+    def interrupted(*args, **how):
+        yield from itertools.islice(real(*args, **how), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mlx_diffucoder.filling, "denoise", interrupted)
+    with pytest.raises(KeyboardInterrupt), Recording(tmp_path / "run.jsonl", dream_a[1], FILLING, "dream") as record:
+        fill(*dream_a, PARTS, FILLING, record=record)
+    trace = read_trace(tmp_path / "run.jsonl")
+    assert (trace.end, trace.kept, trace.rows, len(trace.records)) == ("stopped", None, 3, 2)
+
+
+def test_what_is_refused_before_the_first_step_leaves_no_file(dream_a, tmp_path):
+    with pytest.raises(PromptError), Recording(tmp_path / "run.jsonl", dream_a[1], FILLING, "dream") as record:
+        fill(*dream_a, ["no hole"], FILLING, record=record)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "said"),
+    [
+        (1, lambda row: row.pop("texts"), "'texts' is missing"),
+        (1, lambda row: row.update(texts=[[1]]), "fit the texts"),
+        (1, lambda row: row.pop("frame"), "texts do not fit"),
+        (1, lambda row: row["frame"].update(leads=[""]), "frame does not fit"),
+        (1, lambda row: row["frame"].update(prompt=999), "frame does not fit"),
+        (1, lambda row: row["frame"].update(tails=[1, 2]), "no text"),
+        (2, lambda row: row.update(row=2), "the next is 1"),
+        (2, lambda row: row.update(lengths=[1]), "damaged"),
+        (2, lambda row: row.update(lengths=[1, 10**12]), "no such length"),
+        (3, lambda row: row.pop("seconds"), "'seconds' is missing"),
+        (4, lambda row: row.pop("row"), "'row' is missing"),
+        (4, lambda row: row.update(row=7), "no line above it opens canvas 7"),
+        (-1, lambda row: row.update(kept=99), "keeps canvas 99"),
+    ],
+)
+def test_a_damaged_line_of_several_canvases_is_named(filled, tmp_path, number, change, said):
+    path = tmp_path / "fill.jsonl"
+    number = number if number > 0 else len(path.read_text().splitlines())
+    damaged(path, number, change)
+    with pytest.raises(TraceError, match=said) as error:
+        read_trace(path)
+    assert str(error.value).startswith(f"{path}, line {number}: ")
+
+
+def test_a_canvas_that_is_not_there(filled, trace_file, tmp_path):
+    for path, said in ((tmp_path / "fill.jsonl", f"{filled.tried} canvases"), (trace_file, "one canvas")):
+        with pytest.raises(TraceError, match=said):
+            read_trace(path, 99)
 
 
 def test_a_file_that_is_no_text_and_one_that_is_not_there(tmp_path):

@@ -23,12 +23,13 @@ from .habits import give_habits
 from .infill import infill
 from .saying import fail, say_error
 from .settings import Schema, Settings
+from .stopping import code_of, terminable
 from .trace import app as trace
 from .train import train
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C, what was finished is"
-    " kept; 141 nobody reads the output any more (a closed pipe)."
+    " kept; 143 the same by SIGTERM; 141 nobody reads the output any more (a closed pipe)."
 )
 EXAMPLE = 'Example: diffucode generate -m pocket "Implement f(n): return n squared."'
 
@@ -56,7 +57,6 @@ app.command()(doctor)
 app.add_typer(trace, name="trace")
 app.add_typer(config, name="config")
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 UNREAD = 141  # 128 + SIGPIPE
 DEBUG = "DIFFUCODE_DEBUG"
 
@@ -97,11 +97,12 @@ def _run() -> int:
     give_habits(app)
     try:
         settings = Settings.read(Schema(app))
-        return app(standalone_mode=False, default_map=settings.default_map(), obj=settings) or 0
+        with terminable():
+            return app(standalone_mode=False, default_map=settings.default_map(), obj=settings) or 0
     except DiffucoderError as error:
         return say_error(error)
-    except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C at a question
-        return INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort) as stop:  # Abort: Ctrl-C at a question
+        return code_of(stop)
     except BrokenPipeError:
         raise
     except Exception as error:

@@ -1,6 +1,7 @@
 """`diffucode chat`: many turns with one model."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,15 @@ def chat(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a turn, with the numbers.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers of each turn on stderr.")] = False,
     live: Annotated[bool, typer.Option("--live/--no-live", help="Show the canvas while it is denoised, on a terminal.")] = True,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace",
+            metavar="FILE",
+            help="Write every step of each answer into a file of its own: for run.jsonl, run-1.jsonl and so on.",
+            show_default=False,
+        ),
+    ] = None,
     tuned: Tuned = True,
     yes: Yes = False,
     *,
@@ -36,6 +46,11 @@ def chat(
     """
     if config.raw:
         raise ConfigError("raw goes without the chat template, and a chat is made of it; use generate", field="raw")
+    if trace:
+        from ..recording import check_trace
+        from .conversation import numbered
+
+        check_trace(numbered(trace))
     from .lines import Lines, history
     from .models import load_named
 
@@ -49,4 +64,5 @@ def chat(
     if lines.typed:
         print(f"{name}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)
     with history(lines.typed):
-        return Conversation(name, network, tokenizer, config, lines, as_json=as_json, verbose=verbose, live=live).go()
+        talk = Conversation(name, network, tokenizer, config, lines, as_json=as_json, verbose=verbose, live=live, trace=trace)
+        return talk.go()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from ..config import ALGORITHMS, PRESETS, RULES, WINDOWS
 
 DTYPES = ("float32", "float16", "bfloat16")
+METHODS = ("sft", "coupled-grpo")
+"""Of training."""
 
 
 def among(names: Iterable[str]) -> Callable[[str], list[str]]:

@@ -1,6 +1,7 @@
 """A chat at work: what is said is answered, and what begins with a slash is done."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,12 +15,12 @@ from .editor import edit_text
 from .generate import Run
 from .lines import BLOCK, Entry, Lines
 from .saying import say_error
+from .stopping import Terminated, code_of
 
 if TYPE_CHECKING:
     from ..model import Dream
     from ..tokenizer import Tokenizer
 
-INTERRUPTED = 130
 HOW_TO_LEAVE = "/bye or Ctrl-D leaves"
 
 
@@ -49,9 +50,10 @@ class Conversation:
         as_json: bool,
         verbose: bool,
         live: bool,
+        trace: Path | None = None,
     ):
         self.name, self.model, self.tokenizer, self.config, self.lines = name, model, tokenizer, config, lines
-        self.as_json, self.verbose, self.live = as_json, verbose, live
+        self.as_json, self.verbose, self.live, self.trace = as_json, verbose, live, trace
         self.chat = Chat(config.system)
         self.last = ""
         self.dropped = 0
@@ -77,9 +79,9 @@ class Conversation:
                 self._take(entry)
             except Leave:
                 return 0
-            except KeyboardInterrupt:
-                if not self.lines.typed:
-                    return INTERRUPTED
+            except KeyboardInterrupt as stop:
+                if not self.lines.typed or isinstance(stop, Terminated):
+                    return code_of(stop)
                 self._say("\n" + HOW_TO_LEAVE if self.lines.empty_handed else "")
             except DiffucoderError as error:
                 if not self.lines.typed:
@@ -110,22 +112,27 @@ class Conversation:
         room = self.model.config.max_position_embeddings - self.config.max_tokens - len(prefill)
         ids, dropped = chat.prompt(self.tokenizer, text, room)
         ids = [*ids, *prefill]
-        run = Run(self.model, self.tokenizer, ids, self.config, stream=not self.as_json, live=self.live)
+        file = numbered(self.trace) if self.trace else None
+        trace = (file, self.name) if file else None
+        run = Run(self.model, self.tokenizer, ids, self.config, stream=not self.as_json, live=self.live, trace=trace)
         if dropped > self.dropped:
             self._say(f"the context is full: {dropped} of {len(chat.turns)} turns, the oldest, are left out")
         self.dropped = dropped
-        interrupted = run.go()
+        stop = run.go()
         answer = run.answer.text.strip("\n")
         if answer.strip():
             self.chat = chat.with_turn(text, answer)
         if self.as_json:
-            turn = {"user": text, "dropped_turns": dropped, **run.report(self.name, interrupted)}
+            turn = {"user": text, "dropped_turns": dropped, **run.report(self.name, interrupted=stop is not None)}
+            turn |= {"trace": str(file)} if file else {}
             print(json.dumps(turn, ensure_ascii=False), flush=True)
+        elif file:
+            self._say(f"its steps are in {file}")
         if self.verbose:
             run.print_numbers()
-        if interrupted and not self.lines.typed:
-            raise KeyboardInterrupt
-        if interrupted:
+        if stop and (not self.lines.typed or isinstance(stop, Terminated)):
+            raise stop
+        if stop:
             kept = "what was finished is kept" if answer.strip() else "nothing was finished; /edit has the message"
             self._say(f"stopped; {kept}")
 
@@ -180,6 +187,15 @@ class Conversation:
     def _say(self, text: str) -> None:
         """A word of the program's own: never on stdout."""
         print(text, file=sys.stderr)
+
+
+def numbered(path: Path) -> Path:
+    """`run.jsonl` -> `run-1.jsonl`, or behind the last of those that are there: none is ever written over."""
+    if not path.name:
+        return path  # a folder, which is refused
+    names = re.compile(re.escape(path.stem) + r"-([0-9]+)" + re.escape(path.suffix))
+    found = (names.fullmatch(file.name) for file in path.parent.iterdir()) if path.parent.is_dir() else ()
+    return path.with_stem(f"{path.stem}-{1 + max((int(one[1]) for one in found if one), default=0)}")
 
 
 def _path(command: str, file: str) -> Path:

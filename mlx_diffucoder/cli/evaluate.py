@@ -13,6 +13,7 @@ import typer
 from ..config import GenerationConfig
 from ..errors import ConfigError, ExecutionError
 from .options import Adapter, Dtype, Model, Tuned, Yes, decodes
+from .stopping import code_of
 
 if TYPE_CHECKING:
     from ..evaluation import Result, Summary
@@ -74,14 +75,14 @@ def evaluate(
     with ResultsFile(out, identity(name, network, every, config, limits)) if out else nullcontext() as file:
         results = _chosen(file.results, chosen) if file else {}
         coming = run(network, tokenizer, every[:limit], config, samples=samples, limits=limits, done=results.keys())
-        interrupted = _collect(coming, results, len(chosen), file.add if file else None)
+        stop = _collect(coming, results, len(chosen), file.add if file else None)
     summary = Summary.of(list(results.values()), ks)
     if as_json:
-        report = {**summary.to_dict(), "samples": samples, "model": name, "config": config.to_dict(), "interrupted": interrupted}
-        print(json.dumps(report, ensure_ascii=False))
+        about = {"samples": samples, "model": name, "config": config.to_dict(), "interrupted": stop is not None}
+        print(json.dumps({**summary.to_dict(), **about}, ensure_ascii=False))
     else:
         _print_table(summary, name)
-    return 130 if interrupted else 0
+    return code_of(stop) if stop else 0
 
 
 def _check(samples: int, ks: list[int], config: GenerationConfig) -> None:
@@ -102,8 +103,8 @@ def _collect(
     results: "dict[tuple[str, int], Result]",
     total: int,
     keep: "Callable[[Result], None] | None",
-) -> bool:
-    """Gather results as they come; returns whether Ctrl-C stopped it."""
+) -> KeyboardInterrupt | None:
+    """Gather results as they come; returns what stopped it, where something did."""
     try:
         with _progress(total) as advance:
             advance(len(results))
@@ -112,9 +113,9 @@ def _collect(
                     keep(result)
                 results[result.task_id, result.sample] = result
                 advance(1)
-    except KeyboardInterrupt:
-        return True
-    return False
+    except KeyboardInterrupt as stop:
+        return stop
+    return None
 
 
 def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:

@@ -13,6 +13,7 @@ import typer
 from ..config import GenerationConfig
 from .options import Adapter, Dtype, Model, TraceOut, Tuned, Yes, decodes
 from .several import Choice, Several
+from .stopping import code_of
 
 if TYPE_CHECKING:
     from ..canvas import Canvas
@@ -63,7 +64,7 @@ def generate(
 
     text = read_prompt(prompt)
     choice = Choice(count, rank, tests, lock)
-    choice.check(allow_code_execution=allow_code_execution, traced=trace is not None)
+    choice.check(allow_code_execution=allow_code_execution)
     if trace:
         from ..recording import check_trace
 
@@ -74,15 +75,15 @@ def generate(
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     config = with_tuned(config, network, wanted=tuned, verbose=verbose)
     if choice:
-        several = Several(network, tokenizer, name, config, choice)
+        several = Several(network, tokenizer, name, config, choice, trace)
         return (several.fill if lock else several.go)(text, as_json=as_json, verbose=verbose)
     run = Run(network, tokenizer, text, config, stream=not as_json, live=live, trace=(trace, name) if trace else None)
-    interrupted = run.go()
+    stop = run.go()
     if as_json:
-        print(json.dumps(run.report(name, interrupted), ensure_ascii=False))
+        print(json.dumps(run.report(name, interrupted=stop is not None), ensure_ascii=False))
     if verbose:
         run.print_numbers()
-    return 130 if interrupted else 0
+    return code_of(stop) if stop else 0
 
 
 class Run:
@@ -118,12 +119,12 @@ class Run:
         self.last: Step | None = None
         self.seconds = self.drawing = 0.0
 
-    def go(self) -> bool:
-        """Generate; returns whether Ctrl-C stopped it."""
+    def go(self) -> KeyboardInterrupt | None:
+        """Generate; returns what stopped it, where something did."""
         from ..generation import Answer
 
         written = ""
-        interrupted = False
+        stopped = None
         start = time.perf_counter()
         try:
             with self._view() as show, closing(self._steps()) as steps:
@@ -135,13 +136,13 @@ class Run:
                         text = self.answer.sure(self.config.until)
                         print(text[len(written) :], end="", flush=True)
                         written = text
-        except KeyboardInterrupt:
-            interrupted = True
+        except KeyboardInterrupt as stop:
+            stopped = stop
         self.seconds = time.perf_counter() - start
         if self.stream:
             rest = self.answer.text[len(written) :]
             print(rest, end="" if (written + rest).endswith("\n") else "\n", flush=True)
-        return interrupted
+        return stopped
 
     @property
     def stats(self) -> "Stats":
@@ -157,7 +158,7 @@ class Run:
             peak_memory_bytes=mx.get_peak_memory(),
         )
 
-    def report(self, name: str, interrupted: bool) -> dict[str, Any]:
+    def report(self, name: str, *, interrupted: bool) -> dict[str, Any]:
         """What `--json` prints."""
         return {
             "text": self.answer.text,
@@ -199,12 +200,9 @@ class Run:
         return trace_to(path, steps, self._canvas(), self.tokenizer, self.config, name)
 
     def _canvas(self) -> "Canvas":
-        from ..canvas import Canvas
+        from ..generation import canvas_of
 
-        special = self.tokenizer
-        return Canvas.of(
-            [self.ids], self.config.max_tokens, mask_id=special.mask_id, pad_id=special.pad_id, end_ids=special.end_ids
-        )
+        return canvas_of(self.tokenizer, [self.ids], self.config)
 
     @contextmanager
     def _view(self) -> "Iterator[Callable[[Step], None]]":

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -59,6 +60,8 @@ def with_habits(verb: Verb, function: Callable[..., Any]) -> Callable[..., Any]:
         settings = Settings.of(context)
         settings.check(verb)
         with quietly(hushed):
+            if context.invoked_subcommand is None:  # which says it itself
+                print(*settings.strays, sep="\n", end="\n" * bool(settings.strays), file=sys.stderr)
             try:
                 return function(**given)
             except DiffucoderError as error:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import HOLES, GenerationConfig
+from ..config import HOLES, OF_ANSWERS, GenerationConfig
 from ..errors import FileError
-from .options import Dtype, Model, Yes, decodes
-from .source import Source, check_replaceable, cut, name_of, read_bytes, read_json_parts, replace_file
+from .options import Dtype, Model, TraceOut, Yes, decodes
+from .source import Source, check_replaceable, cut, name_of, named, read_bytes, read_json_parts, replace_file
 
 if TYPE_CHECKING:
     from ..filling import Filled
     from ..trace import Stats
 
 
-@partial(decodes, usual=HOLES)
+@partial(decodes, usual=HOLES, without=OF_ANSWERS)
 def infill(
     file: Annotated[Path, typer.Argument(help="The file; - is stdin, also for an editor's JSON.", show_default=False)],
     model: Model = None,
@@ -38,6 +38,7 @@ def infill(
     backup: Annotated[str | None, typer.Option(metavar="SUFFIX", help="With --write: keep the old file under this name.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the numbers.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.")] = False,
+    trace: TraceOut = None,
     yes: Yes = False,
     *,
     config: GenerationConfig,
@@ -54,18 +55,25 @@ def infill(
         raise FileError("--backup keeps the file that --write replaces; give both")
     if write:
         check_replaceable(file, backup)
+    if trace:
+        from ..recording import check_trace
+
+        check_trace(trace)
     data = read_bytes(file)
     asked = read_json_parts(data) if name_of(file) == "stdin" else None
     source = None if asked else cut(name_of(file), data, marker, at, lines)
     parts, said = asked or (source.parts if source else [], None)
-    from ..filling import fill
+    instruction = instruction or said
+    from ..filling import check_settings, fill
+    from ..recording import recording
     from .models import load_named
     from .progress import waiting
 
+    check_settings(config, instruction, around, tries)
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
     start = time.perf_counter()
-    with waiting("filling"):
-        filled = fill(network, tokenizer, parts, config, instruction=instruction or said, context=around, tries=tries)
+    with waiting("filling"), named(name_of(file)), recording(trace, tokenizer, config, name) as record:
+        filled = fill(network, tokenizer, parts, config, instruction=instruction, context=around, tries=tries, record=record)
     run = _Run(name, config, filled, time.perf_counter() - start)
     after = source.filled(filled.holes) if source else b""
     if source and write:
@@ -117,6 +125,7 @@ class _Run:
             "lengths": filled.lengths,
             "agreed": filled.agreed,
             "tried": filled.tried,
+            "kept": filled.kept,
             "seen": filled.seen,
             "model": self.name,
             **self.stats.to_dict(),

@@ -30,16 +30,17 @@ class Live:
     way, as on a CPU, the time that drawing takes is bounded.
 
     Args:
-        canvas: before the first step; its first row is shown, from where the answer starts.
+        canvas: before the first step; its first row is shown, from where the answer or the text with holes starts.
         piece: what a token adds to a text.
-        given: how many tokens of the answer stand before its masks, its prefill.
+        given: how many tokens of that stand before the first mask.
         share: of the time may go into drawing, at most.
     """
 
     def __init__(self, canvas: "Canvas", piece: Callable[[int], bytes], given: int = 0, share: float = SHARE):
         console = Console(stderr=True)
         self._painter, self._share = Painter(console), share
-        self._given, self._start = given, int(canvas.start - canvas.padding[0]) - given
+        self._start = int(canvas.start - canvas.padding[0]) - given
+        self._holes = (canvas.holes[0] - canvas.padding[0] - self._start).tolist()
         self._tokens = self._drawn = canvas.tokens[0, canvas.start - given :]
         self._mask_id, self._ends = canvas.mask_id, canvas.end_ids
         self._pieces = _Known(piece)
@@ -97,7 +98,9 @@ class Live:
         self._due = after + max(1 / FRAMES, min(self._costs) / self._share)
 
     def _status(self, shown: int, rows: int, width: int, now: float) -> str:
-        useful, masks = count_up_to_end(self._tokens[self._given :], mask_id=self._mask_id, end_ids=self._ends)
+        holes = (self._tokens[start:stop] for start, stop in self._holes)
+        counts = [count_up_to_end(hole, mask_id=self._mask_id, end_ids=self._ends) for hole in holes]
+        useful, masks = map(sum, zip(*counts, strict=True))
         seconds = now - self._began
         parts = [
             f"{self._nfe} forward" + "s" * (self._nfe != 1),

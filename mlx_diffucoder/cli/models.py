@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import HubError
-from ..loading import DEFAULT_MODEL, POCKET, Download, load, memory_size, memory_to_run, resolve
+from ..loading import DEFAULT_MODEL, POCKET, Download, check_dtype, load, memory_size, memory_to_run, resolve
 from .progress import waiting
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def load_named(
 
     Raises:
         HubError: it would have to be downloaded and must not be, or does not fit.
-        DiffucoderError: as `load`.
+        DiffucoderError: as `load`; of `dtype`, before anything is downloaded.
     """
+    check_dtype(dtype)
     wanted, folder = folder_named(name, yes=yes)
     if check is not None:
         check(wanted, folder)

@@ -6,7 +6,7 @@ Their defaults are the configuration's own.
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,14 +75,22 @@ def flag_of(field: str) -> str:
     return FLAGS.get(field, (None, ""))[0] or "--" + field.replace("_", "-")
 
 
-def decodes(verb: Callable[..., int], usual: Mapping[str, Any] | None = None) -> Callable[..., int]:
-    """Replace the parameter `config` of a verb by a flag for each field of `GenerationConfig`; `usual` are other defaults."""
+def decodes(
+    verb: Callable[..., int], usual: Mapping[str, Any] | None = None, without: Collection[str] = ()
+) -> Callable[..., int]:
+    """Replace the parameter `config` of a verb by a flag for each field of `GenerationConfig`.
+
+    Args:
+        usual: other defaults.
+        without: fields that have no flag here.
+    """
     signature = inspect.signature(verb, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name not in ("config", "context")]
     usual = usual or {}
     defaults = GenerationConfig(**usual)
-    names = [field.name for field in fields(GenerationConfig)]
-    flags = [_flag(field.name, field.type, getattr(defaults, field.name)) for field in fields(GenerationConfig)]
+    wanted = [field for field in fields(GenerationConfig) if field.name not in without]
+    names = [field.name for field in wanted]
+    flags = [_flag(field.name, field.type, getattr(defaults, field.name)) for field in wanted]
 
     @functools.wraps(verb)
     def with_flags(context: typer.Context, preset: str | None, **given: Any) -> int:
@@ -92,7 +100,7 @@ def decodes(verb: Callable[..., int], usual: Mapping[str, Any] | None = None) ->
         from .settings import Settings
 
         values = {name: given.pop(name) for name in names}
-        values |= {"until": tuple(values["until"] or ()), "ban_tokens": _tokens(values["ban_tokens"])}
+        values |= {"until": tuple(values.get("until") or ()), "ban_tokens": _tokens(values["ban_tokens"])}
         keys = {name: flag_of(name).removeprefix("--").replace("-", "_") for name in names}
         said = Settings.of(context).said(context, ["preset", *names], keys)
         chosen = {name: value for name, value in values.items() if name in said}

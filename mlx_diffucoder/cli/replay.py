@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..traces import text_or_bytes
 
 if TYPE_CHECKING:
-    from ..traces import Record, Trace
+    from ..recorded import Record, Trace
 
 TEMPLATE = Path(__file__).with_name("replay.html")
 
@@ -23,9 +23,10 @@ def page_of(trace: "Trace") -> str:
 
 
 def _data(trace: "Trace") -> dict[str, Any]:
-    start = trace.canvas.start
+    start = trace.canvas.start - trace.given
     return {
         "model": trace.header["model"],
+        "which": trace.which,
         "version": trace.header["version"],
         "config": trace.header["config"],
         "prompt": trace.text_of(trace.canvas.tokens[0, :start].tolist()),
@@ -38,7 +39,7 @@ def _data(trace: "Trace") -> dict[str, Any]:
 
 
 def _row(record: "Record", start: int) -> dict[str, Any]:
-    """A step, its places counted from where the answer starts; what stands before is left out."""
+    """A step, its places counted from where what is shown starts; what stands before is left out."""
     at, tokens, scores = record.committed - start, record.tokens, record.scores
     others, filled = record.others[0] - start, record.others[1]
     return {

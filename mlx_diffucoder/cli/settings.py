@@ -13,15 +13,15 @@ from typing import Any, NamedTuple, Self
 import typer
 
 from ..config import GenerationConfig
-from ..errors import ConfigError, DiffucoderError, SettingsError, did_you_mean
-from .completion import DTYPES
+from ..errors import ConfigError, DiffucoderError, SettingsError, did_you_mean, one_of
+from .completion import DTYPES, METHODS
 from .saying import with_flag
 from .verbs import Flag, Verb, flags_of, verbs_of
 
 CONFIG = "DIFFUCODE_CONFIG"
 PREFIX = "DIFFUCODE_"
-NO_DEFAULTS = ("CONFIG", "DEBUG", "PROFILES")
-"""Variables of another kind."""
+OF_ANOTHER_KIND = (CONFIG, "DIFFUCODE_DEBUG", "DIFFUCODE_PROFILES")
+"""Variables that set no default."""
 OWN = "config"
 """The verb that has no defaults: it is there to mend them."""
 GLOBAL = ("model", "yes", "quiet")
@@ -118,8 +118,8 @@ def _check_decoding(parameter: str, value: Any) -> None:
         GenerationConfig(**{parameter: value})
     elif parameter == "preset":
         GenerationConfig.preset(value)
-    elif parameter == "dtype" and value not in DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {value!r}", field="dtype")
+    elif value not in (among := {"dtype": DTYPES, "method": METHODS}.get(parameter, (value,))):
+        raise ConfigError(f"{parameter} must be {one_of(among, value)}", field=parameter)
 
 
 class Setting(NamedTuple):
@@ -132,10 +132,12 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user has set; of each key that cannot be what it is set to, what is wrong."""
+    """What the user has set; of each key that cannot be what it is set to, what is wrong; and of variables that are
+    none of these, a line each."""
 
     values: Mapping[Key, Setting] = field(default_factory=dict)
     problems: Mapping[Key, str] = field(default_factory=dict)
+    strays: tuple[str, ...] = ()
     schema: Schema | None = None
 
     @classmethod
@@ -155,7 +157,7 @@ class Settings:
                 problems.pop(key, None)  # of what it goes before
             except SettingsError as error:
                 problems[key] = f"{origin}: {error}"
-        return cls(values, problems, schema)
+        return cls(values, problems, tuple(_strays(schema)), schema)
 
     def check(self, verb: Verb) -> None:
         """Raise `SettingsError` for the first problem that concerns a verb."""
@@ -226,11 +228,25 @@ def _found(schema: Schema, problems: dict[Key, str]) -> Iterator[tuple[Key, Any,
             yield schema.spelt(key), value, str(path), True
     except SettingsError as error:
         problems[()] = str(error)
-    if any(name.startswith(PREFIX) and name.removeprefix(PREFIX) not in NO_DEFAULTS for name in os.environ):
+    if _variables():
         for key, flag in schema.flags.items():
             name = variable_of(key)
             if text := os.environ.get(name):
                 yield key, flag.read(text.split() if flag.many else [text]), name, False
+
+
+def _variables() -> list[str]:
+    """Those that are there to set defaults, or seem to be."""
+    return [name for name, text in os.environ.items() if name.startswith(PREFIX) and text and name not in OF_ANOTHER_KIND]
+
+
+def _strays(schema: Schema) -> Iterator[str]:
+    for name in _variables():
+        known = [*map(variable_of, schema.flags), *OF_ANOTHER_KIND]
+        if name not in known:
+            near = did_you_mean(name.removeprefix(PREFIX), (one.removeprefix(PREFIX) for one in known))
+            what = near.replace("'", "'" + PREFIX, 1) or "; diffucode config list --all lists the keys"
+            yield f"{name}: no such variable, so nothing comes of it{what}"
 
 
 def leaves(table: Mapping[str, Any], schema: Schema, above: Key = ()) -> Iterator[tuple[Key, Any]]:

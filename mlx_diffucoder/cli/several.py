@@ -37,10 +37,8 @@ class Choice:
     def __bool__(self) -> bool:
         return self.count > 1 or self.rank or self.tests is not None or self.lock is not None
 
-    def check(self, *, allow_code_execution: bool, traced: bool) -> None:
+    def check(self, *, allow_code_execution: bool) -> None:
         """Raises `ConfigError` or `ExecutionError` where flags do not go together."""
-        if self and traced:
-            raise ConfigError("--trace is of one answer as it is written: it goes without -n, --rank, --tests and --lock")
         if self.lock is not None and (self.count > 1 or self.rank or self.tests is not None):
             raise ConfigError("--lock fills one template; -n, --rank and --tests are for answers")
         if self.tests is not None and not allow_code_execution:
@@ -51,51 +49,70 @@ class Choice:
 
 
 class Several:
-    """One run: what it prints, and its numbers."""
+    """One run: what it prints, its numbers, and the file that its steps are written into, where one is named."""
 
-    def __init__(self, model: "Dream", tokenizer: "Tokenizer", name: str, config: GenerationConfig, choice: Choice):
+    def __init__(
+        self,
+        model: "Dream",
+        tokenizer: "Tokenizer",
+        name: str,
+        config: GenerationConfig,
+        choice: Choice,
+        trace: Path | None = None,
+    ):
         self.model, self.tokenizer, self.name, self.config, self.choice = model, tokenizer, name, config, choice
+        self.trace = trace
 
     def go(self, prompt: str, *, as_json: bool, verbose: bool) -> int:
         """Generate, choose and print; returns the exit code."""
         task = task_of(self.choice.tests, prompt) if self.choice.tests else None
+        rows, stats = self._answers(prompt, task)
+        failed = rows[0].get("passed") is False
+        if as_json:
+            print(json.dumps({"answers": rows, **self._about(stats)}, ensure_ascii=False))
+        elif failed:
+            raise ExecutionError(
+                f"none of the {len(rows)} answers passes {self.choice.tests}; -n asks for more, --json shows them"
+            )
+        elif self.choice.rank or task is not None:
+            print(rows[0]["text"].removesuffix("\n"))
+        else:
+            for place, row in enumerate(rows, start=1):
+                canvas = f", canvas {row['canvas']}" if self.trace else ""
+                head = f"{'' if place == 1 else chr(10)}# answer {place}{canvas}, mean log-probability {row['score']:.3g}\n"
+                print(head + row["text"].removesuffix("\n"))
+        if verbose:
+            _print_numbers(stats)
+        return 1 if failed else 0
+
+    def _answers(self, prompt: str, task: "Task | None") -> "tuple[list[dict[str, Any]], Stats]":
+        """The answers as `--json` has them, those that pass before the others, and what they took."""
         from ..generation import prompt_ids
         from ..ranking import ranked
+        from ..recording import recording
         from .progress import waiting
 
         ids = prompt_ids(self.model, self.tokenizer, prompt, self.config)
         start = time.perf_counter()
-        with waiting(f"writing {self.choice.count} answers"):
-            ranking = ranked(self.model, self.tokenizer, ids, self.config, self.choice.count)
-        seconds = time.perf_counter() - start
-        with waiting("running the tests"):
-            passed = [_passes(one, task) for one in ranking.answers] if task else []
-        rows = [_row(one, passed[place] if passed else None) for place, one in enumerate(ranking.answers)]
-        # Sorting keeps the order of score among those that pass and those that do not.
-        rows.sort(key=lambda row: row.get("passed") is False)
-        stats = self._stats(ranking.nfe, ranking.positions, sum(one.answer.useful_tokens for one in ranking.answers), seconds)
-        if as_json:
-            print(json.dumps({"answers": rows, **self._about(stats)}, ensure_ascii=False))
-        elif passed and not any(passed):
-            raise ExecutionError(
-                f"none of the {len(rows)} answers passes {self.choice.tests}; -n asks for more, --json shows them"
-            )
-        else:
-            alone = self.choice.rank or task is not None
-            for place, row in enumerate(rows[: 1 if alone else None], start=1):
-                head = (
-                    "" if alone else f"{'' if place == 1 else chr(10)}# answer {place}, mean log-probability {row['score']:.3g}\n"
-                )
-                print(head + row["text"].removesuffix("\n"))
-        if verbose:
-            _print_numbers(stats)
-        return 1 if passed and not any(passed) else 0
+        with recording(self.trace, self.tokenizer, self.config, self.name) as record:
+            with waiting(f"writing {self.choice.count} answers"):
+                ranking = ranked(self.model, self.tokenizer, ids, self.config, self.choice.count, record)
+            seconds = time.perf_counter() - start
+            with waiting("running the tests"):
+                rows = [_row(one, _passes(one, task) if task else None) for one in ranking.answers]
+            # Sorting keeps the order of score among those that pass and those that do not.
+            rows.sort(key=lambda row: row.get("passed") is False)
+            if record and rows[0].get("passed") is not False:
+                record.kept = rows[0]["canvas"]
+        useful = sum(one.answer.useful_tokens for one in ranking.answers)
+        return rows, self._stats(ranking.nfe, ranking.positions, useful, seconds)
 
     def fill(self, prompt: str, *, as_json: bool, verbose: bool) -> int:
         """Fill the template, the prompt before it, and print it; returns the exit code."""
         from ..filling import fill
+        from ..recording import recording
         from .progress import waiting
-        from .source import cut, read_bytes
+        from .source import cut, named, read_bytes
 
         path = self.choice.lock or Path()
         source = cut(str(path), read_bytes(path), "<FILL>", None, None)
@@ -103,8 +120,8 @@ class Several:
         usual = self.config.window == PRESETS["balanced"]["window"]
         config = replace(self.config, window=HOLES["window"]) if usual else self.config
         start = time.perf_counter()
-        with waiting("filling"):
-            filled = fill(self.model, self.tokenizer, source.parts, config, instruction=prompt)
+        with waiting("filling"), named(source.name), recording(self.trace, self.tokenizer, config, self.name) as record:
+            filled = fill(self.model, self.tokenizer, source.parts, config, instruction=prompt, record=record)
         stats = self._stats(filled.nfe, filled.positions, filled.useful_tokens, time.perf_counter() - start)
         after = source.filled(filled.holes)
         if as_json:
@@ -132,7 +149,7 @@ class Several:
 
 def _row(one: "Ranked", passed: bool | None) -> dict[str, Any]:
     answer = one.answer
-    row = {"text": answer.text, "score": one.score, "useful_tokens": answer.useful_tokens}
+    row = {"text": answer.text, "score": one.score, "useful_tokens": answer.useful_tokens, "canvas": one.row}
     row["finish_reason"] = "stop" if answer.ended else "length"
     return row if passed is None else {**row, "passed": passed}
 

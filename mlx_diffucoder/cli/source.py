@@ -4,12 +4,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError
+from ..errors import FileError, PromptError
 
 BOM = b"\xef\xbb\xbf"
 CLOSING = ">]})"
@@ -81,6 +82,17 @@ def read_bytes(path: Path) -> bytes:
 
 def name_of(path: Path) -> str:
     return "stdin" if str(path) == "-" else str(path)
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Of what is wrong with a text, and not with a flag, say in which file."""
+    try:
+        yield
+    except PromptError as error:
+        if error.field is None:
+            raise PromptError(f"{name}: {error}") from None
+        raise
 
 
 def cut(name: str, data: bytes, marker: str, at: str | None, lines: str | None) -> Source:

@@ -1,6 +1,8 @@
 """`diffucode trace`: runs that were written down with `--trace`, shown again, drawn and compared."""
 
 import json
+import re
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,28 +12,34 @@ import typer
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..traces import Trace
+    from ..recorded import Trace
 
 app = typer.Typer(help="Show, draw and compare runs that --trace wrote down.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="What --trace wrote.", show_default=False)]
+Row = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of canvases that were denoised together, this one.", show_default="the one that was kept"),
+]
 
 
 @app.command()
 def show(
     file: File,
     speed: Annotated[float, typer.Option(help="How many times as fast as it was; inf shows the end.")] = 1.0,
+    row: Row = None,
     live: Annotated[bool, typer.Option("--live/--no-live", help="Show the steps, on a terminal.")] = True,
 ) -> int:
-    """Replay a run in the terminal, as it was to be seen live.
+    """Replay a run in the terminal, as it was to be seen live, and print its text.
+
+    Of several canvases, the answers of -n or the lengths that infill tries, one is shown.
 
     Example: diffucode trace show run.jsonl --speed 0.5
     """
     if not speed > 0:
         raise ConfigError(f"--speed {speed} must be above 0; 1 is as fast as it was")
-    from ..traces import read_trace
     from .terminal import is_live
 
-    trace = read_trace(file)
+    trace = _read(file, row)
     if is_live(live):
         from .live import Live
 
@@ -56,6 +64,7 @@ def plot(
             show_default="the trace's name without its ending",
         ),
     ] = None,
+    row: Row = None,
 ) -> int:
     """Draw a run: in which order it committed, tokens a step, confidence against distance, autoregressiveness.
 
@@ -63,10 +72,9 @@ def plot(
 
     Example: diffucode trace plot run.jsonl --out run.html
     """
-    from ..traces import read_trace
     from .trace_picture import draw_trace, outputs, plotter_for
 
-    trace = read_trace(file)
+    trace = _read(file, row)
     paths = outputs(out or file.with_suffix(""))
     pyplot = plotter_for(paths)
     draw_trace(pyplot, trace, paths)
@@ -79,23 +87,46 @@ def plot(
 def compare(
     one: File,
     other: File,
+    rows: Annotated[
+        str | None,
+        typer.Option(metavar="N,M", help="Of canvases that were denoised together, these.", show_default="those that were kept"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
-    """Compare two runs of one prompt: what they cost, whether they wrote the same, and in the same order.
+    """Compare two runs of one prompt, or of one text with holes: cost, what they wrote, and in which order.
 
     Example: diffucode trace compare exact.jsonl fast.jsonl
     """
     from ..traces import read_trace
     from .trace_comparison import agreement, numbers, print_comparison
 
-    first, second = read_trace(one), read_trace(other)
+    first, second = (read_trace(file, row) for file, row in zip((one, other), _two_rows(rows), strict=True))
     _check_alike(first, second)
     if as_json:
-        rows = [{"file": str(trace.path), **numbers(trace)} for trace in (first, second)]
-        print(json.dumps({"traces": rows, **agreement(first, second)}, ensure_ascii=False))
+        found = [{"file": str(trace.path), **numbers(trace)} for trace in (first, second)]
+        print(json.dumps({"traces": found, **agreement(first, second)}, ensure_ascii=False))
     else:
         print_comparison(first, second)
     return 0
+
+
+def _read(file: Path, row: int | None) -> "Trace":
+    """A trace; of several canvases, which it is of is said on stderr."""
+    from ..traces import read_trace
+
+    trace = read_trace(file, row)
+    if trace.which:
+        print(f"{file}: {trace.which}", file=sys.stderr)
+    return trace
+
+
+def _two_rows(rows: str | None) -> tuple[int | None, int | None]:
+    if rows is None:
+        return None, None
+    found = re.fullmatch(r"([0-9]{1,9}),([0-9]{1,9})", rows)
+    if found is None:
+        raise ConfigError(f"--rows must be N,M, a number for each of the two files, not {rows!r}")
+    return int(found[1]), int(found[2])
 
 
 def _check_alike(one: "Trace", other: "Trace") -> None:
@@ -103,6 +134,6 @@ def _check_alike(one: "Trace", other: "Trace") -> None:
 
     if one.header["tokenizer"] != other.header["tokenizer"]:
         raise TraceError(f"{other.path}: has another tokenizer than {one.path}; compare runs of models that share theirs")
-    places = [trace.canvas.tokens[0][: trace.canvas.start].tolist() for trace in (one, other)]
-    if places[0] != places[1]:
-        raise TraceError(f"{other.path}: answers another prompt than {one.path}; compare runs of one prompt")
+    if one.around != other.around:
+        what, whose = ("fills another text", "text") if other.frame else ("answers another prompt", "prompt")
+        raise TraceError(f"{other.path}: {what} than {one.path}; compare runs of one {whose}")

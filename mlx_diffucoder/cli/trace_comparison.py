@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..canvas import settled
 from ..order import committed_in, global_autoregressiveness, local_autoregressiveness, order_agreement
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..traces import Trace
+    from ..recorded import Record, Trace
 
 KS = (1, 2, 4, 8)
 
@@ -19,23 +18,25 @@ def numbers(trace: "Trace") -> dict[str, Any]:
     """What one run cost, and how far it went from left to right."""
     stats = trace.stats.to_dict()
     del stats["peak_memory_bytes"]
+    steps, masked = list(trace.useful()), trace.open
     return {
+        "row": trace.row,
         "model": trace.header["model"],
         "rule": trace.header["config"].get("rule"),
         "window": trace.header["config"].get("window"),
         **stats,
         "steps": len(trace.records),
         "taken_back": sum(len(record.remasked) for record in trace.records),
-        "local_autoregressiveness": {str(k): local_autoregressiveness(trace.useful(), trace.masked, k) for k in KS},
-        "global_autoregressiveness": {str(k): global_autoregressiveness(trace.useful(), trace.masked, k) for k in KS},
+        "local_autoregressiveness": {str(k): local_autoregressiveness(steps, masked, k) for k in KS},
+        "global_autoregressiveness": {str(k): global_autoregressiveness(steps, masked, k) for k in KS},
     }
 
 
 def agreement(one: "Trace", other: "Trace") -> dict[str, Any]:
     """Whether they wrote the same, from where on they did not, and whether in the same order."""
-    a, b = _answer(one), _answer(other)
-    length = max(len(a), len(b))
-    same = int((a[: len(b)] == b[: len(a)]).sum())
+    pairs = list(zip(one.holes, other.holes, strict=True))
+    length = sum(max(len(a), len(b)) for a, b in pairs)
+    same = sum(int((a[: len(b)] == b[: len(a)]).sum()) for a, b in pairs)
     order = order_agreement(*_whens(one, other))
     return {
         "same_text": one.text == other.text,
@@ -49,23 +50,32 @@ def agreement(one: "Trace", other: "Trace") -> dict[str, Any]:
 def first_difference(one: "Trace", other: "Trace") -> int | None:
     """The first step, counted from 1, that commits or takes back something else; None where no step does."""
     for number, (a, b) in enumerate(zip(one.records, other.records, strict=False), start=1):
-        pairs = ((a.committed, b.committed), (a.tokens, b.tokens), (a.remasked, b.remasked))
-        if not all(np.array_equal(*pair) for pair in pairs):
+        if _done(one, a) != _done(other, b):
             return number
     if len(one.records) == len(other.records):
         return None
     return min(len(one.records), len(other.records)) + 1
 
 
-def _answer(trace: "Trace") -> "NDArray[np.int32]":
-    """The answer's tokens, up to where its text ends."""
-    ids, _ = settled(trace.final[trace.canvas.start :], mask_id=trace.canvas.mask_id, end_ids=trace.canvas.end_ids)
-    return ids
+def _done(trace: "Trace", record: "Record") -> list[list[int]]:
+    """What a step did; where, counted in each hole from its start, for the holes of two runs may differ in length."""
+    starts = trace.canvas.holes[0, :, 0]
+    found = [record.tokens.tolist()]
+    for at in (record.committed, record.remasked):
+        hole = np.maximum(np.searchsorted(starts, at, side="right") - 1, 0)
+        found += [hole.tolist(), (at - starts[hole]).tolist()]
+    return found
 
 
 def _whens(one: "Trace", other: "Trace") -> "list[NDArray[np.int32]]":
-    length = min(one.text_end, other.text_end)
-    return [committed_in(trace.records, len(trace.masked))[:length] for trace in (one, other)]
+    """Which step wrote what, at the places that both runs have: before the holes and in each up to where a text ends."""
+    whens = [committed_in(trace.records, len(trace.masked)) for trace in (one, other)]
+    spans = [[(0, trace.canvas.start), *trace.spans] for trace in (one, other)]
+    lengths = [min(end - start for start, end in pair) for pair in zip(*spans, strict=True)]
+    return [
+        np.concatenate([when[start : start + length] for (start, _), length in zip(found, lengths, strict=True)])
+        for when, found in zip(whens, spans, strict=True)
+    ]
 
 
 def print_comparison(one: "Trace", other: "Trace") -> None:
@@ -79,7 +89,8 @@ def print_comparison(one: "Trace", other: "Trace") -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=console.width >= 80)
     for trace in (one, other):
-        table.add_column(escape(trace.path.name), justify="right", overflow="fold")
+        row = f", canvas {trace.row}" if trace.rows > 1 else ""
+        table.add_column(escape(trace.path.name) + row, justify="right", overflow="fold")
     a, b = (_cells(numbers(trace)) for trace in (one, other))
     for label in a:
         table.add_row(label, a[label], b[label])

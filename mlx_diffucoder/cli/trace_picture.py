@@ -15,7 +15,7 @@ from .replay import page_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..traces import Trace
+    from ..recorded import Trace
 
 PICTURES = (".png", ".svg")
 PAGE = ".html"
@@ -79,22 +79,23 @@ def _figure(pyplot: Any, trace: "Trace") -> Any:
     _draw_autoregressiveness(left, trace)
     stats = trace.stats
     # No dollar sign is to start a formula.
-    title = f"{trace.header['model']}: {stats.nfe} forwards, {stats.useful_tokens} useful tokens".replace("$", r"\$")
+    parts = [f"{stats.nfe} forwards", f"{stats.useful_tokens} useful tokens", *filter(None, [trace.which])]
+    title = f"{trace.header['model']}: {', '.join(parts)}".replace("$", r"\$")
     figure.suptitle(title)
     return figure
 
 
 def filled(trace: "Trace") -> "NDArray[np.float64]":
-    """Steps by places of the answer: the step, counted from 1, whose token stands there after the step; NaN is a mask."""
-    start = trace.canvas.start
+    """Steps by places in the holes, an answer's is one: the step, counted from 1, that wrote what stands there; NaN is a mask."""
+    places = np.concatenate([np.arange(start, stop) for start, stop in trace.canvas.holes[0]])
     when = np.where(trace.masked, np.nan, 0.0)
     rows = []
     for number, record in enumerate(trace.records, start=1):
         when = when.copy()
         when[record.committed] = number
         when[record.remasked] = np.nan
-        rows.append(when[start:])
-    return np.array(rows).reshape(len(rows), len(when) - start)
+        rows.append(when[places])
+    return np.array(rows).reshape(len(rows), len(places))
 
 
 def _draw_order(axes: Any, trace: "Trace") -> None:
@@ -103,7 +104,13 @@ def _draw_order(axes: Any, trace: "Trace") -> None:
         extent = (-0.5, cells.shape[1] - 0.5, len(cells) + 0.5, 0.5)
         image = axes.imshow(cells, aspect="auto", interpolation="nearest", cmap="viridis", extent=extent)
         axes.figure.colorbar(image, ax=axes, label="committed in step")
-    axes.set(title="in which order: down the steps, along the answer", xlabel="place in the answer", ylabel="step")
+    holes = (trace.canvas.holes[0, :, 1] - trace.canvas.holes[0, :, 0]).cumsum()
+    for end in holes[:-1]:
+        axes.axvline(end - 0.5, color="tab:red", linewidth=1)
+    what = "answer" if trace.frame is None else "holes, a line between two" if len(holes) > 1 else "hole"
+    axes.set(
+        title=f"in which order: down the steps, along the {what.split(',')[0]}", xlabel=f"place in the {what}", ylabel="step"
+    )
 
 
 def _draw_counts(axes: Any, trace: "Trace") -> None:
@@ -117,7 +124,7 @@ def _draw_counts(axes: Any, trace: "Trace") -> None:
 
 
 def _draw_scores(axes: Any, trace: "Trace") -> None:
-    found = np.array(list(distances(trace.useful(), trace.masked)), dtype=float).reshape(-1, 3)
+    found = np.array(list(distances(trace.useful(), trace.open)), dtype=float).reshape(-1, 3)
     axes.scatter(found[:, 1], found[:, 2], c=found[:, 0] + 1, cmap="viridis", s=14)
     name = SCORES.get(str(trace.header["config"].get("alg")), "score")
     axes.set(title="confidence when committed", xlabel="distance from the prefix", ylabel=name)
@@ -126,8 +133,9 @@ def _draw_scores(axes: Any, trace: "Trace") -> None:
 
 def _draw_autoregressiveness(axes: Any, trace: "Trace") -> None:
     ks = range(1, 17)
+    steps = list(trace.useful())
     for name, measure in (("local", local_autoregressiveness), ("global", global_autoregressiveness)):
-        shares = [measure(trace.useful(), trace.masked, k) for k in ks]
+        shares = [measure(steps, trace.open, k) for k in ks]
         axes.plot(ks, [np.nan if share is None else share for share in shares], "o-", markersize=4, label=name)
     axes.set(title="autoregressiveness@k", xlabel="k", ylabel="share of tokens", ylim=(-0.03, 1.03))
     axes.grid(alpha=0.3)

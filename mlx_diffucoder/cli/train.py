@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ import typer
 
 from ..errors import TrainError
 from .options import Model, Yes
+from .stopping import Terminated
 from .train_grpo import by_method, grpo_job
 
 if TYPE_CHECKING:
@@ -167,12 +168,12 @@ def _run(job: "Job | GrpoJob", out: Path, report_every: int, *, resume: bool, as
 
     trainer = job.trainer(out, Hooks(), resume=resume)
     _say_what_is_coming(job)
-    with training(job.settings.steps) as report, _stopping() as stop:
-        trainer.hooks = Hooks(report, stop, report_every)
+    with training(job.settings.steps) as report, _stopping() as asked:
+        trainer.hooks = Hooks(report, lambda: bool(asked), report_every)
         done = trainer.run()
     if not done:
         print(f"saved in {trainer.folder.newest()}; the same command with --resume goes on", file=sys.stderr)
-        return 130
+        return 128 + asked[0]
     trainer.folder.publish(trainer.progress)
     _print(job, _outcome(trainer, out), as_json=as_json)
     return 0
@@ -206,22 +207,24 @@ def _print(job: "Job | GrpoJob", outcome: dict[str, object], *, as_json: bool) -
 
 
 @contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, or a request to terminate, asks the run to save and end after its step; a second one ends it at once."""
-    asked = False
+def _stopping() -> Iterator[list[int]]:
+    """Ctrl-C, or a request to terminate, asks the run to save and end after its step; a second one ends it at once.
+
+    Yields the signals that came.
+    """
+    asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
+        asked.append(number)
+        if len(asked) > 1:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         # Straight to the descriptor: the signal may have come in the middle of a print.
         with suppress(OSError, ValueError):
             os.write(sys.stderr.fileno(), b"saving after this step; Ctrl-C again ends it at once\n")
 
     before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield asked
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

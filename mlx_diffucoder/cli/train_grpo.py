@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import PRESETS, RULES, WINDOWS, GenerationConfig, describe
-from ..errors import ExecutionError, TrainError
+from ..errors import ExecutionError, TrainError, one_of
 from ..training.grpo_settings import GrpoSettings
 from . import completion
+from .completion import METHODS
 from .options import flag_of
 from .settings import Settings
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ..training.learners import Learner
     from ..training.settings import TrainSettings
 
-METHODS = ("sft", "coupled-grpo")
 OF_SFT = ("from_scratch", "tokenizer", "dropout", "accumulate", "max_length", "canvas", "infill", "least_t", "skip_long")
 """Parameters that mean nothing to coupled-grpo: its canvases are those of its answers, and two forwards of the same
 weights must agree."""
@@ -106,7 +106,7 @@ def by_method(verb: Callable[..., int]) -> Callable[..., int]:
     def with_flags(context: typer.Context, method: str, **given: Any) -> int:
         values = {name: given.pop(name) for name in names}
         if method not in METHODS:
-            raise TrainError(f"method must be one of {', '.join(METHODS)}, not {method!r}", field="method")
+            raise TrainError(f"method must be {one_of(METHODS, method)}", field="method")
         rewarded = method == "coupled-grpo"
         _refuse(context, OF_SFT if rewarded else names, METHODS[not rewarded])
         return verb(method=method, asked=asked(context, **values) if rewarded else None, **given)

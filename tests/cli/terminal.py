@@ -63,8 +63,12 @@ class Terminal:
         subprocess.run([TMUX, "-S", self._socket, "kill-server"], capture_output=True)
 
 
-def written_to_a_terminal(*args, **env):
-    """All that `diffucode ARGS` writes to a bare terminal, and its exit code."""
+def written_to_a_terminal(*args, terminate_after=None, **env):
+    """All that `diffucode ARGS` writes to a bare terminal, and its exit code.
+
+    Args:
+        terminate_after: once this has come so many times, SIGTERM is sent; bytes and a number.
+    """
     master, slave = pty.openpty()
     env = environment(**({"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | env))
     process = subprocess.Popen([COMMAND, *map(str, args)], stdin=slave, stdout=slave, stderr=slave, env=env)
@@ -73,6 +77,10 @@ def written_to_a_terminal(*args, **env):
     try:
         while chunk := os.read(master, 65536):
             written += chunk
+            if terminate_after and written.count(terminate_after[0]) >= terminate_after[1]:
+                time.sleep(0.3)  # a prompt comes before it is waited at
+                process.terminate()
+                terminate_after = None
     except OSError:  # the terminal's other end is closed
         pass
     os.close(master)

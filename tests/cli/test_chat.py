@@ -3,15 +3,22 @@
 import json
 import os
 import stat
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
+from mlx_diffucoder.traces import read_trace
+
 from ..conftest import DATA
-from .command import COMMAND, assert_one_line, diffucode
+from .command import COMMAND, assert_one_line, diffucode, environment
 from .screen import needs_tmux, screen  # noqa: F401
+from .terminal import written_to_a_terminal
 
 TINY = DATA / "dream-b"
 POCKET = ("chat", "-m", "pocket", "--max-tokens", "64", "--dtype", "float32")
+SLOW = ("--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900")
 SQUARES = "Write a function f(nums) that returns the sum of the squares of the even numbers in nums."
 
 
@@ -54,6 +61,21 @@ def test_a_saved_chat_goes_on_where_it_was(tmp_path):
     together = turns(f"one\ntwo\n/save {file}\nthree\n")[-1]
     after = turns(f"/load {file}\nthree\n")[-1]
     assert (after["prompt_tokens"], after["text"]) == (together["prompt_tokens"], together["text"])
+
+
+def test_each_answer_has_a_trace_of_its_own_and_none_is_written_over(tmp_path):
+    (tmp_path / "run-2.jsonl").write_text("mine\n")
+    one, two = turns("hi\nho\n", "--trace", tmp_path / "run.jsonl")
+    assert [one["trace"], two["trace"]] == [str(tmp_path / "run-3.jsonl"), str(tmp_path / "run-4.jsonl")]
+    for turn in (one, two):
+        trace = read_trace(Path(turn["trace"]))
+        assert (trace.text, trace.end, trace.stats.nfe) == (turn["text"], "done", turn["nfe"])
+    assert len(list(tmp_path.iterdir())) == 3
+    assert (tmp_path / "run-2.jsonl").read_text() == "mine\n"
+    done = diffucode("chat", "-m", TINY, "--max-tokens", "3", "--trace", tmp_path / "other", stdin="hi\n")
+    assert f"its steps are in {tmp_path / 'other-1'}\n" in done.stderr
+    for name in (tmp_path / "no" / "run", "."):
+        assert_one_line(diffucode("chat", "-m", "nowhere/at-all", "--trace", name), "folder that is there")
 
 
 def test_turns_that_do_not_fit_are_left_out_and_that_is_said(broken, edit_json):
@@ -147,6 +169,29 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(screen, tmp_path):  # noqa: 
     term.type("/bye", "Enter")
     assert term.exit_code() == 0
     assert "Traceback" not in term.text
+
+
+def test_a_request_to_terminate_ends_a_chat_at_its_prompt_and_in_an_answer(tmp_path):
+    written, code = written_to_a_terminal("chat", "-m", TINY, terminate_after=(b">>> ", 1), **home(tmp_path))
+    assert (code, "Traceback" in written) == (143, False)
+    script = subprocess.Popen(
+        [COMMAND, "chat", "-m", TINY, *SLOW, "--trace", tmp_path / "run.jsonl"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    script.stdin.write(b"hi\nhi\n")
+    script.stdin.flush()
+    end = time.monotonic() + 60
+    while not (tmp_path / "run-1.jsonl").exists() or (tmp_path / "run-1.jsonl").read_text().count("\n") < 3:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    script.terminate()
+    _, err = script.communicate(timeout=60)
+    assert (script.returncode, b"Traceback" in err) == (143, False)
+    assert read_trace(tmp_path / "run-1.jsonl").end == "stopped"
+    assert not (tmp_path / "run-2.jsonl").exists()
 
 
 @needs_tmux

@@ -38,6 +38,19 @@ def run(file):
     return run
 
 
+def test_a_variable_that_sets_nothing_is_named_once_with_the_one_that_may_be_meant(run):
+    wrong = {"DIFFUCODE_GENERATE_MAX_TOKEN": "3"}
+    done = run("config", "list", **wrong)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "DIFFUCODE_GENERATE_MAX_TOKEN: no such variable, so nothing comes of it; did you mean 'DIFFUCODE_GENERATE_MAX_TOKENS'?\n"
+    )
+    assert run("config", "list", "--quiet", **wrong).stderr == ""
+    assert run("bench", "compare", "nowhere.json", **wrong).stderr.count("no such variable") == 1
+    assert "config list --all" in run("config", "list", DIFFUCODE_ZZZ="1").stderr
+    assert run("config", "list", DIFFUCODE_GENERATE_MAX_TOKENS="3", DIFFUCODE_DEBUG="1", DIFFUCODE_ZZZ="").stderr == ""
+
+
 @pytest.fixture
 def configured(file, monkeypatch):
     """The configuration that a verb called `generate` would run with, found without running it."""
@@ -181,7 +194,7 @@ def test_list_says_where_each_value_comes_from(run, file):
         ("[generate]\ntop_p = nan\n", ["generate.top_p", "a number"]),
         ("[generate]\nrule = 'treshold'\n", ["generate.rule", "threshold:tau=0.9", "did you mean 'threshold'"]),
         ("[generate]\npreset = 'quick'\n", ["generate.preset", "balanced"]),
-        ("[generate]\ndtype = 'int8'\n", ["generate.dtype", "float32"]),
+        ("[generate]\ndtype = 'flaot32'\n", ["generate.dtype", "did you mean 'float32'"]),
         ("[generate]\nmax_tokes = 5\n", ["generate.max_tokes", "no such key", "did you mean 'generate.max_tokens'"]),
         ("[genrate]\nmax_tokens = 5\n", ["genrate", "no such key", "did you mean 'generate'"]),
         ("generate = 5\n", ["generate", "no such key"]),
@@ -199,6 +212,16 @@ def test_a_bad_file_names_itself_the_key_and_what_is_allowed(file, monkeypatch, 
         settings.check(("generate",))
     for words in (str(file), *said):
         assert words in str(raised.value)
+
+
+def test_a_method_that_is_misspelt_is_refused_where_it_is_set(run, file):
+    assert_one_line(run("config", "set", "train.method", "coupled_grpo"), "train.method must be one of", "'coupled-grpo'?")
+    assert run("config", "set", "train.method", "sft").returncode == 0
+    assert_one_line(
+        run("train", "--data", file, "--out", file, "--method", "copled-grpo"),
+        "--method must be one of",
+        "did you mean 'coupled-grpo'?",
+    )
 
 
 def test_with_a_bad_file_help_and_config_still_work(run, file):

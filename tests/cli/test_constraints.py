@@ -34,10 +34,47 @@ def test_a_trace_shows_the_prefill_and_ends_where_the_answer_did(tmp_path):
     assert counted["useful_tokens"] == json.loads(diffucode_here(*args, "--json", PRIME).stdout)["useful_tokens"]
 
 
-def test_a_trace_is_of_one_answer(tmp_path):
-    for more in (["-n", "2", "--temp", "1"], ["--rank"], ["--lock", tmp_path / "t.txt"]):
-        assert_one_line(diffucode_here(*TINY, *more, "--trace", tmp_path / "run.jsonl", "hi"), "--trace", more[0])
-    assert not list(tmp_path.iterdir())
+def shown(trace, *args):
+    """What `trace show` prints, and what it says."""
+    done = diffucode_here("trace", "show", trace, *args)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_a_trace_of_several_answers_has_each_of_them_and_shows_the_best(tmp_path):
+    trace, tests = tmp_path / "run.jsonl", tmp_path / "tests.py"
+    args = [*POCKET[:-1], "16", "-n", "4", "--temp", "2.5", "--seed", "0", "--trace", trace]
+    rows = json.loads(diffucode_here(*args, "--json", PRIME).stdout)["answers"]
+    assert sorted(row["canvas"] for row in rows) == [1, 2, 3, 4]
+    assert len({row["text"] for row in rows}) == 4
+    for row in rows:
+        text, said = shown(trace, "--row", row["canvas"])
+        assert text.removesuffix("\n") == row["text"].removesuffix("\n")
+        assert f"canvas {row['canvas']} of 4" in said
+    best = diffucode_here(*args, "--rank", PRIME).stdout
+    assert best.removesuffix("\n") == rows[0]["text"].removesuffix("\n")
+    assert shown(trace) == (best, f"{trace}: canvas {rows[0]['canvas']} of 4, the one that was kept\n")
+    assert f"# answer 1, canvas {rows[0]['canvas']}, mean" in diffucode_here(*args, PRIME).stdout
+    tests.write_text("assert False\n")
+    assert diffucode_here(*args, "--tests", tests, "--allow-code-execution", PRIME).returncode == 1
+    assert shown(trace)[1] == f"{trace}: canvas 1 of 4\n"
+
+
+def test_a_trace_of_a_template_shows_its_text_in_place(tmp_path):
+    template, trace = tmp_path / "template.py", tmp_path / "run.jsonl"
+    template.write_text("def process(k):\n    if k < 2:\n        <FILL:3>\n    return <FILL>\n")
+    args = [*POCKET[:-1], "8", "--lock", template, "--trace", trace]
+    plain = diffucode_here(*args, PRIME).stdout
+    assert plain.startswith("def process(k):\n    if k < 2:\n        return False\n")
+    assert shown(trace)[0] == plain
+    assert shown(trace, "--row", "1")[0].startswith("def process(k):\n    if k < 2:\n        ")
+    assert_one_line(diffucode_here("trace", "show", trace, "--row", "99"), "run.jsonl", "none of the number 99")
+    found = json.loads(diffucode_here("trace", "compare", trace, trace, "--rows", "1,2", "--json").stdout)
+    assert [one["row"] for one in found["traces"]] == [1, 2]
+    assert found["first_difference"] is not None
+    same = json.loads(diffucode_here("trace", "compare", trace, trace, "--json").stdout)
+    assert (same["same_tokens"], same["first_difference"], same["same_text"]) == (1, None, True)
+    assert_one_line(diffucode_here("trace", "compare", trace, trace, "--rows", "1"), "--rows must be N,M")
 
 
 def test_the_best_of_several_answers_and_the_first_that_passes(tmp_path):

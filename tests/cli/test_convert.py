@@ -42,9 +42,9 @@ def test_a_folder_is_converted_and_runs(tmp_path):
     [
         (["-q", "--q-bits", "7"], "--q-bits"),
         (["-q", "--q-group-size", "5"], "--q-group-size"),
-        (["-q", "--q-mode", "fp1"], "--q-mode"),
+        (["-q", "--q-mode", "mxpf4"], 'did you mean "mxfp4"?'),
         (["--q-bits", "4"], "-q"),
-        (["--dtype", "int3"], "--dtype"),
+        (["--dtype", "Float16"], '--dtype must be one of bfloat16, float16, float32, not "Float16"; did you mean "float16"?'),
     ],
 )
 def test_an_impossible_option_names_its_flag_and_writes_nothing(tmp_path, args, said):

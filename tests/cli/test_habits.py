@@ -98,7 +98,7 @@ def test_the_reference_in_the_checkout_is_the_one_that_is_made_now():
 def test_exit_codes_are_in_the_help_and_in_the_readme():
     shown = " ".join(diffucode("--help", env=PLAIN).stdout.split())
     readme = (ROOT / "README.md").read_text()
-    for code in ("0 done", "1 failed", "2 wrong usage", "130 stopped by Ctrl-C", "141 "):
+    for code in ("0 done", "1 failed", "2 wrong usage", "130 stopped by Ctrl-C", "143 the same by SIGTERM", "141 "):
         assert code in shown
         assert code in readme
 
@@ -140,6 +140,7 @@ def test_wrong_usage_says_what_was_meant(args, said):
         (["-m", "pocket", "--window", "slidng"], "'sliding'"),
         (["-m", "pocket", "--preset", "blanced"], "'balanced'"),
         (["-m", "pocket", "--alg", "entropie"], "'entropy'"),
+        (["-m", "someone/not-here", "--yes", "--dtype", "flaot16"], "'float16'"),  # before anything is downloaded
     ],
 )
 def test_a_mistyped_name_says_what_was_meant(args, meant):

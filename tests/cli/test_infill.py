@@ -184,6 +184,22 @@ def test_an_editor_sends_and_gets_json():
     assert infilled("-", *TINY, stdin=b"a = <FILL:2>\n").startswith(b"a = ")
 
 
+def test_a_trace_shows_every_length_that_was_tried_and_draws_the_one_that_was_kept(holey, tmp_path):
+    trace, page = tmp_path / "run.jsonl", tmp_path / "run.html"
+    holey.write_bytes(EVENS.replace(b"<FILL:10>\n            ", b"        if <FILL>\n            "))
+    report = json.loads(infilled(holey, "-m", "pocket", "--dtype", "float32", "--max-tokens", "4", "--json", "--trace", trace))
+    done = diffucode_here("trace", "show", trace)
+    assert done.stdout == report["text"]
+    assert f"canvas {report['kept']} of {report['tried']}, the one that was kept" in done.stderr
+    assert diffucode_here("trace", "plot", trace, "--row", "1", "--out", page).returncode == 0
+    data = json.loads(page.read_text().split('type="application/json">')[1].split("</script>")[0])
+    before = "".join(data["pieces"][str(id)] for id in data["tokens"][: data["steps"][0]["at"][0]])
+    assert before.startswith("def f(nums):\n")
+    assert before.endswith("        if")
+    assert (data["tokens"].count(data["mask"]), data["prompt"]) == (4, "")
+    assert_one_line(refused(holey, *TINY, "--trace", holey), "--trace", "a.py", "is no trace")
+
+
 def test_what_cannot_be_filled_is_one_line(holey, tmp_path):
     assert_one_line(refused(tmp_path / "no.py", *TINY), "no.py", "No such file")
     assert_one_line(refused(holey, *TINY, "--marker", "<HOLE>"), "a.py", "no hole", "<HOLE>", "--at")
@@ -191,6 +207,7 @@ def test_what_cannot_be_filled_is_one_line(holey, tmp_path):
     assert_one_line(refused(holey, *TINY, "--at", "1:99"), "--at 1:99", "12 characters")
     assert_one_line(refused(holey, *TINY, "--lines", "3-2"), "--lines 3-2")
     assert_one_line(refused(holey, *TINY, "--backup", ".orig"), "--write")
+    assert_one_line(refused(holey, "-m", "nowhere/at-all", "--system", "Be brief."), "--system", "instruction")
     assert_one_line(refused("-", *TINY, "--write", stdin=b"a<FILL>"), "--write")
     assert_one_line(refused("-", *TINY, stdin=b'{"prefix": 3}'), "stdin", "prefix must be a text")
     assert_one_line(refused("-", *TINY, stdin=b'{"prefix": "a", "middle": "b"}'), "middle")
@@ -198,9 +215,11 @@ def test_what_cannot_be_filled_is_one_line(holey, tmp_path):
     holey.write_bytes(b"\x7fELF\0\0<FILL>")
     assert_one_line(refused(holey, *TINY), "a.py", "binary")
     holey.write_bytes(b"x = <FILL:5000>")
-    assert_one_line(refused(holey, *TINY), "hole", "5000 tokens", "2048")
+    assert_one_line(refused(holey, *TINY), "a.py: a hole", "5000 tokens", "2048")
+    assert_one_line(diffucode_here("generate", *TINY[:4], "--lock", holey, "hi"), "a.py: a hole", "5000 tokens", "2048")
     holey.write_bytes(b"x = <FILL:0>")
     assert_one_line(refused(holey, *TINY), "a.py:1", "0 tokens")
-    assert_one_line(refused(holey, *TINY, "--reference"), "--reference")
+    for flag in ("--prefill", "--until", "--reference"):  # are of answers
+        assert_one_line(refused(holey, *TINY, flag, "x"), "No such option", flag, code=2)
     (tmp_path / "a.py.orig").write_bytes(b"kept")
     assert_one_line(refused(holey, *TINY, "--write", "--backup", ".orig"), "a.py.orig", "already")

@@ -136,6 +136,18 @@ def test_ctrl_c_in_the_middle_keeps_the_finished_text(terminal):
     assert len(shown.split("exit=130")[0].strip()) >= 10
 
 
+def test_a_request_to_terminate_keeps_the_finished_text_and_gives_the_cursor_back():
+    args = ["-m", TINY, "--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900", "hi"]
+    written, code = written_to_a_terminal("generate", *args, terminate_after=(b" forwards", 4))
+    assert code == 143
+    drawn, text = written.rsplit("\x1b[?25h", 1)
+    assert " forwards" in drawn.rsplit("\x1b[?25l", 1)[1]  # the canvas was there, and the cursor was not
+    assert "\x1b[?25l" not in text
+    assert len(text.strip()) >= 3
+    assert "·" not in text
+    assert "Traceback" not in written
+
+
 @needs_tmux
 def test_a_real_run_ends_with_its_text_alone(terminal, answer):
     screen = terminal()

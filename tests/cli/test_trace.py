@@ -256,6 +256,21 @@ def test_the_page_shows_the_step_that_is_asked_for(page):
 
 
 @needs_chromium
+def test_the_page_shows_the_text_around_holes_in_place(tmp_path):
+    (tmp_path / "a.py").write_text("def f(x):\n    <FILL:2>\n    return <FILL:1>\n")
+    args = ["-m", TINY, "--preset", "exact", "--trace", tmp_path / "run.jsonl"]
+    filled = diffucode("infill", tmp_path / "a.py", *args)
+    assert filled.returncode == 0, filled.stderr
+    assert diffucode("trace", "plot", tmp_path / "run.jsonl", "--out", tmp_path / "run.html").returncode == 0
+    first, last = (cells(browse(tmp_path / "run.html", f"step={step}", "--dump-dom")) for step in (0, 3))
+    # The line end right behind a hole is its tokens' to write, and so is the blank before it.
+    assert "".join(text for _, text in first) == "def f(x):\n   ··    return·∎"
+    assert [text for kinds, text in last if "mask" in kinds] == []
+    known = [place for place, (_, text) in enumerate(first) if text != "·"]
+    assert [first[place][1] for place in known] == [last[place][1] for place in known]
+
+
+@needs_chromium
 def test_the_slider_keys_and_play_move_it(page, tmp_path):
     """A script in a copy of the page does what a hand would do, and writes down what it sees."""
     script = """<script>
