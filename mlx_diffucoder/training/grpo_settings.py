@@ -17,7 +17,7 @@ class GrpoSettings:
         updates: optimizer steps that a round serves.
         clip_ratio: how far from 1 a ratio counts.
         kl: the weight of the KL to the model that the run began with.
-        format_reward: what a well-formed answer earns; one that passes its tests earns 1.
+        format_reward: what a well-formed answer earns; one that passes its tests earns 1 more.
     """
 
     group: int = 8
