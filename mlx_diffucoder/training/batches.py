@@ -5,12 +5,13 @@ draws what an unbroken one would have drawn.
 
 A canvas is one of two:
 
-    answer    prompt + answer + end token + padding                all behind the prompt is learnt
-    infilling prompt + prefix + [span + padding] + suffix + end token + padding        the hole is learnt
+    answer    prompt + answer + end token + padding                              all behind the prompt is learnt
+    infilling prompt + text + [span + padding] + text + … + end token + padding        the holes are learnt
 
 In a hole, what the span leaves over is filled with the padding token (`Tokenizer.pad_id`): how long the text
-is can be found, and need not be told. The prompt of an infilling canvas is left away for some, which is then
-code alone. Prefix and suffix are cut where tokens end, half of the time at the ends of lines.
+is can be found, and need not be told. There are one to `HOLES` of them. The prompt of an infilling canvas is left away
+for some, which is then code alone and ends as texts do (`Tokenizer.end_id`). Spans are cut where tokens end, half of the
+time at the ends of lines.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from .objective import LEAST_T, Noised, draw_masks, timesteps
 SORTED_TOGETHER = 32  # batches whose examples are sorted by length
 MULTIPLE = 8  # of canvas lengths, so that few shapes are met
 NO_PROMPT = 0.5  # share of the infilling canvases that are code alone
+HOLES = 3  # at most on a canvas; one half of the time
 
 Row = tuple[NDArray[np.int32], NDArray[np.bool_]]
 """Tokens `[L]`, and which are learnt."""
@@ -59,6 +61,7 @@ class Batches:
     def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, drawing: Drawing):
         self._examples, self._drawing = examples, drawing
         self._mask_id, self._pad_id = tokenizer.mask_id, tokenizer.pad_id
+        self._end_id = tokenizer.end_id(chat=False)
         self._ends_line = _line_ends(tokenizer) if drawing.infill else np.zeros(0, dtype=bool)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
@@ -106,39 +109,47 @@ class Batches:
 
     def _row(self, rng: np.random.Generator, example: Example, length: int) -> Row:
         if rng.random() < self._drawing.infill and len(example.answer) > 2:
-            return self._with_hole(rng, example, length)
+            return self._with_holes(rng, example, length)
         tokens = np.full(length, self._pad_id, dtype=np.int32)
         tokens[: len(example)] = np.concatenate([example.prompt, example.answer])
         return tokens, np.arange(length) >= len(example.prompt)
 
-    def _with_hole(self, rng: np.random.Generator, example: Example, length: int) -> Row:
-        text = example.answer[:-1]  # its end token stays behind the suffix
+    def _with_holes(self, rng: np.random.Generator, example: Example, length: int) -> Row:
+        text, end = example.answer[:-1], example.answer[-1:]
         asked = len(example.prompt) == 1 or rng.random() >= NO_PROMPT
+        if not asked and self._end_id is not None:
+            end = np.array([self._end_id], dtype=np.int32)
         before = example.prompt if asked else example.prompt[:0]
-        start, stop = self._span(rng, text)
-        if not len(before):
-            start = max(start, 1)  # the shift: the first token of a canvas is predicted by none
-            stop = max(stop, start + 1)
-        known = np.concatenate([before, text[:start]])
-        room = length - len(known) - len(example.answer) + start
-        hole = stop - start + int(rng.integers(room + 1))
-        tokens = np.full(length, self._pad_id, dtype=np.int32)
-        tokens[: len(known)] = known
-        tokens[len(known) : len(known) + stop - start] = text[start:stop]
-        behind = example.answer[stop:]
-        tokens[len(known) + hole : len(known) + hole + len(behind)] = behind
-        place = np.arange(length)
-        return tokens, (place >= len(known)) & (place < len(known) + hole)
+        # The shift: the first token of a canvas is predicted by none.
+        spans = self._spans(rng, text, least=0 if len(before) else 1)
+        room = rng.multinomial(rng.integers(length - len(before) - len(text)), np.full(len(spans), 1 / len(spans)))
+        tokens, learnt = [before], [np.zeros(len(before), dtype=bool)]
+        known = 0
+        for (start, stop), more in zip(spans, room, strict=True):
+            hole = np.concatenate([text[start:stop], np.full(more, self._pad_id, dtype=np.int32)])
+            tokens += [text[known:start], hole]
+            learnt += [np.zeros(start - known, dtype=bool), np.ones(len(hole), dtype=bool)]
+            known = stop
+        tokens += [text[known:], end]
+        shown = np.concatenate(tokens)
+        row = np.pad(shown, (0, length - len(shown)), constant_values=self._pad_id).astype(np.int32)
+        found = np.concatenate(learnt)
+        return row, np.pad(found, (0, length - len(found)))
 
-    def _span(self, rng: np.random.Generator, text: NDArray[np.int32]) -> tuple[int, int]:
-        """Where a span starts and stops: between any two tokens, or whole lines."""
-        cuts = np.arange(len(text) + 1)
+    def _spans(self, rng: np.random.Generator, text: NDArray[np.int32], least: int = 0) -> list[tuple[int, int]]:
+        """Where spans start and stop, with text between them: cut between any two tokens, or in whole lines.
+
+        Args:
+            least: where the first may start.
+        """
+        cuts = np.arange(least, len(text) + 1)
         if rng.random() < 0.5:
             inner = np.flatnonzero(self._ends_line[text[:-1]]) + 1
-            cuts = np.concatenate([[0], inner, [len(text)]])
-        first = int(rng.integers(len(cuts) - 1))
-        last = int(rng.integers(first + 1, len(cuts)))
-        return int(cuts[first]), int(cuts[last])
+            cuts = np.unique([least, *inner[inner > least], len(text)])
+        most = HOLES if rng.random() < 0.5 else 1
+        count = int(rng.integers(1, min(most, len(cuts) // 2) + 1))
+        chosen = np.sort(rng.choice(cuts, 2 * count, replace=False)).tolist()
+        return list(zip(chosen[::2], chosen[1::2], strict=True))
 
 
 def batches_per_epoch(examples: int, size: int) -> int:

@@ -28,7 +28,7 @@ SHAPE: dict[str, Any] = {
     "model_type": "Dream",
     "hidden_act": "silu",
     "hidden_size": 256,
-    "initializer_range": 0.02,
+    "initializer_range": 0.06,  # 1 / sqrt(hidden_size), so that queries tell keys apart from the beginning
     "intermediate_size": 768,
     "max_position_embeddings": 2048,
     "num_attention_heads": 4,

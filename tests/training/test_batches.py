@@ -1,5 +1,7 @@
 """What a canvas looks like, and that each follows from the seed and its number."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -43,29 +45,30 @@ def test_an_answers_canvas_is_prompt_answer_end_and_padding_and_all_behind_the_p
         assert (row[len(own) :] == dream_a_tokenizer.pad_id).all()
 
 
-def test_a_hole_is_span_and_padding_and_what_is_around_it_is_known(examples, dream_a_tokenizer):
+def test_a_hole_is_span_and_padding_and_what_is_around_the_holes_is_known(examples, dream_a_tokenizer):
     batches = Batches(examples, dream_a_tokenizer, Drawing(size=8, max_length=200, infill=1.0, seed=3))
-    prompted, bare, longer = 0, 0, 0
+    pad, end = dream_a_tokenizer.pad_id, dream_a_tokenizer.end_id(chat=False)
+    whole = {(*one.prompt, *one.answer) for one in examples}
+    bare = {(*one.answer[:-1], end) for one in examples}
+    assert end != examples[0].answer[-1]
+    counts, prompted, longer = [], 0, 0
     for number in range(12):
-        tokens, learnt = canvases(batches, number)
-        for row, mask in zip(tokens, learnt, strict=True):
-            start, stop = int(mask.argmax()), len(mask) - int(mask[::-1].argmax())
-            assert mask[start:stop].all()  # one hole
-            assert start > 0
-            hole = row[start:stop]
-            span = hole[hole != dream_a_tokenizer.pad_id]
-            assert (hole[: len(span)] == span).all()  # padding only behind the span
-            assert len(span) > 0
-            rest = row[stop:]
-            around = np.concatenate([row[:start], span, rest[rest != dream_a_tokenizer.pad_id]])
-            whole = [np.concatenate([one.prompt, one.answer]) for one in examples]
-            answers = [one.answer for one in examples]
-            prompted += any(len(one) == len(around) and (one == around).all() for one in whole)
-            bare += any(len(one) == len(around) and (one == around).all() for one in answers)
-            longer += len(hole) > len(span)
-    assert prompted + bare == sum(len(canvases(batches, number)[0]) for number in range(12))
-    assert min(prompted, bare) > 20
+        for row, mask in zip(*canvases(batches, number), strict=True):
+            assert not mask[0]
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], mask, [0]])))
+            counts.append(len(edges) // 2)
+            for start, stop in edges.reshape(-1, 2):
+                hole = row[start:stop]
+                assert hole[0] != pad
+                assert (np.diff((hole == pad).astype(int)) >= 0).all()  # padding only behind the span
+                longer += hole[-1] == pad
+            shown = tuple(row[row != pad].tolist())
+            prompted += shown in whole
+            assert shown in whole or shown in bare
+    assert 30 < prompted < len(counts) - 20
     assert longer > 40
+    assert set(counts) == {1, 2, 3}
+    assert counts.count(1) > len(counts) / 2
 
 
 def test_spans_are_whole_lines_about_half_of_the_time(examples, dream_a_tokenizer):
@@ -73,13 +76,15 @@ def test_spans_are_whole_lines_about_half_of_the_time(examples, dream_a_tokenize
     rng = np.random.default_rng(0)
     text = examples[0].answer[:-1]
     whole = 0
-    for _ in range(400):
-        start, stop = batches._span(rng, text)
-        assert 0 <= start < stop <= len(text)
-        before = dream_a_tokenizer.decode(text[:start].tolist())
-        span = dream_a_tokenizer.decode(text[start:stop].tolist())
-        whole += (not before or before.endswith("\n")) and span.endswith("\n")
-    assert 150 < whole < 300  # half, and those that chance makes whole
+    for number in range(400):
+        spans = batches._spans(rng, text, least=number % 2)
+        assert spans[0][0] >= number % 2 and spans[-1][1] <= len(text)
+        assert all(start < stop for start, stop in spans)
+        assert all(one[1] < other[0] for one, other in pairwise(spans))
+        before = dream_a_tokenizer.decode(text[: spans[0][0]].tolist())
+        span = dream_a_tokenizer.decode(text[slice(*spans[0])].tolist())
+        whole += (number % 2 == 1 or not before or before.endswith("\n")) and span.endswith("\n")
+    assert 120 < whole < 300  # half, and those that chance makes whole
 
 
 def test_batches_follow_from_seed_and_number_alone(examples, dream_a_tokenizer):
