@@ -137,7 +137,8 @@ def test_ctrl_c_in_the_middle_keeps_the_finished_text(terminal):
 
 
 def test_a_request_to_terminate_keeps_the_finished_text_and_gives_the_cursor_back():
-    args = ["-m", TINY, "--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900", "hi"]
+    endless = ["--ban-token", "<|im_end|>", "--ban-token", "<|endoftext|>"]
+    args = ["-m", TINY, "--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900", *endless, "hi"]
     written, code = written_to_a_terminal("generate", *args, terminate_after=(b" forwards", 4))
     assert code == 143
     drawn, text = written.rsplit("\x1b[?25h", 1)
