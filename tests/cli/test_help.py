@@ -22,15 +22,16 @@ def test_help_lists_the_verbs():
     assert "doctor" in done.stdout
 
 
-def test_help_answers_in_under_300_ms_or_15_of_pythons_own_starts():
+def test_help_answers_in_under_300_ms_or_what_a_slow_machine_makes_of_that():
     def seconds(run):
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
 
-    # The best of a few: on a busy machine the others measure what it is busy with. Python starts in 20 ms on one that is not.
-    python = min(seconds(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True)) for _ in range(7))
-    assert min(seconds(lambda: diffucode("--help")) for _ in range(7)) < max(0.3, 15 * python)
+    # The best of a few: on a busy machine the others measure what it is busy with.
+    smallest = "import typer\napp = typer.Typer()\n@app.command()\ndef hello(): ...\napp(['--help'])"
+    least = min(seconds(lambda: subprocess.run([sys.executable, "-c", smallest], capture_output=True)) for _ in range(7))
+    assert min(seconds(lambda: diffucode("--help")) for _ in range(7)) < max(0.3, 2.5 * least)
 
 
 def test_help_imports_nothing_heavy():
