@@ -50,7 +50,7 @@ def train(
     infill: Annotated[float, typer.Option(help="Share of the examples that become holes between known text.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="After the warm-up; a cosine takes it to a tenth.")] = 1e-4,
     warmup: Annotated[int, typer.Option(help="Steps in which the learning rate rises.")] = 0,
-    optimizer: Annotated[str, typer.Option(help="adamw, or muon for the layers' matrices: faster from scratch.")] = "adamw",
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon for the layers' matrices, to begin from scratch.")] = "adamw",
     weight_decay: Annotated[float, typer.Option(help="AdamW's, of matrices.")] = 0.01,
     clip: Annotated[float, typer.Option(help="The largest norm of a gradient.")] = 1.0,
     least_t: Annotated[float, typer.Option(help="The smallest probability of a mask; its loss counts 1 over it.")] = 1e-3,

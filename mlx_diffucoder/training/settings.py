@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import TrainError
+from ..errors import TrainError, one_of
 
 CANVASES = ("random", "longest", "full")
 OPTIMIZERS = ("adamw", "muon")
@@ -70,7 +70,7 @@ class TrainSettings:
                 raise TrainError(f"{name} must be from {low:g} to {high:g}, not {value!r}", field=name)
         for name, known in (("canvas", CANVASES), ("optimizer", OPTIMIZERS)):
             if (value := getattr(self, name)) not in known:
-                raise TrainError(f"{name} must be one of {', '.join(known)}, not {value!r}", field=name)
+                raise TrainError(f"{name} must be {one_of(known, value)}", field=name)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: a linear rise, then half a cosine."""
