@@ -18,7 +18,7 @@ from .recorded import Frame, Record, Trace
 FORMAT, ROWS_FORMAT = 1, 2
 """Of a trace of one answer, and of one of several canvases: programs that know only the first refuse the second."""
 KEY = "diffucode_trace"
-LARGEST = 2**24
+LARGEST = 2**24  # masks of a canvas
 
 
 def read_trace(path: Path, row: int | None = None) -> Trace:
@@ -166,6 +166,8 @@ def _what(error: Exception) -> str:
 
 
 def _unpacked(packed: Sequence[int], mask_id: int) -> list[int]:
+    if sum(-entry for entry in packed if entry < 0) > LARGEST:
+        raise ValueError("no canvas has so many masks")
     tokens = [token for entry in packed for token in ([mask_id] * -entry if entry < 0 else [entry])]
     return np.array(tokens, dtype=np.int32).tolist()
 

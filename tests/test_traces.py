@@ -113,6 +113,7 @@ def damaged(path, number, change):
         (1, lambda row: row.update(diffucode_trace=3, version="9.9"), "format 3, written by diffucode 9.9"),
         (1, lambda row: row.pop("canvas"), "'canvas' is missing"),
         (1, lambda row: row.update(start=9999), "do not fit"),
+        (1, lambda row: row.update(canvas=[5, -(10**12)]), "so many masks"),
         (1, lambda row: row.update(pieces=[1]), "damaged"),
         (3, '{"step": 1, "at": [', "no JSON object"),
         (3, "[1, 2]", "no JSON object"),
