@@ -41,8 +41,8 @@ class Drawing:
         size: examples a batch.
         max_length: of a canvas, the longest.
         infill: share of the examples that become holes.
-        canvas: `random`: a length between the batch's longest example and `max_length`, most of them short
-            (the cube of a uniform number, on a logarithmic scale); `longest`: the batch's longest example; `full`: `max_length`.
+        canvas: `random`: a length between the batch's longest example and `max_length`, most of them short (the sixth power
+            of a uniform number, on a logarithmic scale); `longest`: the batch's longest example; `full`: `max_length`.
         seed: of all that is drawn.
         least_t: see `timesteps`.
     """
@@ -103,7 +103,7 @@ class Batches:
 
     def _length(self, rng: np.random.Generator, longest: int) -> int:
         most, drawn = self._drawing.max_length, rng.random()
-        share = {"random": drawn**3, "longest": 0.0, "full": 1.0}[self._drawing.canvas]
+        share = {"random": drawn**6, "longest": 0.0, "full": 1.0}[self._drawing.canvas]
         length = longest * (most / longest) ** share
         return min(most, -(-int(length) // MULTIPLE) * MULTIPLE)
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -237,6 +238,18 @@ class Trainer:
         return ends
 
 
+class _Muon(optim.Muon):
+    """Muon, whose matrices are made orthogonal side by side where there are streams for that."""
+
+    def apply_gradients(self, gradients: Any, parameters: Any) -> Any:
+        self._lanes = cycle(streams())
+        return super().apply_gradients(gradients, parameters)
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, Any]) -> Any:
+        with mx.stream(next(self._lanes)):
+            return super().apply_single(gradient, parameter, state)
+
+
 def make_optimizer(settings: TrainSettings) -> optim.MultiOptimizer:
     """AdamW that decays matrices, and leaves biases, norms and embeddings as they are; or Muon for the layers' matrices."""
 
@@ -254,7 +267,7 @@ def make_optimizer(settings: TrainSettings) -> optim.MultiOptimizer:
     kinds, owners = [adamw(settings.weight_decay), adamw(0.0)], [is_matrix]
     if settings.optimizer == "muon":
         # Its decay stands in the gradient, which it makes orthogonal: nothing would be left of it.
-        kinds, owners = [optim.Muon(settings.learning_rate, weight_decay=0.0), *kinds], [is_layers, *owners]
+        kinds, owners = [_Muon(settings.learning_rate, weight_decay=0.0), *kinds], [is_layers, *owners]
     return optim.MultiOptimizer(kinds, owners)
 
 

@@ -5,14 +5,16 @@ import json
 import math
 
 import mlx.core as mx
+import mlx.optimizers as optim
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_diffucoder.errors import TrainError
+from mlx_diffucoder.training import trainer as trainer_room
 from mlx_diffucoder.training.job import Data, Job
 from mlx_diffucoder.training.learners import Tuning, from_checkpoint
 from mlx_diffucoder.training.settings import TrainSettings
-from mlx_diffucoder.training.trainer import MUON_RATE, Hooks, set_rate
+from mlx_diffucoder.training.trainer import MUON_RATE, Hooks, make_optimizer, set_rate
 
 from .small import small_checkpoint, small_learner, write_rows
 
@@ -262,3 +264,21 @@ def test_muon_makes_the_steps_of_the_layers_matrices_orthogonal_and_leaves_the_r
             assert sizes.min().item() > 0.5 and sizes.max().item() < 1.3, name
         else:
             assert mx.allclose(mx.abs(step), mx.array(0.01), rtol=0.02), name
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_matrices_made_orthogonal_side_by_side_are_mlxs_own_to_the_bit(monkeypatch, lanes):
+    shapes = {"q": (8, 8), "k": (4, 8), "up": (24, 8), "down": (8, 24)}
+    mx.random.seed(0)
+    weights, gradients = ({name: mx.random.normal(shape) for name, shape in shapes.items()} for _ in range(2))
+    streams = [mx.new_stream(mx.default_device()) for _ in range(lanes)]
+    monkeypatch.setattr(trainer_room, "streams", lambda: streams)
+    (muon, *_) = make_optimizer(TrainSettings(steps=1, optimizer="muon")).optimizers
+    plain = optim.Muon(muon.learning_rate.item(), weight_decay=0.0)
+    for optimizer in (muon, plain):
+        optimizer.init(weights)
+    for _ in range(3):
+        found, wanted = (optimizer.apply_gradients(gradients, weights) for optimizer in (muon, plain))
+        assert all(mx.array_equal(found[name], wanted[name]) for name in shapes)
+        assert not any(mx.array_equal(found[name], weights[name]) for name in shapes)
+        weights = wanted
