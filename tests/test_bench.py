@@ -7,16 +7,20 @@ import sys
 from dataclasses import replace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
 from mlx_diffucoder import Dream, GenerationConfig, ModelConfig, generate, load
 from mlx_diffucoder.bench import synthetic
 from mlx_diffucoder.bench.frontier import GRID, REFERENCE, config_of
+from mlx_diffucoder.bench.noise import measure
 from mlx_diffucoder.bench.synthetic import Sizes
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.convert import ConvertConfig, convert
 from mlx_diffucoder.evaluation import HELD_OUT
+from mlx_diffucoder.training.batches import Batches, Drawing
+from mlx_diffucoder.training.data import Example
 
 from .conftest import DATA
 
@@ -184,3 +188,36 @@ def test_by_layer_measures_both_ways():
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["--whole"]["kl"] == report["--by-layer"]["kl"] > 0
     assert 0 < report["--by-layer"]["peak_resident_bytes"] < report["--whole"]["peak_resident_bytes"] * 1.2
+
+
+def noise(*args):
+    command = [sys.executable, "-m", "mlx_diffucoder.bench.noise", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def test_the_gradients_noise_is_measured_for_each_way_to_draw_batches(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"add {n}", "completion": f"x + {n}"}) + "\n" for n in range(12)))
+    few = ("--batches", 3, "--batch-size", 2, "--canvas", "longest")
+    done = noise(DATA / "dream-b", rows, *few, "--least-t", 0.1, "--infill", 0, "--infill", 0.5)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert [(row["least_t"], row["infill"]) for row in report["rows"]] == [(0.1, 0), (0.1, 0.5)]
+    assert all(row["noise"] > 0 and row["positions"] > 0 for row in report["rows"])
+    done = noise(DATA / "dream-b", rows, *few, "--least-t", 2)
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
+    assert "least_t" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_batches_that_are_all_the_same_have_no_noise_and_others_do(dream_b):
+    model, tokenizer = dream_b
+    examples = [Example("", np.arange(5, 9), np.arange(9, 9 + count)) for count in range(4, 12)]
+    drawn = Batches(examples, tokenizer, Drawing(size=2, max_length=32))
+
+    class Same:
+        def draw(self, number):
+            return drawn.draw(0)
+
+    same, others = measure(model, Same(), 4), measure(model, drawn, 4)
+    assert abs(same["noise"]) < 1e-4 * same["signal"]
+    assert others["noise"] > 0.01 * others["signal"]

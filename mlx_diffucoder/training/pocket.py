@@ -44,11 +44,11 @@ TRAINING = {
     "batch-size": 16,
     "accumulate": 2,
     "max-length": 256,
-    "infill": 0.3,
+    "infill": 0.2,
     "optimizer": "muon",
     "learning-rate": 2e-3,
     "warmup": 100,
-    "least-t": 0.02,
+    "least-t": 0.2,  # gradients of few masks, weighted 1/t, are mostly noise
     "eval-every": 500,
     "save-every": 250,
     "report-every": 25,
