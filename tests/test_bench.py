@@ -221,3 +221,13 @@ def test_batches_that_are_all_the_same_have_no_noise_and_others_do(dream_b):
     same, others = measure(model, Same(), 4), measure(model, drawn, 4)
     assert abs(same["noise"]) < 1e-4 * same["signal"]
     assert others["noise"] > 0.01 * others["signal"]
+
+
+def test_muon_side_by_side_is_timed_beside_mlxs_own_and_gives_its_bits():
+    command = [sys.executable, "-m", "mlx_diffucoder.bench.muon", "-m", str(DATA / "dream-b"), "--trials", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["same"] is True
+    assert report["matrices"] > 6
+    assert all(seconds > 0 for seconds in report["seconds"].values())
