@@ -58,7 +58,7 @@ LEARNT_FROM = 20_000  # tasks that the vocabulary is learnt from
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 6000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 8000,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to train on.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Of the tasks, the weights and the masks.")] = 0,
 ) -> None:
