@@ -3,9 +3,9 @@
     python -m mlx_diffucoder.bench.noise CHECKPOINT train.jsonl --least-t 0.02 --least-t 0.2 --infill 0.3 --infill 0
 
 draws batches of the same texts for each pair of settings and compares their gradients: what they have in common,
-|E g|², over how far one strays from it, E |g - E g|². Where that ratio is far below 1, it takes about so many fewer
-texts to learn the same as it is larger. Ends with one line of JSON. The gradient is that of the layers' weights, of a
-model that has learnt something; the ratios are others at another stage of training.
+|E g|², over how far one strays from it, E |g - E g|². Where that ratio is far below 1, twice of it takes about half of
+the texts to learn the same. Ends with one line of JSON. The gradient is that of the layers' weights, of a model that has
+learnt something; the ratios are others at another stage of training.
 """
 
 import json
@@ -45,10 +45,12 @@ def main(
     with one_line("noise"):
         learner = from_checkpoint(resolve(checkpoint), checkpoint, Tuning(tune="full", dtype="float32"), seed)
         read = Data.read(data, None, learner.tokenizer, max_length=max_length, skip_long=True)
+        pairs = list(product(least_t or (0.02, 0.2), infill or (0.0,)))
+        for least, share in pairs:  # all are checked before minutes are spent on the first
+            TrainSettings(steps=1, batch_size=batch_size, max_length=max_length, infill=share, canvas=canvas, least_t=least)
         rows = []
         print(f"{'least-t':>8} {'infill':>7} {'signal':>8} {'noise':>8} {'ratio':>8} {'positions':>10}")
-        for least, share in product(least_t or (0.02, 0.2), infill or (0.0,)):
-            TrainSettings(steps=1, batch_size=batch_size, max_length=max_length, infill=share, canvas=canvas, least_t=least)
+        for least, share in pairs:
             drawing = Drawing(size=batch_size, max_length=max_length, infill=share, canvas=canvas, seed=seed, least_t=least)
             row = measure(learner.model, Batches(read.train.kept[:texts], learner.tokenizer, drawing), batches)
             if not row["noise"] > 0:

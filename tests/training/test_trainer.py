@@ -273,6 +273,8 @@ def test_matrices_made_orthogonal_side_by_side_are_mlxs_own_to_the_bit(monkeypat
     weights, gradients = ({name: mx.random.normal(shape) for name, shape in shapes.items()} for _ in range(2))
     streams = [mx.new_stream(mx.default_device()) for _ in range(lanes)]
     monkeypatch.setattr(trainer_room, "streams", lambda: streams)
+    used, stream = [], mx.stream
+    monkeypatch.setattr(mx, "stream", lambda chosen: used.append(chosen) or stream(chosen))
     (muon, *_) = make_optimizer(TrainSettings(steps=1, optimizer="muon")).optimizers
     plain = optim.Muon(muon.learning_rate.item(), weight_decay=0.0)
     for optimizer in (muon, plain):
@@ -282,3 +284,4 @@ def test_matrices_made_orthogonal_side_by_side_are_mlxs_own_to_the_bit(monkeypat
         assert all(mx.array_equal(found[name], wanted[name]) for name in shapes)
         assert not any(mx.array_equal(found[name], weights[name]) for name in shapes)
         weights = wanted
+    assert used == [streams[place % lanes] for _ in range(3) for place in range(len(shapes))]
