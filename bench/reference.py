@@ -1,13 +1,14 @@
 """What `diffucode doctor` holds this machine against, made away from MLX's arithmetic.
 
-    python -m mlx_diffucoder.bench.reference tests/data/pocket_generations.jsonl bench/reference.safetensors
+    python -m mlx_diffucoder.bench.reference bench/tasks/functions.jsonl bench/reference.safetensors
 
-The logits are those of `forward`, a plain network in NumPy's float64, on the bundled checkpoint: a few masked
-positions of canvases that are half filled with recorded answers. For quantized weights they are those of the
-weights that `quantized_on_cpu` gives, dequantized. The answers are the recorded ones of the reference decoder.
+The answers are those of `decode`, the reference decoder with `forward`, a plain network in NumPy's float64, and the
+bundled checkpoint's weights. The logits are those of `forward` at a few masked positions of canvases that are half
+filled with these answers. For quantized weights they are those of the weights that `quantized_on_cpu` gives, dequantized.
 """
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,11 @@ import typer
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
-from mlx_diffucoder.config import ModelConfig
+from mlx_diffucoder.config import EPS, ModelConfig
 from mlx_diffucoder.loading import POCKET, load
 from mlx_diffucoder.model import Dream
+from mlx_diffucoder.policies import commit_share
+from mlx_diffucoder.tokenizer import Tokenizer
 
 FILE = Path(__file__).parent / "reference.safetensors"
 CANVASES = 2
@@ -28,8 +31,9 @@ ROWS = 5
 ANSWER = 24
 """Canvases, masked positions that are looked at on each, and the length of the answer on them."""
 QUANTIZED = {"8 bits": 8, "4 bits": 4}
-ANSWERS = (7, 18, 0)
-"""Which of the recorded answers are kept, the shortest first."""
+ANSWERS = 3
+LENGTH = 32
+"""Answers, and the positions of each one's canvas."""
 
 Weights = dict[str, NDArray[np.float64]]
 
@@ -104,42 +108,72 @@ def _rotate(config: ModelConfig, x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def canvas_of(answer: dict[str, Any], mask: int) -> tuple[list[int], list[int]]:
+def decode(config: ModelConfig, weights: Weights, tokenizer: Tokenizer, prompt: list[int], length: int) -> list[int]:
+    """The reference decoder's answer, greedy, a step for each of `length` positions, the least entropy first.
+
+    Ids that no token has are left out, as is the mask, and behind the text's end there is padding (`--preset exact`).
+    Source: Dream, arXiv 2508.15487; the schedule is `commit_share`.
+    """
+    start, mask = len(prompt), tokenizer.mask_id
+    tokens = prompt + [mask] * length
+    forbidden = np.setdiff1d(np.arange(config.vocab_size), np.setdiff1d(tokenizer.known_ids, [mask]))
+    for index in range(length):
+        masked = [place for place, token in enumerate(tokens) if token == mask]
+        count = int(len(masked) * commit_share(index, length, EPS))
+        if not count:
+            continue
+        logits = forward(config, weights, tokens)[[place - 1 for place in masked]]  # one row to the left: the shift
+        logits[:, forbidden] = -np.inf
+        probs = np.exp(logits - logits.max(-1, keepdims=True))
+        probs /= probs.sum(-1, keepdims=True)
+        entropy = -(probs * np.log(probs + 1e-10)).sum(-1)
+        for row in np.argsort(entropy, kind="stable")[:count]:
+            tokens[masked[row]] = int(probs[row].argmax())
+    answer = tokens[start:]
+    end = next((place for place, token in enumerate(answer) if token in tokenizer.end_ids), length)
+    return answer[: end + 1] + [tokenizer.pad_id] * (length - end - 1)
+
+
+def canvas_of(prompt: list[int], answer: list[int], mask: int) -> tuple[list[int], list[int]]:
     """A canvas with two of three answer tokens masked, and the rows that some of the masks are read from."""
-    start, filled = len(answer["prompt_ids"]), answer["output_ids"][:ANSWER]
+    start = len(prompt)
     masked = [place for place in range(ANSWER) if place % 3]
-    tokens = answer["prompt_ids"] + [mask if place in masked else token for place, token in enumerate(filled)]
+    tokens = prompt + [mask if place in masked else token for place, token in enumerate(answer[:ANSWER])]
     chosen = masked[:: len(masked) // ROWS][:ROWS]
     return tokens, [start + place - 1 for place in chosen]  # one row to the left: the shift
 
 
-def make(recorded: list[dict[str, Any]]) -> dict[str, mx.array]:
-    """The arrays of the file."""
+def make(prompts: list[str]) -> dict[str, mx.array]:
+    """The arrays of the file, from `ANSWERS` prompts."""
     arrays: dict[str, mx.array] = {}
+    model, tokenizer = load(POCKET, dtype="float32")
+    weights, config = weights_of(model), model.config
+    answers = [(ids, decode(config, weights, tokenizer, ids, LENGTH)) for ids in map(tokenizer.encode_chat, prompts)]
+    for number, (prompt, output) in enumerate(answers):
+        arrays[f"answer.{number}.prompt"], arrays[f"answer.{number}.output"] = mx.array(prompt), mx.array(output)
     for kind in ("float32", *QUANTIZED):
-        model, _ = load(POCKET, dtype="float32")
         if kind in QUANTIZED:
-            quantized_on_cpu(model, QUANTIZED[kind])
-        weights = weights_of(model)
-        for number in range(CANVASES):
-            tokens, rows = canvas_of(recorded[number], model.config.mask_token_id)
-            logits = forward(model.config, weights, tokens)[rows]
+            weights = weights_of(quantized_on_cpu(load(POCKET, dtype="float32")[0], QUANTIZED[kind]))
+        for number, (prompt, output) in enumerate(answers[:CANVASES]):
+            tokens, rows = canvas_of(prompt, output, tokenizer.mask_id)
+            logits = forward(config, weights, tokens)[rows]
             arrays[f"canvas.{number}.tokens"], arrays[f"canvas.{number}.rows"] = mx.array(tokens), mx.array(rows)
             arrays[f"canvas.{number}.logits.{kind}"] = mx.array(logits.astype(np.float32))
-    for number, place in enumerate(ANSWERS):
-        answer = recorded[place]
-        arrays[f"answer.{number}.prompt"] = mx.array(answer["prompt_ids"])
-        arrays[f"answer.{number}.output"] = mx.array(answer["output_ids"])
     return arrays
 
 
+def prompts_of(tasks: Path) -> list[str]:
+    """The first prompts of a task file."""
+    with tasks.open(encoding="utf-8") as lines:
+        return [json.loads(line)["prompt"] for line in islice(lines, ANSWERS)]
+
+
 def main(
-    recorded: Annotated[Path, typer.Argument(help="The reference decoder's recorded answers, JSONL.")],
+    tasks: Annotated[Path, typer.Argument(help="Tasks, JSONL; the first three are answered.")],
     out: Annotated[Path, typer.Argument(help="The file to write.")] = FILE,
 ) -> None:
     """Write the self-test's reference."""
-    answers = [json.loads(line) for line in recorded.read_text(encoding="utf-8").splitlines()]
-    arrays = make(answers)
+    arrays = make(prompts_of(tasks))
     mx.save_safetensors(str(out), arrays)
     print(f"{out}: {len(arrays)} arrays, {out.stat().st_size / 1e3:.0f} kB")
 

@@ -86,7 +86,7 @@ def self_test(name: str | os.PathLike[str] = POCKET) -> Iterator[Check]:
     for kind, bits in QUANTIZED.items():
         for dtype, allowed in dtypes.items():
             yield _logits(f"logits of {kind} in {dtype}", reference, kind, allowed, partial(_quantized, name, bits, dtype))
-    for number in range(len(ANSWERS) if on_gpu else 1):
+    for number in range(ANSWERS if on_gpu else 1):
         yield _tokens(f"answer {number + 1} in float32", reference, number, name)
 
 
@@ -116,7 +116,7 @@ def _logits(name: str, reference: dict[str, Any], kind: str, allowed: float, bui
 
 
 def _tokens(name: str, reference: dict[str, Any], number: int, model_name: str | os.PathLike[str]) -> Check:
-    """A recorded answer, token for token, by the reference's schedule on the whole canvas."""
+    """An answer of the float64 reference decoder, token for token."""
 
     def error() -> float:
         model, tokenizer = load(model_name, dtype="float32")

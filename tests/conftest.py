@@ -38,6 +38,12 @@ def pocket():
     return load("pocket", dtype="float32")
 
 
+@pytest.fixture(scope="session")
+def first_pocket():
+    """The first trained checkpoint, which the reference decoder's own answers were recorded with, in float32."""
+    return load(DATA / "pocket-1", dtype="float32")
+
+
 @pytest.fixture
 def broken(tmp_path):
     """A private copy of `dream-a`, to be damaged."""

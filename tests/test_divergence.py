@@ -307,7 +307,7 @@ def test_layer_by_layer_gives_the_same_bits(checkpoint, tmp_path, bits):
 def test_a_model_does_not_diverge_from_itself(pocket, canvases):
     model, tokenizer = pocket
     found = outputs(model, canvases)
-    mean = Divergence.of(readings(found, found, canvases, forbidden_ids(tokenizer, 768)))
+    mean = Divergence.of(readings(found, found, canvases, forbidden_ids(tokenizer, model.config.vocab_size)))
     assert (mean.kl, mean.top1, mean.order, mean.first) == (0, 1, 1, 1)
     assert mean.perplexity == mean.other_perplexity
     assert mean.kl_interval == (0, 0)
@@ -317,7 +317,7 @@ def test_a_model_does_not_diverge_from_itself(pocket, canvases):
 @pytest.mark.slow
 def test_fewer_bits_diverge_more(pocket, canvases, tmp_path):
     model, tokenizer = pocket
-    reference, forbidden = outputs(model, canvases), forbidden_ids(tokenizer, 768)
+    reference, forbidden = outputs(model, canvases), forbidden_ids(tokenizer, model.config.vocab_size)
     means = {}
     for bits in (8, 4, 2):
         folder = convert("pocket", tmp_path / str(bits), ConvertConfig(quantize=True, q_bits=bits, dtype="float32"))
