@@ -231,3 +231,38 @@ def test_muon_side_by_side_is_timed_beside_mlxs_own_and_gives_its_bits():
     assert report["same"] is True
     assert report["matrices"] > 6
     assert all(seconds > 0 for seconds in report["seconds"].values())
+
+
+def curve(*args):
+    command = [sys.executable, "-m", "mlx_diffucoder.bench.curve", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def test_a_training_log_is_drawn_and_summed_up(tmp_path):
+    pytest.importorskip("matplotlib")
+    log = tmp_path / "log.jsonl"
+    rows = [{"step": 10, "loss": 4.0}, {"step": 20, "loss": 2.0, "valid": 2.5}, {"step": 30, "loss": 1.5, "valid": 2.75}]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = curve(log, tmp_path / "curve.svg")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {str(log): {"step": 30, "loss": 1.5, "valid": 2.75, "lowest": 2.5}}
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "picture", "said"),
+    [
+        ("", "c.svg", "no report"),
+        ('{"step": 1, "loss": 2}\nnonsense\n', "c.svg", "line 2"),
+        ('{"step": 1}\n', "c.svg", "line 1"),
+        ("[]\n", "c.svg", "line 1"),
+        ('{"step": 1, "loss": 2}\n', "c.txt", ".svg"),
+    ],
+)
+def test_a_log_that_cannot_be_drawn_is_one_line(tmp_path, content, picture, said):
+    (tmp_path / "log.jsonl").write_text(content)
+    done = curve(tmp_path / "log.jsonl", tmp_path / picture)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / picture).exists()

@@ -1,0 +1,87 @@
+"""The curve of a training run: its loss by steps, as a picture.
+
+    python -m mlx_diffucoder.bench.curve bench/pocket.jsonl bench/pocket.svg
+
+draws one or several of the `log.jsonl` that `diffucode train` writes: the loss since the last report, and where there is one,
+that on the validation texts. Ends with one line of JSON: each log's last step and losses.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlx_diffucoder.errors import BenchError
+
+from .frontier import plotter
+from .terminal import one_line
+
+Row = dict[str, Any]
+
+
+def main(
+    files: Annotated[list[Path], typer.Argument(help="Logs, and last the picture to write: .svg, .png or .pdf.")],
+) -> None:
+    """Draw training logs."""
+    with one_line("curve"):
+        *logs, picture = files
+        if not logs:
+            raise BenchError("name at least one log.jsonl, and behind it the picture to write")
+        if picture.suffix not in (".svg", ".png", ".pdf"):
+            raise BenchError(f"{picture}: the picture's name must end with .svg, .png or .pdf")
+        curves = {str(path): read(path) for path in logs}
+        draw(plotter(), curves, picture)
+    print(json.dumps({name: summary(rows) for name, rows in curves.items()}))
+
+
+def read(path: Path) -> list[Row]:
+    """A log's reports.
+
+    Raises:
+        BenchError: it has none, or a line that is no report.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows.append({key: float(row[key]) for key in ("step", "loss", "valid") if key in row})
+            if not {"step", "loss"} <= rows[-1].keys():
+                raise ValueError
+        except (ValueError, TypeError):
+            raise BenchError(f"{path}: line {number} is no report of diffucode train") from None
+    if not rows:
+        raise BenchError(f"{path}: no report in it")
+    return rows
+
+
+def summary(rows: list[Row]) -> dict[str, float]:
+    """The last step and its loss, and the last and the lowest loss on validation texts."""
+    valid = [row["valid"] for row in rows if "valid" in row]
+    ends = {"step": rows[-1]["step"], "loss": rows[-1]["loss"]}
+    return {**ends, "valid": valid[-1], "lowest": min(valid)} if valid else ends
+
+
+def draw(pyplot: Any, curves: dict[str, list[Row]], path: Path) -> None:
+    """Loss by steps, logarithmic."""
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for name, rows in curves.items():
+        (line,) = axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], alpha=0.5, label=f"{name}: training")
+        valid = [row for row in rows if "valid" in row]
+        if valid:
+            at, losses = [row["step"] for row in valid], [row["valid"] for row in valid]
+            axes.plot(at, losses, "o-", color=line.get_color(), markersize=3, label=f"{name}: validation")
+    axes.set_yscale("log")
+    axes.set(xlabel="optimizer steps", ylabel="loss, nats")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    typer.run(main)
