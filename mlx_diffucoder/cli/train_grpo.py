@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from ..training.learners import Learner
     from ..training.settings import TrainSettings
 
-OF_SFT = ("from_scratch", "tokenizer", "dropout", "accumulate", "max_length", "canvas", "infill", "least_t", "skip_long")
+OF_SFT = (
+    "from_scratch",
+    "tokenizer",
+    "dropout",
+    "accumulate",
+    "max_length",
+    "canvas",
+    "objective",
+    "infill",
+    "least_t",
+    "skip_long",
+)
 """Parameters that mean nothing to coupled-grpo: its canvases are those of its answers, and two forwards of the same
 weights must agree."""
 DECODING = ("max_tokens", "temperature", "top_p", "rule", "window")

@@ -12,6 +12,8 @@ In a hole, what the span leaves over is filled with the padding token (`Tokenize
 is can be found, and need not be told. There are one to `HOLES` of them. The prompt of an infilling canvas is left away
 for some, which is then code alone and ends as texts do (`Tokenizer.end_id`). Spans are cut where tokens end, half of the
 time at the ends of lines.
+
+For the causal objective it is prompt + answer + end token, and what fills the batch up to its longest is not learnt.
 """
 
 from collections.abc import Sequence
@@ -45,6 +47,7 @@ class Drawing:
             of a uniform number, on a logarithmic scale); `longest`: the batch's longest example; `full`: `max_length`.
         seed: of all that is drawn.
         least_t: see `timesteps`.
+        causal: for the causal objective, see `objective.py`; with no holes, and no longer than the longest example.
     """
 
     size: int
@@ -53,6 +56,7 @@ class Drawing:
     canvas: str = "random"
     seed: int = 0
     least_t: float = LEAST_T
+    causal: bool = False
 
 
 class Batches:
@@ -66,6 +70,10 @@ class Batches:
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
     @property
+    def causal(self) -> bool:
+        return self._drawing.causal
+
+    @property
     def per_epoch(self) -> int:
         return batches_per_epoch(len(self._examples), self._drawing.size)
 
@@ -75,6 +83,9 @@ class Batches:
         count = max(1, sum(int(learnt.sum()) for _, learnt, _ in drawn))
         noised = []
         for tokens, learnt, rng in drawn:
+            if self.causal:
+                noised.append(Noised.left_to_right(tokens, learnt, count))
+                continue
             t = timesteps(rng, len(tokens), self._drawing.least_t)
             noised.append(Noised.of(tokens, draw_masks(rng, learnt, t), t, self._mask_id, count))
         return noised
@@ -103,7 +114,7 @@ class Batches:
 
     def _length(self, rng: np.random.Generator, longest: int) -> int:
         most, drawn = self._drawing.max_length, rng.random()
-        share = {"random": drawn**6, "longest": 0.0, "full": 1.0}[self._drawing.canvas]
+        share = {"random": drawn**6, "longest": 0.0, "full": 1.0}["longest" if self.causal else self._drawing.canvas]
         length = longest * (most / longest) ** share
         return min(most, -(-int(length) // MULTIPLE) * MULTIPLE)
 
@@ -112,7 +123,8 @@ class Batches:
             return self._with_holes(rng, example, length)
         tokens = np.full(length, self._pad_id, dtype=np.int32)
         tokens[: len(example)] = np.concatenate([example.prompt, example.answer])
-        return tokens, np.arange(length) >= len(example.prompt)
+        places = np.arange(length)
+        return tokens, (places >= len(example.prompt)) & (places < (len(example) if self.causal else length))
 
     def _with_holes(self, rng: np.random.Generator, example: Example, length: int) -> Row:
         text, end = example.answer[:-1], example.answer[-1:]

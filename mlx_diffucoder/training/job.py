@@ -116,6 +116,7 @@ class Job:
             canvas=settings.canvas,
             seed=settings.seed,
             least_t=settings.least_t,
+            causal=settings.objective == "causal",
         )
 
 

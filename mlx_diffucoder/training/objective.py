@@ -5,6 +5,9 @@
 With t uniform in (0, 1] and each token masked with probability t, this bounds the negative log-likelihood
 (Dream 7B, arXiv 2508.15487, section 3; LLaDA, arXiv 2502.09992, equation 3). The distribution of position i
 is read at row i - 1: DiffuCoder's shift (arXiv 2506.20639).
+
+The shift is there because these models were autoregressive ones first, and so can be begun here too: with the causal
+objective nothing is masked, each row attends to itself and those before it, and every token to be learnt counts alike.
 """
 
 from dataclasses import dataclass
@@ -24,11 +27,11 @@ ROWS = 64  # rows are filled up to a multiple of this, so that few shapes are me
 
 @dataclass(frozen=True, eq=False)
 class Noised:
-    """A batch with masks, and what is to be said about them.
+    """A batch, and what is to be said about it.
 
     Attributes:
         tokens: int32 `[B, L]`, the canvases.
-        rows: int32 `[M]`, rows of the flattened `[B · L]` to read, one to the left of each masked position.
+        rows: int32 `[M]`, rows of the flattened `[B · L]` to read, one to the left of each position that is asked for.
         targets: int32 `[M]`, the ids that stood there.
         weights: float32 `[M]`, 1/t over the number of tokens to learn; 0 for rows that only fill up.
     """
@@ -55,10 +58,21 @@ class Noised:
             t: `[B]`, each canvas's probability of a mask.
             count: what the sum of the losses is divided by.
         """
-        row, place = np.nonzero(masked)
+        return cls._asking(np.where(masked, np.int32(mask_id), tokens), tokens, masked, t, count)
+
+    @classmethod
+    def left_to_right(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], count: int) -> Self:
+        """Canvases with nothing masked, asked for what is to be learnt; for the causal objective."""
+        return cls._asking(tokens, tokens, learnt, np.ones(len(tokens)), count)
+
+    @classmethod
+    def _asking(
+        cls, shown: NDArray[np.int32], tokens: NDArray[np.int32], asked: NDArray[np.bool_], t: NDArray[np.float64], count: int
+    ) -> Self:
+        row, place = np.nonzero(asked)
         filling = -len(row) % ROWS if len(row) else ROWS
         return cls(
-            np.where(masked, np.int32(mask_id), tokens),
+            shown,
             np.pad(row * tokens.shape[1] + place - 1, (0, filling)).astype(np.int32),
             np.pad(tokens[row, place], (0, filling)).astype(np.int32),
             np.pad(1 / (t[row] * count), (0, filling)).astype(np.float32),
@@ -84,11 +98,18 @@ def draw_masks(rng: np.random.Generator, learnt: NDArray[np.bool_], t: NDArray[n
     return learnt & (rng.random(learnt.shape) < t[:, None])
 
 
-def loss(model: Dream, tokens: mx.array, rows: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-    """The weighted sum of the cross-entropies at the masked positions; arguments as in `Noised`.
+def loss(
+    model: Dream, tokens: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, *, causal: bool = False
+) -> mx.array:
+    """The weighted sum of the cross-entropies of what is asked for; arguments as in `Noised`.
 
     Only the rows that are read go through `lm_head`.
+
+    Args:
+        causal: no row attends to those behind it.
     """
-    hidden = model.model(tokens, 0, None, None)  # [B, L, D]
+    places = mx.arange(tokens.shape[1])
+    mask = places[:, None] >= places if causal else None  # [L, L]
+    hidden = model.model(tokens, 0, mask, None)  # [B, L, D]
     read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [M, D]
     return (weights * cross_entropies(model, read, targets)).sum()

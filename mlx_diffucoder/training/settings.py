@@ -8,6 +8,7 @@ from ..errors import TrainError, one_of
 
 CANVASES = ("random", "longest", "full")
 OPTIMIZERS = ("adamw", "muon")
+OBJECTIVES = ("masked", "causal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class TrainSettings:
         optimizer: `adamw`; or `muon` for the matrices of the layers (Jordan et al. 2024), AdamW for the rest.
         save_every, eval_every: in steps.
         patience: evaluations without a better loss after which the run ends; 0 never ends it.
+        objective: `masked`; or `causal`, left to right, which a model can be begun with; see `objective.py`.
         infill, canvas, least_t, seed: see `Drawing`.
     """
 
@@ -42,6 +44,7 @@ class TrainSettings:
     save_every: int = 500
     eval_every: int = 100
     patience: int = 0
+    objective: str = "masked"
     infill: float = 0.0
     canvas: str = "random"
     least_t: float = 1e-3
@@ -68,9 +71,11 @@ class TrainSettings:
             value = getattr(self, name)
             if not math.isfinite(value) or not low <= value <= high:
                 raise TrainError(f"{name} must be from {low:g} to {high:g}, not {value!r}", field=name)
-        for name, known in (("canvas", CANVASES), ("optimizer", OPTIMIZERS)):
+        for name, known in (("canvas", CANVASES), ("optimizer", OPTIMIZERS), ("objective", OBJECTIVES)):
             if (value := getattr(self, name)) not in known:
                 raise TrainError(f"{name} must be {one_of(known, value)}", field=name)
+        if self.objective == "causal" and self.infill:
+            raise TrainError("infill is for the masked objective: left to right, nothing behind a hole is seen", field="infill")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: a linear rise, then half a cosine."""

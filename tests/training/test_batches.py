@@ -98,6 +98,20 @@ def test_batches_follow_from_seed_and_number_alone(examples, dream_a_tokenizer):
     )
 
 
+def test_the_causal_objective_asks_for_the_answer_and_its_end_and_masks_nothing(examples, dream_a_tokenizer):
+    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=512, causal=True))
+    answers = {example.answer.tobytes() for example in examples}
+    (batch,) = batches.draw(3)
+    assert dream_a_tokenizer.mask_id not in batch.tokens
+    length = batch.tokens.shape[1]
+    assert length == -(-max(len(one) for one in (examples[index] for index in batches._order(0)[3])) // 8) * 8
+    kept = batch.weights > 0
+    for row in range(4):
+        asked = batch.rows[kept & (batch.rows // length == row)] % length + 1
+        assert batch.tokens[row, asked].tobytes() in answers
+        assert (np.diff(asked) == 1).all()
+
+
 def test_an_epoch_has_every_example_once(examples, dream_a_tokenizer):
     batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=128))
     for epoch in (0, 1):

@@ -35,6 +35,22 @@ def test_the_loss_is_the_weighted_sum_over_masked_tokens_read_one_row_to_the_lef
     assert float(loss(model, *batch.arrays())) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_causal_loss_is_that_of_each_token_after_those_before_it():
+    model = small_model()
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, model.config.vocab_size, (2, 12)).astype(np.int32)
+    learnt = np.zeros((2, 12), dtype=bool)
+    learnt[0, 4:9] = learnt[1, 7:12] = True
+    expected = 0.0
+    for row, place in zip(*np.nonzero(learnt), strict=True):
+        before = mx.array(tokens[row : row + 1, :place])  # what is behind is not there
+        read = np.array(model(before, mask=mx.tril(mx.ones((place, place), dtype=mx.bool_))))[0, -1].astype(np.float64)
+        expected += np.log(np.exp(read - read.max()).sum()) + read.max() - read[tokens[row, place]]
+    batch = Noised.left_to_right(tokens, learnt, 10)
+    assert float(loss(model, *batch.arrays(), causal=True)) == pytest.approx(expected / 10, rel=1e-5)
+    assert (batch.tokens == tokens).all()
+
+
 def test_the_gradient_agrees_with_finite_differences():
     model = small_model()
     *_, batch = noised(model)

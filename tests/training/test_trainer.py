@@ -218,6 +218,7 @@ def test_two_runs_at_once_in_one_folder_are_one_run_and_one_error(tmp_path, rows
         ("learning_rate", math.inf),
         ("canvas", "wide"),
         ("optimizer", "sgd"),
+        ("objective", "masks"),
         ("seed", -1),
     ],
 )
@@ -225,6 +226,17 @@ def test_settings_that_cannot_work_are_refused_by_the_fields_name(field, value):
     with pytest.raises(TrainError, match=f"^{field} must be ") as refused:
         TrainSettings(**{"steps": 1, field: value})
     assert refused.value.field == field
+
+
+def test_holes_are_refused_where_nothing_behind_them_is_seen():
+    with pytest.raises(TrainError, match="infill is for the masked objective"):
+        TrainSettings(steps=1, objective="causal", infill=0.1)
+
+
+def test_a_model_learns_from_left_to_right_too(tmp_path, rows):
+    run(job_of(rows, steps=40, learning_rate=1e-2, objective="causal", infill=0, eval_every=10), tmp_path / "run")
+    found = [valid for *_, valid in curve(tmp_path / "run") if valid is not None]
+    assert found[-1] < 0.6 * found[0]
 
 
 def test_the_learning_rate_rises_and_falls_along_a_cosine():
