@@ -1,9 +1,10 @@
 """The curve of a training run: its loss by steps, as a picture.
 
-    python -m mlx_diffucoder.bench.curve bench/pocket.jsonl bench/pocket.svg
+    python -m mlx_diffucoder.bench.curve FOLDER/causal/log.jsonl FOLDER/run/log.jsonl curve.svg
 
-draws one or several of the `log.jsonl` that `diffucode train` writes: the loss since the last report, and where there is one,
-that on the validation texts. Ends with one line of JSON: each log's last step and losses.
+draws the `log.jsonl` that `diffucode train` writes: the loss since the last report, and where there is one, that on the
+validation texts. Several are the stages of one training, one behind the other; losses of another objective are another
+measure. Ends with one line of JSON: each log's last step and losses.
 """
 
 import json
@@ -63,15 +64,19 @@ def summary(rows: list[Row]) -> dict[str, float]:
 
 
 def draw(pyplot: Any, curves: dict[str, list[Row]], path: Path) -> None:
-    """Loss by steps, logarithmic."""
+    """Loss by steps, logarithmic, one log behind the other."""
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    before = 0.0
     for name, rows in curves.items():
-        (line,) = axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], alpha=0.5, label=f"{name}: training")
-        valid = [row for row in rows if "valid" in row]
+        at, losses = [before + row["step"] for row in rows], [row["loss"] for row in rows]
+        (line,) = axes.plot(at, losses, alpha=0.5, label=f"{name}: training")
+        valid = {before + row["step"]: row["valid"] for row in rows if "valid" in row}
         if valid:
-            at, losses = [row["step"] for row in valid], [row["valid"] for row in valid]
-            axes.plot(at, losses, "o-", color=line.get_color(), markersize=3, label=f"{name}: validation")
+            axes.plot(list(valid), list(valid.values()), "o-", color=line.get_color(), markersize=3, label=f"{name}: validation")
+        before = at[-1]
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.set(xlabel="optimizer steps", ylabel="loss, nats")
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)

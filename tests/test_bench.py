@@ -106,7 +106,9 @@ def test_calibrated_widths_beat_a_uniform_one_and_a_recipe_of_their_size(tmp_pat
     rows = [line for line in (ROOT / "bench/tasks/functions.jsonl").read_text().splitlines() if '"split": "seen"' in line]
     (tmp_path / "seen.jsonl").write_text("\n".join(rows[:3]))
     only = ("--only", 3, "--only", "mixed_3_6")
-    done = bench("calibration", "pocket", "--calibrate", tmp_path / "seen.jsonl", "--limit", 10, "--dtype", "float32", *only)
+    done = bench(
+        "calibration", DATA / "pocket-1", "--calibrate", tmp_path / "seen.jsonl", "--limit", 10, "--dtype", "float32", *only
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["rows"].keys() == {"3", "mixed_3_6"}

@@ -20,7 +20,6 @@ from mlx_diffucoder.errors import CheckpointError, ConfigError, ConvertError, Ta
 from mlx_diffucoder.evaluation import HELD_OUT, Divergence, encode_samples, masked_canvases, outputs, read_samples, readings
 from mlx_diffucoder.evaluation.compare import Checkpoint, compare
 from mlx_diffucoder.generation import forbidden_ids
-from mlx_diffucoder.loading import resolve
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from .conftest import DATA
@@ -226,8 +225,8 @@ def test_more_bits_go_where_they_do_more(pocket_texts):
 
 @pytest.fixture
 def pocket_texts(tmp_path):
-    """`pocket`, a few tasks it has seen, and a few of the texts it is judged by."""
-    folder = resolve("pocket")
+    """The first trained checkpoint, a few tasks it has seen, and a few of the texts it is judged by."""
+    folder = DATA / "pocket-1"
     rows = [line for line in (ROOT / "bench/tasks/functions.jsonl").read_text().splitlines() if '"seen"' in line]
     (tmp_path / "seen.jsonl").write_text("\n".join(rows[:3]))
     return folder, texts_of(tmp_path / "seen.jsonl", folder), texts_of(HELD_OUT, folder)[:8]

@@ -50,9 +50,9 @@ def test_what_is_shown_of_an_answer_never_has_to_be_taken_back():
     assert Answer("a\n", ended=True).sure(["\n\n"]) == "a\n"
 
 
-def test_until_is_looked_for_behind_the_prefill(pocket):
+def test_until_is_looked_for_behind_the_prefill(first_pocket):
     config = GenerationConfig(max_tokens=48, prefill="def process(k):\n", until=("def", "):\n    i"))
-    text = generate(*pocket, "Implement process(k): return whether k is a prime number.", config)
+    text = generate(*first_pocket, "Implement process(k): return whether k is a prime number.", config)
     assert text == "def process(k"
 
 

@@ -2,8 +2,10 @@
 
     python -m mlx_diffucoder.training.pocket FOLDER
 
-writes `FOLDER/tasks`, `FOLDER/start` (configuration and tokenizer), `FOLDER/run` (checkpoints and the
-curve, `log.jsonl`) and `FOLDER/pocket`. Each part is left alone where it is there already, and a
+writes `FOLDER/tasks`, `FOLDER/start` (configuration and tokenizer), `FOLDER/causal` and `FOLDER/run` (checkpoints and the
+curves, `log.jsonl`) and `FOLDER/pocket`. The model begins from left to right and goes on by masked diffusion, as Dream
+and DiffuCoder did (arXiv 2508.15487, section 3): from left to right every token of an answer teaches, with no noise of
+masks, and what was learnt of the tasks is kept. Each part is left alone where it is there already, and a
 training that was stopped goes on, so the same command continues a recipe that was broken off. It is
 `diffucode train` and `diffucode convert` that do the work; their command lines are printed.
 """
@@ -41,25 +43,26 @@ SHAPE: dict[str, Any] = {
     "torch_dtype": "float32",
     "vocab_size": VOCABULARY,
 }
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "batch-size": 16,
     "accumulate": 2,
     "max-length": 256,
-    "infill": 0.2,
     "optimizer": "muon",
     "learning-rate": 2e-3,
     "warmup": 100,
-    "least-t": 0.2,  # gradients of few masks, weighted 1/t, are mostly noise
     "eval-every": 500,
     "save-every": 250,
     "report-every": 25,
 }
+CAUSAL = TRAINING | {"objective": "causal"}
+MASKED = TRAINING | {"infill": 0.2, "least-t": 0.2}  # gradients of few masks, weighted 1/t, are mostly noise
 LEARNT_FROM = 20_000  # tasks that the vocabulary is learnt from
 
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 6000,
+    causal: Annotated[int, typer.Option(min=1, help="Optimizer steps from left to right.")] = 2100,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps by masked diffusion, behind them.")] = 1500,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to train on.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Of the tasks, the weights and the masks.")] = 0,
 ) -> None:
@@ -72,11 +75,18 @@ def main(
     except DiffucoderError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    train = ["train", "--from-scratch", folder / "start" / "config.json", "--tokenizer", folder / "start"]
-    train += ["--data", folder / "tasks" / "train.jsonl", "--valid", folder / "tasks" / "valid.jsonl", "--out", folder / "run"]
-    train += ["--steps", steps, "--seed", seed, *(part for name, value in TRAINING.items() for part in (f"--{name}", value))]
-    run([*train, *(["--resume"] if (folder / "run").exists() else [])])
-    run(["convert", folder / "run" / "model", folder / "pocket", "--dtype", "float16"])
+    begun = ["--from-scratch", folder / "start" / "config.json", "--tokenizer", folder / "start"]
+    train(folder, "causal", begun, CAUSAL | {"steps": causal, "seed": seed})
+    # Another seed, so that other texts are met first.
+    train(folder, "run", ["--model", folder / "causal", "--tune", "full"], MASKED | {"steps": steps, "seed": seed + 1})
+    run(["convert", folder / "run", folder / "pocket", "--dtype", "float16"])
+
+
+def train(folder: Path, out: str, begun: list[Any], flags: dict[str, Any]) -> None:
+    """Train on the folder's tasks into `out`, or go on where that was broken off."""
+    data = ["--data", folder / "tasks" / "train.jsonl", "--valid", folder / "tasks" / "valid.jsonl", "--out", folder / out]
+    said = [part for name, value in flags.items() for part in (f"--{name}", value)]
+    run(["train", *begun, *data, *said, *(["--resume"] if (folder / out).exists() else [])])
 
 
 def start(tasks: Path, folder: Path) -> None:

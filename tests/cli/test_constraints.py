@@ -6,7 +6,7 @@ from ..conftest import DATA
 from .command import assert_one_line, diffucode, diffucode_here
 
 TINY = ("generate", "-m", DATA / "dream-b", "--max-tokens", "12")
-POCKET = ("generate", "-m", "pocket", "--dtype", "float32", "--max-tokens", "48")
+POCKET = ("generate", "-m", DATA / "pocket-1", "--dtype", "float32", "--max-tokens", "48")
 PRIME = "Implement process(k): return whether k is a prime number."
 
 

@@ -1,4 +1,4 @@
-"""The coupled estimator on the bundled model, against one with independent masks."""
+"""The coupled estimator on a trained model, against one with independent masks."""
 
 import mlx.core as mx
 import numpy as np
@@ -8,6 +8,8 @@ from mlx_diffucoder import load
 from mlx_diffucoder.bench.estimator import MEASURES, Moments, answer_of, measure, term
 from mlx_diffucoder.training.coupled import Answers, Pair, Questions, log_pi
 
+from ..conftest import DATA
+
 SOLVED = (
     ("Write a function f(nums) that returns the sum of nums.", "def f(nums):\n    return sum(nums)\n"),
     ("Write a function g(s) that returns the string s reversed.", "def g(s):\n    return s[::-1]\n"),
@@ -16,7 +18,7 @@ SOLVED = (
 
 @pytest.fixture(scope="module")
 def pocket():
-    return load("pocket", dtype="float32")
+    return load(DATA / "pocket-1", dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,12 @@
 """The recipe of the bundled model: a vocabulary learnt from the tasks, and a start that the trainer can begin from."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+from mlx_diffucoder import load
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.tokenizer import Tokenizer
 from mlx_diffucoder.training.learners import from_scratch
@@ -59,6 +62,16 @@ def test_its_vocabulary_is_shorter_than_the_first_pockets(begun, pocket):
     _, first = pocket
     answers = [task.solution for task in tasks(50, 1, "train")]
     assert sum(len(tokenizer.encode(one)) for one in answers) < sum(len(first.encode(one)) for one in answers)
+
+
+def test_the_recipe_trains_in_two_stages_and_leaves_a_model_that_loads(tmp_path):
+    recipe = [sys.executable, "-m", "mlx_diffucoder.training.pocket", tmp_path, "--tasks", 1500, "--causal", 1, "--steps", 1]
+    done = subprocess.run(list(map(str, recipe)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model, tokenizer = load(tmp_path / "pocket", dtype="float32")
+    _, begun = load(tmp_path / "causal")
+    assert tokenizer.vocabulary == begun.vocabulary
+    assert model.config.vocab_size == VOCABULARY
 
 
 def _started(folder):
