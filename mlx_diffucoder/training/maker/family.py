@@ -24,7 +24,7 @@ class Draft:
     Attributes:
         family, composition: where it came from.
         says: the noun phrase of what is returned, the arguments as X and Y.
-        body: the lines of the function, the arguments as X and Y.
+        bodies: the lines of the function, in each way that they can be written, the arguments as X and Y.
         takes: the kind of each argument (see `arguments.KINDS`).
         means: the same in plain Python, for the tests' answers.
     """
@@ -32,7 +32,7 @@ class Draft:
     family: str
     composition: Composition
     says: str
-    body: str
+    bodies: tuple[str, ...]
     takes: tuple[str, ...]
     means: Callable[..., Any]
 

@@ -66,13 +66,13 @@ class Flow:
         codes = [filled(part.code, V=self.about) for part in picked]
         if self.inner:
             codes[0] = codes[0].replace("*", _placed(self.inner, codes))
-        body = _placed(random.choice(self.code), codes)
+        bodies = tuple(_placed(code, codes) for code in self.code)
         meanings = [part.means for part in picked]
         return Draft(
             family=self.name,
             composition=composition,
             says=says,
-            body=body,
+            bodies=bodies,
             takes=self.takes,
             means=lambda *arguments: self.means(*meanings, *arguments),
         )

@@ -178,18 +178,15 @@ class Grid:
         kept = next(one for one in self.filters if one.name == composition[2]).pick(random)
         noun = kept.says.replace("*", random.choice(self.says))
         says = filled(random.choice(aggregate.says), E=mapped.says.replace("*", noun))
-        body = random.choice([self._expression, self._loop])(aggregate, mapped.code, kept.code)
+        ways = (self._expression, self._loop) if aggregate.code else (self._loop,)
+        bodies = tuple(filled(way(aggregate, mapped.code, kept.code), V=self.var) for way in ways)
 
         def means(argument: Any) -> Any:
             return aggregate.means([mapped.means(value) for value in self.elements(argument) if kept.means(value)])
 
-        return Draft(
-            family=self.name, composition=composition, says=says, body=filled(body, V=self.var), takes=(self.takes,), means=means
-        )
+        return Draft(family=self.name, composition=composition, says=says, bodies=bodies, takes=(self.takes,), means=means)
 
     def _expression(self, aggregate: Aggregate, value: str, condition: str) -> str:
-        if not aggregate.code:
-            return self._loop(aggregate, value, condition)
         inner = f"{value} for {self.var} in {self.over}" + (f" if {condition}" if condition else "")
         return f"return {filled(aggregate.code, E=inner)}"
 

@@ -62,7 +62,11 @@ class Named:
 
 
 def name(random: Random, draft: Draft, *, classic: bool = False) -> Named:
-    """Choose names and a form for a draft; `classic` keeps to those of the first pocket model's tasks."""
+    """Choose names and a form for a draft; `classic` keeps to those of the first pocket model's tasks.
+
+    Which way the function is written follows from the form of its instruction. Chance would teach a model that fills all
+    places at once nothing but that it cannot know, before any token stands, which way the others begin.
+    """
     given = arguments.names(random, draft.takes)
     called = random.choice(_names(draft, classic))
     form = random.choice(CLASSIC_FORMS if classic else FORMS)
@@ -72,7 +76,8 @@ def name(random: Random, draft: Draft, *, classic: bool = False) -> Named:
     else:
         closing = f"The argument is {given[0]}." if len(given) == 1 else f"The arguments are {' and '.join(given)}."
         prompt = f"{form.format(called, says)} {closing}"
-    body = arguments.named(draft.body, given).replace("\n", "\n    ")
+    body = draft.bodies[FORMS.index(form) % len(draft.bodies)]
+    body = arguments.named(body, given).replace("\n", "\n    ")
     return Named(draft=draft, prompt=prompt, entry_point=called, solution=f"def {head}:\n    {body}\n")
 
 

@@ -130,20 +130,18 @@ class Single:
         return (PLAIN, *((outer.name,) for outer in OUTER.get(self.gives, ())))
 
     def draw(self, random: Random, composition: Composition, *, classic: bool = False) -> Draft:
-        says, body, means = (
-            random.choice(self.says[: self.classic] if classic else self.says),
-            random.choice(self.code),
-            self.means,
-        )
+        says, bodies, means = random.choice(self.says[: self.classic] if classic else self.says), self.code, self.means
         if self.blanks:
             blank = random.choice(self.blanks)
-            says, body, means = filled(says, blank=blank), filled(body, blank=blank), _last(means, blank)
+            says, means = filled(says, blank=blank), _last(means, blank)
+            bodies = tuple(filled(body, blank=blank) for body in bodies)
         if composition != PLAIN:
             outer = next(part for part in OUTER[self.gives] if part.name == composition[0]).pick(random)
-            says, body, means = filled(outer.says, E=_closed(says, self.gives)), around(body, outer), _after(means, outer.means)
+            says, means = filled(outer.says, E=_closed(says, self.gives)), _after(means, outer.means)
+            bodies = tuple(around(body, outer) for body in bodies)
         elif self.gives == "bool":
             says = filled(random.choice(TRUE[:3] if classic else TRUE), E=says)
-        return Draft(family=self.name, composition=composition, says=says, body=body, takes=self.takes, means=means)
+        return Draft(family=self.name, composition=composition, says=says, bodies=bodies, takes=self.takes, means=means)
 
 
 # Wordings whose end would be read as part of what is put around them: "the first 3 elements of X in reverse order".
