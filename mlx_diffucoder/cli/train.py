@@ -47,7 +47,7 @@ def train(
     accumulate: Annotated[int, typer.Option(help="Batches a step; on a CPU they are computed side by side.")] = 1,
     max_length: Annotated[int, typer.Option(help="The longest canvas: prompt, answer and padding.")] = 256,
     canvas: Annotated[str, typer.Option(help="Canvas lengths: random, longest (of the batch) or full.")] = "random",
-    objective: Annotated[str, typer.Option(help="masked; or causal, left to right, to begin a model with.")] = "masked",
+    objective: Annotated[str, typer.Option(help="masked; causal, left to right, to begin a model with; or mixed.")] = "masked",
     infill: Annotated[float, typer.Option(help="Share of the examples that become holes between known text.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="After the warm-up; a cosine takes it to a tenth.")] = 1e-4,
     warmup: Annotated[int, typer.Option(help="Steps in which the learning rate rises.")] = 0,

@@ -13,7 +13,8 @@ is can be found, and need not be told. There are one to `HOLES` of them. The pro
 for some, which is then code alone and ends as texts do (`Tokenizer.end_id`). Spans are cut where tokens end, half of the
 time at the ends of lines.
 
-For the causal objective it is prompt + answer + end token, and what fills the batch up to its longest is not learnt.
+For the causal objective it is prompt + answer + end token, and what fills the batch up to its longest is not learnt; for the
+mixed one every second batch is so.
 """
 
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ class Drawing:
             of a uniform number, on a logarithmic scale); `longest`: the batch's longest example; `full`: `max_length`.
         seed: of all that is drawn.
         least_t: see `timesteps`.
-        causal: for the causal objective, see `objective.py`; with no holes, and no longer than the longest example.
+        objective: `masked`, `causal` or `mixed`, see `objective.py`.
     """
 
     size: int
@@ -56,7 +57,7 @@ class Drawing:
     canvas: str = "random"
     seed: int = 0
     least_t: float = LEAST_T
-    causal: bool = False
+    objective: str = "masked"
 
 
 class Batches:
@@ -70,25 +71,29 @@ class Batches:
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
     @property
-    def causal(self) -> bool:
-        return self._drawing.causal
-
-    @property
     def per_epoch(self) -> int:
         return batches_per_epoch(len(self._examples), self._drawing.size)
 
     def draw(self, number: int, together: int = 1) -> list[Noised]:
-        """Batches number, number + 1, …: `together` of them, whose losses sum up to a mean over all their tokens."""
-        drawn = [self._canvases(number + one) for one in range(together)]
-        count = max(1, sum(int(learnt.sum()) for _, learnt, _ in drawn))
+        """Batches number, number + 1, …: `together` of them, whose losses sum up to a mean over all their tokens.
+
+        To one mean for each objective, where two are mixed.
+        """
+        drawn = [(self._causal(one), *self._canvases(one)) for one in range(number, number + together)]
+        counts = {
+            kind: max(1, sum(int(learnt.sum()) for causal, _, learnt, _ in drawn if causal == kind)) for kind in (True, False)
+        }
         noised = []
-        for tokens, learnt, rng in drawn:
-            if self.causal:
-                noised.append(Noised.left_to_right(tokens, learnt, count))
+        for causal, tokens, learnt, rng in drawn:
+            if causal:
+                noised.append(Noised.left_to_right(tokens, learnt, counts[True]))
                 continue
             t = timesteps(rng, len(tokens), self._drawing.least_t)
-            noised.append(Noised.of(tokens, draw_masks(rng, learnt, t), t, self._mask_id, count))
+            noised.append(Noised.of(tokens, draw_masks(rng, learnt, t), t, self._mask_id, counts[False]))
         return noised
+
+    def _causal(self, number: int) -> bool:
+        return self._drawing.objective == "causal" or (self._drawing.objective == "mixed" and number % 2 == 1)
 
     def _canvases(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_], np.random.Generator]:
         epoch, place = divmod(number, self.per_epoch)
@@ -96,8 +101,9 @@ class Batches:
             self._epoch = (epoch, self._order(epoch))
         chosen = [self._examples[index] for index in self._epoch[1][place]]
         rng = np.random.default_rng([self._drawing.seed, 1, number])
-        length = self._length(rng, max(map(len, chosen)))
-        rows = [self._row(rng, example, length) for example in chosen]
+        causal = self._causal(number)
+        length = self._length(rng, max(map(len, chosen)), causal)
+        rows = [self._row(rng, example, length, causal) for example in chosen]
         return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows]), rng
 
     def _order(self, epoch: int) -> list[list[int]]:
@@ -112,19 +118,19 @@ class Batches:
             batches += [group[at : at + size].tolist() for at in range(0, len(group), size)]
         return [batches[index] for index in rng.permutation(len(batches))]
 
-    def _length(self, rng: np.random.Generator, longest: int) -> int:
+    def _length(self, rng: np.random.Generator, longest: int, causal: bool) -> int:
         most, drawn = self._drawing.max_length, rng.random()
-        share = {"random": drawn**6, "longest": 0.0, "full": 1.0}["longest" if self.causal else self._drawing.canvas]
+        share = {"random": drawn**6, "longest": 0.0, "full": 1.0}["longest" if causal else self._drawing.canvas]
         length = longest * (most / longest) ** share
         return min(most, -(-int(length) // MULTIPLE) * MULTIPLE)
 
-    def _row(self, rng: np.random.Generator, example: Example, length: int) -> Row:
-        if rng.random() < self._drawing.infill and len(example.answer) > 2:
+    def _row(self, rng: np.random.Generator, example: Example, length: int, causal: bool) -> Row:
+        if rng.random() < self._drawing.infill and len(example.answer) > 2 and not causal:
             return self._with_holes(rng, example, length)
         tokens = np.full(length, self._pad_id, dtype=np.int32)
         tokens[: len(example)] = np.concatenate([example.prompt, example.answer])
         places = np.arange(length)
-        return tokens, (places >= len(example.prompt)) & (places < (len(example) if self.causal else length))
+        return tokens, (places >= len(example.prompt)) & (places < (len(example) if causal else length))
 
     def _with_holes(self, rng: np.random.Generator, example: Example, length: int) -> Row:
         text, end = example.answer[:-1], example.answer[-1:]

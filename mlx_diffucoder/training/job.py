@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,10 @@ class Job:
         batches = Batches(self.data.train.kept, self.learner.tokenizer, self._drawing)
         evaluate = None
         if self.data.valid is not None:
-            evaluate = validation(Batches(self.data.valid.kept, self.learner.tokenizer, self._drawing))
+            drawing = self._drawing
+            if drawing.objective == "mixed":  # what it is to end as
+                drawing = replace(drawing, objective="masked")
+            evaluate = validation(Batches(self.data.valid.kept, self.learner.tokenizer, drawing))
         folder = RunFolder(out, self.identity, self.learner.write, resume=resume)
         trainer = Trainer(
             self.learner.model, Supervised(batches, self.settings.accumulate), self.settings, folder, evaluate, hooks
@@ -116,7 +119,7 @@ class Job:
             canvas=settings.canvas,
             seed=settings.seed,
             least_t=settings.least_t,
-            causal=settings.objective == "causal",
+            objective=settings.objective,
         )
 
 

@@ -8,9 +8,10 @@ is read at row i - 1: DiffuCoder's shift (arXiv 2506.20639).
 
 The shift is there because these models were autoregressive ones first, and so can be begun here too: with the causal
 objective nothing is masked, each row attends to itself and those before it, and every token to be learnt counts alike.
+With the mixed one every second batch is so, and what was learnt from left to right is kept while denoising is learnt.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import mlx.core as mx
@@ -34,12 +35,14 @@ class Noised:
         rows: int32 `[M]`, rows of the flattened `[B · L]` to read, one to the left of each position that is asked for.
         targets: int32 `[M]`, the ids that stood there.
         weights: float32 `[M]`, 1/t over the number of tokens to learn; 0 for rows that only fill up.
+        causal: whether a row attends only to itself and those before it.
     """
 
     tokens: NDArray[np.int32]
     rows: NDArray[np.int32]
     targets: NDArray[np.int32]
     weights: NDArray[np.float32]
+    causal: bool = False
 
     @classmethod
     def of(
@@ -63,7 +66,7 @@ class Noised:
     @classmethod
     def left_to_right(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], count: int) -> Self:
         """Canvases with nothing masked, asked for what is to be learnt; for the causal objective."""
-        return cls._asking(tokens, tokens, learnt, np.ones(len(tokens)), count)
+        return replace(cls._asking(tokens, tokens, learnt, np.ones(len(tokens)), count), causal=True)
 
     @classmethod
     def _asking(
@@ -80,7 +83,9 @@ class Noised:
 
     def arrays(self) -> tuple[mx.array, ...]:
         """What `loss` takes after the model."""
-        return mx.array(self.tokens), mx.array(self.rows), mx.array(self.targets), mx.array(self.weights)
+        places = np.arange(self.tokens.shape[1] if self.causal else 0)
+        seen = places[:, None] >= places  # [L, L], or of size 0 where everything is
+        return tuple(mx.array(one) for one in (self.tokens, self.rows, self.targets, self.weights, seen))
 
 
 def timesteps(rng: np.random.Generator, count: int, least: float = LEAST_T) -> NDArray[np.float64]:
@@ -98,18 +103,14 @@ def draw_masks(rng: np.random.Generator, learnt: NDArray[np.bool_], t: NDArray[n
     return learnt & (rng.random(learnt.shape) < t[:, None])
 
 
-def loss(
-    model: Dream, tokens: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, *, causal: bool = False
-) -> mx.array:
+def loss(model: Dream, tokens: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, seen: mx.array) -> mx.array:
     """The weighted sum of the cross-entropies of what is asked for; arguments as in `Noised`.
 
     Only the rows that are read go through `lm_head`.
 
     Args:
-        causal: no row attends to those behind it.
+        seen: bool `[L, L]`, what each row attends to; of size 0 where that is everything.
     """
-    places = mx.arange(tokens.shape[1])
-    mask = places[:, None] >= places if causal else None  # [L, L]
-    hidden = model.model(tokens, 0, mask, None)  # [B, L, D]
+    hidden = model.model(tokens, 0, seen if seen.size else None, None)  # [B, L, D]
     read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [M, D]
     return (weights * cross_entropies(model, read, targets)).sum()

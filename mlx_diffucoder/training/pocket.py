@@ -3,11 +3,12 @@
     python -m mlx_diffucoder.training.pocket FOLDER
 
 writes `FOLDER/tasks`, `FOLDER/start` (configuration and tokenizer), `FOLDER/causal` and `FOLDER/run` (checkpoints and the
-curves, `log.jsonl`) and `FOLDER/pocket`. The model begins from left to right and goes on by masked diffusion, as Dream
-and DiffuCoder did (arXiv 2508.15487, section 3): from left to right every token of an answer teaches, with no noise of
-masks, and what was learnt of the tasks is kept. Each part is left alone where it is there already, and a
-training that was stopped goes on, so the same command continues a recipe that was broken off. It is
-`diffucode train` and `diffucode convert` that do the work; their command lines are printed.
+curves, `log.jsonl`) and `FOLDER/pocket`. The model begins from left to right, as Dream and DiffuCoder did (arXiv
+2508.15487, section 3): every token of an answer teaches then, with no noise of masks. It goes on by masked diffusion, of
+which every second batch stays from left to right, for otherwise what it knows of the tasks is lost on the way.
+
+Each part is left alone where it is there already, and a training that was stopped goes on, so the same command continues
+a recipe that was broken off. It is `diffucode train` and `diffucode convert` that do the work; their command lines are printed.
 """
 
 import json
@@ -55,14 +56,14 @@ TRAINING: dict[str, Any] = {
     "report-every": 25,
 }
 CAUSAL = TRAINING | {"objective": "causal"}
-MASKED = TRAINING | {"infill": 0.2, "least-t": 0.2}  # gradients of few masks, weighted 1/t, are mostly noise
+MIXED = TRAINING | {"objective": "mixed", "learning-rate": 1e-3, "infill": 0.2, "least-t": 0.2}  # few masks are mostly noise
 LEARNT_FROM = 20_000  # tasks that the vocabulary is learnt from
 
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")],
-    causal: Annotated[int, typer.Option(min=1, help="Optimizer steps from left to right.")] = 2100,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps by masked diffusion, behind them.")] = 1500,
+    causal: Annotated[int, typer.Option(min=1, help="Optimizer steps from left to right.")] = 3000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps behind them, by masked diffusion too.")] = 3000,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to train on.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Of the tasks, the weights and the masks.")] = 0,
 ) -> None:
@@ -78,7 +79,7 @@ def main(
     begun = ["--from-scratch", folder / "start" / "config.json", "--tokenizer", folder / "start"]
     train(folder, "causal", begun, CAUSAL | {"steps": causal, "seed": seed})
     # Another seed, so that other texts are met first.
-    train(folder, "run", ["--model", folder / "causal", "--tune", "full"], MASKED | {"steps": steps, "seed": seed + 1})
+    train(folder, "run", ["--model", folder / "causal", "--tune", "full"], MIXED | {"steps": steps, "seed": seed + 1})
     run(["convert", folder / "run", folder / "pocket", "--dtype", "float16"])
 
 

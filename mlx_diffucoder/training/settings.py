@@ -8,7 +8,7 @@ from ..errors import TrainError, one_of
 
 CANVASES = ("random", "longest", "full")
 OPTIMIZERS = ("adamw", "muon")
-OBJECTIVES = ("masked", "causal")
+OBJECTIVES = ("masked", "causal", "mixed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class TrainSettings:
         optimizer: `adamw`; or `muon` for the matrices of the layers (Jordan et al. 2024), AdamW for the rest.
         save_every, eval_every: in steps.
         patience: evaluations without a better loss after which the run ends; 0 never ends it.
-        objective: `masked`; or `causal`, left to right, which a model can be begun with; see `objective.py`.
+        objective: `masked`; `causal`, left to right, which a model can be begun with; or `mixed`; see `objective.py`.
         infill, canvas, least_t, seed: see `Drawing`.
     """
 

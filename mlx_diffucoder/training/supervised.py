@@ -11,7 +11,7 @@ from .trainer import Arrays
 
 
 class Supervised:
-    """The masked-diffusion objective, or the causal one, on examples."""
+    """The masked-diffusion objective, the causal one or both, on examples."""
 
     def __init__(self, batches: Batches, accumulate: int = 1):
         self._batches, self._accumulate = batches, accumulate
@@ -20,7 +20,7 @@ class Supervised:
         return [batch.arrays() for batch in self._batches.draw(step * self._accumulate, self._accumulate)]
 
     def loss(self, model: Dream, *arrays: mx.array) -> mx.array:
-        return loss(model, *arrays, causal=self._batches.causal)
+        return loss(model, *arrays)
 
     def news(self) -> dict[str, float]:
         return {}
@@ -31,6 +31,6 @@ def validation(batches: Batches) -> Callable[[Dream], float]:
     kept = batches.draw(0, batches.per_epoch)
 
     def evaluate(model: Dream) -> float:
-        return sum(float(loss(model, *batch.arrays(), causal=batches.causal)) for batch in kept)
+        return sum(float(loss(model, *batch.arrays())) for batch in kept)
 
     return evaluate

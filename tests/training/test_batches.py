@@ -99,7 +99,7 @@ def test_batches_follow_from_seed_and_number_alone(examples, dream_a_tokenizer):
 
 
 def test_the_causal_objective_asks_for_the_answer_and_its_end_and_masks_nothing(examples, dream_a_tokenizer):
-    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=512, causal=True))
+    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=512, objective="causal"))
     answers = {example.answer.tobytes() for example in examples}
     (batch,) = batches.draw(3)
     assert dream_a_tokenizer.mask_id not in batch.tokens
@@ -110,6 +110,15 @@ def test_the_causal_objective_asks_for_the_answer_and_its_end_and_masks_nothing(
         asked = batch.rows[kept & (batch.rows // length == row)] % length + 1
         assert batch.tokens[row, asked].tobytes() in answers
         assert (np.diff(asked) == 1).all()
+
+
+def test_the_mixed_objective_has_every_second_batch_from_left_to_right(examples, dream_a_tokenizer):
+    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=128, infill=0.5, objective="mixed"))
+    drawn = [batches.draw(number)[0] for number in range(6)]
+    assert [batch.causal for batch in drawn] == [False, True] * 3
+    assert [dream_a_tokenizer.mask_id in batch.tokens for batch in drawn] == [True, False] * 3
+    for one, again in zip(drawn[2:4], batches.draw(2, 2), strict=True):  # each objective's losses sum up to its own mean
+        assert (one.weights == again.weights).all()
 
 
 def test_an_epoch_has_every_example_once(examples, dream_a_tokenizer):

@@ -47,7 +47,7 @@ def test_the_causal_loss_is_that_of_each_token_after_those_before_it():
         read = np.array(model(before, mask=mx.tril(mx.ones((place, place), dtype=mx.bool_))))[0, -1].astype(np.float64)
         expected += np.log(np.exp(read - read.max()).sum()) + read.max() - read[tokens[row, place]]
     batch = Noised.left_to_right(tokens, learnt, 10)
-    assert float(loss(model, *batch.arrays(), causal=True)) == pytest.approx(expected / 10, rel=1e-5)
+    assert float(loss(model, *batch.arrays())) == pytest.approx(expected / 10, rel=1e-5)
     assert (batch.tokens == tokens).all()
 
 
@@ -85,9 +85,9 @@ def test_rows_that_fill_up_weigh_nothing():
     real = int((batch.weights > 0).sum())
     assert len(batch.rows) % 64 == 0
     assert (batch.weights[real:] == 0).all()
-    tokens, rows, targets, weights = batch.arrays()
-    assert float(loss(model, tokens, rows[:real], targets[:real], weights[:real])) == pytest.approx(
-        float(loss(model, tokens, rows, targets, weights)), rel=1e-6
+    tokens, rows, targets, weights, seen = batch.arrays()
+    assert float(loss(model, tokens, rows[:real], targets[:real], weights[:real], seen)) == pytest.approx(
+        float(loss(model, tokens, rows, targets, weights, seen)), rel=1e-6
     )
 
 

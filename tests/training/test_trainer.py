@@ -233,8 +233,9 @@ def test_holes_are_refused_where_nothing_behind_them_is_seen():
         TrainSettings(steps=1, objective="causal", infill=0.1)
 
 
-def test_a_model_learns_from_left_to_right_too(tmp_path, rows):
-    run(job_of(rows, steps=40, learning_rate=1e-2, objective="causal", infill=0, eval_every=10), tmp_path / "run")
+@pytest.mark.parametrize("objective", ["causal", "mixed"])
+def test_a_model_learns_from_left_to_right_too(tmp_path, rows, objective):
+    run(job_of(rows, steps=40, learning_rate=1e-2, objective=objective, infill=0, eval_every=10), tmp_path / "run")
     found = [valid for *_, valid in curve(tmp_path / "run") if valid is not None]
     assert found[-1] < 0.6 * found[0]
 
