@@ -80,7 +80,8 @@ def main(
     train(folder, "causal", begun, CAUSAL | {"steps": causal, "seed": seed})
     # Another seed, so that other texts are met first.
     train(folder, "run", ["--model", folder / "causal", "--tune", "full"], MIXED | {"steps": steps, "seed": seed + 1})
-    run(["convert", folder / "run", folder / "pocket", "--dtype", "float16"])
+    if not (folder / "pocket").exists():  # convert leaves it whole or not there
+        run(["convert", folder / "run", folder / "pocket", "--dtype", "float16"])
 
 
 def train(folder: Path, out: str, begun: list[Any], flags: dict[str, Any]) -> None:
