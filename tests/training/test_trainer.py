@@ -240,6 +240,14 @@ def test_a_model_learns_from_left_to_right_too(tmp_path, rows, objective):
     assert found[-1] < 0.6 * found[0]
 
 
+def test_mixed_training_is_validated_by_the_masked_objective_alone(tmp_path, rows):
+    def valid(objective):
+        trainer = job_of(rows, objective=objective, infill=0).trainer(tmp_path / objective, Hooks(), resume=False)
+        return trainer.evaluate(trainer.model)
+
+    assert valid("mixed") == valid("masked") != valid("causal")
+
+
 def test_the_learning_rate_rises_and_falls_along_a_cosine():
     settings = TrainSettings(steps=110, warmup=10, learning_rate=1.0)
     rates = [settings.rate(step) for step in range(110)]
