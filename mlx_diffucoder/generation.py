@@ -1,8 +1,9 @@
 """What Python users call: text in, text out, and the stream of steps underneath."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import mlx.core as mx
@@ -15,6 +16,7 @@ from .denoise import Hooks, denoise
 from .errors import ConfigError, PromptError
 from .loading import memory_size
 from .model import Dream
+from .recording import trace_to
 from .rules import policy_for
 from .tokenizer import Tokenizer
 from .trace import Step
@@ -89,6 +91,26 @@ def stream_generate(
     """
     steps = stream_batch(model, tokenizer, [prompt], config, hooks=hooks)
     return (rows[0] for rows in steps)
+
+
+def stream_traced(
+    model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig, trace: tuple[Path, str] | None
+) -> Generator[Step, None, None]:
+    """As `stream_generate`, and where a file is named every step is written into it.
+
+    Args:
+        trace: the file, and what the model is called there.
+
+    Raises:
+        PromptError: as `stream_generate`.
+        TraceError: as `recording.trace_to`.
+    """
+    ids = prompt_ids(model, tokenizer, prompt, config)
+    steps = stream_generate(model, tokenizer, ids, config)
+    if trace is None:
+        return (step for step in steps)
+    path, name = trace
+    return trace_to(path, steps, canvas_of(tokenizer, [ids], config), tokenizer, config, name)
 
 
 def generate_batch(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import GenerationConfig
-from ..errors import ConfigError, ExecutionError
+from ..errors import ConfigError, ExecutionError, TraceError
 from .options import Adapter, Dtype, Model, Tuned, Yes, decodes
 from .stopping import code_of
 
@@ -37,6 +37,10 @@ def evaluate(
         bool, typer.Option("--allow-code-execution", help="Run what the model writes on this machine; no sandbox.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write every step of each answer into a file there.", show_default=False),
+    ] = None,
     tuned: Tuned = True,
     yes: Yes = False,
     *,
@@ -64,17 +68,26 @@ def evaluate(
 
     limits = Limits(timeout=timeout, memory=memory)
     every = read_tasks(tasks)
+    if trace:
+        _make(trace)
     from .tuning import tuned as with_tuned
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     config = with_tuned(config, network, wanted=tuned, verbose=True)
+    from ..evaluation import Traces
     from ..evaluation import evaluate as run
     from ..evaluation.results_file import ResultsFile, identity
 
     chosen = {(task.id, sample) for task in every[:limit] for sample in range(samples)}
     with ResultsFile(out, identity(name, network, every, config, limits)) if out else nullcontext() as file:
         results = _chosen(file.results, chosen) if file else {}
-        coming = run(network, tokenizer, every[:limit], config, samples=samples, limits=limits, done=results.keys())
+        coming = run(
+            *(network, tokenizer, every[:limit], config),
+            samples=samples,
+            limits=limits,
+            done=results.keys(),
+            traces=Traces(trace, name) if trace else None,
+        )
         stop = _collect(coming, results, len(chosen), file.add if file else None)
     summary = Summary.of(list(results.values()), ks)
     if as_json:
@@ -92,6 +105,13 @@ def _check(samples: int, ks: list[int], config: GenerationConfig) -> None:
         raise ConfigError(
             f"temperature 0 gives the same answer {samples} times; with --samples above 1 set it above 0", field="temperature"
         )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise TraceError(f"--trace {folder}: cannot be made into a folder ({error.strerror or error})") from None
 
 
 def _chosen(found: "list[Result]", chosen: set[tuple[str, int]]) -> "dict[tuple[str, int], Result]":

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,13 +121,14 @@ class Run:
 
     def go(self) -> KeyboardInterrupt | None:
         """Generate; returns what stopped it, where something did."""
-        from ..generation import Answer
+        from ..generation import Answer, stream_traced
 
+        coming = stream_traced(self.model, self.tokenizer, self.ids, self.config, self.trace)
         written = ""
         stopped = None
         start = time.perf_counter()
         try:
-            with self._view() as show, closing(self._steps()) as steps:
+            with self._view() as show, closing(coming) as steps:
                 start = time.perf_counter()  # what the view imports is not the decoder's time
                 for step in steps:
                     self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids), self.config)
@@ -187,17 +188,6 @@ class Run:
             lines["drawing the canvas"] = f"{100 * self.drawing / self.seconds:.2f} % of the time"
         for label, value in lines.items():
             print(f"{label:>27}  {value}", file=sys.stderr)
-
-    def _steps(self) -> "Generator[Step, None, None]":
-        from ..generation import stream_generate
-
-        steps = stream_generate(self.model, self.tokenizer, self.ids, self.config)
-        if self.trace is None:
-            return (step for step in steps)
-        from ..recording import trace_to
-
-        path, name = self.trace
-        return trace_to(path, steps, self._canvas(), self.tokenizer, self.config, name)
 
     def _canvas(self) -> "Canvas":
         from ..generation import canvas_of

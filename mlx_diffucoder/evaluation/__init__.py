@@ -8,7 +8,7 @@ from .execute import FAILURES, Limits, Outcome, run_program
 from .extract import code_of
 from .forwards import Outputs, outputs, outputs_by_layer
 from .masking import Masked, masked_canvases
-from .run import Result, evaluate
+from .run import Result, Traces, evaluate
 from .scores import confidence_interval, pass_at_k
 from .summary import Summary
 from .tasks import Task, read_tasks
@@ -29,6 +29,7 @@ __all__ = [
     "Summary",
     "Task",
     "Text",
+    "Traces",
     "code_of",
     "confidence_interval",
     "encode_samples",

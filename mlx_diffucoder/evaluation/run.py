@@ -3,15 +3,19 @@
 import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import mlx.core as mx
 
 from ..config import GenerationConfig
 from ..errors import PromptError, TaskError
-from ..generation import Answer, prompt_ids, stream_generate
+from ..generation import Answer, prompt_ids, stream_traced
 from ..model import Dream
+from ..recording import check_trace
 from ..tokenizer import Tokenizer
 from ..trace import Step
 from .execute import PASSED, Limits, Outcome, run_program
@@ -55,6 +59,23 @@ class Result:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Traces:
+    """Where the steps of each answer are written: a file for each, in a folder that is there.
+
+    Attributes:
+        folder: of all of them.
+        model: what the model is called in them.
+    """
+
+    folder: Path
+    model: str
+
+    def file(self, task_id: str, sample: int) -> Path:
+        """Of one answer; what a file's name cannot hold is written as in a URL."""
+        return self.folder / f"{quote(task_id, safe=' ')}-{sample}.jsonl"
+
+
 def evaluate(
     model: Dream,
     tokenizer: Tokenizer,
@@ -64,6 +85,7 @@ def evaluate(
     samples: int = 1,
     limits: Limits | None = None,
     done: Collection[tuple[str, int]] = (),
+    traces: Traces | None = None,
 ) -> Iterator[Result]:
     """Answer every task `samples` times and run each answer, yielding the results in that order.
 
@@ -77,20 +99,24 @@ def evaluate(
         samples: answers to each task.
         limits: what an answer's program may use.
         done: pairs of task id and sample that are left out.
+        traces: where every step is written, which the answers' seconds have in them.
 
     Raises:
         TaskError: a task's prompt does not fit the model; raised by the call, naming file and line.
+        TraceError: a trace cannot be written, or would be over something else; the latter is raised by the call.
         ExecutionError: as `run_program`.
     """
     prompts = {task.id: _prompt(model, tokenizer, task, config) for task in tasks}
     bounds = limits or Limits()
+    wanted = [(task, sample) for task in tasks for sample in range(samples) if (task.id, sample) not in done]
+    if traces:
+        for task, sample in wanted:
+            check_trace(traces.file(task.id, sample))
 
     def results() -> Iterator[Result]:
-        for task in tasks:
-            for sample in range(samples):
-                if (task.id, sample) not in done:
-                    seeded = replace(config, seed=seed_of(config.seed or 0, task.id, sample))
-                    yield _answer(model, tokenizer, task, sample, prompts[task.id], seeded, bounds)
+        for task, sample in wanted:
+            seeded = replace(config, seed=seed_of(config.seed or 0, task.id, sample))
+            yield _answer(model, tokenizer, task, sample, prompts[task.id], seeded, bounds, traces)
 
     return results()
 
@@ -108,12 +134,21 @@ def _prompt(model: Dream, tokenizer: Tokenizer, task: Task, config: GenerationCo
 
 
 def _answer(
-    model: Dream, tokenizer: Tokenizer, task: Task, sample: int, prompt: list[int], config: GenerationConfig, limits: Limits
+    model: Dream,
+    tokenizer: Tokenizer,
+    task: Task,
+    sample: int,
+    prompt: list[int],
+    config: GenerationConfig,
+    limits: Limits,
+    traces: Traces | None,
 ) -> Result:
     last: Step | None = None
     start = time.perf_counter()
-    for step in stream_generate(model, tokenizer, prompt, config):
-        last = step
+    trace = (traces.file(task.id, sample), traces.model) if traces else None
+    with closing(stream_traced(model, tokenizer, prompt, config, trace)) as steps:
+        for step in steps:
+            last = step
     seconds = time.perf_counter() - start
     answer = Answer.of(tokenizer, last, len(prompt), config) if last else Answer()
     outcome = judge(answer.text, task, limits)

@@ -69,6 +69,31 @@ def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(tmp_path):
     assert_one_line(run("--limit", "3", *options, "--seed", "4", "--out", part), str(part), "config.seed was 3 and not 4")
 
 
+def test_the_steps_of_each_answer_are_in_a_trace_of_its_own(tmp_path):
+    traces = tmp_path / "traces"
+    plain, traced = run("--limit", "2", "--json"), run("--limit", "2", "--json", "--trace", traces)
+    assert traced.returncode == 0, traced.stderr
+    assert [json.loads(done.stdout)["nfe"] for done in (plain, traced)] == [4, 4]
+    ids = [json.loads(line)["task_id"] for line in FUNCTIONS.read_text().splitlines()[:2]]
+    files = [traces / (id.replace("/", "%2F") + "-0.jsonl") for id in ids]
+    assert sorted(traces.iterdir()) == sorted(files)
+    for file in files:
+        header, *steps, _ = map(json.loads, file.read_text().splitlines())
+        assert sorted(place - header["start"] for step in steps for place in step["at"]) == list(range(4))
+        assert diffucode_here("trace", "show", file).returncode == 0
+
+
+def test_a_trace_goes_neither_over_a_file_nor_over_what_is_none(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert_one_line(run("--limit", "1", "--trace", file), f"--trace {file}: ")
+    assert run("--limit", "1", "--trace", tmp_path / "traces").returncode == 0
+    (trace,) = (tmp_path / "traces").iterdir()
+    trace.write_text("x")
+    assert_one_line(run("--limit", "1", "--trace", tmp_path / "traces"), f"--trace {trace}: is there already")
+    assert trace.read_text() == "x"
+
+
 def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path):
     out = tmp_path / "out.jsonl"
     command = [COMMAND, "eval", FUNCTIONS, *TINY[:2], "--max-tokens", "64", ALLOW, "--json", "--out", out]
