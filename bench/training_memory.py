@@ -17,6 +17,8 @@ from mlx_diffucoder.model import Dream
 from mlx_diffucoder.training.learners import Tuning, add_adapters
 from mlx_diffucoder.training.memory import memory_to_train
 from mlx_diffucoder.training.recompute import recompute_layers
+from mlx_diffucoder.training.settings import TrainSettings
+from mlx_diffucoder.training.trainer import make_optimizer
 
 from .shapes import SHAPES
 
@@ -39,7 +41,7 @@ def main(
         if checkpointing:
             recompute_layers(model)
         for size in batch or (1, 4):
-            memory = memory_to_train(model, batch=size, length=length)
+            memory = memory_to_train(model, make_optimizer(TrainSettings(steps=1)), batch=size, length=length)
             rows.append({"batch": size, "gradient_checkpointing": checkpointing, **memory.to_dict()})
             parts = ", ".join(f"{name} {count / 1e9:.2f}" for name, count in memory.to_dict().items())
             print(f"batch {size}{', gradient checkpointing' if checkpointing else ''}: {parts} GB")

@@ -19,11 +19,11 @@ from .grpo import CoupledGrpo, Prompt
 from .grpo_settings import GrpoSettings
 from .job import FREE
 from .learners import Learner
-from .memory import FLOAT, LOGITS, Memory, memory_to_train
+from .memory import FLOAT, LOGITS, Memory, bytes_of, memory_to_train
 from .recompute import HEAD_ROWS, computed_once, recompute_layers, recomputes
 from .settings import TrainSettings
 from .state import RunFolder
-from .trainer import Hooks, Trainer, streams
+from .trainer import Hooks, Trainer, make_optimizer, streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +168,10 @@ def _memory(model: Dream, settings: TrainSettings, asked: Asked, longest: int) -
     answers = min(grpo.group, max(1, settings.batch_size // CANVASES))
     parts = grpo.prompts_per_step * -(-grpo.group // answers)
     lanes = min(len(streams()), parts)
-    memory = memory_to_train(model, batch=CANVASES * answers, length=longest + most, accumulate=parts, lanes=lanes)
+    batch, length = CANVASES * answers, longest + most
+    memory = memory_to_train(model, make_optimizer(settings), batch=batch, length=length, accumulate=parts, lanes=lanes)
     rows = min(2 * answers * most, HEAD_ROWS) if recomputes(model) else 2 * answers * most
-    reference = memory.optimizer // 2 if grpo.kl else 0
+    reference = bytes_of(model.trainable_parameters()) if grpo.kl else 0
     logits = lanes * rows * model.config.vocab_size * FLOAT * LOGITS
     return replace(memory, weights=memory.weights + reference, logits=logits)
 

@@ -15,7 +15,7 @@ from .recompute import recompute_layers
 from .settings import TrainSettings
 from .state import RunFolder
 from .supervised import Supervised, validation
-from .trainer import Hooks, Trainer, streams
+from .trainer import Hooks, Trainer, make_optimizer, streams
 
 FREE = ("save_every", "eval_every", "patience")
 """Settings that may be others when a run goes on: no weight depends on them."""
@@ -54,6 +54,7 @@ class Job:
             recompute_layers(learner.model)
         memory = memory_to_train(
             learner.model,
+            make_optimizer(settings),
             batch=min(settings.batch_size, len(data.train.kept)),
             length=settings.max_length,
             accumulate=settings.accumulate,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import mlx.nn as nn
+import mlx.optimizers as optim
 from mlx.utils import tree_flatten
 
 from ..model import Dream
@@ -25,7 +26,7 @@ class Memory:
     Attributes:
         weights: as they are stored, adapters included.
         gradients: of what is trained; twice where batches are accumulated.
-        optimizer: AdamW's two averages.
+        optimizer: the averages that it keeps.
         activations: what the layers keep for the gradient, and what one holds for a moment.
         logits: of the rows that are read.
     """
@@ -44,22 +45,26 @@ class Memory:
         return {**asdict(self), "total": self.total}
 
 
-def memory_to_train(model: Dream, *, batch: int, length: int, accumulate: int = 1, lanes: int = 1) -> Memory:
+def memory_to_train(
+    model: Dream, optimizer: optim.Optimizer, *, batch: int, length: int, accumulate: int = 1, lanes: int = 1
+) -> Memory:
     """What a step takes at most, of a model as it is going to be trained.
 
     Args:
+        optimizer: new; what it keeps is asked of it, and not allocated.
         batch, length: canvases forwarded together, and the longest of them.
         lanes: batches computed side by side.
     """
-    trained = _bytes(model.trainable_parameters())
+    trained = bytes_of(model.trainable_parameters())
+    optimizer.init(model.trainable_parameters())
     tokens, side_by_side = batch * length, min(lanes, accumulate)
     rows = length * (batch + 1) // 2  # timesteps stand in equal parts of (0, 1]
     if recomputes(model):
         rows = min(rows, HEAD_ROWS)
     return Memory(
-        weights=_bytes(model.parameters()),
+        weights=bytes_of(model.parameters()),
         gradients=trained * (1 if accumulate == 1 else 1 + side_by_side),
-        optimizer=2 * trained,
+        optimizer=bytes_of(optimizer.state),
         activations=side_by_side * _activations(model, tokens, length),
         logits=side_by_side * rows * model.config.vocab_size * FLOAT * LOGITS,
     )
@@ -99,6 +104,6 @@ def _kept(model: Dream, layer: nn.Module, tokens: int, length: int) -> int:
     return total
 
 
-def _bytes(tree: Any) -> int:
+def bytes_of(tree: Any) -> int:
     arrays: Any = tree_flatten(tree)
     return sum(value.nbytes for _, value in arrays)

@@ -4,12 +4,15 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_diffucoder.config import ModelConfig
 from mlx_diffucoder.model import Dream
-from mlx_diffucoder.training.memory import memory_to_train
+from mlx_diffucoder.training.memory import bytes_of, memory_to_train
 from mlx_diffucoder.training.objective import Noised, draw_masks, loss, timesteps
 from mlx_diffucoder.training.recompute import recompute_layers
+from mlx_diffucoder.training.settings import TrainSettings
+from mlx_diffucoder.training.trainer import make_optimizer
 
 BATCH, LENGTH = 4, 128
 
@@ -41,19 +44,24 @@ def built(tune="lora", bits=None, checkpointing=False, layers=4, vocab=1024, dty
     return model
 
 
+def computed(model, optimizer="adamw", **fields):
+    fields = {"batch": BATCH, "length": LENGTH, **fields}
+    return memory_to_train(model, make_optimizer(TrainSettings(steps=1, optimizer=optimizer)), **fields)
+
+
 def measured(model):
-    """The peak of a loss and its gradients, the optimizer's two averages beside them."""
+    """The peak of a loss and its gradients, the optimizer's averages beside them."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(2, model.config.vocab_size, (BATCH, LENGTH)).astype(np.int32)
     learnt = np.arange(LENGTH)[None].repeat(BATCH, 0) > 0
     t = timesteps(rng, BATCH)
     arrays = Noised.of(tokens, draw_masks(rng, learnt, t), t, 1, int(learnt.sum())).arrays()
     mx.eval(arrays)
-    others = mx.get_active_memory() - memory_to_train(model, batch=1, length=1).weights
+    others = mx.get_active_memory() - computed(model).weights
     mx.clear_cache()
     mx.reset_peak_memory()
     mx.eval(nn.value_and_grad(model, lambda *given: loss(model, *given))(*arrays))
-    return mx.get_peak_memory() - others + memory_to_train(model, batch=1, length=1).optimizer
+    return mx.get_peak_memory() - others + computed(model).optimizer
 
 
 @pytest.mark.parametrize(
@@ -72,8 +80,8 @@ def measured(model):
 )
 def test_the_computed_peak_is_within_a_quarter_of_the_measured_one(kind):
     model = built(**kind)
-    computed = memory_to_train(model, batch=BATCH, length=LENGTH)
-    assert computed.total == pytest.approx(measured(model), rel=0.25), computed
+    found = computed(model)
+    assert found.total == pytest.approx(measured(model), rel=0.25), found
 
 
 def test_recomputing_takes_less():
@@ -83,6 +91,20 @@ def test_recomputing_takes_less():
 
 def test_batches_side_by_side_take_more():
     model = built()
-    one, two = (memory_to_train(model, batch=BATCH, length=LENGTH, accumulate=2, lanes=lanes) for lanes in (1, 2))
+    one, two = (computed(model, accumulate=2, lanes=lanes) for lanes in (1, 2))
     assert two.activations == 2 * one.activations
     assert two.weights == one.weights
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_what_the_optimizer_keeps_is_what_it_has_after_a_step(optimizer):
+    model = built("full")
+    before = mx.get_active_memory()
+    found = computed(model, optimizer).optimizer
+    assert mx.get_active_memory() - before < 0.01 * found  # nothing is allocated for it
+    used = make_optimizer(TrainSettings(steps=1, optimizer=optimizer))
+    used.update(model, tree_map(mx.ones_like, model.trainable_parameters()))
+    averages = sum(value.nbytes for _, value in tree_flatten(used.state) if value.ndim)
+    assert found == pytest.approx(averages, abs=100)
+    weights = bytes_of(model.trainable_parameters())
+    assert (found > 1.9 * weights) == (optimizer == "adamw")
