@@ -31,6 +31,7 @@ OF_SFT = (
     "objective",
     "infill",
     "least_t",
+    "prefixes",
     "skip_long",
 )
 """Parameters that mean nothing to coupled-grpo: its canvases are those of its answers, and two forwards of the same

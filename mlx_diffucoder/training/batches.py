@@ -13,8 +13,11 @@ is can be found, and need not be told. There are one to `HOLES` of them. The pro
 for some, which is then code alone and ends as texts do (`Tokenizer.end_id`). Spans are cut where tokens end, half of the
 time at the ends of lines.
 
-For the causal objective it is prompt + answer + end token, and what fills the batch up to its longest is not learnt; for the
-mixed one every second batch is so.
+Each token to be learnt is masked with a probability that is drawn for its canvas. Some answers are masked from a place on
+instead, one of the answer's or where its padding begins.
+
+For the causal objective a canvas is prompt + answer + end token, and what fills the batch up to its longest is not learnt; for
+the mixed one every second batch is so, with masks to fill it up.
 """
 
 from collections.abc import Sequence
@@ -25,15 +28,31 @@ from numpy.typing import NDArray
 
 from ..tokenizer import Tokenizer
 from .data import Example
-from .objective import LEAST_T, Noised, draw_masks, timesteps
+from .objective import LEAST_T, Noised, draw_masks, mask_from, timesteps
 
 SORTED_TOGETHER = 32  # batches whose examples are sorted by length
 MULTIPLE = 8  # of canvas lengths, so that few shapes are met
 NO_PROMPT = 0.5  # share of the infilling canvases that are code alone
 HOLES = 3  # at most on a canvas; one half of the time
 
-Row = tuple[NDArray[np.int32], NDArray[np.bool_]]
-"""Tokens `[L]`, and which are learnt."""
+
+@dataclass(frozen=True, eq=False)
+class Canvases:
+    """What a batch is made of.
+
+    Attributes:
+        tokens: int32 `[B, L]`, with nothing masked.
+        learnt: bool `[B, L]`.
+        answers: `[B]`, tokens of the answer, its end with them, where that is what is learnt; 0 where it is holes.
+    """
+
+    tokens: NDArray[np.int32]
+    learnt: NDArray[np.bool_]
+    answers: Sequence[int]
+
+
+Row = tuple[NDArray[np.int32], NDArray[np.bool_], int]
+"""One of them: tokens `[L]`, which are learnt, and the answer's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +67,7 @@ class Drawing:
             of a uniform number, on a logarithmic scale); `longest`: the batch's longest example; `full`: `max_length`.
         seed: of all that is drawn.
         least_t: see `timesteps`.
+        prefixes: share of the answers that are masked from a place on.
         objective: `masked`, `causal` or `mixed`, see `objective.py`.
     """
 
@@ -57,6 +77,7 @@ class Drawing:
     canvas: str = "random"
     seed: int = 0
     least_t: float = LEAST_T
+    prefixes: float = 0.0
     objective: str = "masked"
 
 
@@ -81,21 +102,29 @@ class Batches:
         """
         drawn = [(self._causal(one), *self._canvases(one)) for one in range(number, number + together)]
         counts = {
-            kind: max(1, sum(int(learnt.sum()) for causal, _, learnt, _ in drawn if causal == kind)) for kind in (True, False)
+            kind: max(1, sum(int(one.learnt.sum()) for causal, one, _ in drawn if causal == kind)) for kind in (True, False)
         }
-        noised = []
-        for causal, tokens, learnt, rng in drawn:
-            if causal:
-                noised.append(Noised.left_to_right(tokens, learnt, counts[True]))
-                continue
-            t = timesteps(rng, len(tokens), self._drawing.least_t)
-            noised.append(Noised.of(tokens, draw_masks(rng, learnt, t), t, self._mask_id, counts[False]))
-        return noised
+        return [self._noised(one, rng, counts[causal], causal) for causal, one, rng in drawn]
+
+    def _noised(self, canvases: Canvases, rng: np.random.Generator, count: int, causal: bool) -> Noised:
+        tokens, learnt = canvases.tokens, canvases.learnt
+        if self._drawing.objective == "causal":
+            return Noised.left_to_right(tokens, learnt, count)
+        if causal:
+            return Noised.behind_prompts(tokens, learnt, self._mask_id, count)
+        t = timesteps(rng, len(tokens), self._drawing.least_t)
+        masked, weights = draw_masks(rng, learnt, t), np.broadcast_to(1 / t[:, None], tokens.shape).copy()
+        for row, answer in enumerate(canvases.answers):
+            if answer and self._drawing.prefixes and rng.random() < self._drawing.prefixes:
+                first, length = int(learnt[row].argmax()), tokens.shape[1]
+                places = min(answer + 1, length - first)  # the answer's, and the first behind it
+                masked[row], weights[row] = mask_from(first + int(rng.integers(places)), places, length)
+        return Noised.of(tokens, masked, weights / count, self._mask_id)
 
     def _causal(self, number: int) -> bool:
         return self._drawing.objective == "causal" or (self._drawing.objective == "mixed" and number % 2 == 1)
 
-    def _canvases(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_], np.random.Generator]:
+    def _canvases(self, number: int) -> tuple[Canvases, np.random.Generator]:
         epoch, place = divmod(number, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._order(epoch))
@@ -103,8 +132,8 @@ class Batches:
         rng = np.random.default_rng([self._drawing.seed, 1, number])
         causal = self._causal(number)
         length = self._length(rng, max(map(len, chosen)), causal)
-        rows = [self._row(rng, example, length, causal) for example in chosen]
-        return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows]), rng
+        tokens, learnt, answers = zip(*(self._row(rng, example, length, causal) for example in chosen), strict=True)
+        return Canvases(np.stack(tokens), np.stack(learnt), answers), rng
 
     def _order(self, epoch: int) -> list[list[int]]:
         """The examples of an epoch in batches of like lengths, in random order."""
@@ -130,7 +159,8 @@ class Batches:
         tokens = np.full(length, self._pad_id, dtype=np.int32)
         tokens[: len(example)] = np.concatenate([example.prompt, example.answer])
         places = np.arange(length)
-        return tokens, (places >= len(example.prompt)) & (places < (len(example) if causal else length))
+        learnt = (places >= len(example.prompt)) & (places < (len(example) if causal else length))
+        return tokens, learnt, len(example.answer)
 
     def _with_holes(self, rng: np.random.Generator, example: Example, length: int) -> Row:
         text, end = example.answer[:-1], example.answer[-1:]
@@ -152,7 +182,7 @@ class Batches:
         shown = np.concatenate(tokens)
         row = np.pad(shown, (0, length - len(shown)), constant_values=self._pad_id).astype(np.int32)
         found = np.concatenate(learnt)
-        return row, np.pad(found, (0, length - len(found)))
+        return row, np.pad(found, (0, length - len(found))), 0
 
     def _spans(self, rng: np.random.Generator, text: NDArray[np.int32], least: int = 0) -> list[tuple[int, int]]:
         """Where spans start and stop, with text between them: cut between any two tokens, or in whole lines.

@@ -120,6 +120,7 @@ class Job:
             canvas=settings.canvas,
             seed=settings.seed,
             least_t=settings.least_t,
+            prefixes=settings.prefixes,
             objective=settings.objective,
         )
 

@@ -8,10 +8,16 @@ is read at row i - 1: DiffuCoder's shift (arXiv 2506.20639).
 
 The shift is there because these models were autoregressive ones first, and so can be begun here too: with the causal
 objective nothing is masked, each row attends to itself and those before it, and every token to be learnt counts alike.
-With the mixed one every second batch is so, and what was learnt from left to right is kept while denoising is learnt.
+With the mixed one every second batch is from left to right still, and what was learnt so is kept while denoising is learnt;
+but a prompt is seen whole there (a prefix LM, arXiv 1910.10683, section 3.2.1) and masks stand where nothing is, as while
+denoising.
+
+A canvas can be masked from a place on, too, as writing from the left leaves it. What it says of tokens far behind that place
+is little; so theirs counts less, by the geometric distribution that Dream weighs tokens by (context-adaptive noise
+rescheduling, arXiv 2508.15487, section 3).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import mlx.core as mx
@@ -23,6 +29,7 @@ from .recompute import cross_entropies
 
 LEAST_T = 1e-3
 """Where the reference's timesteps end; 1/t without an end has no finite variance."""
+NEAR = 0.3  # Dream's p: the share of the loss that the first token behind a prefix has
 ROWS = 64  # rows are filled up to a multiple of this, so that few shapes are met
 
 
@@ -34,43 +41,51 @@ class Noised:
         tokens: int32 `[B, L]`, the canvases.
         rows: int32 `[M]`, rows of the flattened `[B · L]` to read, one to the left of each position that is asked for.
         targets: int32 `[M]`, the ids that stood there.
-        weights: float32 `[M]`, 1/t over the number of tokens to learn; 0 for rows that only fill up.
-        causal: whether a row attends only to itself and those before it.
+        weights: float32 `[M]`, what the loss of each counts; 0 for rows that only fill up.
+        seen: bool, what each row attends to: `[L, L]`, or `[B, 1, L, L]`; of size 0 where that is everything.
     """
 
     tokens: NDArray[np.int32]
     rows: NDArray[np.int32]
     targets: NDArray[np.int32]
     weights: NDArray[np.float32]
-    causal: bool = False
+    seen: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
 
     @classmethod
-    def of(
-        cls,
-        tokens: NDArray[np.int32],
-        masked: NDArray[np.bool_],
-        t: NDArray[np.float64],
-        mask_id: int,
-        count: int,
-    ) -> Self:
+    def of(cls, tokens: NDArray[np.int32], masked: NDArray[np.bool_], weights: NDArray[np.float64], mask_id: int) -> Self:
         """Canvases with their masks put on.
 
         Args:
             tokens: `[B, L]`, with nothing masked.
             masked: `[B, L]`; the first column is never, for no row predicts it.
-            t: `[B]`, each canvas's probability of a mask.
-            count: what the sum of the losses is divided by.
+            weights: `[B, L]`, what the loss of a masked token counts.
         """
-        return cls._asking(np.where(masked, np.int32(mask_id), tokens), tokens, masked, t, count)
+        return cls._asking(np.where(masked, np.int32(mask_id), tokens), tokens, masked, weights)
 
     @classmethod
     def left_to_right(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], count: int) -> Self:
         """Canvases with nothing masked, asked for what is to be learnt; for the causal objective."""
-        return replace(cls._asking(tokens, tokens, learnt, np.ones(len(tokens)), count), causal=True)
+        asking = cls._asking(tokens, tokens, learnt, np.full(tokens.shape, 1 / count))
+        return replace(asking, seen=_before(tokens.shape[1]))
+
+    @classmethod
+    def behind_prompts(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], mask_id: int, count: int) -> Self:
+        """From left to right, but that what is before and behind the answers is seen by all rows: prompts, and masks.
+
+        Args:
+            learnt: `[B, L]`; what is to be learnt of a row stands together.
+        """
+        length = tokens.shape[1]
+        places = np.arange(length)
+        first, end = learnt.argmax(1)[:, None], length - learnt[:, ::-1].argmax(1)[:, None]
+        around = (places < first) | (places >= end)
+        shown = np.where(places >= end, np.int32(mask_id), tokens)
+        asking = cls._asking(shown, tokens, learnt, np.full(tokens.shape, 1 / count))
+        return replace(asking, seen=_before(length) | around[:, None, None])
 
     @classmethod
     def _asking(
-        cls, shown: NDArray[np.int32], tokens: NDArray[np.int32], asked: NDArray[np.bool_], t: NDArray[np.float64], count: int
+        cls, shown: NDArray[np.int32], tokens: NDArray[np.int32], asked: NDArray[np.bool_], weights: NDArray[np.float64]
     ) -> Self:
         row, place = np.nonzero(asked)
         filling = -len(row) % ROWS if len(row) else ROWS
@@ -78,14 +93,16 @@ class Noised:
             shown,
             np.pad(row * tokens.shape[1] + place - 1, (0, filling)).astype(np.int32),
             np.pad(tokens[row, place], (0, filling)).astype(np.int32),
-            np.pad(1 / (t[row] * count), (0, filling)).astype(np.float32),
+            np.pad(weights[row, place], (0, filling)).astype(np.float32),
         )
 
     def arrays(self) -> tuple[mx.array, ...]:
         """What `loss` takes after the model."""
-        places = np.arange(self.tokens.shape[1] if self.causal else 0)
-        seen = places[:, None] >= places  # [L, L], or of size 0 where everything is
-        return tuple(mx.array(one) for one in (self.tokens, self.rows, self.targets, self.weights, seen))
+        return tuple(mx.array(one) for one in (self.tokens, self.rows, self.targets, self.weights, self.seen))
+
+
+def _before(length: int) -> NDArray[np.bool_]:
+    return np.tri(length, dtype=np.bool_)
 
 
 def timesteps(rng: np.random.Generator, count: int, least: float = LEAST_T) -> NDArray[np.float64]:
@@ -103,13 +120,23 @@ def draw_masks(rng: np.random.Generator, learnt: NDArray[np.bool_], t: NDArray[n
     return learnt & (rng.random(learnt.shape) < t[:, None])
 
 
+def mask_from(place: int, count: int, length: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """A canvas that is masked from a place on, and what its tokens' losses count, which sums up to about `count`.
+
+    Returns:
+        bool `[length]`, and float64 `[length]`: `count` · p (1 - p)^d, d places behind the first mask.
+    """
+    behind = np.arange(length) - place
+    return behind >= 0, count * NEAR * (1 - NEAR) ** np.maximum(behind, 0.0)
+
+
 def loss(model: Dream, tokens: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, seen: mx.array) -> mx.array:
     """The weighted sum of the cross-entropies of what is asked for; arguments as in `Noised`.
 
     Only the rows that are read go through `lm_head`.
 
     Args:
-        seen: bool `[L, L]`, what each row attends to; of size 0 where that is everything.
+        seen: bool `[L, L]` or `[B, 1, L, L]`, what each row attends to; of size 0 where that is everything.
     """
     hidden = model.model(tokens, 0, seen if seen.size else None, None)  # [B, L, D]
     read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [M, D]

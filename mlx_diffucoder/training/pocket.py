@@ -5,7 +5,8 @@
 writes `FOLDER/tasks`, `FOLDER/start` (configuration and tokenizer), `FOLDER/causal` and `FOLDER/run` (checkpoints and the
 curves, `log.jsonl`) and `FOLDER/pocket`. The model begins from left to right, as Dream and DiffuCoder did (arXiv
 2508.15487, section 3): every token of an answer teaches then, with no noise of masks. It goes on by masked diffusion, of
-which every second batch stays from left to right, for otherwise what it knows of the tasks is lost on the way.
+which every second batch stays from left to right, and half of the answers in the others are masked from a place on: for
+otherwise what it knows of the tasks is lost on the way.
 
 Each part is left alone where it is there already, and a training that was stopped goes on, so the same command continues
 a recipe that was broken off. It is `diffucode train` and `diffucode convert` that do the work; their command lines are printed.
@@ -56,14 +57,20 @@ TRAINING: dict[str, Any] = {
     "report-every": 25,
 }
 CAUSAL = TRAINING | {"objective": "causal"}
-MIXED = TRAINING | {"objective": "mixed", "learning-rate": 1e-3, "infill": 0.2, "least-t": 0.2}  # few masks are mostly noise
+MIXED = TRAINING | {
+    "objective": "mixed",
+    "learning-rate": 1.5e-3,
+    "infill": 0.2,
+    "prefixes": 0.5,
+    "least-t": 0.2,  # few masks are mostly noise
+}
 LEARNT_FROM = 20_000  # tasks that the vocabulary is learnt from
 
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")],
     causal: Annotated[int, typer.Option(min=1, help="Optimizer steps from left to right.")] = 3000,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps behind them, by masked diffusion too.")] = 3000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps behind them, by masked diffusion too.")] = 3500,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to train on.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Of the tasks, the weights and the masks.")] = 0,
 ) -> None:

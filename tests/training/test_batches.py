@@ -28,8 +28,8 @@ def dream_a_tokenizer():
 
 
 def canvases(batches, number):
-    tokens, learnt, _ = batches._canvases(number)
-    return tokens, learnt
+    found, _ = batches._canvases(number)
+    return found.tokens, found.learnt
 
 
 def test_an_answers_canvas_is_prompt_answer_end_and_padding_and_all_behind_the_prompt_is_learnt(examples, dream_a_tokenizer):
@@ -115,10 +115,38 @@ def test_the_causal_objective_asks_for_the_answer_and_its_end_and_masks_nothing(
 def test_the_mixed_objective_has_every_second_batch_from_left_to_right(examples, dream_a_tokenizer):
     batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=128, infill=0.5, objective="mixed"))
     drawn = [batches.draw(number)[0] for number in range(6)]
-    assert [batch.causal for batch in drawn] == [False, True] * 3
-    assert [dream_a_tokenizer.mask_id in batch.tokens for batch in drawn] == [True, False] * 3
+    assert [batch.seen.size > 0 for batch in drawn] == [False, True] * 3
+    for batch in drawn[1::2]:  # a prompt, an answer that is asked for, and masks where nothing is
+        count, length = batch.tokens.shape
+        assert batch.seen.shape == (count, 1, length, length)
+        rows, last = batch.rows[batch.weights > 0] // length, (batch.rows[batch.weights > 0] + 1) % length
+        for row in range(count):
+            masked = batch.tokens[row] == dream_a_tokenizer.mask_id
+            assert (masked == (np.arange(length) > last[rows == row].max())).all()
     for one, again in zip(drawn[2:4], batches.draw(2, 2), strict=True):  # each objective's losses sum up to its own mean
         assert (one.weights == again.weights).all()
+
+
+def test_a_share_of_the_answers_is_masked_from_a_place_on_and_none_of_the_holes(examples, dream_a_tokenizer):
+    mask, pad = dream_a_tokenizer.mask_id, dream_a_tokenizer.pad_id
+    drawing = Drawing(size=4, max_length=128, infill=0.4, prefixes=0.5, seed=2)
+    batches = Batches(examples, dream_a_tokenizer, drawing)
+    cut, drawn, left = 0, 0, set()
+    for number in range(60):
+        (batch,) = batches.draw(number)
+        whole, _ = batches._canvases(number)
+        for row, answer in enumerate(whole.answers):
+            masked = batch.tokens[row] == mask
+            drawn += answer > 0
+            weights = batch.weights[batch.rows // masked.size == row]
+            weights = weights[weights > 0]
+            if len(weights) > 1 and weights[1] == pytest.approx(0.7 * weights[0], rel=1e-5):
+                assert answer and not masked[: masked.argmax()].any() and masked[masked.argmax() :].all()
+                cut += 1
+                left.add(int(masked.argmax() - whole.learnt[row].argmax()) / answer)
+                assert masked.argmax() <= (whole.tokens[row] == pad).argmax() or not (whole.tokens[row] == pad).any()
+    assert 0.4 * drawn < cut < 0.6 * drawn
+    assert min(left) == 0 and max(left) == 1
 
 
 def test_an_epoch_has_every_example_once(examples, dream_a_tokenizer):

@@ -55,7 +55,8 @@ def measured(model):
     tokens = rng.integers(2, model.config.vocab_size, (BATCH, LENGTH)).astype(np.int32)
     learnt = np.arange(LENGTH)[None].repeat(BATCH, 0) > 0
     t = timesteps(rng, BATCH)
-    arrays = Noised.of(tokens, draw_masks(rng, learnt, t), t, 1, int(learnt.sum())).arrays()
+    weights = np.broadcast_to(1 / (t[:, None] * int(learnt.sum())), tokens.shape)
+    arrays = Noised.of(tokens, draw_masks(rng, learnt, t), weights, 1).arrays()
     mx.eval(arrays)
     others = mx.get_active_memory() - computed(model).weights
     mx.clear_cache()

@@ -5,7 +5,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_diffucoder.training.objective import LEAST_T, Noised, draw_masks, loss, timesteps
+from mlx_diffucoder.training.objective import LEAST_T, Noised, draw_masks, loss, mask_from, timesteps
 from mlx_diffucoder.training.recompute import recompute_layers
 
 from .small import small_model
@@ -17,7 +17,8 @@ def noised(model, seed=0, B=3, L=20, prompt=6):
     learnt = np.arange(L)[None].repeat(B, 0) >= prompt
     t = timesteps(rng, B)
     masked = draw_masks(rng, learnt, t)
-    return tokens, masked, t, Noised.of(tokens, masked, t, model.config.mask_token_id, int(learnt.sum()))
+    weights = np.broadcast_to(1 / (t[:, None] * int(learnt.sum())), tokens.shape)
+    return tokens, masked, t, Noised.of(tokens, masked, weights, model.config.mask_token_id)
 
 
 def test_the_loss_is_the_weighted_sum_over_masked_tokens_read_one_row_to_the_left():
@@ -49,6 +50,34 @@ def test_the_causal_loss_is_that_of_each_token_after_those_before_it():
     batch = Noised.left_to_right(tokens, learnt, 10)
     assert float(loss(model, *batch.arrays())) == pytest.approx(expected / 10, rel=1e-5)
     assert (batch.tokens == tokens).all()
+
+
+def test_from_left_to_right_behind_a_prompt_prompt_and_masks_are_seen_by_all_rows_and_the_answer_from_behind_alone():
+    model = small_model()
+    mask = model.config.mask_token_id
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, model.config.vocab_size, (2, 12)).astype(np.int32)
+    spans = ((4, 9), (7, 12))  # the second has nothing behind it
+    learnt = np.zeros((2, 12), dtype=bool)
+    expected = 0.0
+    for row, (first, end) in enumerate(spans):
+        learnt[row, first:end] = True
+        seen = [[at < first or at >= end or at <= asking for at in range(12)] for asking in range(12)]
+        canvas = mx.array([[mask if at >= end else int(tokens[row, at]) for at in range(12)]])
+        logits = np.array(model(canvas, mask=mx.array(seen)))[0].astype(np.float64)
+        for place in range(first, end):
+            read = logits[place - 1]
+            expected += np.log(np.exp(read - read.max()).sum()) + read.max() - read[tokens[row, place]]
+    batch = Noised.behind_prompts(tokens, learnt, mask, 10)
+    assert float(loss(model, *batch.arrays())) == pytest.approx(expected / 10, rel=1e-5)
+
+
+def test_behind_a_prefix_all_is_masked_and_the_losses_count_less_the_farther_they_are():
+    masked, weights = mask_from(5, 8, 40)
+    assert masked.tolist() == [False] * 5 + [True] * 35
+    assert weights[5] == pytest.approx(8 * 0.3)
+    assert weights[6:] / weights[5:-1] == pytest.approx(np.full(34, 0.7))
+    assert weights[masked].sum() == pytest.approx(8, rel=1e-4)
 
 
 def test_the_gradient_agrees_with_finite_differences():
