@@ -29,7 +29,7 @@ from .recompute import cross_entropies
 
 LEAST_T = 1e-3
 """Where the reference's timesteps end; 1/t without an end has no finite variance."""
-NEAR = 0.3  # Dream's p: the share of the loss that the first token behind a prefix has
+NEAR = 0.3  # the geometric distribution's p: the share that the first token behind a prefix has of the loss
 ROWS = 64  # rows are filled up to a multiple of this, so that few shapes are met
 
 
