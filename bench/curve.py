@@ -65,6 +65,8 @@ def summary(rows: list[Row]) -> dict[str, float]:
 
 def draw(pyplot: Any, curves: dict[str, list[Row]], path: Path) -> None:
     """Loss by steps, logarithmic, one log behind the other."""
+    from matplotlib.ticker import LogLocator
+
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
     before = 0.0
     for name, rows in curves.items():
@@ -75,8 +77,9 @@ def draw(pyplot: Any, curves: dict[str, list[Row]], path: Path) -> None:
             axes.plot(list(valid), list(valid.values()), "o-", color=line.get_color(), markersize=3, label=f"{name}: validation")
         before = at[-1]
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=99))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.set(xlabel="optimizer steps", ylabel="loss, nats")
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
