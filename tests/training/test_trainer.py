@@ -214,6 +214,7 @@ def test_two_runs_at_once_in_one_folder_are_one_run_and_one_error(tmp_path, rows
     [
         ("steps", 0),
         ("infill", 1.5),
+        ("prefixes", 1.5),
         ("learning_rate", math.nan),
         ("learning_rate", math.inf),
         ("canvas", "wide"),
@@ -228,9 +229,11 @@ def test_settings_that_cannot_work_are_refused_by_the_fields_name(field, value):
     assert refused.value.field == field
 
 
-def test_holes_are_refused_where_nothing_behind_them_is_seen():
-    with pytest.raises(TrainError, match="infill is for the masked objective"):
-        TrainSettings(steps=1, objective="causal", infill=0.1)
+@pytest.mark.parametrize("field", ["infill", "prefixes"])
+def test_what_masks_is_refused_where_nothing_is_masked(field):
+    with pytest.raises(TrainError, match=f"^{field} is for the masked objective") as refused:
+        TrainSettings(steps=1, objective="causal", **{field: 0.1})
+    assert refused.value.field == field
 
 
 @pytest.mark.parametrize("objective", ["causal", "mixed"])
