@@ -12,6 +12,10 @@ CLEAN = {"HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VISUAL", "EDITOR"}
 # No defaults of whoever runs the tests, and no widths that they have tuned.
 NOTHING_SET = {"DIFFUCODE_CONFIG": os.devnull, "DIFFUCODE_PROFILES": "/nowhere"}
 
+# What makes an answer long enough to be stopped in the middle: a token a step, and none that ends the text.
+ENDLESS = ("--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900")
+ENDLESS += ("--ban-token", "<|im_end|>", "--ban-token", "<|endoftext|>")
+
 
 def environment(**changes):
     """This process's environment without what would change the command's behaviour."""

@@ -12,13 +12,12 @@ import pytest
 from mlx_diffucoder.traces import read_trace
 
 from ..conftest import DATA
-from .command import COMMAND, assert_one_line, diffucode, environment
+from .command import COMMAND, ENDLESS, assert_one_line, diffucode, environment
 from .screen import needs_tmux, screen  # noqa: F401
 from .terminal import written_to_a_terminal
 
 TINY = DATA / "dream-b"
 POCKET = ("chat", "-m", "pocket", "--max-tokens", "64", "--dtype", "float32")
-SLOW = ("--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900")
 SQUARES = "Write a function f(nums) that returns the sum of the squares of the even numbers in nums."
 
 
@@ -175,7 +174,7 @@ def test_a_request_to_terminate_ends_a_chat_at_its_prompt_and_in_an_answer(tmp_p
     written, code = written_to_a_terminal("chat", "-m", TINY, terminate_after=(b">>> ", 1), **home(tmp_path))
     assert (code, "Traceback" in written) == (143, False)
     script = subprocess.Popen(
-        [COMMAND, "chat", "-m", TINY, *SLOW, "--trace", tmp_path / "run.jsonl"],
+        [COMMAND, "chat", "-m", TINY, *ENDLESS, "--trace", tmp_path / "run.jsonl"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ from mlx_diffucoder.cli.live import FRAMES, SHARE, Live, Painter
 from mlx_diffucoder.traces import read_trace
 
 from ..conftest import DATA
-from .command import COMMAND, diffucode, environment
+from .command import COMMAND, ENDLESS, diffucode, environment
 from .terminal import made_trace, needs_tmux, written_to_a_terminal
 
 TINY = DATA / "dream-b"
@@ -125,7 +125,7 @@ def test_a_resized_terminal_is_drawn_anew_with_nothing_left_over(terminal, tmp_p
 @needs_tmux
 def test_ctrl_c_in_the_middle_keeps_the_finished_text(terminal):
     screen = terminal()
-    screen.start("generate", "-m", TINY, "--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900", "hi")
+    screen.start("generate", "-m", TINY, *ENDLESS, "hi")
     screen.wait(lambda shown: re.search(r"(\d{2,}) forwards", shown))
     screen.send("C-c")
     shown = screen.finish()
@@ -137,9 +137,7 @@ def test_ctrl_c_in_the_middle_keeps_the_finished_text(terminal):
 
 
 def test_a_request_to_terminate_keeps_the_finished_text_and_gives_the_cursor_back():
-    endless = ["--ban-token", "<|im_end|>", "--ban-token", "<|endoftext|>"]
-    args = ["-m", TINY, "--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900", *endless, "hi"]
-    written, code = written_to_a_terminal("generate", *args, terminate_after=(b" forwards", 4))
+    written, code = written_to_a_terminal("generate", "-m", TINY, *ENDLESS, "hi", terminate_after=(b" forwards", 4))
     assert code == 143
     drawn, text = written.rsplit("\x1b[?25h", 1)
     assert " forwards" in drawn.rsplit("\x1b[?25l", 1)[1]  # the canvas was there, and the cursor was not

@@ -14,7 +14,7 @@ import pytest
 from mlx_diffucoder.traces import read_trace
 
 from ..conftest import DATA
-from .command import COMMAND, assert_one_line, diffucode, environment
+from .command import COMMAND, ENDLESS, assert_one_line, diffucode, environment
 from .terminal import made_trace
 
 TINY = DATA / "dream-b"
@@ -54,21 +54,7 @@ def test_json_and_a_trace_are_of_the_same_run(tmp_path):
 
 def test_a_stopped_run_leaves_what_it_did(tmp_path):
     process = subprocess.Popen(
-        [
-            COMMAND,
-            "generate",
-            "-m",
-            TINY,
-            "--preset",
-            "exact",
-            "--window",
-            "sliding:width=1",
-            "--trace",
-            tmp_path / "run.jsonl",
-            "--max-tokens",
-            "1900",
-            "hi",
-        ],
+        [COMMAND, "generate", "-m", TINY, *ENDLESS, "--trace", tmp_path / "run.jsonl", "hi"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
