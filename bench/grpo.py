@@ -51,11 +51,14 @@ def main(
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")] = False,
 ) -> None:
     """Measure what coupled-GRPO gains over supervised training."""
+    from mlx_diffucoder.evaluation import read_tasks
+
     with one_line("grpo"):
         if not allow_code_execution:
             raise ExecutionError("this runs the code that the model writes; if you accept that, add --allow-code-execution")
         if out.exists():
             raise TrainError(f"{out}: exists; name another folder with --out")
+        read_tasks(train)  # before minutes are spent on the other file
         decoding = {"max_tokens": max_tokens, "temperature": temp}
         grpo = {"group": group, "prompts_per_step": prompts, "updates": updates}
         common = {"batch_size": batch_size, "save_every": 2**31, "seed": seed}

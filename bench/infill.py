@@ -1,11 +1,12 @@
 """Filling holes in canonical solutions, against writing on from the text before the hole alone.
 
-    python -m mlx_diffucoder.bench.infill bench/tasks/functions.jsonl -m pocket --allow-code-execution
+    python -m mlx_diffucoder.bench.infill bench/tasks/functions.jsonl bench/tasks/wide.jsonl -m pocket --allow-code-execution
 
 Of each solution the body's middle line is taken away; its length is not told. It is filled in with the true text
 before and behind it, and, for comparison, the function is written on from the text before it alone, on as many
 masks: as it stands, and with the first line of what was written put before the true text behind. Then several
-lines at once are taken away. Solutions with lines on both sides of the hole come first. By default the model sees
+lines at once are taken away. Solutions with lines on both sides of the hole come first: of the two files above, the
+hundred that are taken are all such. By default the model sees
 nothing but the code; with `--instruction` the task's prompt too. Ends with one line of JSON.
 
 Not covered: holes inside a line.
@@ -74,7 +75,7 @@ def body(task: "Task") -> tuple[list[str], int]:
 
 
 def chosen(tasks: "list[Task]", limit: int) -> "list[Task]":
-    """The tasks whose hole has most lines around it, in the file's order otherwise."""
+    """The tasks whose hole has lines on both sides, then the others, each in the files' order."""
     known = [task for task in tasks if task.solution and task.solution.endswith("\n")]
     if not known:
         raise TaskError("none of the tasks has a canonical_solution that ends with a line end")
@@ -137,7 +138,7 @@ def is_python(code: str) -> bool:
 
 
 def main(
-    tasks: Annotated[Path, typer.Argument(help="A task file with canonical solutions.")],
+    tasks: Annotated[list[Path], typer.Argument(help="Task files with canonical solutions.")],
     model: Annotated[str, typer.Option("--model", "-m")] = "pocket",
     dtype: Annotated[str, typer.Option(help="The dtype to compute in.")] = "float32",
     max_tokens: Annotated[int, typer.Option(help="The longest hole.")] = HOLES["max_tokens"],
@@ -156,7 +157,7 @@ def main(
         from mlx_diffucoder.evaluation import read_tasks
         from mlx_diffucoder.loading import load
 
-        some = chosen(read_tasks(tasks), limit)
+        some = chosen([task for file in tasks for task in read_tasks(file)], limit)
         config = GenerationConfig(max_tokens=max_tokens, window=window, seed=0)
         bench = Bench(*load(model, dtype=dtype), config, instruction, tries)
         say: Callable[[str], None] = (lambda line: None) if as_json else (lambda line: print(line, flush=True))

@@ -14,11 +14,13 @@ from mlx.utils import tree_flatten
 from mlx_diffucoder import Dream, GenerationConfig, ModelConfig, generate, load
 from mlx_diffucoder.bench import synthetic
 from mlx_diffucoder.bench.frontier import GRID, REFERENCE, config_of
+from mlx_diffucoder.bench.infill import Bench, chosen, middle, several, summary
 from mlx_diffucoder.bench.noise import measure
 from mlx_diffucoder.bench.synthetic import Sizes
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.convert import ConvertConfig, convert
-from mlx_diffucoder.evaluation import HELD_OUT
+from mlx_diffucoder.evaluation import HELD_OUT, Task, read_tasks
+from mlx_diffucoder.filling import Filled
 from mlx_diffucoder.training.batches import Batches, Drawing
 from mlx_diffucoder.training.data import Example
 
@@ -268,3 +270,71 @@ def test_a_log_that_cannot_be_drawn_is_one_line(tmp_path, content, picture, said
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / picture).exists()
+
+
+SOLUTION = "def f(xs):\n    a = len(xs)\n    b = a + 1\n    c = b + a\n    d = c * 2\n    return d - b\n"
+
+
+class Fills(Bench):
+    """Gives each hole the next of its texts, and writes on with one."""
+
+    def __init__(self, holes, written):
+        self.__dict__.update(holes=holes, written=written)
+
+    def fill(self, task, parts):
+        assert parts.count(None) == len(self.holes)
+        counts = dict.fromkeys(("score", "tried", "kept", "seen"), 1)
+        return Filled(holes=self.holes, lengths=[3], agreed=True, nfe=3, positions=30, useful_tokens=6, **counts)
+
+    def write_on(self, task, prefix):
+        assert SOLUTION.startswith(prefix)
+        return self.written
+
+
+@pytest.fixture
+def counting():
+    tests = "def check(candidate):\n    assert candidate([1, 2]) == 7\n\ncheck(f)\n"
+    return Task(id="count", where="here", prompt="Count.", tests=tests, entry_point="f", solution=SOLUTION)
+
+
+@pytest.mark.parametrize(
+    ("filled", "written", "passed"),
+    [
+        ("    c = b + a", "    c = b + a\n    return 7\n", (True, True, True)),
+        ("    c = a + b", "    c = b + a\n    return\n", (True, False, True)),
+        ("    c = b", "    return (\n        7\n    )\n", (False, True, False)),
+    ],
+)
+def test_what_fills_the_middle_line_is_run_and_so_is_what_was_written_on(counting, filled, written, passed):
+    row = middle(Fills([filled], written), counting)
+    assert (row["line"], row["both_sides"]) == ("    c = b + a", True)
+    assert (row["passed"], row["prefix_passed"], row["prefix_line_passed"]) == passed
+    assert row["exact"] == (filled == row["line"])
+    report = summary([row, row | {"both_sides": False, "passed": False}], [])
+    assert (report["one"]["tasks"], report["one"]["passed"]) == (2, passed[0])
+    assert report["one_with_lines_on_both_sides"]["passed"] == passed[0]
+    assert report["one"]["positions_per_useful_token"] == 5
+
+
+def test_several_holes_are_put_together_again(counting):
+    found = several(Fills(["    b = a + 1", "    d = c * 2"], ""), counting, 3)
+    assert (found["valid"], found["passed"]) == (True, True)
+    assert several(Fills(["    b = (", "    d = c * 2"], ""), counting, 3)["valid"] is False
+
+
+def test_solutions_with_lines_on_both_sides_of_the_hole_come_first_over_all_files():
+    files = [read_tasks(ROOT / "bench/tasks" / name) for name in ("functions.jsonl", "wide.jsonl")]
+    hundred = {task.id for task in chosen([task for file in files for task in file], 100)}
+    assert [sum(task.id in hundred for task in file) for file in files] == [63, 37]
+
+
+def test_holes_of_several_files_are_filled_and_counted():
+    files = [str(ROOT / "bench/tasks" / name) for name in ("functions.jsonl", "wide.jsonl")]
+    few = ["-m", str(DATA / "dream-b"), "--limit", "2", "--max-tokens", "4", "--tries", "1", "--json", "--allow-code-execution"]
+    command = [sys.executable, "-m", "mlx_diffucoder.bench.infill", *files, *few]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [row["both_sides"] for row in report["rows"]] == [True, True]
+    assert report["one"]["tasks"] == 2
+    assert report["several"]["valid_python"] <= report["several"]["tasks"] <= 2

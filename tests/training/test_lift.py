@@ -10,8 +10,8 @@ import pytest
 TASKS = Path(__file__).parents[2] / "bench" / "tasks" / "functions.jsonl"
 
 
-def lift(*flags):
-    command = [sys.executable, "-m", "mlx_diffucoder.bench.grpo", "pocket", TASKS, TASKS, *flags]
+def lift(*flags, train=TASKS):
+    command = [sys.executable, "-m", "mlx_diffucoder.bench.grpo", "pocket", train, TASKS, *flags]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
@@ -34,4 +34,12 @@ def test_what_cannot_be_measured_is_one_line(tmp_path, flags, said):
     done = lift("--out", tmp_path, *flags)
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_tasks_to_learn_from_are_read_before_the_model_is_judged(tmp_path):
+    (tmp_path / "bad.jsonl").write_text(TASKS.read_text().splitlines()[0][:99])
+    done = lift("--out", tmp_path / "out", "--allow-code-execution", train=tmp_path / "bad.jsonl")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "bad.jsonl:1: not valid JSON" in done.stderr
     assert len(done.stderr.splitlines()) == 1
