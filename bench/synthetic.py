@@ -3,7 +3,7 @@
     python -m mlx_diffucoder.bench.synthetic OUT
 
 Names, shapes, types and shards are those of the Hub's 15.2 GB; the numbers are noise, drawn and written
-a few MB at a time. The tokenizer is that of `pocket`, whose 759 tokens are the first of the 152,064 rows.
+a few MB at a time. The tokenizer is that of `pocket`, whose tokens are the first of the 152,064 rows.
 Good for sizes, times and memory; what it generates means nothing.
 """
 
@@ -29,7 +29,7 @@ from .terminal import one_line
 
 SHARD = 5_000_000_000  # the most that the Hub's files hold
 PIECE = 1 << 22  # weights drawn at once
-TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json", "generation_config.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,7 @@ def config(sizes: Sizes) -> dict[str, Any]:
         "num_attention_heads": sizes.heads,
         "num_key_value_heads": sizes.kv_heads,
         "vocab_size": sizes.vocabulary,
+        "tie_word_embeddings": False,
         "max_position_embeddings": 131072,
         "torch_dtype": "bfloat16",
     }

@@ -81,7 +81,7 @@ def test_a_synthetic_checkpoint_has_the_size_and_the_names_of_diffucoder_7b():
 
 def test_a_synthetic_checkpoint_loads_converts_and_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "SHARD", 500_000)
-    sizes = Sizes(width=128, inner=192, vocabulary=1000, layers=2, heads=4, kv_heads=2)
+    sizes = Sizes(width=128, inner=192, vocabulary=1024, layers=2, heads=4, kv_heads=2)
     synthetic.write(tmp_path / "one", sizes, seed=3)
     assert len(list((tmp_path / "one").glob("model-0000*-of-0000*.safetensors"))) > 1
     model, tokenizer = load(tmp_path / "one")

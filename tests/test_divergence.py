@@ -271,8 +271,8 @@ def ids(text, context=2048):
 
 
 @pytest.fixture(scope="module")
-def canvases(pocket):
-    return masked_canvases(ids(6)(pocket[1]), pocket[1].mask_id)
+def canvases(first_pocket):
+    return masked_canvases(ids(6)(first_pocket[1]), first_pocket[1].mask_id)
 
 
 def test_outputs_are_of_the_rows_to_the_left_of_the_masks(loaded):
@@ -304,8 +304,8 @@ def test_layer_by_layer_gives_the_same_bits(checkpoint, tmp_path, bits):
         assert mx.array_equal(one, other)
 
 
-def test_a_model_does_not_diverge_from_itself(pocket, canvases):
-    model, tokenizer = pocket
+def test_a_model_does_not_diverge_from_itself(first_pocket, canvases):
+    model, tokenizer = first_pocket
     found = outputs(model, canvases)
     mean = Divergence.of(readings(found, found, canvases, forbidden_ids(tokenizer, model.config.vocab_size)))
     assert (mean.kl, mean.top1, mean.order, mean.first) == (0, 1, 1, 1)
@@ -315,12 +315,12 @@ def test_a_model_does_not_diverge_from_itself(pocket, canvases):
 
 
 @pytest.mark.slow
-def test_fewer_bits_diverge_more(pocket, canvases, tmp_path):
-    model, tokenizer = pocket
+def test_fewer_bits_diverge_more(first_pocket, canvases, tmp_path):
+    model, tokenizer = first_pocket
     reference, forbidden = outputs(model, canvases), forbidden_ids(tokenizer, model.config.vocab_size)
     means = {}
     for bits in (8, 4, 2):
-        folder = convert("pocket", tmp_path / str(bits), ConvertConfig(quantize=True, q_bits=bits, dtype="float32"))
+        folder = convert(DATA / "pocket-1", tmp_path / str(bits), ConvertConfig(quantize=True, q_bits=bits, dtype="float32"))
         means[bits] = Divergence.of(readings(reference, outputs(load(folder)[0], canvases), canvases, forbidden))
     assert 0 < means[8].kl < means[4].kl / 10 < means[2].kl / 100
     assert means[8].order > means[4].order > means[2].order > 0.5

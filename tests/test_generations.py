@@ -1,6 +1,8 @@
 """Decoders side by side: what is counted, and that mlx-lm runs the network that is measured."""
 
+import json
 import math
+import shutil
 from contextlib import nullcontext
 
 import mlx.core as mx
@@ -41,8 +43,12 @@ def measured(dream_b):
 
 
 @pytest.fixture(scope="module")
-def random():
-    return noise(str(DATA / "dream-b"), 16, "float32")
+def random(tmp_path_factory):
+    """Of the shape of `dream-b`, with room for the tokens of `pocket`."""
+    folder = tmp_path_factory.mktemp("shape")
+    content = json.loads((DATA / "dream-b" / "config.json").read_text()) | {"vocab_size": 1024}
+    (folder / "config.json").write_text(json.dumps(content))
+    return noise(str(folder), 16, "float32")
 
 
 def test_a_run_counts_what_generate_counts(measured):
@@ -189,24 +195,18 @@ def test_a_decoder_that_has_taken_long_enough_has_no_further_trial(monkeypatch):
 
 
 def qwen2(folder, config, model):
-    """A checkpoint as mlx-lm writes them, with the bundled tokenizer."""
-    import json
-    import shutil
-
+    """A checkpoint as mlx-lm writes them, with a tokenizer of as many tokens."""
     from mlx.utils import tree_flatten
 
-    pocket = networks.resolve("pocket")
     folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copyfile(pocket / name, folder / name)
+        shutil.copyfile(DATA / "pocket-1" / name, folder / name)
     (folder / "config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())))
     return folder
 
 
 def test_a_checkpoint_of_mlx_lms_own_answers_with_its_template_up_to_its_end(tmp_path, measured):
-    import json
-
     raw = json.loads((DATA / "dream-b" / "config.json").read_text())
     model = measured.model
     folder = qwen2(tmp_path / "coder", {**raw, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, model)

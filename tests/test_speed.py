@@ -1,5 +1,6 @@
 """What `diffucode bench` measures is what it says."""
 
+import json
 import math
 from contextlib import nullcontext
 from dataclasses import replace
@@ -24,13 +25,13 @@ PROMPT = [754, 64, 82, 374, 83, 198]
 # 1000 operations/s and endless bandwidth: seconds at the ceilings are the work alone.
 ABACUS = Ceilings(chip="abacus", bandwidth=math.inf, flops=1000, source="made up")
 TINY = ModelConfig(
-    vocab_size=1000,
+    vocab_size=1024,
     hidden_size=128,
     intermediate_size=192,
     num_hidden_layers=3,
     num_attention_heads=4,
     num_key_value_heads=2,
-    mask_token_id=999,
+    mask_token_id=1023,
 )
 
 
@@ -140,7 +141,7 @@ def test_noise_has_the_shape_and_the_bits_that_were_asked_for(monkeypatch, bits,
     assert made.work.parameters == parameters(replace(TINY, num_hidden_layers=2))
     assert made.work.bits_per_weight == pytest.approx(stored, rel=0.02)  # norms and biases are not quantized
     logits = made.model(mx.array([PROMPT]))
-    assert logits.shape == (1, 6, 1000)
+    assert logits.shape == (1, 6, 1024)
     assert mx.isfinite(logits).all().item()
     again = noise("tiny", bits, "bfloat16", layers=2)
     assert mx.array_equal(logits, again.model(mx.array([PROMPT])))
@@ -161,9 +162,13 @@ def test_a_shape_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
         noise("7b", 4, "bfloat16")
 
 
-def test_the_shape_of_any_checkpoint_on_this_machine_can_be_made_of_noise(monkeypatch):
-    made = noise(str(DATA / "dream-b"), 16, "float32")
-    assert dimensions(made.model.config) == dimensions(ModelConfig.from_dict(read_json(DATA / "dream-b" / "config.json")))
+def test_the_shape_of_any_checkpoint_on_this_machine_can_be_made_of_noise(monkeypatch, tmp_path):
+    with pytest.raises(BenchError, match="its vocabulary of 768 is smaller than that of pocket"):
+        noise(str(DATA / "dream-b"), 16, "float32")
+    content = read_json(DATA / "dream-b" / "config.json") | {"vocab_size": 2000}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    made = noise(str(tmp_path), 16, "float32")
+    assert dimensions(made.model.config) == dimensions(ModelConfig.from_dict(content))
     assert made.random
     monkeypatch.setattr(networks, "cached", lambda name: None)
     for name in ("9b", "nobody/nothing", "./nowhere"):

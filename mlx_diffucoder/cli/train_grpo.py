@@ -32,6 +32,7 @@ OF_SFT = (
     "infill",
     "least_t",
     "prefixes",
+    "padding",
     "skip_long",
 )
 """Parameters that mean nothing to coupled-grpo: its canvases are those of its answers, and two forwards of the same

@@ -14,7 +14,8 @@ for some, which is then code alone and ends as texts do (`Tokenizer.end_id`). Sp
 time at the ends of lines.
 
 Each token to be learnt is masked with a probability that is drawn for its canvas. Some answers are masked from a place on
-instead, one of the answer's or where its padding begins.
+instead, one of the answer's or where its padding begins. The padding behind some answers is masked with a probability of its
+own: a decoder that commits the surest tokens first knows much of it before anything of the answer.
 
 For the causal objective a canvas is prompt + answer + end token, and what fills the batch up to its longest is not learnt; for
 the mixed one every second batch is so, with masks to fill it up.
@@ -68,6 +69,7 @@ class Drawing:
         seed: of all that is drawn.
         least_t: see `timesteps`.
         prefixes: share of the answers that are masked from a place on.
+        padding: share of the answers whose padding is masked with a probability of its own.
         objective: `masked`, `causal` or `mixed`, see `objective.py`.
     """
 
@@ -78,6 +80,7 @@ class Drawing:
     seed: int = 0
     least_t: float = LEAST_T
     prefixes: float = 0.0
+    padding: float = 0.0
     objective: str = "masked"
 
 
@@ -114,11 +117,16 @@ class Batches:
             return Noised.behind_prompts(tokens, learnt, self._mask_id, count)
         t = timesteps(rng, len(tokens), self._drawing.least_t)
         masked, weights = draw_masks(rng, learnt, t), np.broadcast_to(1 / t[:, None], tokens.shape).copy()
+        length = tokens.shape[1]
         for row, answer in enumerate(canvases.answers):
+            first = int(learnt[row].argmax())
+            end = first + answer
             if answer and self._drawing.prefixes and rng.random() < self._drawing.prefixes:
-                first, length = int(learnt[row].argmax()), tokens.shape[1]
                 places = min(answer + 1, length - first)  # the answer's, and the first behind it
                 masked[row], weights[row] = mask_from(first + int(rng.integers(places)), places, length)
+            if answer and self._drawing.padding and rng.random() < self._drawing.padding:
+                (own,) = timesteps(rng, 1, self._drawing.least_t)
+                masked[row, end:], weights[row, end:] = rng.random(length - end) < own, 1 / own
         return Noised.of(tokens, masked, weights / count, self._mask_id)
 
     def _causal(self, number: int) -> bool:

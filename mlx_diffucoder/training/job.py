@@ -121,6 +121,7 @@ class Job:
             seed=settings.seed,
             least_t=settings.least_t,
             prefixes=settings.prefixes,
+            padding=settings.padding,
             objective=settings.objective,
         )
 

@@ -2,11 +2,13 @@
 
     python -m mlx_diffucoder.training.pocket FOLDER
 
-writes `FOLDER/tasks`, `FOLDER/start` (configuration and tokenizer), `FOLDER/causal` and `FOLDER/run` (checkpoints and the
-curves, `log.jsonl`) and `FOLDER/pocket`. The model begins from left to right, as Dream and DiffuCoder did (arXiv
-2508.15487, section 3): every token of an answer teaches then, with no noise of masks. It goes on by masked diffusion, of
-which every second batch stays from left to right, and half of the answers in the others are masked from a place on: for
-otherwise what it knows of the tasks is lost on the way.
+writes `FOLDER/tasks`, `FOLDER/start` (configuration and tokenizer), `FOLDER/causal`, `FOLDER/mixed`, `FOLDER/again` and
+`FOLDER/run` (checkpoints and the curves, `log.jsonl`) and `FOLDER/pocket`. The model begins from left to right, as Dream and
+DiffuCoder did (arXiv 2508.15487, section 3): every token of an answer teaches then, with no noise of masks. It goes on by
+masked diffusion, of which every second batch stays from left to right, and half of the answers in the others are masked from
+a place on: for otherwise what it knows of the tasks is lost on the way. The third stage is the second once more, its rate
+raised again: the loss was still falling at the second's end. In the last one the padding behind half of the answers is
+masked with a probability of its own, for the reference decoder commits most of it before anything of the answer.
 
 Each part is left alone where it is there already, and a training that was stopped goes on, so the same command continues
 a recipe that was broken off. It is `diffucode train` and `diffucode convert` that do the work; their command lines are printed.
@@ -64,13 +66,16 @@ MIXED = TRAINING | {
     "prefixes": 0.5,
     "least-t": 0.2,  # few masks are mostly noise
 }
+LAST = MIXED | {"learning-rate": 5e-4, "warmup": 50, "eval-every": 400, "padding": 0.5}
 LEARNT_FROM = 20_000  # tasks that the vocabulary is learnt from
 
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")],
     causal: Annotated[int, typer.Option(min=1, help="Optimizer steps from left to right.")] = 3000,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps behind them, by masked diffusion too.")] = 3500,
+    mixed: Annotated[int, typer.Option(min=1, help="Optimizer steps behind them, by masked diffusion too.")] = 3500,
+    again: Annotated[int, typer.Option(min=1, help="Optimizer steps of the same, from its full rate once more.")] = 5000,
+    last: Annotated[int, typer.Option(min=1, help="Optimizer steps with the padding masked by itself.")] = 800,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks to train on.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Of the tasks, the weights and the masks.")] = 0,
 ) -> None:
@@ -85,10 +90,17 @@ def main(
         raise SystemExit(1) from None
     begun = ["--from-scratch", folder / "start" / "config.json", "--tokenizer", folder / "start"]
     train(folder, "causal", begun, CAUSAL | {"steps": causal, "seed": seed})
-    # Another seed, so that other texts are met first.
-    train(folder, "run", ["--model", folder / "causal", "--tune", "full"], MIXED | {"steps": steps, "seed": seed + 1})
+    # Each stage has another seed, so that other texts are met first.
+    train(folder, "mixed", going_on(folder / "causal"), MIXED | {"steps": mixed, "seed": seed + 1})
+    train(folder, "again", going_on(folder / "mixed"), MIXED | {"steps": again, "seed": seed + 2})
+    train(folder, "run", going_on(folder / "again"), LAST | {"steps": last, "seed": seed + 3})
     if not (folder / "pocket").exists():  # convert leaves it whole or not there
         run(["convert", folder / "run", folder / "pocket", "--dtype", "float16"])
+
+
+def going_on(checkpoint: Path) -> list[Any]:
+    """The flags that train all weights of a checkpoint."""
+    return ["--model", checkpoint, "--tune", "full"]
 
 
 def train(folder: Path, out: str, begun: list[Any], flags: dict[str, Any]) -> None:

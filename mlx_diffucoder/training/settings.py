@@ -28,7 +28,7 @@ class TrainSettings:
         save_every, eval_every: in steps.
         patience: evaluations without a better loss after which the run ends; 0 never ends it.
         objective: `masked`; `causal`, left to right, which a model can be begun with; or `mixed`; see `objective.py`.
-        infill, canvas, least_t, prefixes, seed: see `Drawing`.
+        infill, canvas, least_t, prefixes, padding, seed: see `Drawing`.
     """
 
     steps: int
@@ -49,6 +49,7 @@ class TrainSettings:
     canvas: str = "random"
     least_t: float = 1e-3
     prefixes: float = 0.0
+    padding: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +64,7 @@ class TrainSettings:
             ("patience", 0, 2**31),
             ("infill", 0, 1),
             ("prefixes", 0, 1),
+            ("padding", 0, 1),
             ("final", 0, 1),
             ("learning_rate", 1e-12, 1e3),
             ("clip", 1e-9, 1e9),
@@ -80,6 +82,8 @@ class TrainSettings:
             raise TrainError("infill is for the masked objective: left to right, nothing behind a hole is seen", field="infill")
         if self.objective == "causal" and self.prefixes:
             raise TrainError("prefixes is for the masked objective: left to right, every prefix is asked for", field="prefixes")
+        if self.objective == "causal" and self.padding:
+            raise TrainError("padding is for the masked objective: left to right, there is none to learn", field="padding")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: a linear rise, then half a cosine."""

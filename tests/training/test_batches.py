@@ -127,6 +127,42 @@ def test_the_mixed_objective_has_every_second_batch_from_left_to_right(examples,
         assert (one.weights == again.weights).all()
 
 
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 0.35, 0.65), (1.0, 1, 1)])
+def test_the_padding_of_a_share_of_the_answers_is_masked_with_a_probability_of_its_own(
+    examples, dream_a_tokenizer, share, least, most
+):
+    drawing = Drawing(size=4, max_length=512, canvas="full", least_t=0.2, padding=share, seed=2)
+    batches, apart = Batches(examples, dream_a_tokenizer, drawing), []
+    for number in range(30):
+        (batch,) = batches.draw(number)
+        whole, _ = batches._canvases(number)
+        counted = np.zeros(batch.tokens.size)
+        counted[batch.rows + 1] = batch.weights * whole.learnt.sum()
+        masked = (batch.tokens == dream_a_tokenizer.mask_id) & whole.learnt
+        for row, (weights, answer) in enumerate(zip(counted.reshape(batch.tokens.shape), whole.answers, strict=True)):
+            end = int(whole.learnt[row].argmax()) + answer
+            t, own = (1 / weights[part][masked[row, part]] for part in (slice(0, end), slice(end, None)))
+            assert (t == t[:1]).all() and (own == own[0]).all()
+            assert own[0] == pytest.approx(masked[row, end:].mean(), abs=0.15)
+            apart += [t[0] != own[0]] if len(t) else []
+    assert len(apart) > 100
+    assert least <= np.mean(apart) <= most
+
+
+def test_the_padding_behind_a_prefix_is_not_all_masked_then(examples, dream_a_tokenizer):
+    drawing = Drawing(size=4, max_length=512, canvas="full", least_t=0.2, prefixes=1.0, padding=1.0)
+    batches, known = Batches(examples, dream_a_tokenizer, drawing), []
+    for number in range(10):
+        (batch,) = batches.draw(number)
+        whole, _ = batches._canvases(number)
+        for row, answer in enumerate(whole.answers):
+            first = int(whole.learnt[row].argmax())
+            masked = batch.tokens[row] == dream_a_tokenizer.mask_id
+            assert (np.diff(masked[first : first + answer].astype(int)) >= 0).all()  # known, and from a place on masked
+            known.append(1 - masked[first + answer :].mean())
+    assert min(known) < 0.1 and 0.7 < max(known) < 0.9
+
+
 def test_a_share_of_the_answers_is_masked_from_a_place_on_and_none_of_the_holes(examples, dream_a_tokenizer):
     mask, pad = dream_a_tokenizer.mask_id, dream_a_tokenizer.pad_id
     drawing = Drawing(size=4, max_length=128, infill=0.4, prefixes=0.5, seed=2)

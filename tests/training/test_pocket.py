@@ -64,8 +64,9 @@ def test_its_vocabulary_is_shorter_than_the_first_pockets(begun, pocket):
     assert sum(len(tokenizer.encode(one)) for one in answers) < sum(len(first.encode(one)) for one in answers)
 
 
-def test_the_recipe_trains_in_two_stages_leaves_a_model_that_loads_and_is_done_then(tmp_path):
-    recipe = [sys.executable, "-m", "mlx_diffucoder.training.pocket", tmp_path, "--tasks", 1500, "--causal", 1, "--steps", 1]
+def test_the_recipe_trains_in_four_stages_leaves_a_model_that_loads_and_is_done_then(tmp_path):
+    short = ("--tasks", 1500, "--causal", 1, "--mixed", 1, "--again", 1, "--last", 1)
+    recipe = [sys.executable, "-m", "mlx_diffucoder.training.pocket", tmp_path, *short]
     for _ in range(2):
         done = subprocess.run(list(map(str, recipe)), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
