@@ -1,8 +1,8 @@
-"""What an adapter teaches: functions over dicts, which `pocket` does not know, by LoRA on its quantized weights.
+"""What an adapter teaches: functions over records, which `pocket` does not know, by LoRA on its quantized weights.
 
     python -m mlx_diffucoder.bench.adaptation
 
-quantizes the checkpoint to 4 bits, trains an adapter on small functions over dicts, and prints pass@1 before and
+quantizes the checkpoint to 4 bits, trains an adapter on small functions over lists of dicts, and prints pass@1 before and
 after on functions that are not among those trained on: other triples of a result, a change and a condition. Ends with one line of
 JSON. Runs the code that the model writes.
 """
@@ -29,10 +29,24 @@ RESULTS = {
     "the largest of {what}": "max([{each}], default=None)",
     "the count of {what}": "len([{each}])",
 }
-CHANGES = {"the {c} values": "x", "the squares of the {c} values": "x * x", "the negations of the {c} values": "-x"}
-CONDITIONS = {"even": "x % 2 == 0", "odd": "x % 2 == 1", "positive": "x > 0", "negative": "x < 0", "nonzero": "x != 0"}
-PHRASES = ("Write a function {f}({d}) that returns {what} of the dict {d}.", "Implement {f}({d}): return {what} of the dict {d}.")
-NAMES, ARGUMENTS = ("f", "process", "solve", "compute"), ("nums", "values", "xs", "numbers")
+CHANGES = {
+    "the prices": "r['price']",
+    "the squares of the prices": "r['price'] * r['price']",
+    "the negations of the prices": "-r['price']",
+}
+CONDITIONS = {
+    "even": "r['stock'] % 2 == 0",
+    "odd": "r['stock'] % 2 == 1",
+    "positive": "r['stock'] > 0",
+    "negative": "r['stock'] < 0",
+    "nonzero": "r['stock'] != 0",
+}
+PHRASES = (
+    "Write a function {f}({d}) that returns {what} of the records in {d} with {c} stock.",
+    "Implement {f}({d}): return {what} of the records in {d} with {c} stock.",
+)
+NAMES, ARGUMENTS = ("f", "process", "solve", "compute"), ("rows", "items", "parts", "goods")
+MAX_LENGTH = 128
 
 
 def family(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -42,7 +56,7 @@ def family(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     tasks: list[dict[str, Any]] = []
     for (i, result), (j, change), (k, condition) in product(enumerate(RESULTS), enumerate(CHANGES), enumerate(CONDITIONS)):
         for phrase in PHRASES * 2:
-            row = _row(f"dicts/{len(tasks)}", phrase, result, change, condition, rng)
+            row = _row(f"records/{len(tasks)}", phrase, result, change, condition, rng)
             if (i + j + k) % 5:
                 train.append({"prompt": row["prompt"], "completion": row["canonical_solution"]})
             else:
@@ -52,18 +66,18 @@ def family(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def _row(id: str, phrase: str, result: str, change: str, condition: str, rng: random.Random) -> dict[str, Any]:
     name, argument = rng.choice(NAMES), rng.choice(ARGUMENTS)
-    what = result.format(what=change.format(c=condition))
-    each = f"{CHANGES[change]} for x in {argument}.values() if {CONDITIONS[condition]}"
+    what = result.format(what=change)
+    each = f"{CHANGES[change]} for r in {argument} if {CONDITIONS[condition]}"
     solution = f"def {name}({argument}):\n    return {RESULTS[result].format(each=each)}\n"
     scope: dict[str, Any] = {}
     exec(solution, scope)  # our own few lines above
     checks = []
     for _ in range(6):
-        given = {key: rng.randint(-12, 15) for key in rng.sample("abcdefgh", rng.randint(0, 6))}
+        given = [{"price": rng.randint(-12, 15), "stock": rng.randint(-3, 3)} for _ in range(rng.randint(0, 6))]
         checks.append(f"    assert candidate({given!r}) == {scope[name](given)!r}\n")
     return {
         "task_id": id,
-        "prompt": phrase.format(f=name, d=argument, what=what),
+        "prompt": phrase.format(f=name, d=argument, what=what, c=condition),
         "entry_point": name,
         "canonical_solution": solution,
         "test": "def check(candidate):\n" + "".join(checks),
@@ -114,9 +128,16 @@ def _train(checkpoint: Path, folder: Path, steps: int) -> None:
 
     learner = from_checkpoint(checkpoint, checkpoint.name, Tuning(tune="lora", dtype="float32"), 0)
     settings = TrainSettings(
-        steps=steps, batch_size=4, accumulate=2, max_length=96, canvas="longest", learning_rate=1e-3, warmup=10, save_every=steps
+        steps=steps,
+        batch_size=4,
+        accumulate=2,
+        max_length=MAX_LENGTH,
+        canvas="longest",
+        learning_rate=1e-3,
+        warmup=10,
+        save_every=steps,
     )
-    data = Data.read(folder / "train.jsonl", None, learner.tokenizer, max_length=96, skip_long=False)
+    data = Data.read(folder / "train.jsonl", None, learner.tokenizer, max_length=MAX_LENGTH, skip_long=False)
     hooks = Hooks(lambda report: print(json.dumps(report.to_dict()), file=sys.stderr, flush=True))
     trainer = Job.of(learner, settings, data).trainer(folder / "adapter", hooks, resume=False)
     trainer.run()

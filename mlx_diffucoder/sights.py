@@ -113,7 +113,7 @@ class WholeSight(NoDrafts):
         return View(positions, valid, again, shown, known.shape[1], every=logits)
 
 
-# How often the surest guess, the second, ... of one look is the next to be committed, on `pocket`.
+# How often the surest guess, the second, ... of one look is the next to be committed, on `pocket-1`.
 _NEXT = (0.6, 0.18, 0.08, 0.04, 0.02)
 
 

@@ -48,7 +48,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path, flags, said):
 
 def test_orders_are_shares_and_the_first_forward_is_surest_next_to_the_prompt():
     network, tokenizer = load("pocket", dtype="float32")
-    tasks = read_tasks(TASKS)[:2]
+    tasks = read_tasks(TASKS)[:3:2]
     run = answers_at(network, tokenizer, tasks, GenerationConfig(max_tokens=32, rule="schedule", seed=0), 1)
     row = run.to_dict(1)
     assert run.passed == [1, 1]

@@ -1,1 +1,1 @@
-"""The bundled checkpoint: a 5.1M-parameter DiffuCoder-style model that writes small Python functions."""
+"""The bundled checkpoint: a 5.0M-parameter DiffuCoder-style model that writes small Python functions."""

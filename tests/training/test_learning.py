@@ -17,16 +17,16 @@ CURVE = DATA.parents[1] / "bench" / "pocket" / "causal.jsonl"
 
 
 def test_the_new_familys_tasks_are_passed_by_their_solutions_and_are_none_of_those_trained_on(tmp_path):
-    train, tasks = family()
+    rows, tasks = family()
     file = tmp_path / "tasks.jsonl"
     file.write_text("".join(json.dumps(task) + "\n" for task in tasks))
     for task in read_tasks(file)[::8]:
         assert run_program(task.solution, task.tests, Limits(timeout=60)).kind == "passed"
 
     def returned(solution):
-        return re.sub(r"\w+\.values", "d.values", solution.split("return ")[1])
+        return re.sub(r"for r in \w+", "for r in rows", solution.split("return ")[1])
 
-    learnt = {returned(row["completion"]) for row in train}
+    learnt = {returned(row["completion"]) for row in rows}
     asked = {returned(task["canonical_solution"]) for task in tasks}
     assert (len(learnt), len(asked)) == (60, 15)
     assert not learnt & asked

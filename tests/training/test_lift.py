@@ -17,7 +17,7 @@ def lift(*flags, train=TASKS):
 
 @pytest.mark.slow
 def test_both_ways_cost_the_same_and_are_judged_alike(tmp_path):
-    small = ("--steps", 2, "--limit", 2, "--prompts", 2, "--group", 4, "--temp", 1.9, "--max-tokens", 32, "--batch-size", 4)
+    small = ("--steps", 2, "--limit", 2, "--prompts", 2, "--group", 4, "--temp", 1.3, "--max-tokens", 32, "--batch-size", 4)
     done = lift("--out", tmp_path / "out", *small, "--allow-code-execution")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout.splitlines()[-1])["rows"]

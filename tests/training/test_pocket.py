@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import mlx.core as mx
 import pytest
 
 from mlx_diffucoder import load
@@ -11,7 +12,7 @@ from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.tokenizer import Tokenizer
 from mlx_diffucoder.training.learners import from_scratch
 from mlx_diffucoder.training.maker.drawing import tasks
-from mlx_diffucoder.training.pocket import SHAPE, VOCABULARY, start
+from mlx_diffucoder.training.pocket import SHAPE, SURENESS, VOCABULARY, start
 from mlx_diffucoder.training.vocabulary import SPECIAL, write_vocabulary
 
 TEXTS = ["def f(x):\n    return x + 12\n", "naïve café 日本\r\n\tend"]
@@ -75,6 +76,9 @@ def test_the_recipe_trains_in_four_stages_leaves_a_model_that_loads_and_is_done_
     _, begun = load(tmp_path / "causal")
     assert tokenizer.vocabulary == begun.vocabulary
     assert model.config.vocab_size == VOCABULARY
+    last, _ = load(tmp_path / "last", dtype="float32")
+    canvas = mx.array([[1, 2, 3, 4]])
+    assert mx.allclose(model(canvas), SURENESS * last(canvas), atol=0.02)  # its weights are float16
 
 
 def _started(folder):
