@@ -140,7 +140,7 @@ def test_the_cost_does_not_grow_with_the_canvas(pocket):
         config = GenerationConfig(max_tokens=max_tokens, rule="threshold", window="sliding")
         *_, steps[max_tokens] = stream_generate(*pocket, prompt, config)
     assert steps[1024].positions <= 1.1 * steps[64].positions
-    assert steps[256].nfe == steps[64].nfe
+    assert abs(steps[256].nfe - steps[64].nfe) <= 1  # the masks at the far end are seen, and are elsewhere
 
 
 @pytest.mark.slow

@@ -58,9 +58,9 @@ def test_the_recipes_model_is_under_12_megabytes_in_float16(begun):
     assert 2 * sum(value.size for _, value in tree_flatten(model.parameters())) < 12e6
 
 
-def test_its_vocabulary_is_shorter_than_the_first_pockets(begun, pocket):
+def test_its_vocabulary_is_shorter_than_the_first_pockets(begun, first_pocket):
     _, tokenizer, _ = _started(begun)
-    _, first = pocket
+    _, first = first_pocket
     answers = [task.solution for task in tasks(50, 1, "train")]
     assert sum(len(tokenizer.encode(one)) for one in answers) < sum(len(first.encode(one)) for one in answers)
 
