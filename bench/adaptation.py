@@ -87,7 +87,7 @@ def _row(id: str, phrase: str, result: str, change: str, condition: str, rng: ra
 def main(
     model: Annotated[str, typer.Argument(help="A checkpoint that is not quantized.")] = "pocket",
     bits: Annotated[int, typer.Option(help="To quantize it to.")] = 4,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 100,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 600,
     tasks: Annotated[int, typer.Option(min=1, max=60, help="How many to judge by.")] = 48,
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")] = False,
 ) -> None:
@@ -100,7 +100,7 @@ def main(
     print(json.dumps(report))
 
 
-def measure(model: str, folder: Path, *, bits: int = 4, steps: int = 100, tasks: int = 48) -> dict[str, Any]:
+def measure(model: str, folder: Path, *, bits: int = 4, steps: int = 600, tasks: int = 48) -> dict[str, Any]:
     """pass@1 of the quantized checkpoint before and after, and the seconds that training took."""
     from mlx_diffucoder.convert import ConvertConfig, convert
     from mlx_diffucoder.training.fusing import fuse
