@@ -133,14 +133,14 @@ def test_a_batch_slides_each_row_as_alone(loaded, rule):
         assert together[-1][row].tokens[text].tolist() == alone.tokens[text].tolist()
 
 
-def test_the_cost_does_not_grow_with_the_canvas(pocket):
+def test_the_cost_does_not_grow_with_the_canvas(first_pocket):
     prompt = "Implement process(k): return whether k is a prime number."
     steps = {}
     for max_tokens in (64, 256, 1024):
         config = GenerationConfig(max_tokens=max_tokens, rule="threshold", window="sliding")
-        *_, steps[max_tokens] = stream_generate(*pocket, prompt, config)
+        *_, steps[max_tokens] = stream_generate(*first_pocket, prompt, config)
     assert steps[1024].positions <= 1.1 * steps[64].positions
-    assert abs(steps[256].nfe - steps[64].nfe) <= 1  # the masks at the far end are seen, and are elsewhere
+    assert steps[256].nfe == steps[64].nfe
 
 
 @pytest.mark.slow

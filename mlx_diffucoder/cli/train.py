@@ -50,7 +50,7 @@ def train(
     objective: Annotated[str, typer.Option(help="masked; causal, left to right, to begin a model with; or mixed.")] = "masked",
     infill: Annotated[float, typer.Option(help="Share of the examples that become holes between known text.")] = 0.0,
     prefixes: Annotated[float, typer.Option(help="Share of the other examples that are masked from a place on.")] = 0.0,
-    padding: Annotated[float, typer.Option(help="Share of them whose padding is masked with a probability of its own.")] = 0.0,
+    padding: Annotated[float, typer.Option(help="Share of the other examples whose padding is masked by itself.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="After the warm-up; a cosine takes it to a tenth.")] = 1e-4,
     warmup: Annotated[int, typer.Option(help="Steps in which the learning rate rises.")] = 0,
     optimizer: Annotated[str, typer.Option(help="adamw, or muon for the layers' matrices, to begin from scratch.")] = "adamw",
