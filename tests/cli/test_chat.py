@@ -149,7 +149,7 @@ def test_a_person_chats_resets_and_leaves(screen, tmp_path):  # noqa: F811
 @needs_tmux
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat(screen, tmp_path):  # noqa: F811
     saved = tmp_path / "chat.json"
-    slow = ("--window", "blocks:size=4,stop=0", "--rule", "schedule", "--max-tokens", "300")  # goes on behind the text's end
+    slow = (*ENDLESS, "--ban-token", "<|dlm_pad|>")
     term = screen(COMMAND, *POCKET, *slow, **home(tmp_path))
     term.wait_for_prompt(1)
     term.type("-l", SQUARES)
