@@ -1,6 +1,7 @@
 """The task maker: every wording with every way of writing it, what is kept out of training, the files it writes."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from mlx_diffucoder.training.maker.__main__ import wide
 from mlx_diffucoder.training.maker.arguments import arguments, copied, named, names
 from mlx_diffucoder.training.maker.catalogue import CLASSIC_SINGLES, FAMILIES, GRIDS, SINGLES, WIDE, compositions, digest, unseen
 from mlx_diffucoder.training.maker.counting import CLASSIC, CLASSIC_UNSEEN
-from mlx_diffucoder.training.maker.drawing import kept_out
+from mlx_diffucoder.training.maker.drawing import kept_out, nest
 from mlx_diffucoder.training.maker.family import BLANK, PLAIN, Draft, Picked, around, filled
 from mlx_diffucoder.training.maker.grid import Grid
 from mlx_diffucoder.training.maker.making import make, name
@@ -116,6 +117,54 @@ def test_an_outer_operation_goes_around_every_return_and_constants_are_worked_ou
     assert around("return X > 1", choice) == "return 1 if X > 1 else 0"
 
 
+KINDS = {"int": int, "bool": bool, "str": str, "ints": list, "words": list, "rows": list}
+ELEMENTS = {"ints": int, "words": str, "rows": list}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named_after)
+def test_the_kind_of_a_compositions_value_is_what_it_returns(family):
+    random = Random(family.name)
+    for composition in family.compositions:
+        if kind := KINDS.get(family.value(composition)):
+            draft = family.draw(random, composition)
+            value = draft.means(*arguments(random, draft.takes))
+            assert type(value) is kind, composition
+            assert all(type(one) is ELEMENTS[family.value(composition)] for one in value) if kind is list else True
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named_after)
+def test_what_an_operation_more_is_put_around_passes_its_own_tests_and_none_is_unseen_of_its_family(family):
+    random = Random(family.name)
+    for composition in random.sample(compositions(family, seen=True), min(6, len(compositions(family, seen=True)))):
+        inner = family.draw(random, composition)
+        outer = nest(random, family, inner)
+        assert outer.composition == composition
+        if composition == PLAIN or family.value(composition) not in OUTER:
+            assert outer is inner
+        else:
+            assert 1 <= len(outer.nested) == len(set(outer.nested))
+            assert not {(name_of,) for name_of in outer.nested} & unseen(family)
+            made = make(name(random, outer), seen=True, tests=4)  # raises where it does not pass
+            assert not BLANK.search(made.prompt.replace("I need", "")) and "*" not in made.prompt, made.prompt
+
+
+def test_operations_are_worded_so_that_it_is_plain_what_is_inside():
+    family = next(one for one in SINGLES if one.name == "vowels")
+    nested = {nest(Random(seed), family, family.draw(Random(seed), ("twice",))).says for seed in range(200)}
+    assert "the square of (twice the number of vowels in X)" in nested
+    assert "'yes' if (twice the number of vowels in X) is even and 'no' otherwise" not in nested  # nothing unseen of it comes in
+    even = family.draw(Random(0), ("even",))
+    said = {nest(Random(seed), family, even).says for seed in range(50)}
+    assert any(re.fullmatch(r"1 if the (number|count) of vowels in X is even and 0 otherwise", one) for one in said), said
+
+
+def test_a_share_of_training_has_an_operation_more_and_none_where_none_is_asked_for():
+    def deep(share):
+        return sum(task.prompt.count(" (") > 1 or task.solution.count("(") > 5 for task in tasks(1500, 0, "train", nested=share))
+
+    assert deep(0.6) > deep(0.3) > deep(0)
+
+
 def test_about_a_sixth_of_every_familys_compositions_is_unseen_and_no_part_is_only_there():
     for family in FAMILIES:
         kept, held = compositions(family, seen=True), compositions(family, seen=False)
@@ -197,6 +246,8 @@ def test_what_cannot_be_made_is_said():
         next(tasks(1, 0, "test"))
     with pytest.raises(TaskError, match="classic must be from 0 to 1"):
         next(tasks(1, 0, "train", classic=2))
+    with pytest.raises(TaskError, match="nested must be from 0 to 1"):
+        next(tasks(1, 0, "train", nested=-1))
 
 
 def test_the_committed_wide_tasks_are_what_the_maker_makes():

@@ -91,7 +91,7 @@ def main(
     """Make a pocket model from nothing."""
     try:
         if not (folder / "tasks" / "train.jsonl").exists():
-            write(folder / "tasks", {"train": tasks, "valid": 1000, "seen": 200, "unseen": 200}, seed, force=True)
+            write(folder / "tasks", {"train": tasks, "valid": 1000, "seen": 200, "unseen": 200}, seed, nested=0, force=True)
         if not (folder / "start" / "config.json").exists():
             start(folder / "tasks" / "train.jsonl", folder / "start")
     except DiffucoderError as error:

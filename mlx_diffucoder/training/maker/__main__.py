@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ...errors import DiffucoderError, TaskError
-from .drawing import CLASSIC_SHARE, tasks
+from .drawing import CLASSIC_SHARE, NESTED_SHARE, tasks
 from .making import Made
 
 WIDE = {"unseen": 200, "seen": 100}
@@ -36,11 +36,21 @@ def main() -> None:
         default=CLASSIC_SHARE,
         help="the share of train and valid in the language of bench/tasks/functions.jsonl [%(default)s]",
     )
+    parser.add_argument(
+        "--nested",
+        type=float,
+        default=NESTED_SHARE,
+        help="the share of the others in train and valid with an operation more, where one can be had [%(default)s]",
+    )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     given = parser.parse_args()
     sizes = {"train": given.train, "valid": given.valid, "seen": given.evaluate, "unseen": given.evaluate}
     try:
-        print(json.dumps(write(given.folder, sizes, given.seed, classic=given.classic, force=given.force), indent=1))
+        print(
+            json.dumps(
+                write(given.folder, sizes, given.seed, classic=given.classic, nested=given.nested, force=given.force), indent=1
+            )
+        )
     except DiffucoderError as error:
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(1) from None
@@ -55,7 +65,13 @@ def _size(text: str) -> int:
 
 
 def write(
-    folder: Path, sizes: dict[str, int], seed: int, *, classic: float = CLASSIC_SHARE, force: bool = False
+    folder: Path,
+    sizes: dict[str, int],
+    seed: int,
+    *,
+    classic: float = CLASSIC_SHARE,
+    nested: float = NESTED_SHARE,
+    force: bool = False,
 ) -> dict[str, dict[str, int]]:
     """Write the files and return how many tasks of each family they hold.
 
@@ -71,7 +87,9 @@ def write(
     parts = {name: folder / f".{name}.jsonl.part" for name in names}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        made = {name: tasks(size, seed, name, classic=classic) for name, size in sizes.items()} | {"wide": wide(seed)}
+        made = {name: tasks(size, seed, name, classic=classic, nested=nested) for name, size in sizes.items()} | {
+            "wide": wide(seed)
+        }
         counts = {name: _write(part, name, made[name], sizes.get(name, sum(WIDE.values()))) for name, part in parts.items()}
         for name, part in parts.items():
             part.replace(folder / f"{name}.jsonl")

@@ -1,16 +1,17 @@
 """Tasks in any number, from a seed; what evaluations use is kept apart from what is trained on."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
 
 from ...errors import TaskError
-from .catalogue import CLASSIC_SINGLES, GRIDS, SINGLES, WIDE, compositions, digest
+from .catalogue import CLASSIC_SINGLES, GRIDS, SINGLES, WIDE, compositions, digest, unseen
 from .counting import CLASSIC
 from .family import PLAIN, Composition, Draft, Family
 from .making import Made, make, name
-from .single import Single
+from .single import OUTER, Single, enclosed
 
 # How many tests a task of each split has.
 SPLITS = {"train": 5, "valid": 5, "seen": 10, "unseen": 10}
@@ -18,15 +19,20 @@ CLASSIC_SHARE = 0.34  # of what is trained on
 CLASSIC_GRID_SHARE = 0.75  # of that
 GRID_SHARE = 0.3  # of the rest
 PLAIN_SHARE = 0.4  # of the tasks of a single family
+NESTED_SHARE = 0.6  # of those of the rest that can have one outer operation more
+NO_DEEPER = 0.7  # how often what is nested is left at that
 HELD = 50  # one prompt in so many is for `seen`, another for `valid`
 KEPT_OUT = Path(__file__).with_name("kept_out.txt")
 PATIENCE = 20_000  # draws in a row that gave nothing new
 
 
-def tasks(count: int, seed: int, split: str, *, classic: float = CLASSIC_SHARE, only_wide: bool = False) -> Iterator[Made]:
+def tasks(
+    count: int, seed: int, split: str, *, classic: float = CLASSIC_SHARE, nested: float = NESTED_SHARE, only_wide: bool = False
+) -> Iterator[Made]:
     """`count` tasks of a split, no prompt twice; the same for the same arguments.
 
-    `train` and `valid` are drawn by weight, `classic` of them in the language of the first pocket model's tasks;
+    `train` and `valid` are drawn by weight, `classic` of them in the language of the first pocket model's tasks, and `nested` of
+    the others that can be inside another operation are;
     `seen` and `unseen` are balanced over families (with `only_wide` without that language). Whatever the seeds, no prompt of
     one split comes out of another.
 
@@ -37,9 +43,11 @@ def tasks(count: int, seed: int, split: str, *, classic: float = CLASSIC_SHARE, 
         raise TaskError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if not 0 <= classic <= 1:
         raise TaskError(f"classic must be from 0 to 1, not {classic}")
+    if not 0 <= nested <= 1:
+        raise TaskError(f"nested must be from 0 to 1, not {nested}")
     random, known, barren = Random(f"{seed} {split}"), set[int](), 0
     draws = (
-        _weighted(random, classic)
+        _weighted(random, classic, nested)
         if split in ("train", "valid")
         else _balanced(random, seen=split == "seen", only_wide=only_wide)
     )
@@ -66,8 +74,9 @@ def kept_out() -> frozenset[int]:
     return frozenset(int(line, 16) for line in KEPT_OUT.read_text().split())
 
 
-def _weighted(random: Random, classic: float) -> Iterator[tuple[Draft, bool]]:
+def _weighted(random: Random, classic: float, nested: float) -> Iterator[tuple[Draft, bool]]:
     """Drafts of seen compositions, and whether they are worded as the first pocket model's tasks."""
+    grids = (*GRIDS, CLASSIC) if nested else GRIDS
     while True:
         if random.random() < classic:
             if random.random() < CLASSIC_GRID_SHARE:
@@ -75,7 +84,27 @@ def _weighted(random: Random, classic: float) -> Iterator[tuple[Draft, bool]]:
             else:
                 yield random.choice(CLASSIC_SINGLES).draw(random, PLAIN, classic=True), True
         else:
-            yield _draft(random, random.choice(GRIDS if random.random() < GRID_SHARE else SINGLES), seen=True), False
+            family = random.choice(grids if random.random() < GRID_SHARE else SINGLES)
+            draft = _draft(random, family, seen=True)
+            yield nest(random, family, draft) if nested and random.random() < nested else draft, False
+
+
+def nest(random: Random, family: Family, draft: Draft) -> Draft:
+    """The draft inside one outer operation more, or several: "the square of (twice the length of s)".
+
+    A model that meets every family with its own few operations alone learns each pair by heart; what it cannot learn by heart
+    it must put together. None of the operations is one that is unseen of the family, whatever stands in between.
+    """
+    if draft.composition == PLAIN:
+        return draft  # the composition of one operation is the family's own
+    kind = family.value(draft.composition)
+    while outers := [one for one in OUTER.get(kind, ()) if (one.name,) not in unseen(family) and one.name not in draft.nested]:
+        outer = random.choice(outers)
+        draft = replace(enclosed(random, draft, kind, outer), nested=(*draft.nested, outer.name))
+        kind = outer.gives
+        if random.random() < NO_DEEPER:
+            break
+    return draft
 
 
 def _balanced(random: Random, *, seen: bool, only_wide: bool) -> Iterator[tuple[Draft, bool]]:

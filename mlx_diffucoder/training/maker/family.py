@@ -27,6 +27,7 @@ class Draft:
         bodies: the lines of the function, in each way that they can be written, the arguments as X and Y.
         takes: the kind of each argument (see `arguments.KINDS`).
         means: the same in plain Python, for the tests' answers.
+        nested: the outer operations around the composition, from the inside.
     """
 
     family: str
@@ -35,6 +36,7 @@ class Draft:
     bodies: tuple[str, ...]
     takes: tuple[str, ...]
     means: Callable[..., Any]
+    nested: tuple[str, ...] = ()
 
 
 class Family(Protocol):
@@ -45,6 +47,7 @@ class Family(Protocol):
     @property
     def compositions(self) -> tuple[Composition, ...]: ...
     def __hash__(self) -> int: ...
+    def value(self, composition: Composition) -> str: ...
     def draw(self, random: Random, composition: Composition) -> Draft: ...
 
 

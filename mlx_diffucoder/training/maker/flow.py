@@ -42,6 +42,7 @@ class Flow:
         about: what the parts speak of: `*` and V.
         inner: what stands inside the first part's code, as its `*`.
         differ: places that may not hold the same part.
+        gives: the kind of its value, where that is the same for all and never None.
     """
 
     name: str
@@ -53,11 +54,16 @@ class Flow:
     about: str = "X"
     inner: str = ""
     differ: tuple[int, int] | None = None
+    gives: str = ""
 
     @cached_property
     def compositions(self) -> tuple[Composition, ...]:
         every = product(*([part.name for part in place] for place in self.parts))
         return tuple(one for one in every if not (self.differ and _clash(*(one[place] for place in self.differ))))
+
+    def value(self, composition: Composition) -> str:
+        """The kind of what a composition returns."""
+        return self.gives
 
     def draw(self, random: Random, composition: Composition) -> Draft:
         chosen = [next(part for part in place if part.name == name) for place, name in zip(self.parts, composition, strict=True)]
@@ -126,6 +132,7 @@ FLOWS = (
         means=lambda one, both, two, x: both(one(x), two(x)),
         takes=("int",),
         parts=(SORTS, BOTH, SIZES),
+        gives="bool",
     ),
     Flow(
         name="any or all",
@@ -135,6 +142,7 @@ FLOWS = (
         takes=("few ints",),
         parts=(QUANTIFIERS, (*ADJECTIVES, SORTS[3], SIZES[4])),
         about="x",
+        gives="bool",
     ),
     Flow(
         name="kept by two conditions",
@@ -197,6 +205,7 @@ FLOWS = (
         takes=("ints",),
         parts=(tuple(part for part in ADJECTIVES if not part.blanks), CHANGES),
         about="x",
+        gives="ints",
     ),
     Flow(
         name="before the first",

@@ -186,6 +186,13 @@ class Grid:
 
         return Draft(family=self.name, composition=composition, says=says, bodies=bodies, takes=(self.takes,), means=means)
 
+    def value(self, composition: Composition) -> str:
+        """The kind of what a composition returns; nothing where that may be None, or is a dict."""
+        made = next(one for one in self.maps if one.name == composition[1]).gives
+        kinds = {"sum": "int", "count": "int", "distinct": "int", "product": "int", "string": "str"}
+        kinds |= dict.fromkeys(("list", "sorted"), "words" if made == "str" else "ints")
+        return "str" if composition[0].startswith("joined by") else kinds.get(composition[0], "")
+
     def _expression(self, aggregate: Aggregate, value: str, condition: str) -> str:
         inner = f"{value} for {self.var} in {self.over}" + (f" if {condition}" if condition else "")
         return f"return {filled(aggregate.code, E=inner)}"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 from typing import Any
@@ -19,16 +19,27 @@ OUTER: dict[str, tuple[Part, ...]] = {
         Part(name="less", says=("N less than E",), code="E - N", means=lambda v, n: v - n, blanks=SMALL),
         Part(name="negation", says=("the negation of E",), code="-E", means=lambda v: -v),
         Part(name="remainder", says=("the remainder of E modulo N",), code="E % N", means=lambda v, n: v % n, blanks=SMALL),
-        Part(name="even", says=("whether E is even",), code="E % 2 == 0", means=lambda v: v % 2 == 0),
-        Part(name="above", says=("whether E is greater than N",), code="E > N", means=lambda v, n: v > n, blanks=SMALL),
-        Part(name="text", says=("E as a string", "E converted to a string"), code="str(E)", means=str),
+        Part(name="even", says=("whether E is even",), code="E % 2 == 0", means=lambda v: v % 2 == 0, gives="bool"),
+        Part(
+            name="above",
+            says=("whether E is greater than N",),
+            code="E > N",
+            means=lambda v, n: v > n,
+            blanks=SMALL,
+            gives="bool",
+        ),
+        Part(name="text", says=("E as a string", "E converted to a string"), code="str(E)", means=str, gives="str"),
     ),
     "bool": (
         Part(
-            name="yes", says=("'yes' if E and 'no' otherwise",), code="'yes' if E else 'no'", means=lambda v: "yes" if v else "no"
+            name="yes",
+            says=("'yes' if E and 'no' otherwise",),
+            code="'yes' if E else 'no'",
+            means=lambda v: "yes" if v else "no",
+            gives="str",
         ),
         Part(name="one", says=("1 if E and 0 otherwise",), code="1 if E else 0", means=lambda v: 1 if v else 0),
-        Part(name="not", says=("False if E and True otherwise",), code="not E", means=lambda v: not v),
+        Part(name="not", says=("False if E and True otherwise",), code="not E", means=lambda v: not v, gives="bool"),
         Part(
             name="number",
             says=("N if E and -1 otherwise",),
@@ -41,26 +52,42 @@ OUTER: dict[str, tuple[Part, ...]] = {
             says=("'good' if E and 'bad' otherwise",),
             code="'good' if E else 'bad'",
             means=lambda v: "good" if v else "bad",
+            gives="str",
         ),
     ),
     "str": (
-        Part(name="upper", says=("the upper case form of E",), code="E.upper()", means=str.upper),
+        Part(name="upper", says=("the upper case form of E",), code="E.upper()", means=str.upper, gives="str"),
         Part(name="length", says=("the length of E",), code="len(E)", means=len),
-        Part(name="reverse", says=("the reverse of E",), code="E[::-1]", means=lambda v: v[::-1]),
-        Part(name="copies", says=("N copies of E",), code="E * N", means=lambda v, n: v * n, blanks=SMALL),
-        Part(name="first", says=("the first N characters of E",), code="E[:N]", means=lambda v, n: v[:n], blanks=SMALL),
-        Part(name="last", says=("the last N characters of E",), code="E[-N:]", means=lambda v, n: v[-n:], blanks=SMALL),
+        Part(name="reverse", says=("the reverse of E",), code="E[::-1]", means=lambda v: v[::-1], gives="str"),
+        Part(name="copies", says=("N copies of E",), code="E * N", means=lambda v, n: v * n, blanks=SMALL, gives="str"),
+        Part(
+            name="first", says=("the first N characters of E",), code="E[:N]", means=lambda v, n: v[:n], blanks=SMALL, gives="str"
+        ),
+        Part(
+            name="last", says=("the last N characters of E",), code="E[-N:]", means=lambda v, n: v[-n:], blanks=SMALL, gives="str"
+        ),
         Part(name="count", says=("the number of times C occurs in E",), code="E.count(C)", means=str.count, blanks=LETTER),
-        Part(name="starts", says=("whether E starts with C",), code="E.startswith(C)", means=str.startswith, blanks=LETTER),
+        Part(
+            name="starts",
+            says=("whether E starts with C",),
+            code="E.startswith(C)",
+            means=str.startswith,
+            blanks=LETTER,
+            gives="bool",
+        ),
     ),
     "ints": (
         Part(name="sum", says=("the sum of E",), code="sum(E)", means=sum),
         Part(name="length", says=("the length of E",), code="len(E)", means=len),
-        Part(name="reverse", says=("the reverse of E",), code="E[::-1]", means=lambda v: v[::-1]),
-        Part(name="first", says=("the first N elements of E",), code="E[:N]", means=lambda v, n: v[:n], blanks=SMALL),
-        Part(name="last", says=("the last N elements of E",), code="E[-N:]", means=lambda v, n: v[-n:], blanks=SMALL),
-        Part(name="sorted", says=("the sorted form of E",), code="sorted(E)", means=sorted),
-        Part(name="holds", says=("whether N is in E",), code="N in E", means=lambda v, n: n in v, blanks=SMALL),
+        Part(name="reverse", says=("the reverse of E",), code="E[::-1]", means=lambda v: v[::-1], gives="ints"),
+        Part(
+            name="first", says=("the first N elements of E",), code="E[:N]", means=lambda v, n: v[:n], blanks=SMALL, gives="ints"
+        ),
+        Part(
+            name="last", says=("the last N elements of E",), code="E[-N:]", means=lambda v, n: v[-n:], blanks=SMALL, gives="ints"
+        ),
+        Part(name="sorted", says=("the sorted form of E",), code="sorted(E)", means=sorted, gives="ints"),
+        Part(name="holds", says=("whether N is in E",), code="N in E", means=lambda v, n: n in v, blanks=SMALL, gives="bool"),
     ),
     "words": (
         Part(
@@ -69,30 +96,44 @@ OUTER: dict[str, tuple[Part, ...]] = {
             code="C.join(E)",
             means=lambda v, c: c.join(v),
             blanks=("-", ", ", " ", "+"),
+            gives="str",
         ),
         Part(name="length", says=("the length of E",), code="len(E)", means=len),
-        Part(name="reverse", says=("the reverse of E",), code="E[::-1]", means=lambda v: v[::-1]),
-        Part(name="first", says=("the first N elements of E",), code="E[:N]", means=lambda v, n: v[:n], blanks=SMALL),
-        Part(name="last", says=("the last N elements of E",), code="E[-N:]", means=lambda v, n: v[-n:], blanks=SMALL),
-        Part(name="sorted", says=("the sorted form of E",), code="sorted(E)", means=sorted),
+        Part(name="reverse", says=("the reverse of E",), code="E[::-1]", means=lambda v: v[::-1], gives="words"),
+        Part(
+            name="first", says=("the first N elements of E",), code="E[:N]", means=lambda v, n: v[:n], blanks=SMALL, gives="words"
+        ),
+        Part(
+            name="last", says=("the last N elements of E",), code="E[-N:]", means=lambda v, n: v[-n:], blanks=SMALL, gives="words"
+        ),
+        Part(name="sorted", says=("the sorted form of E",), code="sorted(E)", means=sorted, gives="words"),
     ),
     "rows": (
         Part(name="length", says=("the length of E",), code="len(E)", means=len),
-        Part(name="reverse", says=("the reverse of E",), code="E[::-1]", means=lambda v: v[::-1]),
-        Part(name="first", says=("the first N elements of E",), code="E[:N]", means=lambda v, n: v[:n], blanks=SMALL),
-        Part(name="last", says=("the last N elements of E",), code="E[-N:]", means=lambda v, n: v[-n:], blanks=SMALL),
+        Part(name="reverse", says=("the reverse of E",), code="E[::-1]", means=lambda v: v[::-1], gives="rows"),
+        Part(
+            name="first", says=("the first N elements of E",), code="E[:N]", means=lambda v, n: v[:n], blanks=SMALL, gives="rows"
+        ),
+        Part(
+            name="last", says=("the last N elements of E",), code="E[-N:]", means=lambda v, n: v[-n:], blanks=SMALL, gives="rows"
+        ),
     ),
     "table": (
         Part(name="length", says=("the number of keys in E",), code="len(E)", means=len),
-        Part(name="keys", says=("the sorted list of the keys of E",), code="sorted(E)", means=sorted),
+        Part(name="keys", says=("the sorted list of the keys of E",), code="sorted(E)", means=sorted, gives=""),
         Part(
             name="values",
             says=("the sorted list of the values of E",),
             code="sorted(E.values())",
             means=lambda v: sorted(v.values()),
+            gives="",
         ),
         Part(
-            name="items", says=("the sorted list of the items of E",), code="sorted(E.items())", means=lambda v: sorted(v.items())
+            name="items",
+            says=("the sorted list of the items of E",),
+            code="sorted(E.items())",
+            means=lambda v: sorted(v.items()),
+            gives="",
         ),
     ),
 }
@@ -136,12 +177,27 @@ class Single:
             says, means = filled(says, blank=blank), _last(means, blank)
             bodies = tuple(filled(body, blank=blank) for body in bodies)
         if composition != PLAIN:
-            outer = next(part for part in OUTER[self.gives] if part.name == composition[0]).pick(random)
-            says, means = filled(outer.says, E=_closed(says, self.gives)), _after(means, outer.means)
-            bodies = tuple(around(body, outer) for body in bodies)
+            outer = next(part for part in OUTER[self.gives] if part.name == composition[0])
         elif self.gives == "bool":
             says = filled(random.choice(TRUE[:3] if classic else TRUE), E=says)
-        return Draft(family=self.name, composition=composition, says=says, bodies=bodies, takes=self.takes, means=means)
+        draft = Draft(family=self.name, composition=composition, says=says, bodies=bodies, takes=self.takes, means=means)
+        return draft if composition == PLAIN else enclosed(random, draft, self.gives, outer)
+
+    def value(self, composition: Composition) -> str:
+        """The kind of what a composition returns."""
+        return self.gives if composition == PLAIN else next(one.gives for one in OUTER[self.gives] if one.name == composition[0])
+
+
+def enclosed(random: Random, draft: Draft, gives: str, outer: Part) -> Draft:
+    """A draft inside an outer operation on its value, whose kind is `gives`."""
+    picked, means = outer.pick(random), draft.means
+    says = draft.says.removeprefix("whether ") if gives == "bool" else draft.says
+    return replace(
+        draft,
+        says=filled(picked.says, E=_closed(says, gives)),
+        bodies=tuple(around(body, picked) for body in draft.bodies),
+        means=lambda *arguments: picked.means(means(*arguments)),
+    )
 
 
 # Wordings whose end would be read as part of what is put around them: "the first 3 elements of X in reverse order".
@@ -154,7 +210,3 @@ def _closed(says: str, gives: str) -> str:
 
 def _last(means: Callable[..., Any], blank: int | str) -> Callable[..., Any]:
     return lambda *arguments: means(*arguments, blank)
-
-
-def _after(inner: Callable[..., Any], outer: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: outer(inner(*arguments))
