@@ -2,17 +2,15 @@
 
     python -m mlx_diffucoder.training.pocket FOLDER
 
-writes `FOLDER/tasks`, `FOLDER/nested` (tasks too), `FOLDER/start` (configuration and tokenizer), `FOLDER/causal`,
-`FOLDER/mixed`, `FOLDER/again`, `FOLDER/last` and `FOLDER/deeper` (checkpoints and the curves, `log.jsonl`), `FOLDER/run` and
-`FOLDER/pocket`.
+writes `FOLDER/tasks`, `FOLDER/start` (configuration and tokenizer), `FOLDER/causal`, `FOLDER/mixed`, `FOLDER/again` and
+`FOLDER/last` (checkpoints and the curves, `log.jsonl`), `FOLDER/run` and `FOLDER/pocket`.
 
 The model begins from left to right, as Dream and DiffuCoder did (arXiv 2508.15487, section 3): every token of an answer
 teaches then, with no noise of masks. It goes on by masked diffusion, of which every second batch stays from left to right,
 and half of the answers in the others are masked from a place on: for otherwise what it knows of the tasks is lost on the way.
-The third stage is the second once more, its rate raised again: the loss was still falling at the second's end. From the
-fourth on the padding behind half of the answers is masked with a probability of its own, for the reference decoder commits most
-of it before anything of the answer. The fifth is on tasks with operations around operations: behind the fourth the model solved
-94 % of new tasks whose compositions it had met, and 72 % of those that it had not.
+The third stage is the second once more, its rate raised again: the loss was still falling at the second's end. In the last
+one the padding behind half of the answers is masked with a probability of its own, for the reference decoder commits most of
+it before anything of the answer.
 
 The model that this leaves is surer than it is right, and commits tokens together that do not go together; so its logits are
 scaled (temperature scaling: Guo et al. 2017, arXiv 1706.04599), by what served tasks like those it was trained on best.
@@ -35,7 +33,6 @@ import typer
 
 from ..errors import DiffucoderError
 from .maker.__main__ import write
-from .maker.drawing import NESTED_SHARE
 from .vocabulary import write_vocabulary
 
 VOCABULARY = 1024
@@ -78,7 +75,6 @@ MIXED = TRAINING | {
     "least-t": 0.2,  # few masks are mostly noise
 }
 LAST = MIXED | {"learning-rate": 5e-4, "warmup": 50, "eval-every": 400, "padding": 0.5}
-DEEPER = MIXED | {"padding": 0.5}
 SURENESS = 0.65  # what the logits are scaled by; beside 0.8 and 1 it solved most seen tasks by `balanced`
 LEARNT_FROM = 20_000  # tasks that the vocabulary is learnt from
 
@@ -89,16 +85,13 @@ def main(
     mixed: Annotated[int, typer.Option(min=1, help="Optimizer steps behind them, by masked diffusion too.")] = 3500,
     again: Annotated[int, typer.Option(min=1, help="Optimizer steps of the same, from its full rate once more.")] = 5000,
     last: Annotated[int, typer.Option(min=1, help="Optimizer steps with the padding masked by itself.")] = 800,
-    deeper: Annotated[int, typer.Option(min=1, help="Optimizer steps on tasks with operations around operations.")] = 4500,
-    tasks: Annotated[int, typer.Option(min=1, help="Tasks to train on, of either sort.")] = 200_000,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks to train on.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Of the tasks, the weights and the masks.")] = 0,
 ) -> None:
     """Make a pocket model from nothing."""
     try:
-        sizes = {"train": tasks, "valid": 1000, "seen": 200, "unseen": 200}
-        for sort, nested in (("tasks", 0), ("nested", NESTED_SHARE)):
-            if not (folder / sort / "train.jsonl").exists():
-                write(folder / sort, sizes, seed, nested=nested, force=True)
+        if not (folder / "tasks" / "train.jsonl").exists():
+            write(folder / "tasks", {"train": tasks, "valid": 1000, "seen": 200, "unseen": 200}, seed, nested=0, force=True)
         if not (folder / "start" / "config.json").exists():
             start(folder / "tasks" / "train.jsonl", folder / "start")
     except DiffucoderError as error:
@@ -110,9 +103,8 @@ def main(
     train(folder, "mixed", going_on(folder / "causal"), MIXED | {"steps": mixed, "seed": seed + 1})
     train(folder, "again", going_on(folder / "mixed"), MIXED | {"steps": again, "seed": seed + 2})
     train(folder, "last", going_on(folder / "again"), LAST | {"steps": last, "seed": seed + 3})
-    train(folder, "deeper", going_on(folder / "last"), DEEPER | {"steps": deeper, "seed": seed + 4}, "nested")
     if not (folder / "pocket").exists():  # convert leaves it whole or not there
-        temper(folder / "deeper", folder / "run", SURENESS)
+        temper(folder / "last", folder / "run", SURENESS)
         run(["convert", folder / "run", folder / "pocket", "--dtype", "float16"])
 
 
@@ -121,9 +113,9 @@ def going_on(checkpoint: Path) -> list[Any]:
     return ["--model", checkpoint, "--tune", "full"]
 
 
-def train(folder: Path, out: str, begun: list[Any], flags: dict[str, Any], sort: str = "tasks") -> None:
-    """Train on the folder's tasks of a sort into `out`, or go on where that was broken off."""
-    data = ["--data", folder / sort / "train.jsonl", "--valid", folder / sort / "valid.jsonl", "--out", folder / out]
+def train(folder: Path, out: str, begun: list[Any], flags: dict[str, Any]) -> None:
+    """Train on the folder's tasks into `out`, or go on where that was broken off."""
+    data = ["--data", folder / "tasks" / "train.jsonl", "--valid", folder / "tasks" / "valid.jsonl", "--out", folder / out]
     said = [part for name, value in flags.items() for part in (f"--{name}", value)]
     run(["train", *begun, *data, *said, *(["--resume"] if (folder / out).exists() else [])])
 
