@@ -178,7 +178,7 @@ def draw(pyplot: Any, report: dict[str, Any], path: Path) -> None:
             known = {at: row[name][str(k)] for at, row in rows.items() if str(k) in row[name]}
             orders.plot(list(known), list(known.values()), style, label=f"{name}@{k}")
     orders.set(xlabel="temperature", ylabel="autoregressiveness")
-    orders.legend(fontsize=7, ncols=2)
+    orders.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)  # on no line
     sure.plot(range(1, len(report["sink"]) + 1), report["sink"])
     sure.set(xlabel="tokens from the prompt", ylabel="first forward's confidence")
     for axes in (passes, orders, sure):
