@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from random import Random
 
 import pytest
 
@@ -13,15 +12,15 @@ from mlx_diffucoder.errors import TaskError
 from mlx_diffucoder.evaluation.execute import Limits, run_program
 from mlx_diffucoder.evaluation.tasks import read_tasks
 from mlx_diffucoder.training.maker import tasks
-from mlx_diffucoder.training.maker.__main__ import wide
+from mlx_diffucoder.training.maker.__main__ import wide_tasks
 from mlx_diffucoder.training.maker.arguments import arguments, copied, named, names
 from mlx_diffucoder.training.maker.catalogue import CLASSIC_SINGLES, FAMILIES, GRIDS, SINGLES, WIDE, compositions, digest, unseen
 from mlx_diffucoder.training.maker.counting import CLASSIC, CLASSIC_UNSEEN
 from mlx_diffucoder.training.maker.drawing import kept_out, nest
-from mlx_diffucoder.training.maker.family import BLANK, PLAIN, Draft, Picked, around, filled
+from mlx_diffucoder.training.maker.family import BLANK, PLAIN, Draft, Drawer, Picked, around, filled
 from mlx_diffucoder.training.maker.grid import Grid
 from mlx_diffucoder.training.maker.making import make, name
-from mlx_diffucoder.training.maker.single import OUTER, Single
+from mlx_diffucoder.training.maker.single import MORE_OUTER, OUTER, Single
 
 ROOT = Path(__file__).parents[1]
 FUNCTIONS = ROOT / "bench" / "tasks" / "functions.jsonl"
@@ -50,7 +49,7 @@ def test_there_are_far_more_than_sixty_families_and_no_two_share_a_name():
 
 @pytest.mark.parametrize("family", SINGLES, ids=named_after)
 def test_every_way_of_writing_a_single_family_agrees_with_what_it_means(family):
-    random = Random(family.name)
+    random = Drawer(family.name)
     for code in family.code:
         for _ in range(8):
             given, blanks = names(random, family.takes), [random.choice(family.blanks)] if family.blanks else []
@@ -72,7 +71,7 @@ def test_every_wording_and_code_speaks_of_all_arguments_and_of_its_blank_alone(f
 
 @pytest.mark.parametrize("family", FAMILIES, ids=named_after)
 def test_compositions_of_every_family_pass_their_own_tests(family):
-    random = Random(family.name)
+    random = Drawer(family.name)
     for composition in random.sample(family.compositions, min(30, len(family.compositions))):
         made = make(name(random, family.draw(random, composition)), seen=True, tests=4)  # raises where it does not pass
         assert not BLANK.search(made.prompt.replace("I need", "")) and "*" not in made.prompt, made.prompt
@@ -80,7 +79,7 @@ def test_compositions_of_every_family_pass_their_own_tests(family):
 
 @pytest.mark.parametrize("family", GRIDS, ids=named_after)
 def test_every_way_of_writing_a_composition_agrees_with_what_it_means(family):
-    random = Random(family.name)
+    random = Drawer(family.name)
     for composition in random.sample(family.compositions, 8):
         for draft in [family.draw(random, composition) for _ in range(6)]:
             given = names(random, draft.takes)
@@ -107,7 +106,7 @@ def test_a_family_whose_code_is_wrong_is_not_made():
         family="x", composition=PLAIN, says="X plus one", bodies=("return X + 2",), takes=("int",), means=lambda n: n + 1
     )
     with pytest.raises(TaskError, match=r"family x: .* fails its own tests"):
-        make(name(Random(0), wrong), seen=True, tests=3)
+        make(name(Drawer(0), wrong), seen=True, tests=3)
 
 
 def test_an_outer_operation_goes_around_every_return_and_constants_are_worked_out():
@@ -123,7 +122,7 @@ ELEMENTS = {"ints": int, "words": str, "rows": list}
 
 @pytest.mark.parametrize("family", FAMILIES, ids=named_after)
 def test_the_kind_of_a_compositions_value_is_what_it_returns(family):
-    random = Random(family.name)
+    random = Drawer(family.name)
     for composition in family.compositions:
         if kind := KINDS.get(family.value(composition)):
             draft = family.draw(random, composition)
@@ -133,28 +132,31 @@ def test_the_kind_of_a_compositions_value_is_what_it_returns(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=named_after)
-def test_what_an_operation_more_is_put_around_passes_its_own_tests_and_none_is_unseen_of_its_family(family):
-    random = Random(family.name)
+def test_what_an_operation_more_is_put_around_passes_its_own_tests_and_none_unseen_of_its_family_stands_right_around_it(family):
+    random = Drawer(family.name)
     for composition in random.sample(compositions(family, seen=True), min(6, len(compositions(family, seen=True)))):
         inner = family.draw(random, composition)
         outer = nest(random, family, inner)
         assert outer.composition == composition
-        if composition == PLAIN or family.value(composition) not in OUTER:
+        kind = family.value(composition)
+        if kind not in (MORE_OUTER if composition == PLAIN else OUTER):
             assert outer is inner
         else:
-            assert 1 <= len(outer.nested) == len(set(outer.nested))
-            assert not {(name_of,) for name_of in outer.nested} & unseen(family)
+            assert 1 <= len(outer.nested) == len({*outer.nested} - {*composition})
+            if composition == PLAIN:
+                assert (
+                    outer.nested[0] in {part.name for part in MORE_OUTER[kind]} and (outer.nested[0],) not in family.compositions
+                )
             made = make(name(random, outer), seen=True, tests=4)  # raises where it does not pass
             assert not BLANK.search(made.prompt.replace("I need", "")) and "*" not in made.prompt, made.prompt
 
 
 def test_operations_are_worded_so_that_it_is_plain_what_is_inside():
     family = next(one for one in SINGLES if one.name == "vowels")
-    nested = {nest(Random(seed), family, family.draw(Random(seed), ("twice",))).says for seed in range(200)}
+    nested = {nest(Drawer(seed), family, family.draw(Drawer(seed), ("twice",))).says for seed in range(400)}
     assert "the square of (twice the number of vowels in X)" in nested
-    assert "'yes' if (twice the number of vowels in X) is even and 'no' otherwise" not in nested  # nothing unseen of it comes in
-    even = family.draw(Random(0), ("even",))
-    said = {nest(Random(seed), family, even).says for seed in range(50)}
+    even = family.draw(Drawer(0), ("even",))
+    said = {nest(Drawer(seed), family, even).says for seed in range(50)}
     assert any(re.fullmatch(r"1 if the (number|count) of vowels in X is even and 0 otherwise", one) for one in said), said
 
 
@@ -163,6 +165,25 @@ def test_a_share_of_training_has_an_operation_more_and_none_where_none_is_asked_
         return sum(task.prompt.count(" (") > 1 or task.solution.count("(") > 5 for task in tasks(1500, 0, "train", nested=share))
 
     assert deep(0.6) > deep(0.3) > deep(0)
+
+
+def test_training_alone_is_filled_with_numbers_letters_and_names_that_evaluations_do_not_have():
+    def filled_with(made, pattern):
+        return {found for task in made for found in re.findall(pattern, task.prompt)}
+
+    usual, wider = (list(tasks(2500, 0, "train", nested=0, wide=wide)) for wide in (False, True))
+    judged = [*tasks(400, 0, "unseen"), *tasks(400, 0, "seen")]
+    above = r"(?:greater|bigger) than (\d+)"
+    assert max(map(int, filled_with(wider, above))) > 90 > 20 >= max(map(int, filled_with(judged, above)))
+    argument = r"argument is (\w+)"
+    assert len(filled_with(wider, argument)) > 2 * len(filled_with(usual, argument))
+    assert filled_with(judged, argument) <= filled_with(usual, argument)
+
+
+def test_no_operation_that_only_training_has_is_one_of_the_evaluations_in_other_words():
+    for kind, parts in MORE_OUTER.items():
+        assert not {part.name for part in parts} & {part.name for part in OUTER[kind]}
+        assert not {part.code for part in parts} & {part.code for part in OUTER[kind]}
 
 
 def test_about_a_sixth_of_every_familys_compositions_is_unseen_and_no_part_is_only_there():
@@ -186,7 +207,7 @@ def test_every_outer_operation_is_seen_on_most_families_that_have_it():
 def test_the_unseen_compositions_of_the_task_file_are_those_of_the_classic_grid():
     """Word for word: what the classic grid says of an unseen composition, no other family says."""
     assert len(CLASSIC_UNSEEN) == 39 and set(CLASSIC.compositions) >= CLASSIC_UNSEEN
-    random, said = Random(0), {True: set(), False: set()}
+    random, said = Drawer(0), {True: set(), False: set()}
     for composition in CLASSIC.compositions:
         for _ in range(60):
             says = CLASSIC.draw(random, composition).says
@@ -251,7 +272,7 @@ def test_what_cannot_be_made_is_said():
 
 
 def test_the_committed_wide_tasks_are_what_the_maker_makes():
-    rows = [task.row(f"wide/{number}") for number, task in enumerate(wide(0))]
+    rows = [task.row(f"wide/{number}") for number, task in enumerate(wide_tasks(0))]
     assert rows_of(COMMITTED) == rows
     assert [row["split"] for row in rows].count("unseen") == 200 and len(rows) == 300
     assert not {row["family"] for row in rows} & {CLASSIC.name}

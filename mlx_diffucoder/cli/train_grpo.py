@@ -33,6 +33,7 @@ OF_SFT = (
     "least_t",
     "prefixes",
     "padding",
+    "smoothing",
     "skip_long",
 )
 """Parameters that mean nothing to coupled-grpo: its canvases are those of its answers, and two forwards of the same

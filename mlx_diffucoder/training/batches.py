@@ -71,6 +71,7 @@ class Drawing:
         prefixes: share of the answers that are masked from a place on.
         padding: share of the answers whose padding is masked with a probability of its own.
         objective: `masked`, `causal` or `mixed`, see `objective.py`.
+        smoothing: how much of a target is spread over all tokens, far behind what is shown.
     """
 
     size: int
@@ -82,6 +83,7 @@ class Drawing:
     prefixes: float = 0.0
     padding: float = 0.0
     objective: str = "masked"
+    smoothing: float = 0.0
 
 
 class Batches:
@@ -127,7 +129,7 @@ class Batches:
             if answer and self._drawing.padding and rng.random() < self._drawing.padding:
                 (own,) = timesteps(rng, 1, self._drawing.least_t)
                 masked[row, end:], weights[row, end:] = rng.random(length - end) < own, 1 / own
-        return Noised.of(tokens, masked, weights / count, self._mask_id)
+        return Noised.of(tokens, masked, weights / count, self._mask_id, self._drawing.smoothing)
 
     def _causal(self, number: int) -> bool:
         return self._drawing.objective == "causal" or (self._drawing.objective == "mixed" and number % 2 == 1)

@@ -71,7 +71,7 @@ class Job:
         batches = Batches(self.data.train.kept, self.learner.tokenizer, self._drawing)
         evaluate = None
         if self.data.valid is not None:
-            drawing = self._drawing
+            drawing = replace(self._drawing, smoothing=0.0)  # losses of runs are comparable
             if drawing.objective == "mixed":  # what it is to end as
                 drawing = replace(drawing, objective="masked")
             evaluate = validation(Batches(self.data.valid.kept, self.learner.tokenizer, drawing))
@@ -123,6 +123,7 @@ class Job:
             prefixes=settings.prefixes,
             padding=settings.padding,
             objective=settings.objective,
+            smoothing=settings.smoothing,
         )
 
 

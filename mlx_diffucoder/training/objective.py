@@ -15,6 +15,10 @@ denoising.
 A canvas can be masked from a place on, too, as writing from the left leaves it. What it says of tokens far behind that place
 is little; so theirs counts less, by the geometric distribution that Dream weighs tokens by (context-adaptive noise
 rescheduling, arXiv 2508.15487, section 3).
+
+What a model says far behind all that is shown it is too sure of, where the whole was never met; a decoder that commits the
+surest token first begins there. Targets there can be smoothed (label smoothing: arXiv 1512.00567, section 7), the more the
+farther they are.
 """
 
 from dataclasses import dataclass, field, replace
@@ -30,6 +34,7 @@ from .recompute import cross_entropies
 LEAST_T = 1e-3
 """Where the reference's timesteps end; 1/t without an end has no finite variance."""
 NEAR = 0.3  # the geometric distribution's p: the share that the first token behind a prefix has of the loss
+SOON = 0.5  # of what of the smoothing is not there yet, each further mask in between leaves so much
 ROWS = 64  # rows are filled up to a multiple of this, so that few shapes are met
 
 
@@ -43,6 +48,7 @@ class Noised:
         targets: int32 `[M]`, the ids that stood there.
         weights: float32 `[M]`, what the loss of each counts; 0 for rows that only fill up.
         seen: bool, what each row attends to: `[L, L]`, or `[B, 1, L, L]`; of size 0 where that is everything.
+        spread: float32 `[M]`, the share of each target that is spread over all tokens; of size 0 where none is.
     """
 
     tokens: NDArray[np.int32]
@@ -50,17 +56,30 @@ class Noised:
     targets: NDArray[np.int32]
     weights: NDArray[np.float32]
     seen: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
+    spread: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     @classmethod
-    def of(cls, tokens: NDArray[np.int32], masked: NDArray[np.bool_], weights: NDArray[np.float64], mask_id: int) -> Self:
+    def of(
+        cls,
+        tokens: NDArray[np.int32],
+        masked: NDArray[np.bool_],
+        weights: NDArray[np.float64],
+        mask_id: int,
+        smoothing: float = 0.0,
+    ) -> Self:
         """Canvases with their masks put on.
 
         Args:
             tokens: `[B, L]`, with nothing masked.
             masked: `[B, L]`; the first column is never, for no row predicts it.
             weights: `[B, L]`, what the loss of a masked token counts.
+            smoothing: how much of a target is spread where many masks stand before it; nothing behind a shown token.
         """
-        return cls._asking(np.where(masked, np.int32(mask_id), tokens), tokens, masked, weights)
+        asking = cls._asking(np.where(masked, np.int32(mask_id), tokens), tokens, masked, weights)
+        if not smoothing:
+            return asking
+        spread = smoothing * (1 - SOON ** (_since_shown(masked) - 1.0))[masked]
+        return replace(asking, spread=np.pad(spread, (0, len(asking.rows) - len(spread))).astype(np.float32))
 
     @classmethod
     def left_to_right(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], count: int) -> Self:
@@ -98,7 +117,13 @@ class Noised:
 
     def arrays(self) -> tuple[mx.array, ...]:
         """What `loss` takes after the model."""
-        return tuple(mx.array(one) for one in (self.tokens, self.rows, self.targets, self.weights, self.seen))
+        return tuple(mx.array(one) for one in (self.tokens, self.rows, self.targets, self.weights, self.seen, self.spread))
+
+
+def _since_shown(masked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """`[B, L]`, how far the last token that is not masked is to the left; 0 for itself."""
+    places = np.broadcast_to(np.arange(masked.shape[1]), masked.shape)
+    return places - np.maximum.accumulate(np.where(masked, 0, places), axis=1)
 
 
 def _before(length: int) -> NDArray[np.bool_]:
@@ -130,14 +155,23 @@ def mask_from(place: int, count: int, length: int) -> tuple[NDArray[np.bool_], N
     return behind >= 0, count * NEAR * (1 - NEAR) ** np.maximum(behind, 0.0)
 
 
-def loss(model: Dream, tokens: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, seen: mx.array) -> mx.array:
+def loss(
+    model: Dream,
+    tokens: mx.array,
+    rows: mx.array,
+    targets: mx.array,
+    weights: mx.array,
+    seen: mx.array,
+    spread: mx.array,
+) -> mx.array:
     """The weighted sum of the cross-entropies of what is asked for; arguments as in `Noised`.
 
     Only the rows that are read go through `lm_head`.
 
     Args:
         seen: bool `[L, L]` or `[B, 1, L, L]`, what each row attends to; of size 0 where that is everything.
+        spread: `[M]`, or of size 0.
     """
     hidden = model.model(tokens, 0, seen if seen.size else None, None)  # [B, L, D]
     read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [M, D]
-    return (weights * cross_entropies(model, read, targets)).sum()
+    return (weights * cross_entropies(model, read, targets, spread)).sum()

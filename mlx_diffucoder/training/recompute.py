@@ -49,10 +49,13 @@ def computed_once(model: Dream) -> Iterator[None]:
             recompute_layers(model)
 
 
-def cross_entropies(model: Dream, rows: mx.array, targets: mx.array) -> mx.array:
+def cross_entropies(model: Dream, rows: mx.array, targets: mx.array, spread: mx.array | None = None) -> mx.array:
     """`[M]`, those of what the layers put out, `rows` `[M, D]`, with the ids `targets` `[M]`.
 
     Where the layers are `Recomputed`, so is the head, `HEAD_ROWS` at a time.
+
+    Args:
+        spread: `[M]`, the share of each target that is spread over all tokens; none, or of size 0, where nothing is.
     """
 
     head: list[nn.Module] = [model.model.norm]
@@ -63,7 +66,12 @@ def cross_entropies(model: Dream, rows: mx.array, targets: mx.array) -> mx.array
             for module, weights in zip(head, trained, strict=True):
                 module.update(weights)
             logits = model.logits(rows[None])[0].astype(mx.float32)  # [M, V]
-            return nn.losses.cross_entropy(logits, targets[start : start + size])
+            piece = slice(start, start + size)
+            plain = nn.losses.cross_entropy(logits, targets[piece])
+            if spread is None or not spread.size:
+                return plain
+            of_all = mx.logsumexp(logits, axis=-1) - logits.mean(axis=-1)  # the mean cross-entropy with every token
+            return plain + spread[piece] * (of_all - plain)
 
         computed = mx.checkpoint(forward) if recomputes(model) else forward
         return computed([module.trainable_parameters() for module in head], rows[start : start + size])

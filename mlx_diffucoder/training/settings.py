@@ -28,7 +28,7 @@ class TrainSettings:
         save_every, eval_every: in steps.
         patience: evaluations without a better loss after which the run ends; 0 never ends it.
         objective: `masked`; `causal`, left to right, which a model can be begun with; or `mixed`; see `objective.py`.
-        infill, canvas, least_t, prefixes, padding, seed: see `Drawing`.
+        infill, canvas, least_t, prefixes, padding, smoothing, seed: see `Drawing`.
     """
 
     steps: int
@@ -50,6 +50,7 @@ class TrainSettings:
     least_t: float = 1e-3
     prefixes: float = 0.0
     padding: float = 0.0
+    smoothing: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,6 +66,7 @@ class TrainSettings:
             ("infill", 0, 1),
             ("prefixes", 0, 1),
             ("padding", 0, 1),
+            ("smoothing", 0, 0.5),
             ("final", 0, 1),
             ("learning_rate", 1e-12, 1e3),
             ("clip", 1e-9, 1e9),
@@ -84,6 +86,8 @@ class TrainSettings:
             raise TrainError("prefixes is for the masked objective: left to right, every prefix is asked for", field="prefixes")
         if self.objective == "causal" and self.padding:
             raise TrainError("padding is for the masked objective: left to right, there is none to learn", field="padding")
+        if self.objective == "causal" and self.smoothing:
+            raise TrainError("smoothing is for the masked objective: left to right, nothing is far", field="smoothing")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: a linear rise, then half a cosine."""

@@ -80,6 +80,26 @@ def test_behind_a_prefix_all_is_masked_and_the_losses_count_less_the_farther_the
     assert weights[masked].sum() == pytest.approx(8, rel=1e-4)
 
 
+def test_smoothing_spreads_targets_over_all_tokens_the_more_the_more_masks_stand_before_them():
+    model = small_model()
+    mask, vocabulary = model.config.mask_token_id, model.config.vocab_size
+    tokens = np.random.default_rng(0).integers(5, vocabulary, (2, 10)).astype(np.int32)
+    masked = np.zeros((2, 10), dtype=bool)
+    masked[0, 4:8] = masked[1, 2] = masked[1, 8:] = True
+    spread = {(0, 4): 0.0, (0, 5): 0.1, (0, 6): 0.15, (0, 7): 0.175, (1, 2): 0.0, (1, 8): 0.0, (1, 9): 0.1}
+    expected = 0.0
+    for (row, place), share in spread.items():
+        canvas = np.where(masked[row], mask, tokens[row])
+        read = np.array(model(mx.array(canvas[None])))[0, place - 1].astype(np.float64)
+        entropies = np.log(np.exp(read).sum()) - read
+        expected += (1 - share) * entropies[tokens[row, place]] + share * entropies.mean()
+    batch = Noised.of(tokens, masked, np.ones(tokens.shape), mask, smoothing=0.2)
+    assert float(loss(model, *batch.arrays())) == pytest.approx(expected, rel=1e-5)
+    recompute_layers(model)
+    assert float(loss(model, *batch.arrays())) == pytest.approx(expected, rel=1e-5)
+    assert Noised.of(tokens, masked, np.ones(tokens.shape), mask).spread.size == 0
+
+
 def test_the_gradient_agrees_with_finite_differences():
     model = small_model()
     *_, batch = noised(model)
@@ -114,9 +134,9 @@ def test_rows_that_fill_up_weigh_nothing():
     real = int((batch.weights > 0).sum())
     assert len(batch.rows) % 64 == 0
     assert (batch.weights[real:] == 0).all()
-    tokens, rows, targets, weights, seen = batch.arrays()
-    assert float(loss(model, tokens, rows[:real], targets[:real], weights[:real], seen)) == pytest.approx(
-        float(loss(model, tokens, rows, targets, weights, seen)), rel=1e-6
+    tokens, rows, targets, weights, *others = batch.arrays()
+    assert float(loss(model, tokens, rows[:real], targets[:real], weights[:real], *others)) == pytest.approx(
+        float(loss(model, tokens, rows, targets, weights, *others)), rel=1e-6
     )
 
 

@@ -216,6 +216,7 @@ def test_two_runs_at_once_in_one_folder_are_one_run_and_one_error(tmp_path, rows
         ("infill", 1.5),
         ("prefixes", 1.5),
         ("padding", -0.1),
+        ("smoothing", 0.9),
         ("learning_rate", math.nan),
         ("learning_rate", math.inf),
         ("canvas", "wide"),
@@ -230,7 +231,7 @@ def test_settings_that_cannot_work_are_refused_by_the_fields_name(field, value):
     assert refused.value.field == field
 
 
-@pytest.mark.parametrize("field", ["infill", "prefixes", "padding"])
+@pytest.mark.parametrize("field", ["infill", "prefixes", "padding", "smoothing"])
 def test_what_masks_is_refused_where_nothing_is_masked(field):
     with pytest.raises(TrainError, match=f"^{field} is for the masked objective") as refused:
         TrainSettings(steps=1, objective="causal", **{field: 0.1})

@@ -42,15 +42,17 @@ def main() -> None:
         default=NESTED_SHARE,
         help="the share of the others in train and valid with an operation more, where one can be had [%(default)s]",
     )
+    parser.add_argument(
+        "--narrow",
+        action="store_true",
+        help="train and valid with the numbers, letters and names that evaluations have, no others",
+    )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     given = parser.parse_args()
     sizes = {"train": given.train, "valid": given.valid, "seen": given.evaluate, "unseen": given.evaluate}
+    drawn = {"classic": given.classic, "nested": given.nested, "wide": not given.narrow}
     try:
-        print(
-            json.dumps(
-                write(given.folder, sizes, given.seed, classic=given.classic, nested=given.nested, force=given.force), indent=1
-            )
-        )
+        print(json.dumps(write(given.folder, sizes, given.seed, **drawn, force=given.force), indent=1))
     except DiffucoderError as error:
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(1) from None
@@ -71,6 +73,7 @@ def write(
     *,
     classic: float = CLASSIC_SHARE,
     nested: float = NESTED_SHARE,
+    wide: bool = True,
     force: bool = False,
 ) -> dict[str, dict[str, int]]:
     """Write the files and return how many tasks of each family they hold.
@@ -87,8 +90,8 @@ def write(
     parts = {name: folder / f".{name}.jsonl.part" for name in names}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        made = {name: tasks(size, seed, name, classic=classic, nested=nested) for name, size in sizes.items()} | {
-            "wide": wide(seed)
+        made = {name: tasks(size, seed, name, classic=classic, nested=nested, wide=wide) for name, size in sizes.items()} | {
+            "wide": wide_tasks(seed)
         }
         counts = {name: _write(part, name, made[name], sizes.get(name, sum(WIDE.values()))) for name, part in parts.items()}
         for name, part in parts.items():
@@ -112,7 +115,7 @@ def _write(path: Path, name: str, made: Iterator[Made], size: int) -> dict[str, 
     return dict(sorted(families.items()))
 
 
-def wide(seed: int) -> Iterator[Made]:
+def wide_tasks(seed: int) -> Iterator[Made]:
     """The evaluation of the wide families alone: mostly compositions that training never sees."""
     return chain.from_iterable(tasks(count, seed, split, only_wide=True) for split, count in WIDE.items())
 

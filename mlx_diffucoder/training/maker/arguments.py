@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from .family import Drawer
+
 LETTERS = "abcdefgiostuxyz"
 DICTIONARY = """
 a apple at be bird boat book cat city cloud dog door egg fish fox garden go green house ice idea in it jam key lamp level
@@ -95,6 +97,15 @@ NUMBERS = ("nums", "numbers", "values", "items", "xs")
 STRINGS = ("words", "names", "strings", "texts")
 TABLE = ("d", "data", "table", "counts")
 ROWS = ("rows", "lists", "groups", "matrix")
+# Names that only training uses; none is a variable of a body's own.
+WIDE = {
+    NUMBER: ("number", "size", "y", "z", "p", "q", "amount", "width", "age", "level", "price", "score", "year", "height", "u"),
+    TEXT: ("string", "txt", "sentence", "phrase", "message", "title", "letters", "source", "query", "name", "label", "st", "z"),
+    NUMBERS: ("lst", "arr", "seq", "data", "list1", "elements", "scores", "prices", "ages", "points", "sizes", "ys", "series"),
+    STRINGS: ("lines", "tokens", "labels", "titles", "cities", "parts", "strs", "entries", "phrases", "lst", "arr"),
+    TABLE: ("dct", "mapping", "scores", "prices", "stock", "ages", "record", "lookup", "info", "m", "points", "sizes"),
+    ROWS: ("grid", "table", "blocks", "lines", "parts", "nested", "cells", "board"),
+}
 
 KINDS: dict[str, Kind] = {
     "int": Kind(NUMBER, lambda random: random.randint(-40, 60)),
@@ -144,10 +155,14 @@ SECOND: dict[str, tuple[str, ...]] = {
 }
 
 
-def names(random: Random, takes: tuple[str, ...]) -> tuple[str, ...]:
+def names(random: Drawer, takes: tuple[str, ...]) -> tuple[str, ...]:
     """Names for a function's arguments, in their order."""
-    first = random.choice(KINDS[takes[0]].names)
-    return (first, *(random.choice([name for name in SECOND[kind] if name != first]) for kind in takes[1:]))
+    first = random.choice(_names(random, takes[0], KINDS[takes[0]].names))
+    return (first, *(random.choice([name for name in _names(random, kind, SECOND[kind]) if name != first]) for kind in takes[1:]))
+
+
+def _names(random: Drawer, kind: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+    return WIDE[KINDS[kind].names] if kind in KINDS and KINDS[kind].names in WIDE and random.widely() else usual
 
 
 def arguments(random: Random, takes: tuple[str, ...], near: Sequence[int] = ()) -> tuple[Any, ...]:

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from random import Random
 
 from ...errors import TaskError
-from .catalogue import CLASSIC_SINGLES, GRIDS, SINGLES, WIDE, compositions, digest, unseen
+from .catalogue import CLASSIC_SINGLES, GRIDS, SINGLES, WIDE, compositions, digest
 from .counting import CLASSIC
-from .family import PLAIN, Composition, Draft, Family
-from .making import Made, make, name
-from .single import OUTER, Single, enclosed
+from .family import PLAIN, Composition, Draft, Drawer, Family, Part
+from .making import Made, Untestable, make, name
+from .single import MORE_OUTER, OUTER, Single, enclosed
 
 # How many tests a task of each split has.
 SPLITS = {"train": 5, "valid": 5, "seen": 10, "unseen": 10}
@@ -19,20 +18,28 @@ CLASSIC_SHARE = 0.34  # of what is trained on
 CLASSIC_GRID_SHARE = 0.75  # of that
 GRID_SHARE = 0.3  # of the rest
 PLAIN_SHARE = 0.4  # of the tasks of a single family
-NESTED_SHARE = 0.6  # of those of the rest that can have one outer operation more
-NO_DEEPER = 0.7  # how often what is nested is left at that
+NESTED_SHARE = 0.5  # of those of the rest that can have one outer operation more
+NO_DEEPER = 0.85  # how often what is nested is left at that
 HELD = 50  # one prompt in so many is for `seen`, another for `valid`
 KEPT_OUT = Path(__file__).with_name("kept_out.txt")
 PATIENCE = 20_000  # draws in a row that gave nothing new
 
 
 def tasks(
-    count: int, seed: int, split: str, *, classic: float = CLASSIC_SHARE, nested: float = NESTED_SHARE, only_wide: bool = False
+    count: int,
+    seed: int,
+    split: str,
+    *,
+    classic: float = CLASSIC_SHARE,
+    nested: float = NESTED_SHARE,
+    wide: bool = True,
+    only_wide: bool = False,
 ) -> Iterator[Made]:
     """`count` tasks of a split, no prompt twice; the same for the same arguments.
 
     `train` and `valid` are drawn by weight, `classic` of them in the language of the first pocket model's tasks, and `nested` of
-    the others that can be inside another operation are;
+    the others that can be inside another operation are; half of their numbers, letters and names are none that evaluations have,
+    where `wide`;
     `seen` and `unseen` are balanced over families (with `only_wide` without that language). Whatever the seeds, no prompt of
     one split comes out of another.
 
@@ -45,20 +52,23 @@ def tasks(
         raise TaskError(f"classic must be from 0 to 1, not {classic}")
     if not 0 <= nested <= 1:
         raise TaskError(f"nested must be from 0 to 1, not {nested}")
-    random, known, barren = Random(f"{seed} {split}"), set[int](), 0
-    draws = (
-        _weighted(random, classic, nested)
-        if split in ("train", "valid")
-        else _balanced(random, seen=split == "seen", only_wide=only_wide)
-    )
+    trained = split in ("train", "valid")
+    random, known, barren = Drawer(f"{seed} {split}", wide=trained and wide), set[int](), 0
+    draws = _weighted(random, classic, nested) if trained else _balanced(random, seen=split == "seen", only_wide=only_wide)
     while len(known) < count:
         draft, is_classic = next(draws)
         named = name(random, draft, classic=is_classic)
         key = digest(named.prompt)
         if key not in known and key not in kept_out() and split in ("unseen", set_of(key)):
+            try:
+                made = make(named, seen=split != "unseen", tests=SPLITS[split])
+            except Untestable:
+                if not (trained and wide):
+                    raise
+                continue  # a number that nothing is above, or the like
             known.add(key)
             barren = 0
-            yield make(named, seen=split != "unseen", tests=SPLITS[split])
+            yield made
         elif (barren := barren + 1) > PATIENCE:
             raise TaskError(f"only {len(known)} different tasks of split {split} could be made, not {count}")
 
@@ -74,7 +84,7 @@ def kept_out() -> frozenset[int]:
     return frozenset(int(line, 16) for line in KEPT_OUT.read_text().split())
 
 
-def _weighted(random: Random, classic: float, nested: float) -> Iterator[tuple[Draft, bool]]:
+def _weighted(random: Drawer, classic: float, nested: float) -> Iterator[tuple[Draft, bool]]:
     """Drafts of seen compositions, and whether they are worded as the first pocket model's tasks."""
     grids = (*GRIDS, CLASSIC) if nested else GRIDS
     while True:
@@ -89,16 +99,15 @@ def _weighted(random: Random, classic: float, nested: float) -> Iterator[tuple[D
             yield nest(random, family, draft) if nested and random.random() < nested else draft, False
 
 
-def nest(random: Random, family: Family, draft: Draft) -> Draft:
+def nest(random: Drawer, family: Family, draft: Draft) -> Draft:
     """The draft inside one outer operation more, or several: "the square of (twice the length of s)".
 
     A model that meets every family with its own few operations alone learns each pair by heart; what it cannot learn by heart
-    it must put together. None of the operations is one that is unseen of the family, whatever stands in between.
+    it must put together. An operation that is unseen of the family never stands right around it. Around another one it may:
+    never to be met together would be learnt as well.
     """
-    if draft.composition == PLAIN:
-        return draft  # the composition of one operation is the family's own
-    kind = family.value(draft.composition)
-    while outers := [one for one in OUTER.get(kind, ()) if (one.name,) not in unseen(family) and one.name not in draft.nested]:
+    kind, bare = family.value(draft.composition), draft.composition == PLAIN
+    while outers := _outers(kind, (*draft.composition, *draft.nested), bare=bare and not draft.nested):
         outer = random.choice(outers)
         draft = replace(enclosed(random, draft, kind, outer), nested=(*draft.nested, outer.name))
         kind = outer.gives
@@ -107,17 +116,23 @@ def nest(random: Random, family: Family, draft: Draft) -> Draft:
     return draft
 
 
-def _balanced(random: Random, *, seen: bool, only_wide: bool) -> Iterator[tuple[Draft, bool]]:
+def _outers(kind: str, met: tuple[str, ...], *, bare: bool) -> list[Part]:
+    """The operations that can stand around a value, none twice; those that only training has, where it is a family's own."""
+    every = (*(() if bare else OUTER.get(kind, ())), *MORE_OUTER.get(kind, ()))
+    return [one for one in every if one.name not in met]
+
+
+def _balanced(random: Drawer, *, seen: bool, only_wide: bool) -> Iterator[tuple[Draft, bool]]:
     families = [family for family in (WIDE if only_wide else (*WIDE, CLASSIC)) if compositions(family, seen=seen)]
     while True:
         random.shuffle(families)
         yield from ((_draft(random, family, seen=seen), family is CLASSIC) for family in families)
 
 
-def _draft(random: Random, family: Family, *, seen: bool) -> Draft:
+def _draft(random: Drawer, family: Family, *, seen: bool) -> Draft:
     return family.draw(random, _composition(random, family, seen=seen))
 
 
-def _composition(random: Random, family: Family, *, seen: bool) -> Composition:
+def _composition(random: Drawer, family: Family, *, seen: bool) -> Composition:
     choices = compositions(family, seen=seen)
     return PLAIN if seen and isinstance(family, Single) and random.random() < PLAIN_SHARE else random.choice(choices)

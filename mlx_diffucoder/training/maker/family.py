@@ -10,11 +10,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
+from string import ascii_lowercase
 from typing import Any, Protocol
 
 BLANK = re.compile(r"\b[CEKNVXY]\b")
+WIDELY = 0.5  # how often a wide drawer leaves what evaluations are made of
 Composition = tuple[str, ...]
 PLAIN: Composition = ("plain",)
+
+
+class Drawer(Random):
+    """A source of chance; a `wide` one fills blanks, and names, with more than evaluations use.
+
+    What stands in a few places only is learnt by heart there; what may be anything has to be copied.
+    """
+
+    def __init__(self, seed: int | str, *, wide: bool = False):
+        super().__init__(seed)
+        self._wide = wide
+
+    def widely(self) -> bool:
+        """Whether to leave the usual this time."""
+        return self._wide and self.random() < WIDELY
+
+    def blank(self, blanks: Sequence[int | str]) -> int | str:
+        """One of the blanks; or a number or a letter that is none of them, where they are numbers or letters."""
+        usual = self.choice(blanks)
+        if not self.widely():
+            return usual
+        if isinstance(usual, int):
+            return self.randint(2, 29 if max(map(int, blanks)) < 10 else 99)
+        return self.choice(ascii_lowercase) if all(len(str(one)) == 1 and str(one).isalpha() for one in blanks) else usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +74,7 @@ class Family(Protocol):
     def compositions(self) -> tuple[Composition, ...]: ...
     def __hash__(self) -> int: ...
     def value(self, composition: Composition) -> str: ...
-    def draw(self, random: Random, composition: Composition) -> Draft: ...
+    def draw(self, random: Drawer, composition: Composition) -> Draft: ...
 
 
 @dataclass(frozen=True)
@@ -79,11 +105,11 @@ class Part:
     blanks: Sequence[int | str] = ()
     gives: str = "int"
 
-    def pick(self, random: Random) -> Picked:
+    def pick(self, random: Drawer) -> Picked:
         says = random.choice(self.says)
         if not self.blanks:
             return Picked(says, self.code, self.means)
-        blank, means = random.choice(self.blanks), self.means
+        blank, means = random.blank(self.blanks), self.means
         return Picked(filled(says, blank=blank), filled(self.code, blank=blank), lambda value: means(value, blank))
 
 

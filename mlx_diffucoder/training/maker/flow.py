@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from random import Random
 from typing import Any
 
 from .conditions import (
@@ -27,7 +26,7 @@ from .conditions import (
     TOGETHER,
     number,
 )
-from .family import Composition, Draft, Part, filled
+from .family import Composition, Draft, Drawer, Part, filled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class Flow:
         """The kind of what a composition returns."""
         return self.gives
 
-    def draw(self, random: Random, composition: Composition) -> Draft:
+    def draw(self, random: Drawer, composition: Composition) -> Draft:
         chosen = [next(part for part in place if part.name == name) for place, name in zip(self.parts, composition, strict=True)]
         picked = [part.pick(random) for part in chosen]
         says = _placed(random.choice(self.says), [part.says.replace("*", self.about) for part in picked])

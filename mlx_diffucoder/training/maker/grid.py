@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from random import Random
 from typing import Any
 
-from .family import Composition, Draft, Part, filled
+from .family import Composition, Draft, Drawer, Part, filled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +171,7 @@ class Grid:
         )
         return tuple(one for one in every if one not in self.left_out)
 
-    def draw(self, random: Random, composition: Composition) -> Draft:
+    def draw(self, random: Drawer, composition: Composition) -> Draft:
         aggregate = next(one for one in self.aggregates if one.name == composition[0])
         mapped = next(one for one in self.maps if one.name == composition[1]).pick(random)
         kept = next(one for one in self.filters if one.name == composition[2]).pick(random)

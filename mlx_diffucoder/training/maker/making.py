@@ -9,11 +9,29 @@ from typing import Any
 from ...errors import TaskError
 from . import arguments
 from .counting import CLASSIC
-from .family import Composition, Draft
+from .family import Composition, Draft, Drawer
 
 NAMES = ("f", "func", "run", "solve", "compute", "calc", "process", "answer")
 TEXT_NAMES = (*NAMES, "convert", "transform")
-WIDE_NAMES = (*TEXT_NAMES, "find", "get", "make", "build")
+FOUND_NAMES = (*TEXT_NAMES, "find", "get", "make", "build")
+# Names that only training uses.
+WIDE_NAMES = (
+    "fn",
+    "g",
+    "h",
+    "helper",
+    "apply",
+    "main",
+    "task",
+    "work",
+    "produce",
+    "give",
+    "fetch",
+    "my_func",
+    "func1",
+    "do",
+    "go",
+)
 CLASSIC_FORMS = (
     "Write a function {} that returns {}.",
     "Write a Python function named {} that returns {}.",
@@ -23,6 +41,10 @@ CLASSIC_FORMS = (
 )
 FORMS = (*CLASSIC_FORMS, "Create a function {} that returns {}.", "Write {}, a function that returns {}.")
 IN_NAME = 0.68  # how often the arguments stand behind the function's name, not in a sentence of their own
+
+
+class Untestable(TaskError):
+    """No tests were found for a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +83,14 @@ class Named:
     solution: str
 
 
-def name(random: Random, draft: Draft, *, classic: bool = False) -> Named:
+def name(random: Drawer, draft: Draft, *, classic: bool = False) -> Named:
     """Choose names and a form for a draft; `classic` keeps to those of the first pocket model's tasks.
 
     Which way the function is written follows from the form of its instruction. Chance would teach a model that fills all
     places at once nothing but that it cannot know, before any token stands, which way the others begin.
     """
     given = arguments.names(random, draft.takes)
-    called = random.choice(_names(draft, classic))
+    called = random.choice(WIDE_NAMES if not classic and random.widely() else _names(draft, classic))
     form = random.choice(CLASSIC_FORMS if classic else FORMS)
     says, head = arguments.named(draft.says, given), f"{called}({', '.join(given)})"
     if random.random() < IN_NAME:
@@ -85,7 +107,8 @@ def make(named: Named, *, seen: bool, tests: int) -> Made:
     """The task, with tests drawn (the same for the same prompt) and the code run on them.
 
     Raises:
-        TaskError: the code fails the tests, or none could be made: a defect of the family.
+        Untestable: none could be made; where the blanks are those of the family, a defect of it.
+        TaskError: the code fails the tests: a defect of the family.
     """
     task = Made(
         family=named.draft.family,
@@ -102,7 +125,7 @@ def make(named: Named, *, seen: bool, tests: int) -> Made:
 
 def _names(draft: Draft, classic: bool) -> Sequence[str]:
     if not classic:
-        return WIDE_NAMES
+        return FOUND_NAMES
     return TEXT_NAMES if draft.takes[0] in arguments.TEXTS else NAMES
 
 
@@ -127,7 +150,7 @@ def _tests(random: Random, draft: Draft, count: int) -> str:
             known.append(call)
             found += 1
     if found < 2:
-        raise TaskError(f"family {draft.family}: no tests for {draft.says!r}")
+        raise Untestable(f"family {draft.family}: no tests for {draft.says!r}")
     # One of each answer, then a second of each, ...
     in_turn = sorted((turn, answer, call) for answer, calls in cases.items() for turn, call in enumerate(calls))
     return "\n".join(["def check(candidate):", *(f"    assert {call} == {answer}" for _, answer, call in in_turn[:count])]) + "\n"

@@ -4,10 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from random import Random
 from typing import Any
 
-from .family import PLAIN, Composition, Draft, Part, around, filled
+from .family import PLAIN, Composition, Draft, Drawer, Part, around, filled
 
 SMALL = tuple(range(2, 10))
 LETTER = tuple("abcdeiost")
@@ -137,6 +136,52 @@ OUTER: dict[str, tuple[Part, ...]] = {
         ),
     ),
 }
+# Operations that only training has around others, so that more pairs are met than are asked for.
+MORE_OUTER: dict[str, tuple[Part, ...]] = {
+    "int": (
+        Part(name="thrice", says=("three times E",), code="E * 3", means=lambda v: v * 3),
+        Part(name="cube", says=("the cube of E",), code="E ** 3", means=lambda v: v**3),
+        Part(name="half", says=("half of E, rounded down",), code="E // 2", means=lambda v: (v - v % 2) // 2),
+        Part(name="absolute", says=("the absolute value of E",), code="abs(E)", means=lambda v: max(v, -v)),
+        Part(name="odd", says=("whether E is odd",), code="E % 2 == 1", means=lambda v: v % 2 == 1, gives="bool"),
+        Part(
+            name="below",
+            says=("whether E is less than N",),
+            code="E < N",
+            means=lambda v, n: v < n,
+            blanks=SMALL,
+            gives="bool",
+        ),
+    ),
+    "bool": (
+        Part(name="sign", says=("1 if E and -1 otherwise",), code="1 if E else -1", means=lambda v: 1 if v else -1),
+        Part(
+            name="on",
+            says=("'on' if E and 'off' otherwise",),
+            code="'on' if E else 'off'",
+            means=lambda v: "on" if v else "off",
+            gives="str",
+        ),
+    ),
+    "str": (
+        Part(name="lower", says=("the lower case form of E",), code="E.lower()", means=str.lower, gives="str"),
+        Part(name="capitalized", says=("the capitalized form of E",), code="E.capitalize()", means=str.capitalize, gives="str"),
+        Part(name="words", says=("the number of words in E",), code="len(E.split())", means=lambda v: len(v.split())),
+        Part(name="ends", says=("whether E ends with C",), code="E.endswith(C)", means=str.endswith, blanks=LETTER, gives="bool"),
+        Part(name="holds", says=("whether E contains C",), code="C in E", means=lambda v, c: c in v, blanks=LETTER, gives="bool"),
+    ),
+    "ints": (
+        Part(name="distinct", says=("the number of distinct values in E",), code="len(set(E))", means=lambda v: len(set(v))),
+        Part(name="every other", says=("every second element of E",), code="E[::2]", means=lambda v: v[::2], gives="ints"),
+        Part(name="copies", says=("E repeated N times",), code="E * N", means=lambda v, n: v * n, blanks=SMALL, gives="ints"),
+        Part(name="occurrences", says=("the number of times N occurs in E",), code="E.count(N)", means=list.count, blanks=SMALL),
+    ),
+    "words": (
+        Part(name="distinct", says=("the number of distinct words in E",), code="len(set(E))", means=lambda v: len(set(v))),
+        Part(name="every other", says=("every second element of E",), code="E[::2]", means=lambda v: v[::2], gives="words"),
+    ),
+    "rows": (Part(name="every other", says=("every second element of E",), code="E[::2]", means=lambda v: v[::2], gives="rows"),),
+}
 OUTER["int table"] = OUTER["table"]
 OUTER["list table"] = OUTER["table"]
 TRUE = ("whether E", "whether E", "True if E", "True if E and False otherwise")
@@ -170,10 +215,10 @@ class Single:
     def compositions(self) -> tuple[Composition, ...]:
         return (PLAIN, *((outer.name,) for outer in OUTER.get(self.gives, ())))
 
-    def draw(self, random: Random, composition: Composition, *, classic: bool = False) -> Draft:
+    def draw(self, random: Drawer, composition: Composition, *, classic: bool = False) -> Draft:
         says, bodies, means = random.choice(self.says[: self.classic] if classic else self.says), self.code, self.means
         if self.blanks:
-            blank = random.choice(self.blanks)
+            blank = random.blank(self.blanks)
             says, means = filled(says, blank=blank), _last(means, blank)
             bodies = tuple(filled(body, blank=blank) for body in bodies)
         if composition != PLAIN:
@@ -188,7 +233,7 @@ class Single:
         return self.gives if composition == PLAIN else next(one.gives for one in OUTER[self.gives] if one.name == composition[0])
 
 
-def enclosed(random: Random, draft: Draft, gives: str, outer: Part) -> Draft:
+def enclosed(random: Drawer, draft: Draft, gives: str, outer: Part) -> Draft:
     """A draft inside an outer operation on its value, whose kind is `gives`."""
     picked, means = outer.pick(random), draft.means
     says = draft.says.removeprefix("whether ") if gives == "bool" else draft.says
