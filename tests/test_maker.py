@@ -171,7 +171,7 @@ def test_training_alone_is_filled_with_numbers_letters_and_names_that_evaluation
     def filled_with(made, pattern):
         return {found for task in made for found in re.findall(pattern, task.prompt)}
 
-    usual, wider = (list(tasks(2500, 0, "train", nested=0, wide=wide)) for wide in (False, True))
+    usual, wider = (list(tasks(2500, 0, "train", nested=0, wide=wide)) for wide in (0, 0.5))
     judged = [*tasks(400, 0, "unseen"), *tasks(400, 0, "seen")]
     above = r"(?:greater|bigger) than (\d+)"
     assert max(map(int, filled_with(wider, above))) > 90 > 20 >= max(map(int, filled_with(judged, above)))
@@ -269,6 +269,8 @@ def test_what_cannot_be_made_is_said():
         next(tasks(1, 0, "train", classic=2))
     with pytest.raises(TaskError, match="nested must be from 0 to 1"):
         next(tasks(1, 0, "train", nested=-1))
+    with pytest.raises(TaskError, match="wide must be from 0 to 1"):
+        next(tasks(1, 0, "train", wide=3))
 
 
 def test_the_committed_wide_tasks_are_what_the_maker_makes():

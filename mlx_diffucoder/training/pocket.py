@@ -91,7 +91,8 @@ def main(
     """Make a pocket model from nothing."""
     try:
         if not (folder / "tasks" / "train.jsonl").exists():
-            write(folder / "tasks", {"train": tasks, "valid": 1000, "seen": 200, "unseen": 200}, seed, nested=0, force=True)
+            sizes = {"train": tasks, "valid": 1000, "seen": 200, "unseen": 200}
+            write(folder / "tasks", sizes, seed, nested=0, wide=0, force=True)
         if not (folder / "start" / "config.json").exists():
             start(folder / "tasks" / "train.jsonl", folder / "start")
     except DiffucoderError as error:

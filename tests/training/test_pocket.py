@@ -77,6 +77,8 @@ def test_the_recipe_trains_in_four_stages_leaves_a_model_that_loads_and_is_done_
     assert tokenizer.vocabulary == begun.vocabulary
     assert model.config.vocab_size == VOCABULARY
     last, _ = load(tmp_path / "last", dtype="float32")
+    embedded, of_last = (one.model.embed_tokens.weight for one in (model, last))
+    assert mx.array_equal(embedded, of_last.astype(mx.float16).astype(mx.float32))  # no other stage's
     canvas = mx.array([[1, 2, 3, 4]])
     assert mx.allclose(model(canvas), SURENESS * last(canvas), atol=0.02)  # its weights are float16
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ...errors import DiffucoderError, TaskError
-from .drawing import CLASSIC_SHARE, NESTED_SHARE, tasks
+from .drawing import CLASSIC_SHARE, NESTED_SHARE, WIDE_SHARE, tasks
 from .making import Made
 
 WIDE = {"unseen": 200, "seen": 100}
@@ -43,14 +43,15 @@ def main() -> None:
         help="the share of the others in train and valid with an operation more, where one can be had [%(default)s]",
     )
     parser.add_argument(
-        "--narrow",
-        action="store_true",
-        help="train and valid with the numbers, letters and names that evaluations have, no others",
+        "--wide",
+        type=float,
+        default=WIDE_SHARE,
+        help="the share of numbers, letters and names in train and valid that are any, not those of evaluations [%(default)s]",
     )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     given = parser.parse_args()
     sizes = {"train": given.train, "valid": given.valid, "seen": given.evaluate, "unseen": given.evaluate}
-    drawn = {"classic": given.classic, "nested": given.nested, "wide": not given.narrow}
+    drawn = {"classic": given.classic, "nested": given.nested, "wide": given.wide}
     try:
         print(json.dumps(write(given.folder, sizes, given.seed, **drawn, force=given.force), indent=1))
     except DiffucoderError as error:
@@ -73,7 +74,7 @@ def write(
     *,
     classic: float = CLASSIC_SHARE,
     nested: float = NESTED_SHARE,
-    wide: bool = True,
+    wide: float = WIDE_SHARE,
     force: bool = False,
 ) -> dict[str, dict[str, int]]:
     """Write the files and return how many tasks of each family they hold.

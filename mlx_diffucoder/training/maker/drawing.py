@@ -19,6 +19,7 @@ CLASSIC_GRID_SHARE = 0.75  # of that
 GRID_SHARE = 0.3  # of the rest
 PLAIN_SHARE = 0.4  # of the tasks of a single family
 NESTED_SHARE = 0.5  # of those of the rest that can have one outer operation more
+WIDE_SHARE = 0.5  # of the numbers, letters and names in all of them
 NO_DEEPER = 0.85  # how often what is nested is left at that
 HELD = 50  # one prompt in so many is for `seen`, another for `valid`
 KEPT_OUT = Path(__file__).with_name("kept_out.txt")
@@ -32,14 +33,14 @@ def tasks(
     *,
     classic: float = CLASSIC_SHARE,
     nested: float = NESTED_SHARE,
-    wide: bool = True,
+    wide: float = WIDE_SHARE,
     only_wide: bool = False,
 ) -> Iterator[Made]:
     """`count` tasks of a split, no prompt twice; the same for the same arguments.
 
     `train` and `valid` are drawn by weight, `classic` of them in the language of the first pocket model's tasks, and `nested` of
-    the others that can be inside another operation are; half of their numbers, letters and names are none that evaluations have,
-    where `wide`;
+    the others that can be inside another operation are; `wide` of their numbers, letters and names are any, not those that
+    evaluations have;
     `seen` and `unseen` are balanced over families (with `only_wide` without that language). Whatever the seeds, no prompt of
     one split comes out of another.
 
@@ -52,8 +53,10 @@ def tasks(
         raise TaskError(f"classic must be from 0 to 1, not {classic}")
     if not 0 <= nested <= 1:
         raise TaskError(f"nested must be from 0 to 1, not {nested}")
+    if not 0 <= wide <= 1:
+        raise TaskError(f"wide must be from 0 to 1, not {wide}")
     trained = split in ("train", "valid")
-    random, known, barren = Drawer(f"{seed} {split}", wide=trained and wide), set[int](), 0
+    random, known, barren = Drawer(f"{seed} {split}", wide=wide if trained else 0.0), set[int](), 0
     draws = _weighted(random, classic, nested) if trained else _balanced(random, seen=split == "seen", only_wide=only_wide)
     while len(known) < count:
         draft, is_classic = next(draws)

@@ -14,24 +14,23 @@ from string import ascii_lowercase
 from typing import Any, Protocol
 
 BLANK = re.compile(r"\b[CEKNVXY]\b")
-WIDELY = 0.5  # how often a wide drawer leaves what evaluations are made of
 Composition = tuple[str, ...]
 PLAIN: Composition = ("plain",)
 
 
 class Drawer(Random):
-    """A source of chance; a `wide` one fills blanks, and names, with more than evaluations use.
+    """A source of chance; a share of the blanks and names, `wide`, is filled with more than evaluations use.
 
     What stands in a few places only is learnt by heart there; what may be anything has to be copied.
     """
 
-    def __init__(self, seed: int | str, *, wide: bool = False):
+    def __init__(self, seed: int | str, *, wide: float = 0.0):
         super().__init__(seed)
         self._wide = wide
 
     def widely(self) -> bool:
         """Whether to leave the usual this time."""
-        return self._wide and self.random() < WIDELY
+        return self._wide > 0 and self.random() < self._wide
 
     def blank(self, blanks: Sequence[int | str]) -> int | str:
         """One of the blanks; or a number or a letter that is none of them, where they are numbers or letters."""
