@@ -1,5 +1,6 @@
 """The task maker: every wording with every way of writing it, what is kept out of training, the files it writes."""
 
+import ast
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ from mlx_diffucoder.evaluation.execute import Limits, run_program
 from mlx_diffucoder.evaluation.tasks import read_tasks
 from mlx_diffucoder.training.maker import tasks
 from mlx_diffucoder.training.maker.__main__ import wide_tasks
-from mlx_diffucoder.training.maker.arguments import arguments, copied, named, names
+from mlx_diffucoder.training.maker.arguments import WIDE_NAMES, arguments, copied, named, names
 from mlx_diffucoder.training.maker.catalogue import CLASSIC_SINGLES, FAMILIES, GRIDS, SINGLES, WIDE, compositions, digest, unseen
 from mlx_diffucoder.training.maker.counting import CLASSIC, CLASSIC_UNSEEN
 from mlx_diffucoder.training.maker.drawing import kept_out, nest
@@ -178,6 +179,19 @@ def test_training_alone_is_filled_with_numbers_letters_and_names_that_evaluation
     argument = r"argument is (\w+)"
     assert len(filled_with(wider, argument)) > 2 * len(filled_with(usual, argument))
     assert filled_with(judged, argument) <= filled_with(usual, argument)
+
+
+def test_no_name_that_only_training_has_is_a_variable_of_a_bodys_own():
+    random = Drawer(0)
+    bodies = [body for family in FAMILIES for one in family.compositions for body in family.draw(random, one).bodies]
+    own = {
+        node.id
+        for body in bodies
+        for node in ast.walk(ast.parse("def f():\n    " + body.replace("\n", "\n    ")))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    assert {"total", "x", "w"} <= own
+    assert not own & {name_of for names_of in WIDE_NAMES.values() for name_of in names_of}
 
 
 def test_no_operation_that_only_training_has_is_one_of_the_evaluations_in_other_words():

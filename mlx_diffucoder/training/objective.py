@@ -34,7 +34,7 @@ from .recompute import cross_entropies
 LEAST_T = 1e-3
 """Where the reference's timesteps end; 1/t without an end has no finite variance."""
 NEAR = 0.3  # the geometric distribution's p: the share that the first token behind a prefix has of the loss
-SOON = 0.5  # of what of the smoothing is not there yet, each further mask in between leaves so much
+SOON = 0.5  # each further mask before a target brings its smoothing so much of the way to the full one
 ROWS = 64  # rows are filled up to a multiple of this, so that few shapes are met
 
 
@@ -78,7 +78,7 @@ class Noised:
         asking = cls._asking(np.where(masked, np.int32(mask_id), tokens), tokens, masked, weights)
         if not smoothing:
             return asking
-        spread = smoothing * (1 - SOON ** (_since_shown(masked) - 1.0))[masked]
+        spread = smoothing * (1 - (1 - SOON) ** (_since_shown(masked) - 1.0))[masked]
         return replace(asking, spread=np.pad(spread, (0, len(asking.rows) - len(spread))).astype(np.float32))
 
     @classmethod

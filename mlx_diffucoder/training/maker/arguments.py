@@ -98,7 +98,7 @@ STRINGS = ("words", "names", "strings", "texts")
 TABLE = ("d", "data", "table", "counts")
 ROWS = ("rows", "lists", "groups", "matrix")
 # Names that only training uses; none is a variable of a body's own.
-WIDE = {
+WIDE_NAMES = {
     NUMBER: ("number", "size", "y", "z", "p", "q", "amount", "width", "age", "level", "price", "score", "year", "height", "u"),
     TEXT: ("string", "txt", "sentence", "phrase", "message", "title", "letters", "source", "query", "name", "label", "st", "z"),
     NUMBERS: ("lst", "arr", "seq", "data", "list1", "elements", "scores", "prices", "ages", "points", "sizes", "ys", "series"),
@@ -162,7 +162,7 @@ def names(random: Drawer, takes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _names(random: Drawer, kind: str, usual: tuple[str, ...]) -> tuple[str, ...]:
-    return WIDE[KINDS[kind].names] if kind in KINDS and KINDS[kind].names in WIDE and random.widely() else usual
+    return WIDE_NAMES[KINDS[kind].names] if kind in KINDS and KINDS[kind].names in WIDE_NAMES and random.widely() else usual
 
 
 def arguments(random: Random, takes: tuple[str, ...], near: Sequence[int] = ()) -> tuple[Any, ...]:

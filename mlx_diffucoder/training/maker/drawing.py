@@ -59,21 +59,23 @@ def tasks(
     random, known, barren = Drawer(f"{seed} {split}", wide=wide if trained else 0.0), set[int](), 0
     draws = _weighted(random, classic, nested) if trained else _balanced(random, seen=split == "seen", only_wide=only_wide)
     while len(known) < count:
+        if barren > PATIENCE:
+            raise TaskError(f"only {len(known)} different tasks of split {split} could be made, not {count}")
         draft, is_classic = next(draws)
         named = name(random, draft, classic=is_classic)
         key = digest(named.prompt)
-        if key not in known and key not in kept_out() and split in ("unseen", set_of(key)):
-            try:
-                made = make(named, seen=split != "unseen", tests=SPLITS[split])
-            except Untestable:
-                if not (trained and wide):
-                    raise
-                continue  # a number that nothing is above, or the like
-            known.add(key)
-            barren = 0
-            yield made
-        elif (barren := barren + 1) > PATIENCE:
-            raise TaskError(f"only {len(known)} different tasks of split {split} could be made, not {count}")
+        barren += 1
+        if key in known or key in kept_out() or split not in ("unseen", set_of(key)):
+            continue
+        try:
+            made = make(named, seen=split != "unseen", tests=SPLITS[split])
+        except Untestable:
+            if not (trained and wide):
+                raise
+            continue  # a number that nothing is above, or the like
+        known.add(key)
+        barren = 0
+        yield made
 
 
 def set_of(key: int) -> str:
