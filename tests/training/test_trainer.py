@@ -245,6 +245,16 @@ def test_a_model_learns_from_left_to_right_too(tmp_path, rows, objective):
     assert found[-1] < 0.6 * found[0]
 
 
+def test_smoothing_is_of_what_is_learnt_and_not_of_what_is_validated(tmp_path, rows):
+    valid, learnt = [], []
+    for smoothing in (0, 0.3):
+        trainer = job_of(rows, smoothing=smoothing).trainer(tmp_path / str(smoothing), Hooks(), resume=False)
+        valid.append(trainer.evaluate(trainer.model))
+        learnt.append(float(trainer.method.loss(trainer.model, *trainer.method.batches(trainer.model, 0)[0])))
+    assert valid[0] == valid[1]
+    assert learnt[0] != learnt[1]
+
+
 def test_mixed_training_is_validated_by_the_masked_objective_alone(tmp_path, rows):
     def valid(objective):
         trainer = job_of(rows, objective=objective, infill=0).trainer(tmp_path / objective, Hooks(), resume=False)
