@@ -16,6 +16,7 @@ from mlx_diffucoder.training.maker import tasks
 from mlx_diffucoder.training.maker.__main__ import wide_tasks
 from mlx_diffucoder.training.maker.arguments import WIDE_NAMES, arguments, copied, named, names
 from mlx_diffucoder.training.maker.catalogue import CLASSIC_SINGLES, FAMILIES, GRIDS, SINGLES, WIDE, compositions, digest, unseen
+from mlx_diffucoder.training.maker.copying import COPYING
 from mlx_diffucoder.training.maker.counting import CLASSIC, CLASSIC_UNSEEN
 from mlx_diffucoder.training.maker.drawing import kept_out, nest
 from mlx_diffucoder.training.maker.family import BLANK, PLAIN, Draft, Drawer, Picked, around, filled
@@ -181,6 +182,34 @@ def test_training_alone_is_filled_with_numbers_letters_and_names_that_evaluation
     assert filled_with(judged, argument) <= filled_with(usual, argument)
 
 
+@pytest.mark.parametrize("copying", COPYING, ids=lambda copying: copying.__name__)
+def test_what_is_copied_stands_in_every_way_of_writing_it_and_agrees_with_what_it_means(copying):
+    random, told = Drawer(copying.__name__), r"\b\d+\b|'\w'"
+    for _ in range(200):
+        draft = copying(random)
+        asked = [one for one in re.findall(told, draft.says) if one != "0"]
+        near = [int(one) for one in asked if one.isdecimal()]
+        given = names(random, draft.takes)
+        for body in draft.bodies:
+            assert set(asked) <= set(re.findall(told, body))
+            for _ in range(5):
+                values = arguments(random, draft.takes, near)
+                assert written(body, given)(*copied(values)) == draft.means(*copied(values)), body
+
+
+def test_a_share_of_training_is_to_be_copied_and_no_evaluation_is():
+    families = {family.name for family in FAMILIES}
+
+    def share(split, **drawn):
+        made = list(tasks(1000, 0, split, **drawn))
+        return sum(task.family not in families for task in made) / len(made)
+
+    assert 0.25 < share("train", copied=0.3) < 0.35
+    assert share("train", copied=0) == 0
+    assert share("seen", copied=1) == 0
+    assert len({task.family for task in tasks(300, 0, "train", copied=1)}) == len(COPYING)
+
+
 def test_no_name_that_only_training_has_is_a_variable_of_a_bodys_own():
     random = Drawer(0)
     bodies = [body for family in FAMILIES for one in family.compositions for body in family.draw(random, one).bodies]
@@ -245,7 +274,8 @@ def test_training_sees_no_unseen_composition_and_no_prompt_of_an_evaluation(seed
     judged |= {task.prompt for split in ("valid", "seen", "unseen") for task in tasks(100, seed + 1, split)}
     known = set()
     for task in tasks(1500, seed, "train"):
-        assert task.seen and task.composition not in unseen(families[task.family])
+        assert task.seen
+        assert task.family not in families or task.composition not in unseen(families[task.family])
         assert task.prompt not in judged and task.prompt not in known
         known.add(task.prompt)
 
@@ -285,6 +315,8 @@ def test_what_cannot_be_made_is_said():
         next(tasks(1, 0, "train", nested=-1))
     with pytest.raises(TaskError, match="wide must be from 0 to 1"):
         next(tasks(1, 0, "train", wide=3))
+    with pytest.raises(TaskError, match="copied must be from 0 to 1"):
+        next(tasks(1, 0, "train", copied=1.5))
 
 
 def test_the_committed_wide_tasks_are_what_the_maker_makes():

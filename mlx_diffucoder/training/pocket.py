@@ -92,7 +92,7 @@ def main(
     try:
         if not (folder / "tasks" / "train.jsonl").exists():
             sizes = {"train": tasks, "valid": 1000, "seen": 200, "unseen": 200}
-            write(folder / "tasks", sizes, seed, nested=0, wide=0, force=True)
+            write(folder / "tasks", sizes, seed, nested=0, wide=0, copied=0, force=True)
         if not (folder / "start" / "config.json").exists():
             start(folder / "tasks" / "train.jsonl", folder / "start")
     except DiffucoderError as error:

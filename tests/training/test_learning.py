@@ -42,7 +42,7 @@ def test_an_adapter_on_the_quantized_pocket_takes_a_new_family_from_under_20_to_
 @pytest.mark.slow
 def test_the_recipe_from_random_weights_lowers_the_loss_along_the_kept_curve(tmp_path):
     sizes = {"train": 20_000, "valid": 16, "seen": 1, "unseen": 1}
-    write(tmp_path / "tasks", sizes, 0, nested=0, wide=0)  # the first tenth of the recipe's
+    write(tmp_path / "tasks", sizes, 0, nested=0, wide=0, copied=0)  # the first tenth of the recipe's
     start(tmp_path / "tasks" / "train.jsonl", tmp_path / "start")
     begun = ["--from-scratch", tmp_path / "start" / "config.json", "--tokenizer", tmp_path / "start"]
     train(tmp_path, "causal", begun, CAUSAL | {"steps": CAUSAL["warmup"], "seed": 0})  # the rate rises alike

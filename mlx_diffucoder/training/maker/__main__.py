@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ...errors import DiffucoderError, TaskError
-from .drawing import CLASSIC_SHARE, NESTED_SHARE, WIDE_SHARE, tasks
+from .drawing import CLASSIC_SHARE, COPIED_SHARE, NESTED_SHARE, WIDE_SHARE, tasks
 from .making import Made
 
 WIDE = {"unseen": 200, "seen": 100}
@@ -48,10 +48,16 @@ def main() -> None:
         default=WIDE_SHARE,
         help="the share of numbers, letters and names in train and valid that are any, not those of evaluations [%(default)s]",
     )
+    parser.add_argument(
+        "--copied",
+        type=float,
+        default=COPIED_SHARE,
+        help="the share of train and valid whose numbers and letters are mostly to be copied [%(default)s]",
+    )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     given = parser.parse_args()
     sizes = {"train": given.train, "valid": given.valid, "seen": given.evaluate, "unseen": given.evaluate}
-    drawn = {"classic": given.classic, "nested": given.nested, "wide": given.wide}
+    drawn = {"classic": given.classic, "nested": given.nested, "wide": given.wide, "copied": given.copied}
     try:
         print(json.dumps(write(given.folder, sizes, given.seed, **drawn, force=given.force), indent=1))
     except DiffucoderError as error:
@@ -75,6 +81,7 @@ def write(
     classic: float = CLASSIC_SHARE,
     nested: float = NESTED_SHARE,
     wide: float = WIDE_SHARE,
+    copied: float = COPIED_SHARE,
     force: bool = False,
 ) -> dict[str, dict[str, int]]:
     """Write the files and return how many tasks of each family they hold.
@@ -91,9 +98,10 @@ def write(
     parts = {name: folder / f".{name}.jsonl.part" for name in names}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        made = {name: tasks(size, seed, name, classic=classic, nested=nested, wide=wide) for name, size in sizes.items()} | {
-            "wide": wide_tasks(seed)
-        }
+        made = {
+            name: tasks(size, seed, name, classic=classic, nested=nested, wide=wide, copied=copied)
+            for name, size in sizes.items()
+        } | {"wide": wide_tasks(seed)}
         counts = {name: _write(part, name, made[name], sizes.get(name, sum(WIDE.values()))) for name, part in parts.items()}
         for name, part in parts.items():
             part.replace(folder / f"{name}.jsonl")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...errors import TaskError
 from .catalogue import CLASSIC_SINGLES, GRIDS, SINGLES, WIDE, compositions, digest
+from .copying import COPYING
 from .counting import CLASSIC
 from .family import PLAIN, Composition, Draft, Drawer, Family, Part
 from .making import Made, Untestable, make, name
@@ -20,6 +21,7 @@ GRID_SHARE = 0.3  # of the rest
 PLAIN_SHARE = 0.4  # of the tasks of a single family
 NESTED_SHARE = 0.5  # of those of the rest that can have one outer operation more
 WIDE_SHARE = 0.5  # of the numbers, letters and names in all of them
+COPIED_SHARE = 0.1  # of all that is trained on
 NO_DEEPER = 0.85  # how often what is nested is left at that
 HELD = 50  # one prompt in so many is for `seen`, another for `valid`
 KEPT_OUT = Path(__file__).with_name("kept_out.txt")
@@ -34,13 +36,14 @@ def tasks(
     classic: float = CLASSIC_SHARE,
     nested: float = NESTED_SHARE,
     wide: float = WIDE_SHARE,
+    copied: float = COPIED_SHARE,
     only_wide: bool = False,
 ) -> Iterator[Made]:
     """`count` tasks of a split, no prompt twice; the same for the same arguments.
 
     `train` and `valid` are drawn by weight, `classic` of them in the language of the first pocket model's tasks, and `nested` of
     the others that can be inside another operation are; `wide` of their numbers, letters and names are any, not those that
-    evaluations have;
+    evaluations have, and `copied` of them all are those of `copying`;
     `seen` and `unseen` are balanced over families (with `only_wide` without that language). Whatever the seeds, no prompt of
     one split comes out of another.
 
@@ -55,9 +58,13 @@ def tasks(
         raise TaskError(f"nested must be from 0 to 1, not {nested}")
     if not 0 <= wide <= 1:
         raise TaskError(f"wide must be from 0 to 1, not {wide}")
+    if not 0 <= copied <= 1:
+        raise TaskError(f"copied must be from 0 to 1, not {copied}")
     trained = split in ("train", "valid")
     random, known, barren = Drawer(f"{seed} {split}", wide=wide if trained else 0.0), set[int](), 0
-    draws = _weighted(random, classic, nested) if trained else _balanced(random, seen=split == "seen", only_wide=only_wide)
+    draws = (
+        _weighted(random, classic, nested, copied) if trained else _balanced(random, seen=split == "seen", only_wide=only_wide)
+    )
     while len(known) < count:
         if barren > PATIENCE:
             raise TaskError(f"only {len(known)} different tasks of split {split} could be made, not {count}")
@@ -89,11 +96,13 @@ def kept_out() -> frozenset[int]:
     return frozenset(int(line, 16) for line in KEPT_OUT.read_text().split())
 
 
-def _weighted(random: Drawer, classic: float, nested: float) -> Iterator[tuple[Draft, bool]]:
+def _weighted(random: Drawer, classic: float, nested: float, copied: float) -> Iterator[tuple[Draft, bool]]:
     """Drafts of seen compositions, and whether they are worded as the first pocket model's tasks."""
     grids = (*GRIDS, CLASSIC) if nested else GRIDS
     while True:
-        if random.random() < classic:
+        if copied and random.random() < copied:
+            yield random.choice(COPYING)(random), False
+        elif random.random() < classic:
             if random.random() < CLASSIC_GRID_SHARE:
                 yield _draft(random, CLASSIC, seen=True), True
             else:
