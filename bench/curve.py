@@ -67,14 +67,15 @@ def draw(pyplot: Any, curves: dict[str, list[Row]], path: Path) -> None:
     """Loss by steps, logarithmic, one log behind the other."""
     from matplotlib.ticker import LogLocator
 
-    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(10, 4), layout="constrained")
+    colors = pyplot.get_cmap("tab20")
     before = 0.0
-    for name, rows in curves.items():
+    for number, (name, rows) in enumerate(curves.items()):
         at, losses = [before + row["step"] for row in rows], [row["loss"] for row in rows]
-        (line,) = axes.plot(at, losses, alpha=0.5, label=f"{name}: training")
+        (line,) = axes.plot(at, losses, color=colors(number % colors.N), alpha=0.6, label=name)
         valid = {before + row["step"]: row["valid"] for row in rows if "valid" in row}
         if valid:
-            axes.plot(list(valid), list(valid.values()), "o-", color=line.get_color(), markersize=3, label=f"{name}: validation")
+            axes.plot(list(valid), list(valid.values()), "o-", color=line.get_color(), markersize=3)
         before = at[-1]
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=99))
@@ -82,7 +83,7 @@ def draw(pyplot: Any, curves: dict[str, list[Row]], path: Path) -> None:
     axes.yaxis.set_minor_formatter("")
     axes.set(xlabel="optimizer steps", ylabel="loss, nats")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), title="training; dots: validation")
     try:
         figure.savefig(path)
     except OSError as error:

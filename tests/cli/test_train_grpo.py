@@ -33,7 +33,7 @@ def flags(tasks, out, *more):
         "--max-tokens",
         32,
         "--temp",
-        1.3,
+        1.6,
         "--prompts-per-step",
         2,
     )

@@ -41,11 +41,10 @@ def test_an_adapter_on_the_quantized_pocket_takes_a_new_family_from_under_20_to_
 
 @pytest.mark.slow
 def test_the_recipe_from_random_weights_lowers_the_loss_along_the_kept_curve(tmp_path):
-    sizes = {"train": 20_000, "valid": 16, "seen": 1, "unseen": 1}
-    write(tmp_path / "tasks", sizes, 0, nested=0, wide=0, copied=0)  # the first tenth of the recipe's
-    start(tmp_path / "tasks" / "train.jsonl", tmp_path / "start")
-    begun = ["--from-scratch", tmp_path / "start" / "config.json", "--tokenizer", tmp_path / "start"]
-    train(tmp_path, "causal", begun, CAUSAL | {"steps": CAUSAL["warmup"], "seed": 0})  # the rate rises alike
+    write(tmp_path / "tasks", {"train": 20_000, "valid": 16, "seen": 1, "unseen": 1}, 0, nested=0, wide=0, copied=0)
+    start(tmp_path / "tasks" / "train.jsonl", tmp_path / "start")  # of the first tenth of the recipe's
+    flags = CAUSAL | {"steps": CAUSAL["warmup"], "seed": 0}  # the rate rises alike
+    train(tmp_path / "tasks", tmp_path / "causal", tmp_path / "start", flags)
     found, kept = (read(file)[:4] for file in (tmp_path / "causal" / "log.jsonl", CURVE))
     assert [row["step"] for row in found] == [row["step"] for row in kept] == [25, 50, 75, 100]
     assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in kept], rel=0.15)

@@ -1,18 +1,20 @@
 """The recipe of the bundled model: a vocabulary learnt from the tasks, and a start that the trainer can begin from."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
 from mlx_diffucoder import load
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.tokenizer import Tokenizer
 from mlx_diffucoder.training.learners import from_scratch
 from mlx_diffucoder.training.maker.drawing import tasks
-from mlx_diffucoder.training.pocket import SHAPE, SURENESS, VOCABULARY, start
+from mlx_diffucoder.training.pocket import SHAPE, STAGES, VOCABULARY, Mean, average, start
 from mlx_diffucoder.training.vocabulary import SPECIAL, write_vocabulary
 
 TEXTS = ["def f(x):\n    return x + 12\n", "naïve café 日本\r\n\tend"]
@@ -52,8 +54,6 @@ def test_the_recipes_start_is_a_model_of_the_bundled_ones_layout(begun):
 
 
 def test_the_recipes_model_is_under_12_megabytes_in_float16(begun):
-    from mlx.utils import tree_flatten
-
     model, _, _ = _started(begun)
     assert 2 * sum(value.size for _, value in tree_flatten(model.parameters())) < 12e6
 
@@ -65,22 +65,46 @@ def test_its_vocabulary_is_shorter_than_the_first_pockets(begun, first_pocket):
     assert sum(len(tokenizer.encode(one)) for one in answers) < sum(len(first.encode(one)) for one in answers)
 
 
-def test_the_recipe_trains_in_four_stages_leaves_a_model_that_loads_and_is_done_then(tmp_path):
-    short = ("--tasks", 1500, "--causal", 1, "--mixed", 1, "--again", 1, "--last", 1)
-    recipe = [sys.executable, "-m", "mlx_diffucoder.training.pocket", tmp_path, *short]
-    for _ in range(2):
-        done = subprocess.run(list(map(str, recipe)), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    assert "diffucode convert" not in done.stderr
+def test_the_recipe_trains_stage_by_stage_leaves_a_model_that_loads_and_is_done_then(tmp_path):
+    recipe = [sys.executable, "-m", "mlx_diffucoder.training.pocket", str(tmp_path), "--tasks", "1500", "--steps", "1"]
+    first, second = (subprocess.run(recipe, capture_output=True, text=True) for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    trained = [line for line in first.stderr.splitlines() if line.startswith("diffucode train")]
+    stages = [stage for stage in STAGES if not isinstance(stage, Mean)]
+    assert trained[0].startswith(f"diffucode train --from-scratch {tmp_path / 'start' / 'config.json'} ")
+    for line, stage in zip(trained, stages, strict=True):
+        assert stage.begun == "start" or line.startswith(f"diffucode train --model {tmp_path / stage.begun} --tune full ")
+        assert f"--data {tmp_path / 'tasks' / stage.tasks / 'train.jsonl'}" in line
+        assert f"--out {tmp_path / stage.name} " in line
+    assert "diffucode convert" in first.stderr and second.stderr == ""
     model, tokenizer = load(tmp_path / "pocket", dtype="float32")
     _, begun = load(tmp_path / "causal")
     assert tokenizer.vocabulary == begun.vocabulary
     assert model.config.vocab_size == VOCABULARY
-    last, _ = load(tmp_path / "last", dtype="float32")
-    embedded, of_last = (one.model.embed_tokens.weight for one in (model, last))
-    assert mx.array_equal(embedded, of_last.astype(mx.float16).astype(mx.float32))  # no other stage's
-    canvas = mx.array([[1, 2, 3, 4]])
-    assert mx.allclose(model(canvas), SURENESS * last(canvas), atol=0.02)  # its weights are float16
+    last, _ = load(tmp_path / STAGES[-1].name, dtype="float16")
+    of_last = dict(tree_flatten(last.parameters()))
+    for name, value in tree_flatten(model.parameters()):
+        assert mx.array_equal(value, of_last[name].astype(mx.float32)), name
+
+
+def test_the_stages_begin_from_what_is_there_and_the_means_are_whole():
+    there = {"start"}
+    for stage in STAGES:
+        assert (set(stage.shares) if isinstance(stage, Mean) else {stage.begun}) <= there
+        assert not isinstance(stage, Mean) or sum(stage.shares.values()) == pytest.approx(1)
+        there.add(stage.name)
+
+
+def test_a_mean_of_checkpoints_has_so_much_of_each_ones_weights(tmp_path, begun):
+    written = {}
+    for name, value in (("a", 1.0), ("b", 5.0)):
+        shutil.copytree(begun, tmp_path / name)
+        written[tmp_path / name] = {"x": mx.array([value, 0.0]), "y": mx.array([[value]])}
+        mx.save_safetensors(str(tmp_path / name / "model.safetensors"), written[tmp_path / name])
+    average({tmp_path / "a": 0.75, tmp_path / "b": 0.25}, tmp_path / "mean")
+    found = mx.load(str(tmp_path / "mean" / "model.safetensors"))
+    assert {name: value.tolist() for name, value in found.items()} == {"x": [2.0, 0.0], "y": [[2.0]]}
+    assert (tmp_path / "mean" / "vocab.json").read_bytes() == (begun / "vocab.json").read_bytes()
 
 
 def _started(folder):
