@@ -17,8 +17,8 @@ become harder: first mostly single operations, then operations around operations
 and names (`wide`), which must be copied and cannot be learnt by heart. Tamer tasks at a lower rate (`calm`) end those; there
 the targets far behind what is shown are smoothed, for the reference decoder begins where the model is surest.
 
-What one stage leaves is off by noise that the next one's rate would have to fall further to lose; the mean of several stages'
-weights loses it for nothing (Wortsman et al. 2022, arXiv 2203.05482), where they come from one another or from one before both.
+The rate that a stage ends with leaves noise in the weights. In the mean of several stages' weights there is less of it, and it
+costs nothing (Wortsman et al. 2022, arXiv 2203.05482), where they go on from one another or from the same.
 
 Each part is left alone where it is there already, and a training that was stopped goes on, so the same command continues
 a recipe that was broken off. It is `diffucode train` and `diffucode convert` that do the work; their command lines are printed.
