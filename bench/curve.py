@@ -1,6 +1,6 @@
 """The curve of a training run: its loss by steps, as a picture.
 
-    python -m mlx_diffucoder.bench.curve FOLDER/causal/log.jsonl FOLDER/run/log.jsonl curve.svg
+    python -m mlx_diffucoder.bench.curve FOLDER/causal/log.jsonl FOLDER/mixed/log.jsonl curve.svg
 
 draws the `log.jsonl` that `diffucode train` writes: the loss since the last report, and where there is one, that on the
 validation texts. Several are the stages of one training, one behind the other; losses of another objective are another

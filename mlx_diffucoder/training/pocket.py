@@ -20,8 +20,9 @@ the targets far behind what is shown are smoothed, for the reference decoder beg
 The rate that a stage ends with leaves noise in the weights. In the mean of several stages' weights there is less of it, and it
 costs nothing (Wortsman et al. 2022, arXiv 2203.05482), where they go on from one another or from the same.
 
-Each part is left alone where it is there already, and a training that was stopped goes on, so the same command continues
-a recipe that was broken off. It is `diffucode train` and `diffucode convert` that do the work; their command lines are printed.
+Each part but a mean, made in a moment, is left alone where it is there already, and a training that was stopped goes on, so the
+same command continues a recipe that was broken off. It is `diffucode train` and `diffucode convert` that do the work; their
+command lines are printed.
 """
 
 import json
@@ -82,17 +83,17 @@ MIXED = TRAINING | {
 PADDED = MIXED | {"learning-rate": 5e-4, "warmup": 50, "eval-every": 400, "padding": 0.5}
 NESTED = MIXED | {"padding": 0.5}
 WIDE = NESTED | {"learning-rate": 1.2e-3, "warmup": 60, "max-length": 160, "skip-long": True}
-COPIED = WIDE | {"learning-rate": 9e-4, "smoothing": 0.12}
+SMOOTHED = WIDE | {"learning-rate": 9e-4, "smoothing": 0.12}
 CALM = NESTED | {"learning-rate": 6e-4, "warmup": 60, "eval-every": 600, "smoothing": 0.1}
 LEARNT_FROM = 20_000  # tasks that the vocabulary is learnt from
 
 # What the task maker is told of each set of tasks: its size and seed, and the shares of what it draws.
 TASKS: dict[str, dict[str, Any]] = {
-    "plain": {"size": 200_000, "seed": 0, "nested": 0, "wide": 0, "copied": 0},
+    "plain": {"size": 200_000, "seed": 0, "nested": 0, "wide": 0, "classic": 0.34, "copied": 0},
     "nested": {"size": 200_000, "seed": 0, "nested": 0.75, "wide": 0, "classic": 0.12, "copied": 0},
-    "wide": {"size": 200_000, "seed": 7, "classic": 0.15, "copied": 0},
+    "wide": {"size": 200_000, "seed": 7, "nested": 0.5, "wide": 0.5, "classic": 0.15, "copied": 0},
     "calm": {"size": 64_000, "seed": 8, "nested": 0.25, "wide": 0.25, "classic": 0.25, "copied": 0},
-    "wide-2": {"size": 220_000, "seed": 11, "classic": 0.15, "copied": 0},
+    "wide-2": {"size": 220_000, "seed": 11, "nested": 0.5, "wide": 0.5, "classic": 0.15, "copied": 0},
     "calm-2": {"size": 64_000, "seed": 12, "nested": 0.25, "wide": 0.25, "classic": 0.25, "copied": 0},
     "copied": {"size": 160_000, "seed": 13, "nested": 0.35, "wide": 0.4, "classic": 0.18, "copied": 0.25},
     "calm-3": {"size": 64_000, "seed": 14, "nested": 0.25, "wide": 0.25, "classic": 0.25, "copied": 0.12},
@@ -130,11 +131,11 @@ STAGES: tuple[Stage | Mean, ...] = (
     Stage("calm", "wide", "calm", 1800, CALM),
     Stage("wide-2", "calm", "wide-2", 4500, WIDE | {"learning-rate": 1e-3}),
     Stage("calm-2", "wide-2", "calm-2", 1600, CALM),
-    Stage("copied", "calm-2", "copied", 3900, COPIED),
+    Stage("copied", "calm-2", "copied", 3900, SMOOTHED),
     Stage("calm-3", "copied", "calm-3", 1900, CALM),
     Mean("mean-1", {"calm-3": 0.6, "calm-2": 0.4}),
-    Stage("wide-3", "mean-1", "wide-3", 1750, COPIED),
-    Stage("wide-4", "mean-1", "wide-4", 1750, COPIED),
+    Stage("wide-3", "mean-1", "wide-3", 1750, SMOOTHED),
+    Stage("wide-4", "mean-1", "wide-4", 1750, SMOOTHED),
     Mean("mean-2", {"wide-3": 0.5, "wide-4": 0.5}),
     Stage("calm-4", "mean-2", "calm-4", 900, CALM),
     Stage("calm-5", "mean-2", "calm-5", 900, CALM),

@@ -8,8 +8,7 @@ import pytest
 from mlx_diffucoder.bench.adaptation import family, measure
 from mlx_diffucoder.bench.curve import read
 from mlx_diffucoder.evaluation import Limits, read_tasks, run_program
-from mlx_diffucoder.training.maker.__main__ import write
-from mlx_diffucoder.training.pocket import CAUSAL, start, train
+from mlx_diffucoder.training.pocket import CAUSAL, TASKS, make, start, train
 
 from ..conftest import DATA
 
@@ -41,8 +40,8 @@ def test_an_adapter_on_the_quantized_pocket_takes_a_new_family_from_under_20_to_
 
 @pytest.mark.slow
 def test_the_recipe_from_random_weights_lowers_the_loss_along_the_kept_curve(tmp_path):
-    write(tmp_path / "tasks", {"train": 20_000, "valid": 16, "seen": 1, "unseen": 1}, 0, nested=0, wide=0, copied=0)
-    start(tmp_path / "tasks" / "train.jsonl", tmp_path / "start")  # of the first tenth of the recipe's
+    make(tmp_path / "tasks", **TASKS["plain"] | {"size": 20_000})  # the first tenth of the recipe's
+    start(tmp_path / "tasks" / "train.jsonl", tmp_path / "start")
     flags = CAUSAL | {"steps": CAUSAL["warmup"], "seed": 0}  # the rate rises alike
     train(tmp_path / "tasks", tmp_path / "causal", tmp_path / "start", flags)
     found, kept = (read(file)[:4] for file in (tmp_path / "causal" / "log.jsonl", CURVE))

@@ -81,6 +81,10 @@ def test_the_recipe_trains_stage_by_stage_leaves_a_model_that_loads_and_is_done_
     _, begun = load(tmp_path / "causal")
     assert tokenizer.vocabulary == begun.vocabulary
     assert model.config.vocab_size == VOCABULARY
+    for mean in (stage for stage in STAGES if isinstance(stage, Mean)):
+        parts = [(share, _weights(tmp_path / name)) for name, share in mean.shares.items()]
+        for name, value in _weights(tmp_path / mean.name).items():
+            assert mx.array_equal(value, sum(share * part[name] for share, part in parts)), (mean.name, name)
     last, _ = load(tmp_path / STAGES[-1].name, dtype="float16")
     of_last = dict(tree_flatten(last.parameters()))
     for name, value in tree_flatten(model.parameters()):
@@ -105,6 +109,10 @@ def test_a_mean_of_checkpoints_has_so_much_of_each_ones_weights(tmp_path, begun)
     found = mx.load(str(tmp_path / "mean" / "model.safetensors"))
     assert {name: value.tolist() for name, value in found.items()} == {"x": [2.0, 0.0], "y": [[2.0]]}
     assert (tmp_path / "mean" / "vocab.json").read_bytes() == (begun / "vocab.json").read_bytes()
+
+
+def _weights(folder):
+    return mx.load(str(folder / "model.safetensors"))
 
 
 def _started(folder):
