@@ -83,7 +83,7 @@ def read_card() -> Card:
     """This machine's card."""
     import mlx.core as mx
 
-    from mlx_diffucoder.loading import memory_size
+    from mlx_diffucoder.memory import memory_size
 
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     backend = ("Metal" if mx.metal.is_available() else "CUDA") if on_gpu else "CPU"

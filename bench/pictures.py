@@ -11,7 +11,7 @@ import numpy as np
 from mlx_diffucoder.errors import BenchError
 
 from .ceilings import Ceilings
-from .generations import BASELINE, ideal_seconds
+from .decoders import BASELINE, ideal_seconds
 from .report import Report, comparable_rows
 from .roofline import Work
 from .speed import LABELS

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_diffucoder.config import PRESETS, WINDOWS, parse_choice
+from mlx_diffucoder.choices import WINDOWS, parse_choice
+from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.errors import BenchError, ConfigError
 
 from .chip import Card

@@ -19,10 +19,11 @@ import typer
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
-from mlx_diffucoder.config import EPS, ModelConfig
+from mlx_diffucoder.config import EPS
+from mlx_diffucoder.decoding.rules.schedule import commit_share
 from mlx_diffucoder.loading import POCKET, load
-from mlx_diffucoder.model import Dream
-from mlx_diffucoder.policies import commit_share
+from mlx_diffucoder.models.base import ModelConfig
+from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.tokenizer import Tokenizer
 
 FILE = Path(__file__).parent / "reference.safetensors"
@@ -38,7 +39,7 @@ LENGTH = 32
 Weights = dict[str, NDArray[np.float64]]
 
 
-def quantized_on_cpu(model: Dream, bits: int) -> Dream:
+def quantized_on_cpu(model: DiffusionModel, bits: int) -> DiffusionModel:
     """The model with its layers quantized, in place, by the CPU: the same numbers on every machine."""
     with mx.stream(mx.cpu):
         nn.quantize(model, group_size=64, bits=bits)
@@ -46,7 +47,7 @@ def quantized_on_cpu(model: Dream, bits: int) -> Dream:
     return model
 
 
-def weights_of(model: Dream) -> Weights:
+def weights_of(model: DiffusionModel) -> Weights:
     """The weights as float64 by name, quantized ones dequantized."""
     leaves: Any = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
     weights: Weights = {}

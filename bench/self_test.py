@@ -21,7 +21,7 @@ from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.errors import DiffucoderError
 from mlx_diffucoder.generation import stream_generate
 from mlx_diffucoder.loading import DTYPES, POCKET, load
-from mlx_diffucoder.model import Dream
+from mlx_diffucoder.models.transformer import DiffusionModel
 
 from .reference import ANSWERS, CANVASES, FILE, QUANTIZED, quantized_on_cpu
 
@@ -90,17 +90,17 @@ def self_test(name: str | os.PathLike[str] = POCKET) -> Iterator[Check]:
         yield _tokens(f"answer {number + 1} in float32", reference, number, name)
 
 
-def _model(name: str | os.PathLike[str], dtype: str) -> Dream:
+def _model(name: str | os.PathLike[str], dtype: str) -> DiffusionModel:
     return load(name, dtype=dtype)[0]
 
 
-def _quantized(name: str | os.PathLike[str], bits: int, dtype: str) -> Dream:
+def _quantized(name: str | os.PathLike[str], bits: int, dtype: str) -> DiffusionModel:
     model = quantized_on_cpu(_model(name, "float32"), bits)
     model.set_dtype(DTYPES[dtype])
     return model
 
 
-def _logits(name: str, reference: dict[str, Any], kind: str, allowed: float, build: Callable[[], Dream]) -> Check:
+def _logits(name: str, reference: dict[str, Any], kind: str, allowed: float, build: Callable[[], DiffusionModel]) -> Check:
     """The logits of every canvas against the recorded ones."""
 
     def error() -> float:

@@ -1,6 +1,6 @@
 """Networks by their shape alone, for what needs no weights of a checkpoint."""
 
-from mlx_diffucoder.config import ModelConfig
+from mlx_diffucoder.models.base import ModelConfig
 
 SHAPES: dict[str, ModelConfig] = {
     "7b": ModelConfig(

@@ -9,17 +9,17 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_diffucoder.canvas import Canvas
 from mlx_diffucoder.config import GenerationConfig
-from mlx_diffucoder.denoise import denoise
+from mlx_diffucoder.decoding.canvas import Canvas
+from mlx_diffucoder.decoding.loop import denoise
+from mlx_diffucoder.decoding.windows import window_for
+from mlx_diffucoder.decoding.windows.base import ForwardOutput, Window, WindowState
 from mlx_diffucoder.generation import forbidden_ids, wired_memory
-from mlx_diffucoder.model import Dream
-from mlx_diffucoder.sights import Sight, View
-from mlx_diffucoder.windows import Window, window_for
+from mlx_diffucoder.models.transformer import DiffusionModel
 
 from .ceilings import Ceilings
-from .generations import canvas_of, ideal_seconds, rule_of
-from .networks import Measured
+from .decoders import canvas_of, ideal_seconds, rule_of
+from .subjects import Measured
 from .timing import Spread, Timing
 
 PARTS = ("forward", "lm_head", "sampling", "host")
@@ -98,7 +98,7 @@ class Clock:
 class Probe:
     """A network in whose place it stands for one run, waiting for each part and timing it."""
 
-    def __init__(self, model: Dream, clock: Clock):
+    def __init__(self, model: DiffusionModel, clock: Clock):
         self._model, self._clock = model, clock
         self.config = model.config
 
@@ -136,15 +136,15 @@ class Watched:
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
         return self._window.extent(prompt, masks)
 
-    def open(self, model: Dream, canvas: Canvas) -> Sight:
+    def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
         return _WatchedSight(self._window.open(model, canvas), self._clock)
 
 
 class _WatchedSight:
-    def __init__(self, sight: Sight, clock: Clock):
+    def __init__(self, sight: WindowState, clock: Clock):
         self._sight, self._clock = sight, clock
 
-    def look(self, tokens: mx.array, known: NDArray[np.int32], again: NDArray[np.bool_], *, every: bool = False) -> View:
+    def look(self, tokens: mx.array, known: NDArray[np.int32], again: NDArray[np.bool_], *, every: bool = False) -> ForwardOutput:
         return self._sight.look(tokens, known, again, every=every)
 
     def guess(self, positions: NDArray[np.int32], tokens: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
@@ -234,7 +234,7 @@ def _steps(
 ) -> list[dict[str, float]]:
     """The steps of one generation by part; all is the host's where it is not probed."""
     model, clock = measured.model, Clock()
-    network = cast(Dream, Probe(model, clock)) if probed else model
+    network = cast(DiffusionModel, Probe(model, clock)) if probed else model
     window = Watched(window_for(config), clock)
     canvas = canvas_of(measured, ids, config)
     forbidden = forbidden_ids(measured.tokenizer, model.config.vocab_size)

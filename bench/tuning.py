@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mlx_diffucoder.config import PRESETS, WINDOWS, GenerationConfig, parse_choice
+from mlx_diffucoder.choices import WINDOWS, parse_choice
+from mlx_diffucoder.config import PRESETS, GenerationConfig
 
-from .generations import Run, denoised
-from .networks import Measured
+from .decoders import Run, denoised
+from .subjects import Measured
 from .timing import Timing
 
 TUNED = tuple(name for name, fields in PRESETS.items() if fields["window"].startswith("sliding"))

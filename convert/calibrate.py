@@ -21,8 +21,10 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_diffucoder.checkpoint import build
+from mlx_diffucoder.data import Text
+from mlx_diffucoder.divergence.kl import Divergence, NotANumber
+from mlx_diffucoder.divergence.masking import masked_canvases
 from mlx_diffucoder.errors import CheckpointError, ConfigError
-from mlx_diffucoder.evaluation import Divergence, NotANumber, Text, masked_canvases
 from mlx_diffucoder.generation import forbidden_ids
 from mlx_diffucoder.tokenizer import Tokenizer
 

@@ -15,15 +15,15 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_diffucoder.checkpoint import INDEX, build, read_headers
+from mlx_diffucoder.data import Sample, encode_samples, read_samples
 from mlx_diffucoder.errors import ConvertError
-from mlx_diffucoder.evaluation import Sample, encode_samples, read_samples
+from mlx_diffucoder.files import check_disk, name_of, written_beside
 from mlx_diffucoder.loading import DTYPES, Download, resolve
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from .calibrate import Calibrator, Tell
 from .card import write_card
 from .config import ConvertConfig
-from .folder import check_disk, name_of, written_beside
 from .plan import Plan, Width, plan_of, widths_of
 from .shards import ShardWriter, data_offsets
 from .stream import Item, Stored, casting, dequantizing, quantizing, stream

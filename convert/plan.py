@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_diffucoder.loading import memory_to_run
+from mlx_diffucoder.memory import memory_to_run
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,6 @@ class Plan:
         chosen = {"calibration": self.calibration.to_dict()} if self.calibration else {}
         layers = [asdict(layer) for layer in self.layers]
         return {**{name: getattr(self, name) for name in totals}, **chosen, "layers": layers}
-
-
-def readable(count: int) -> str:
-    """A number of bytes, as people read it."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def widths_of(model: nn.Module) -> dict[str, Width]:

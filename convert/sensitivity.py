@@ -12,10 +12,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_diffucoder.evaluation import Masked, Outputs, Reading, outputs_by_layer, readings
-from mlx_diffucoder.evaluation.forwards import head_of, replace_each, rows_behind, tokens_of
-from mlx_diffucoder.evaluation.masking import batches
-from mlx_diffucoder.model import Dream
+from mlx_diffucoder.divergence.forwards import Outputs, head_of, outputs_by_layer, replace_each, rows_behind, tokens_of
+from mlx_diffucoder.divergence.kl import Reading, readings
+from mlx_diffucoder.divergence.masking import Masked, batches
+from mlx_diffucoder.models.transformer import DiffusionModel
 
 from .plan import Width, Widths
 
@@ -23,7 +23,7 @@ Options = Mapping[str, Sequence[Width]]
 """Layer -> the widths it may have."""
 Hidden = list[mx.array]
 """What stands between two layers, `[B, L, D]` each: the canvases in batches."""
-Part = Callable[[Dream], Callable[[mx.array], mx.array]]
+Part = Callable[[DiffusionModel], Callable[[mx.array], mx.array]]
 """A piece of a model that canvases go through."""
 
 MOST_HELD = 2**30
@@ -42,7 +42,7 @@ class Probe:
             `work_together` say how much that will be.
     """
 
-    opened: Callable[[], Dream]
+    opened: Callable[[], DiffusionModel]
     canvases: Sequence[Masked]
     forbidden: mx.array
     advance: Callable[[int], None]
@@ -136,7 +136,7 @@ class Probe:
     def _against(self, other: Outputs) -> list[Reading]:
         return readings(self.reference, other, self.canvases, self.forbidden)
 
-    def _open(self, widths: Widths) -> Dream:
+    def _open(self, widths: Widths) -> DiffusionModel:
         """The model in float32, some of its layers as quantizing leaves them; nothing is read or computed yet."""
         model = self.opened()
         modules = dict[str, Any](model.named_modules())
@@ -164,7 +164,7 @@ def mean_kl(every: Sequence[Reading]) -> float:
     return float(np.concatenate([reading.kl for reading in every]).mean(dtype=np.float64))
 
 
-def _layer(index: int, model: Dream) -> Callable[[mx.array], mx.array]:
+def _layer(index: int, model: DiffusionModel) -> Callable[[mx.array], mx.array]:
     layer = model.layers[index]
     return lambda hidden: layer(hidden, index, 0, None, None)
 

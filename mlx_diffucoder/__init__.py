@@ -11,21 +11,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import GenerationConfig, ModelConfig
-    from .denoise import Hooks
+    from .config import GenerationConfig
+    from .decoding.loop import Hooks
+    from .decoding.result import Step
     from .errors import DiffucoderError
-    from .filling import Filled, fill, infill
     from .generation import generate, generate_batch, stream_batch, stream_generate
+    from .infilling.fill import Filled, fill, infill
     from .loading import load
-    from .model import Dream
+    from .models.base import ModelConfig
+    from .models.transformer import DiffusionModel
     from .tokenizer import Tokenizer
-    from .trace import Step
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DiffucoderError",
-    "Dream",
+    "DiffusionModel",
     "Filled",
     "GenerationConfig",
     "Hooks",
@@ -41,19 +42,19 @@ __all__ = [
     "stream_generate",
 ]
 
-_ROOMS = {
+_MODULES = {
     "DiffucoderError": "errors",
-    "Dream": "model",
-    "Filled": "filling",
+    "DiffusionModel": "models.transformer",
+    "Filled": "infilling.fill",
     "GenerationConfig": "config",
-    "Hooks": "denoise",
-    "ModelConfig": "config",
-    "Step": "trace",
+    "Hooks": "decoding.loop",
+    "ModelConfig": "models.base",
+    "Step": "decoding.result",
     "Tokenizer": "tokenizer",
-    "fill": "filling",
+    "fill": "infilling.fill",
     "generate": "generation",
     "generate_batch": "generation",
-    "infill": "filling",
+    "infill": "infilling.fill",
     "load": "loading",
     "stream_batch": "generation",
     "stream_generate": "generation",
@@ -61,9 +62,9 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

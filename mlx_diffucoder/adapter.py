@@ -13,9 +13,9 @@ from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
 from .checkpoint import weights_digest
-from .config import read_json
 from .errors import CheckpointError
-from .model import Dream
+from .files import read_json
+from .models.transformer import DiffusionModel
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 BASE = "diffucoder_base"
@@ -23,12 +23,12 @@ KINDS = ("lora", "dora")
 LEAVES = ("lora_a", "lora_b", "m")
 
 
-def base_identity(model: Dream, name: str) -> dict[str, str]:
+def base_identity(model: DiffusionModel, name: str) -> dict[str, str]:
     """What `adapter_config.json` says about the checkpoint that an adapter is of."""
     return {"name": name, "weights": weights_digest(model)}
 
 
-def apply_adapter(model: Dream, folder: Path) -> None:
+def apply_adapter(model: DiffusionModel, folder: Path) -> None:
     """Put an adapter's layers and weights into a model, which is as its checkpoint has it.
 
     Raises:
@@ -55,7 +55,7 @@ def apply_adapter(model: Dream, folder: Path) -> None:
     model.eval()
 
 
-def adapter_names(model: Dream) -> set[str]:
+def adapter_names(model: DiffusionModel) -> set[str]:
     """The weights of a model that are an adapter's."""
     parameters: Any = tree_flatten(model.parameters())
     return {name for name, _ in parameters if name.rpartition(".")[2] in LEAVES}

@@ -12,9 +12,10 @@ import numpy as np
 from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
-from .config import ModelConfig, read_json
 from .errors import CheckpointError, ConfigError
-from .model import Dream
+from .files import read_json
+from .models.base import ModelConfig
+from .models.transformer import DiffusionModel
 
 INDEX = "model.safetensors.index.json"
 FLOATS = ("F32", "F16", "BF16")
@@ -90,7 +91,7 @@ def shards(folder: Path) -> list[Path]:
     return files
 
 
-def build(folder: Path) -> tuple[Dream, dict[str, Any]]:
+def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
     """The model of a folder with its weights not read yet, and its `config.json`.
 
     MLX reads an array from its file when it is first evaluated. Nothing is copied or held twice.
@@ -101,7 +102,7 @@ def build(folder: Path) -> tuple[Dream, dict[str, Any]]:
             shape; the message names it.
     """
     config, raw = read_model_config(folder)
-    model = Dream(config)
+    model = DiffusionModel(config)
     stored = {name: weight for name, weight in read_headers(folder).items() if not model.ignores(name)}
     _quantize_structure(model, raw, stored, folder)
     _check_weights(model, stored, folder)
@@ -113,7 +114,7 @@ def build(folder: Path) -> tuple[Dream, dict[str, Any]]:
     return model, raw
 
 
-def weights_digest(model: Dream) -> str:
+def weights_digest(model: DiffusionModel) -> str:
     """A hash of every weight's name, shape, type and first elements.
 
     Not covered: a change that leaves the first 16 elements of every weight as they are.
@@ -136,7 +137,7 @@ def check_quantization(entry: dict[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: the quantization block cannot be used ({said})")
 
 
-def _quantize_structure(model: Dream, raw: dict[str, Any], stored: dict[str, StoredWeight], folder: Path) -> None:
+def _quantize_structure(model: DiffusionModel, raw: dict[str, Any], stored: dict[str, StoredWeight], folder: Path) -> None:
     """Put quantized layers where the folder has quantized weights, with the bits `config.json` gives them."""
     quantization = raw.get("quantization") or raw.get("quantization_config")
     quantized = any(name.endswith(".scales") for name in stored)
@@ -170,7 +171,7 @@ def _quantize_structure(model: Dream, raw: dict[str, Any], stored: dict[str, Sto
         raise CheckpointError(f"{path}: the quantization block does not fit the model ({_first(error)})") from None
 
 
-def _check_weights(model: Dream, stored: dict[str, StoredWeight], folder: Path) -> None:
+def _check_weights(model: DiffusionModel, stored: dict[str, StoredWeight], folder: Path) -> None:
     parameters: Any = tree_flatten(model.parameters())
     expected = {name: tuple(value.shape) for name, value in parameters}
     kinds = {name: {mx.uint32: ("U32",), mx.uint8: ("U8",)}.get(value.dtype, FLOATS) for name, value in parameters}

@@ -1,138 +1,16 @@
 """The two configurations: the checkpoint's, read leniently, and the user's, read strictly."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
-from .errors import CheckpointError, ConfigError, did_you_mean
+from .choices import RULES, WINDOWS, parse_choice
+from .errors import ConfigError, did_you_mean
 
 MAX_STEPS = 2**20  # past this, float32 cannot tell one timestep of the schedule from the next
 EPS = 1e-3
 ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
-
-
-LARGEST = {
-    "vocab_size": 2**24,
-    "hidden_size": 2**17,
-    "intermediate_size": 2**20,
-    "num_hidden_layers": 2**12,
-    "num_attention_heads": 2**12,
-    "num_key_value_heads": 2**12,
-    "max_position_embeddings": 2**26,
-    "rope_theta": 1e12,
-    "rms_norm_eps": 1.0,
-}
-"""Far beyond any model: what is larger is a damaged `config.json`, and would end in MLX's arithmetic."""
-
-
-class Parameter(NamedTuple):
-    """A number that a rule or window takes: whole where its default is."""
-
-    default: float
-    low: float
-    high: float
-
-
-Choices = Mapping[str, Mapping[str, Parameter]]
-
-RULES: Choices = {
-    "schedule": {},
-    "threshold": {"tau": Parameter(0.9, 0, 1)},
-    "factor": {"f": Parameter(1.0, 0, 100)},
-    "entropy-bound": {"gamma": Parameter(0.1, 0, 1e6)},
-    "stability": {"tau": Parameter(0.9, 0, 1), "epsilon": Parameter(0.001, 0, 100), "span": Parameter(2, 0, 2**20)},
-    "local": {"tau": Parameter(0.9, 0, 1), "relaxed": Parameter(0.8, 0, 1), "radius": Parameter(4, 0, 2**20)},
-    "prior": {"tau": Parameter(0.9, 0, 1), "decay": Parameter(0.01, 0, 100)},
-    "backtrack": {"tau": Parameter(0.8, 0, 1), "fall": Parameter(0.8, 0, 1), "limit": Parameter(1, 0, 2**10)},
-}
-"""What `GenerationConfig.rule` can name; `rules.py` says what each does."""
-
-BLOCK = {"size": Parameter(32, 1, 2**20), "stop": Parameter(1, 0, 1)}
-WINDOWS: Choices = {
-    "whole": {},
-    "blocks": BLOCK,
-    "blocks-prefix": BLOCK,
-    "blocks-dual": BLOCK,
-    "drafts": {"ahead": Parameter(8, 1, 256)},
-    "sliding": {"width": Parameter(24, 1, 2**20), "suffix": Parameter(4, 0, 2**20), "refresh": Parameter(0, 0, 2**20)},
-}
-"""What `GenerationConfig.window` can name; `windows.py` says what each does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The Dream architecture, as a checkpoint's `config.json` states it.
-
-    Keys that are not named here are ignored. Features that would change the model's output and
-    that are not implemented (RoPE scaling, sliding-window attention, another activation) are
-    refused by `from_dict`, never silently dropped.
-    """
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    mask_token_id: int
-    max_position_embeddings: int = 131072
-    rope_theta: float = 1_000_000.0
-    rms_norm_eps: float = 1e-6
-    tie_word_embeddings: bool = False
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """Read a `config.json` that has been parsed. Raises `ConfigError`, naming the key."""
-        if (kind := config.get("model_type")) != "Dream":
-            raise ConfigError(f'model_type is "{kind}", not "Dream": this program runs DiffuCoder and Dream checkpoints only')
-        values = {}
-        for field in fields(cls):
-            value = config.get(field.name)
-            if value is None:
-                if field.default is MISSING:
-                    raise ConfigError(f"{field.name} is missing")
-                continue
-            # JSON has one kind of number: 1000000 is a valid rope_theta, but 3584.5 is no size.
-            fits = {int: _is_number(value, int), float: _is_number(value, int | float), bool: isinstance(value, bool)}
-            if not fits[field.type]:  # type: ignore[index]
-                raise ConfigError(f"{field.name} is {value!r}, not a value of type {field.type.__name__}")  # type: ignore[union-attr]
-            values[field.name] = value
-        result = cls(**values)
-        result._check_shape()
-        _refuse_unsupported(config)
-        return result
-
-    def _check_shape(self) -> None:
-        for name, most in LARGEST.items():
-            if not 0 < getattr(self, name) <= most:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and at most {most:g}")
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}")
-        if self.head_dim % 2:
-            raise ConfigError(f"hidden_size / num_attention_heads is {self.head_dim}; rotary positions need an even number")
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ConfigError(
-                f"num_key_value_heads {self.num_key_value_heads} does not divide num_attention_heads {self.num_attention_heads}"
-            )
-        if not 0 <= self.mask_token_id < self.vocab_size:
-            raise ConfigError(f"mask_token_id {self.mask_token_id} is outside the vocabulary of {self.vocab_size}")
-
-
-def _refuse_unsupported(config: Mapping[str, Any]) -> None:
-    scaling = config.get("rope_scaling") or {}
-    if not isinstance(scaling, dict) or (scaling.get("rope_type") or scaling.get("type")) not in (None, "default"):
-        raise ConfigError(f"rope_scaling {json.dumps(scaling)} is not supported")
-    if config.get("use_sliding_window"):
-        raise ConfigError("use_sliding_window is not supported: DiffuCoder attends to the whole canvas")
-    if config.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"hidden_act {config['hidden_act']!r} is not supported, only 'silu'")
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -249,7 +127,7 @@ class GenerationConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not all(isinstance(text, str) and text for text in self.until):
             raise self._wrong("until", "texts, and not empty")
-        if not all(one if isinstance(one, str) else _is_number(one, int) and one >= 0 for one in self.ban_tokens):
+        if not all(one if isinstance(one, str) else is_number(one, int) and one >= 0 for one in self.ban_tokens):
             raise self._wrong("ban_tokens", "tokens' texts or ids")
 
     def _choose_for_auto(self) -> None:
@@ -265,13 +143,13 @@ class GenerationConfig:
 
     def _check_whole(self, name: str, low: int, high: int | None) -> None:
         value = getattr(self, name)
-        if not _is_number(value, int) or value < low or (high is not None and value > high):
+        if not is_number(value, int) or value < low or (high is not None and value > high):
             bound = f"of {low} or more" if high is None else f"from {low} to {high}"
             raise self._wrong(name, f"a whole number {bound}")
 
     def _check_real(self, name: str, possible: Callable[[float], bool], bound: str) -> None:
         value = getattr(self, name)
-        if not _is_number(value, int | float) or not math.isfinite(value) or not possible(value):
+        if not is_number(value, int | float) or not math.isfinite(value) or not possible(value):
             raise self._wrong(name, bound)
 
     @classmethod
@@ -292,53 +170,5 @@ class GenerationConfig:
         return asdict(self)
 
 
-def parse_choice(text: str, choices: Choices, field: str) -> tuple[str, dict[str, float]]:
-    """`threshold:tau=0.8` -> `("threshold", {"tau": 0.8})`, with the defaults of what is not said.
-
-    Raises:
-        ConfigError: a name, parameter or value that is not among `choices`; it says what is.
-    """
-    name, _, rest = str(text).partition(":")
-    if name not in choices:
-        near = did_you_mean(name, choices)
-        raise ConfigError(f"{field} must be one of {', '.join(describe(choices))}, not {text!r}{near}", field=field)
-    values = {key: parameter.default for key, parameter in choices[name].items()}
-    for part in filter(None, rest.split(",")):
-        key, _, value = (word.strip() for word in part.partition("="))
-        if key not in values:
-            known = ", ".join(values) or "none"
-            raise ConfigError(f"{field} {name} has no parameter {key!r}; its parameters: {known}", field=field)
-        default, low, high = choices[name][key]
-        try:
-            values[key] = type(default)(value)
-        except ValueError:
-            values[key] = math.nan
-        if not low <= values[key] <= high:
-            kind = "whole number" if isinstance(default, int) else "number"
-            raise ConfigError(f"{field} {name}: {key} must be a {kind} from {low:g} to {high:g}, not {value!r}", field=field)
-    return name, values
-
-
-def describe(choices: Choices) -> list[str]:
-    """Each choice with its default parameters, as `parse_choice` reads it."""
-    parameters = {name: ",".join(f"{key}={one.default:g}" for key, one in choices[name].items()) for name in choices}
-    return [f"{name}:{given}" if given else name for name, given in parameters.items()]
-
-
-def _is_number(value: Any, kind: Any) -> bool:
+def is_number(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)  # True is an int to Python
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a checkpoint's file. Raises `CheckpointError`, naming the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; is {path.parent} a checkpoint folder?") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); download the file again") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds a JSON {type(value).__name__}, not an object")
-    return value

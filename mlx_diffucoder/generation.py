@@ -9,18 +9,19 @@ from typing import Self
 import mlx.core as mx
 import numpy as np
 
-from .canvas import Canvas, count_up_to_end, settled, text_before
 from .config import GenerationConfig
-from .deciding import ROWS
-from .denoise import Hooks, denoise
+from .decoding.canvas import Canvas, count_up_to_end, settled, text_before
+from .decoding.loop import Hooks, denoise
+from .decoding.result import Step
+from .decoding.rules import rule_for
+from .decoding.step import ROWS
+from .decoding.windows import window_for
+from .decoding.windows.base import Window
 from .errors import ConfigError, PromptError
-from .loading import memory_size
-from .model import Dream
-from .recording import trace_to
-from .rules import policy_for
+from .memory import memory_size
+from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
-from .trace import Step
-from .windows import Window, window_for
+from .trace.writer import trace_to
 
 Prompt = str | Sequence[int]
 """Text (the chat template is applied unless the config says raw) or token ids, taken as they are."""
@@ -68,14 +69,24 @@ class Answer:
 
 
 def generate(
-    model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig | None = None, *, hooks: Hooks | None = None
+    model: DiffusionModel,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    config: GenerationConfig | None = None,
+    *,
+    hooks: Hooks | None = None,
 ) -> str:
     """Denoise an answer to `prompt` and return its text. Raises as `stream_generate` does."""
     return generate_batch(model, tokenizer, [prompt], config, hooks=hooks)[0]
 
 
 def stream_generate(
-    model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig | None = None, *, hooks: Hooks | None = None
+    model: DiffusionModel,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    config: GenerationConfig | None = None,
+    *,
+    hooks: Hooks | None = None,
 ) -> Iterator[Step]:
     """Denoise an answer to `prompt`, yielding after every step.
 
@@ -94,7 +105,7 @@ def stream_generate(
 
 
 def stream_traced(
-    model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig, trace: tuple[Path, str] | None
+    model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig, trace: tuple[Path, str] | None
 ) -> Generator[Step, None, None]:
     """As `stream_generate`, and where a file is named every step is written into it.
 
@@ -114,7 +125,7 @@ def stream_traced(
 
 
 def generate_batch(
-    model: Dream,
+    model: DiffusionModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     config: GenerationConfig | None = None,
@@ -130,7 +141,7 @@ def generate_batch(
 
 
 def stream_batch(
-    model: Dream,
+    model: DiffusionModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     config: GenerationConfig | None = None,
@@ -142,7 +153,7 @@ def stream_batch(
     if isinstance(prompts, str | bytes) or not len(prompts):
         raise PromptError("the batch must be a list of prompts, and not empty")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
-    policy, window = policy_for(config), window_for(config)
+    policy, window = rule_for(config), window_for(config)
     check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window)
     if hooks and config.window != "whole":
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
@@ -166,7 +177,7 @@ def canvas_of(tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: Ge
     return Canvas.of(prompts, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
 
 
-def prompt_ids(model: Dream, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig) -> list[int]:
+def prompt_ids(model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig) -> list[int]:
     """The ids that a prompt stands for, checked against the model.
 
     Raises:
@@ -204,7 +215,7 @@ def _token_ids(prompt: Sequence[int], vocab_size: int) -> list[int]:
     return [int(token) for token in ids]
 
 
-def check_memory(model: Dream, rows: int, known: int, masks: int, window: Window) -> None:
+def check_memory(model: DiffusionModel, rows: int, known: int, masks: int, window: Window) -> None:
     """Refuse canvases that one forward cannot be held of, before MLX runs out of memory on them."""
     positions, candidates = window.extent(known, masks)
     # What an MLP holds of every position, who precedes whom, and the logits of a few rows; in float32.

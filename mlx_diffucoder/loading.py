@@ -15,9 +15,9 @@ import mlx.core as mx
 
 from .adapter import apply_adapter
 from .checkpoint import build, shards
-from .config import read_json
 from .errors import CheckpointError, ConfigError, HubError, did_you_mean, one_of
-from .model import Dream
+from .files import read_json
+from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
 
 DEFAULT_MODEL = "mlx-community/DiffuCoder-7B-cpGRPO-8bit"
@@ -26,8 +26,6 @@ POCKET = "pocket"
 """The name of the bundled checkpoint; it is never downloaded."""
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
 """What is fetched of a Hub repository: never code."""
-ROOM_TO_RUN = 1.1
-"""Memory for a generation, over the weights' bytes."""
 NO_DOWNLOAD = f"check the network and the disk, name a folder, or use -m {POCKET}, which needs neither"
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
@@ -50,7 +48,7 @@ def load(
     dtype: str | None = None,
     lazy: bool = False,
     adapter: str | os.PathLike[str] | None = None,
-) -> tuple[Dream, Tokenizer]:
+) -> tuple[DiffusionModel, Tokenizer]:
     """Load a model and its tokenizer.
 
     Args:
@@ -146,16 +144,6 @@ def source_card(name: str, folder: Path) -> dict[str, Any]:
     except HubError:  # it was downloaded before, and the Hub is out of reach now
         return {}
     return data.to_dict() if data else {}
-
-
-def memory_size() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def memory_to_run(weights: int) -> int:
-    """Bytes of memory that a generation takes, about, with so many bytes of weights."""
-    return int(weights * ROOM_TO_RUN)
 
 
 def _download(repo: str, before_download: Callable[[Download], None] | None) -> Path:

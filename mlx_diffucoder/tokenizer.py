@@ -20,8 +20,8 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from .config import read_json
 from .errors import CheckpointError, ConfigError, PromptError
+from .files import read_json
 
 # How Qwen2 cuts text before merging: digits one by one, line ends kept with what precedes them.
 QWEN2_SPLIT = (

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from mlx_diffucoder import GenerationConfig, ModelConfig
-from mlx_diffucoder.config import PRESETS, read_json
+from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.errors import CheckpointError, ConfigError
+from mlx_diffucoder.files import read_json
 
 from .conftest import DATA
 

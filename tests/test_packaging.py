@@ -39,7 +39,7 @@ def test_the_wheel_holds_one_package_and_its_metadata(wheel):
         "bench/chips.json",
         "bench/reference.safetensors",
         "cli/app.py",
-        "cli/replay.html",
+        "trace/page.html",
         "evaluation/runner.py",
         "pocket/model.safetensors",
         "pocket/tokenizer.json",
@@ -47,21 +47,18 @@ def test_the_wheel_holds_one_package_and_its_metadata(wheel):
     ):
         assert f"mlx_diffucoder/{name}" in names
     assert len(names) == len(set(names))
-    assert [name for name in names if name.endswith(".jsonl")] == ["mlx_diffucoder/evaluation/texts.jsonl"]
+    assert [name for name in names if name.endswith(".jsonl")] == ["mlx_diffucoder/texts.jsonl"]
 
 
 def test_the_wheel_holds_every_module_of_the_checkout(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = [f"mlx_diffucoder/{path.relative_to(ROOT / 'mlx_diffucoder')}" for path in (ROOT / "mlx_diffucoder").glob("*.py")]
+    inside = (ROOT / "mlx_diffucoder").rglob("*.py")  # follows no symlinks
+    modules = [f"mlx_diffucoder/{path.relative_to(ROOT / 'mlx_diffucoder')}" for path in inside]
     modules += [
-        f"mlx_diffucoder/{path.relative_to(ROOT / 'mlx_diffucoder')}"
-        for room in ("cli", "evaluation")
-        for path in (ROOT / "mlx_diffucoder" / room).glob("*.py")
-    ]
-    modules += [
-        f"mlx_diffucoder/{path.relative_to(ROOT)}" for room in ("convert", "bench") for path in (ROOT / room).glob("*.py")
+        f"mlx_diffucoder/{path.relative_to(ROOT)}" for name in ("convert", "bench") for path in (ROOT / name).glob("*.py")
     ]
     assert set(modules) <= names
+    assert not [name for name in names if name.startswith(("mlx_diffucoder/bench/studies", "mlx_diffucoder/bench/pocket"))]
 
 
 def test_the_bundled_checkpoint_is_small():

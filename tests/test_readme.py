@@ -37,13 +37,6 @@ def test_every_flag_in_the_readme_is_in_the_help():
             assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", shown), (command, flag)
 
 
-def test_the_rooms_in_the_readme_are_the_rooms_there_are():
-    tree = README.split("## The rooms")[1].split("```")[1]
-    named = set(re.findall(r"^  (\w+\.py)", tree, re.M))
-    there = {path.name for path in (ROOT / "mlx_diffucoder").glob("*.py")} - {"__init__.py"}
-    assert named == there
-
-
 def test_the_python_example_runs(capsys):
     namespace = {}
     exec(PYTHON[1].replace("max_tokens=64", "max_tokens=64, steps=8"), namespace)

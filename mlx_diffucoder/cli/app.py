@@ -12,18 +12,18 @@ from ..errors import DiffucoderError
 from .bench import bench
 from .bench_compare import compare_benches
 from .chat import chat
+from .common_options import give_habits
 from .compare import compare
 from .config import config
 from .convert import convert
 from .doctor import doctor
-from .evaluate import evaluate
+from .errors import fail, say_error
+from .eval import evaluate
 from .fuse import fuse
 from .generate import generate
-from .habits import give_habits
 from .infill import infill
-from .saying import fail, say_error
 from .settings import Schema, Settings
-from .stopping import code_of, terminable
+from .signals import code_of, terminable
 from .trace import app as trace
 from .train import train
 

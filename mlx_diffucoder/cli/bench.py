@@ -15,8 +15,8 @@ from .options import Dtype, Model, Yes, decodes
 if TYPE_CHECKING:
     from ..bench.ceilings import Ceilings
     from ..bench.chip import Card
-    from ..bench.networks import Measured
     from ..bench.roofline import Work
+    from ..bench.subjects import Measured
 
 HERE = "here"
 BITS = (2, 3, 4, 5, 6, 8, 16)
@@ -151,9 +151,9 @@ def _check_together(nfe: int | None, positions: int | None) -> None:
 
 
 def _checkpoint(name: str | None, dtype: str | None, *, yes: bool) -> "Measured":
-    from ..bench.networks import Measured, check_fits
+    from ..bench.subjects import Measured, check_fits
     from ..checkpoint import shards
-    from .models import load_named
+    from .model_option import load_named
 
     def check(name: str, folder: Path) -> None:
         check_fits(name, sum(file.stat().st_size for file in shards(folder)))
@@ -162,7 +162,7 @@ def _checkpoint(name: str | None, dtype: str | None, *, yes: bool) -> "Measured"
 
 
 def _noise(shape: str, bits: int, dtype: str | None, layers: int | None) -> "Measured":
-    from ..bench.networks import noise
+    from ..bench.subjects import noise
     from ..loading import DTYPES
     from .progress import waiting
 

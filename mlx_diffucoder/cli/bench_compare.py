@@ -57,7 +57,7 @@ def _labels(files: list[Path]) -> list[str]:
 
 def _plotter(folder: Path) -> Any:
     """matplotlib, where it can draw there; the folder is made."""
-    from ..bench.frontier import plotter
+    from ..plotting import plotter
 
     try:
         folder.mkdir(exist_ok=True)
@@ -136,7 +136,7 @@ def _forward(width: int) -> Cell:
 def _decoders(
     reports: "list[Report]", show: Callable[[dict[str, Any]], str], *, without_baseline: bool = False
 ) -> dict[str, Cell]:
-    from ..bench.generations import BASELINE
+    from ..bench.decoders import BASELINE
     from ..bench.report import comparable_rows
 
     def cell(own: dict[str, Any]) -> Cell:

@@ -5,7 +5,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..bench.generations import SideBySide, Speed
+    from ..bench.decoders import SideBySide, Speed
     from ..bench.speed import Split
 
 # Heads of three lines and the widths below them: 80 columns in all.
@@ -74,7 +74,7 @@ def details(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each decoder."""
-    from ..bench.generations import BASELINE
+    from ..bench.decoders import BASELINE
 
     answers = len(rows[0]["generations"])
     each = "1 answer" if answers == 1 else f"{answers} answers"
@@ -97,8 +97,8 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def notes(rows: list[dict[str, Any]], answers: "SideBySide", report: dict[str, Any]) -> Iterator[str]:
     """What the table compares, and what it does not."""
-    from ..bench.generations import ENOUGH
-    from ..bench.peers import SAME
+    from ..bench.baselines import SAME
+    from ..bench.decoders import ENOUGH
 
     baseline, speeds = answers.baseline, answers.speeds
     if report["model"]["random"]:
@@ -120,7 +120,7 @@ def notes(rows: list[dict[str, Any]], answers: "SideBySide", report: dict[str, A
 
 
 def _break_even(speeds: "list[Speed]", baseline: "Speed") -> str:
-    from ..bench.generations import break_even_rate
+    from ..bench.decoders import break_even_rate
 
     denoisers = [speed for speed in speeds if speed.decoder.kind == "diffusion"]
     rate = break_even_rate(denoisers, baseline)

@@ -47,12 +47,12 @@ def chat(
     if config.raw:
         raise ConfigError("raw goes without the chat template, and a chat is made of it; use generate", field="raw")
     if trace:
-        from ..recording import check_trace
+        from ..trace.writer import check_trace
         from .conversation import numbered
 
         check_trace(numbered(trace))
-    from .lines import Lines, history
-    from .models import load_named
+    from .chat_input import Lines, history
+    from .model_option import load_named
 
     lines = Lines()
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)

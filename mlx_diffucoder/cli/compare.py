@@ -16,8 +16,10 @@ from . import completion
 from .options import Dtype, Yes
 
 if TYPE_CHECKING:
-    from ..evaluation import Masked, Task, Text
+    from ..data import Text
+    from ..divergence.masking import Masked
     from ..evaluation.compare import Checkpoint, Comparison
+    from ..tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,10 @@ def compare(
     from .picture import check_picture, draw_picture
 
     pyplot = check_picture(picture) if picture else None
-    from ..evaluation import HELD_OUT, masked_canvases, read_samples, read_tasks
+    from ..data import HELD_OUT, read_samples
+    from ..divergence.masking import masked_canvases
     from ..evaluation.compare import compare as compare_checkpoints
+    from ..tasks import read_tasks
     from .progress import waiting
 
     samples = read_samples(texts or HELD_OUT, limit)
@@ -119,7 +123,7 @@ def compare(
 
 
 def _checked(ratios: Sequence[float] | None) -> Sequence[float]:
-    from ..evaluation.masking import RATIOS
+    from ..divergence.masking import RATIOS
 
     for ratio in ratios or ():
         if not 0.001 <= ratio <= 1:
@@ -131,7 +135,7 @@ def _open(names: list[str], dtype: str | None, yes: bool) -> "list[Checkpoint]":
     """The named checkpoints, none of them twice and all comparable with the first."""
     from ..evaluation.compare import Checkpoint, check_comparable
     from ..loading import DTYPES, resolve
-    from .models import check_download
+    from .model_option import check_download
 
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}", field="dtype")
@@ -148,7 +152,7 @@ def _open(names: list[str], dtype: str | None, yes: bool) -> "list[Checkpoint]":
 
 
 def _encode(samples: Any, checkpoints: "list[Checkpoint]") -> "list[Text]":
-    from ..evaluation import encode_samples
+    from ..data import encode_samples
 
     return encode_samples(samples, checkpoints[0].tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
 

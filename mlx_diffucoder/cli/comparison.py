@@ -8,7 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ..evaluation import Divergence, Masked, Text
+    from ..data import Text
+    from ..divergence.kl import Divergence
+    from ..divergence.masking import Masked
     from .compare import Row
 
 ENOUGH = 1000  # columns: no table is as wide

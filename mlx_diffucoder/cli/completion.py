@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-from ..config import ALGORITHMS, PRESETS, RULES, WINDOWS
+from ..choices import RULES, WINDOWS
+from ..config import ALGORITHMS, PRESETS
 
 DTYPES = ("float32", "float16", "bfloat16")
 METHODS = ("sft", "coupled-grpo")

@@ -11,10 +11,10 @@ import typer
 from ..errors import SettingsError
 from ..files import write_whole
 from .editor import edit_file
-from .saying import fail
+from .errors import fail
+from .introspection import Flag
 from .settings import Key, Schema, Settings, config_path, leaves, read_file
 from .toml import with_value, written
-from .verbs import Flag
 
 HEAD = """# Defaults of diffucode: `diffucode config list --all` lists the keys.
 # model = "pocket"          for every verb

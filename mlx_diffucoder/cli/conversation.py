@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..chat import Chat
 from ..config import PRESETS, GenerationConfig
 from ..errors import ChatError, DiffucoderError, did_you_mean
+from .chat_input import BLOCK, Entry, Lines
 from .editor import edit_text
+from .errors import say_error
 from .generate import Run
-from .lines import BLOCK, Entry, Lines
-from .saying import say_error
-from .stopping import Terminated, code_of
+from .signals import Terminated, code_of
 
 if TYPE_CHECKING:
-    from ..model import Dream
+    from ..models.transformer import DiffusionModel
     from ..tokenizer import Tokenizer
 
 HOW_TO_LEAVE = "/bye or Ctrl-D leaves"
@@ -42,7 +42,7 @@ class Conversation:
     def __init__(
         self,
         name: str,
-        model: "Dream",
+        model: "DiffusionModel",
         tokenizer: "Tokenizer",
         config: GenerationConfig,
         lines: Lines,

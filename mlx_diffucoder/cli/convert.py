@@ -74,7 +74,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
     from ..convert import Plan, upload_folder
     from ..convert import convert as convert_checkpoint
     from ..convert.hub import check_upload
-    from .models import check_download, show_hub_bars
+    from .model_option import check_download, show_hub_bars
     from .progress import converting
 
     if upload is not None:
@@ -113,7 +113,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
 
 def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     from ..convert import make_plan
-    from ..convert.plan import readable
+    from ..files import readable
     from .progress import measuring
 
     with measuring() if config.calibrate else nullcontext() as bar:

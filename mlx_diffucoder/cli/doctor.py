@@ -77,7 +77,7 @@ def _memory(total: int) -> dict[str, Any]:
     import mlx.core as mx
 
     from ..bench.shapes import SHAPES, bits_per_weight, parameters
-    from ..loading import memory_to_run
+    from ..memory import memory_to_run
 
     limit = int(mx.device_info().get("max_recommended_working_set_size") or total) if mx.metal.is_available() else total
     rows = []
@@ -102,7 +102,7 @@ def _hub_cache() -> dict[str, Any]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     from ..loading import DEFAULT_MODEL, cached
-    from .models import free_disk
+    from .model_option import free_disk
 
     folder = cached(DEFAULT_MODEL)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) if folder else None

@@ -23,7 +23,7 @@ def fuse(
     Example: diffucode fuse -m pocket --adapter ./adapter --out ./fused
     """
     from ..training.fusing import fuse as fuse_folders
-    from .models import folder_named
+    from .model_option import folder_named
     from .progress import waiting
 
     name, folder = folder_named(model, yes=yes)

@@ -13,14 +13,14 @@ import typer
 from ..config import GenerationConfig
 from .options import Adapter, Dtype, Model, TraceOut, Tuned, Yes, decodes
 from .several import Choice, Several
-from .stopping import code_of
+from .signals import code_of
 
 if TYPE_CHECKING:
-    from ..canvas import Canvas
+    from ..decoding.canvas import Canvas
+    from ..decoding.result import Stats, Step
     from ..generation import Prompt
-    from ..model import Dream
+    from ..models.transformer import DiffusionModel
     from ..tokenizer import Tokenizer
-    from ..trace import Stats, Step
 
 
 @decodes
@@ -66,10 +66,10 @@ def generate(
     choice = Choice(count, rank, tests, lock)
     choice.check(allow_code_execution=allow_code_execution)
     if trace:
-        from ..recording import check_trace
+        from ..trace.writer import check_trace
 
         check_trace(trace)
-    from .models import load_named
+    from .model_option import load_named
     from .tuning import tuned as with_tuned
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
@@ -97,7 +97,7 @@ class Run:
 
     def __init__(
         self,
-        model: "Dream",
+        model: "DiffusionModel",
         tokenizer: "Tokenizer",
         prompt: "Prompt",
         config: GenerationConfig,
@@ -106,14 +106,14 @@ class Run:
         live: bool = False,
         trace: tuple[Path, str] | None = None,
     ):
+        from ..decoding.rules import rule_for
         from ..generation import Answer, prompt_ids
-        from ..rules import policy_for
         from .terminal import is_live
 
         self.model, self.tokenizer, self.config, self.stream, self.trace = model, tokenizer, config, stream, trace
         self.live = is_live(live and stream)
         # A rule that takes commits back may take back what has settled.
-        self.streams = stream and not self.live and policy_for(config).rounds == 1
+        self.streams = stream and not self.live and rule_for(config).rounds == 1
         self.ids = prompt_ids(model, tokenizer, prompt, config)
         self.answer = Answer()
         self.last: Step | None = None
@@ -149,7 +149,7 @@ class Run:
     def stats(self) -> "Stats":
         import mlx.core as mx
 
-        from ..trace import Stats
+        from ..decoding.result import Stats
 
         return Stats(
             nfe=self.last.nfe if self.last else 0,
@@ -200,7 +200,7 @@ class Run:
         from .terminal import is_file
 
         if self.live:
-            from .live import Live
+            from .live_view import Live
 
             given = len(self.tokenizer.encode_plain(self.config.prefill))
             with Live(self._canvas(), self.tokenizer.piece, given) as view:

@@ -12,12 +12,12 @@ import typer
 
 from ..config import HOLES, OF_ANSWERS, GenerationConfig
 from ..errors import FileError
+from ..infilling.file import Source, check_replaceable, cut, name_of, named, read_bytes, read_json_parts, replace_file
 from .options import Dtype, Model, TraceOut, Yes, decodes
-from .source import Source, check_replaceable, cut, name_of, named, read_bytes, read_json_parts, replace_file
 
 if TYPE_CHECKING:
-    from ..filling import Filled
-    from ..trace import Stats
+    from ..decoding.result import Stats
+    from ..infilling.fill import Filled
 
 
 @partial(decodes, usual=HOLES, without=OF_ANSWERS)
@@ -56,7 +56,7 @@ def infill(
     if write:
         check_replaceable(file, backup)
     if trace:
-        from ..recording import check_trace
+        from ..trace.writer import check_trace
 
         check_trace(trace)
     data = read_bytes(file)
@@ -64,9 +64,9 @@ def infill(
     source = None if asked else cut(name_of(file), data, marker, at, lines)
     parts, said = asked or (source.parts if source else [], None)
     instruction = instruction or said
-    from ..filling import check_settings, fill
-    from ..recording import recording
-    from .models import load_named
+    from ..infilling.fill import check_settings, fill
+    from ..trace.writer import recording
+    from .model_option import load_named
     from .progress import waiting
 
     check_settings(config, instruction, around, tries)
@@ -105,7 +105,7 @@ class _Run:
     def stats(self) -> "Stats":
         import mlx.core as mx
 
-        from ..trace import Stats
+        from ..decoding.result import Stats
 
         return Stats(
             nfe=self.filled.nfe,

@@ -15,8 +15,8 @@ from ..errors import BenchError
 from .progress import waiting
 
 if TYPE_CHECKING:
-    from ..bench.generations import Decoder
-    from ..bench.networks import Measured
+    from ..bench.decoders import Decoder
+    from ..bench.subjects import Measured
 
 PROMPTS = (
     "Write a function f(nums) that returns the sum of the squares of the even numbers in nums.",
@@ -49,10 +49,10 @@ class Plan:
 
 def measure_here(plan: Plan, *, measure: bool, as_json: bool) -> int:
     """Measure, then print tables or one JSON object."""
+    from ..bench.baselines import folder_of
     from ..bench.ceilings import measure as measure_ceilings
     from ..bench.chip import read_card
-    from ..bench.generations import RATES, SideBySide
-    from ..bench.peers import folder_of
+    from ..bench.decoders import RATES, SideBySide
     from ..bench.report import VERSION
     from ..bench.speed import ForwardCurve, Splitting, forward_rows
     from ..bench.timing import take_turns
@@ -124,8 +124,8 @@ def _decoders(
     plan: Plan, measured: "Measured", prompts: list[str], encoded: list[list[int]], config: GenerationConfig
 ) -> "list[Decoder]":
     """mlx-lm first, what others are held against; then the reference, then what was asked for."""
-    from ..bench.generations import RATES, denoised, denoising, reference_of
-    from ..bench.peers import autoregressive, coder, coder_for, same_weights
+    from ..bench.baselines import autoregressive, coder, coder_for, same_weights
+    from ..bench.decoders import RATES, denoised, denoising, reference_of
 
     rates = [plan.rate] if plan.rate else list(RATES)
     ours = [

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import ALGORITHMS, PRESETS, RULES, WINDOWS, GenerationConfig, describe
+from ..choices import RULES, WINDOWS, describe
+from ..config import ALGORITHMS, PRESETS, GenerationConfig
 from ..errors import ConfigError
 from . import completion
 

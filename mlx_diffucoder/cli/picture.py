@@ -1,12 +1,11 @@
 """Quality against size, as a picture."""
 
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..files import put_in_place
 
 if TYPE_CHECKING:
     from .compare import Row
@@ -21,7 +20,7 @@ def check_picture(path: Path) -> Any:
         ConfigError: the folder is not there or the kind of file is none of `KINDS`.
         ExecutionError: matplotlib is not installed.
     """
-    from ..bench.frontier import plotter
+    from ..plotting import plotter
 
     if path.suffix.lower() not in KINDS:
         raise ConfigError(f"--picture {path}: the name must end in .png, .svg or .pdf")
@@ -65,24 +64,3 @@ def draw_picture(pyplot: Any, base: "Row", rows: "list[Row]", path: Path) -> Non
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
     put_in_place(path, lambda file: figure.savefig(file, dpi=150), "--picture")
     pyplot.close(figure)
-
-
-def put_in_place(path: Path, write: Callable[[Path], Any], flag: str) -> None:
-    """Written beside and renamed: a file that was there stays until the new one is complete.
-
-    Raises:
-        ConfigError: it cannot be written; the message names the flag and the file.
-    """
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        unfinished = Path(name)
-        try:
-            write(unfinished)
-            os.umask(mask := os.umask(0))
-            unfinished.chmod(0o666 & ~mask)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{flag} {path}: cannot be written ({error.strerror or error})") from None

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from .app import EXIT_CODES, app
-from .habits import give_habits, split_examples
+from .common_options import give_habits, split_examples
+from .introspection import Flag, Verb, arguments_of, flags_of, verbs_of
 from .settings import GLOBAL, variable_of
-from .verbs import Flag, Verb, arguments_of, flags_of, verbs_of
 
 FOR_ALL = ", ".join(f"`--{key}`" for key in GLOBAL)
 HEAD = f"""# diffucode

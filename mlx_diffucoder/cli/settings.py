@@ -15,8 +15,8 @@ import typer
 from ..config import GenerationConfig
 from ..errors import ConfigError, DiffucoderError, SettingsError, did_you_mean, one_of
 from .completion import DTYPES, METHODS
-from .saying import with_flag
-from .verbs import Flag, Verb, flags_of, verbs_of
+from .errors import with_flag
+from .introspection import Flag, Verb, flags_of, verbs_of
 
 CONFIG = "DIFFUCODE_CONFIG"
 PREFIX = "DIFFUCODE_"

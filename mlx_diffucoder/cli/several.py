@@ -11,11 +11,11 @@ from ..config import HOLES, PRESETS, GenerationConfig
 from ..errors import ConfigError, ExecutionError, TaskError
 
 if TYPE_CHECKING:
-    from ..evaluation import Task
-    from ..model import Dream
-    from ..ranking import Ranked
+    from ..best_of import Ranked
+    from ..decoding.result import Stats
+    from ..models.transformer import DiffusionModel
+    from ..tasks import Task
     from ..tokenizer import Tokenizer
-    from ..trace import Stats
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Several:
 
     def __init__(
         self,
-        model: "Dream",
+        model: "DiffusionModel",
         tokenizer: "Tokenizer",
         name: str,
         config: GenerationConfig,
@@ -87,9 +87,9 @@ class Several:
 
     def _answers(self, prompt: str, task: "Task | None") -> "tuple[list[dict[str, Any]], Stats]":
         """The answers as `--json` has them, those that pass before the others, and what they took."""
+        from ..best_of import ranked
         from ..generation import prompt_ids
-        from ..ranking import ranked
-        from ..recording import recording
+        from ..trace.writer import recording
         from .progress import waiting
 
         ids = prompt_ids(self.model, self.tokenizer, prompt, self.config)
@@ -109,10 +109,10 @@ class Several:
 
     def fill(self, prompt: str, *, as_json: bool, verbose: bool) -> int:
         """Fill the template, the prompt before it, and print it; returns the exit code."""
-        from ..filling import fill
-        from ..recording import recording
+        from ..infilling.file import cut, named, read_bytes
+        from ..infilling.fill import fill
+        from ..trace.writer import recording
         from .progress import waiting
-        from .source import cut, named, read_bytes
 
         path = self.choice.lock or Path()
         source = cut(str(path), read_bytes(path), "<FILL>", None, None)
@@ -139,7 +139,7 @@ class Several:
     def _stats(self, nfe: int, positions: int, useful: int, seconds: float) -> "Stats":
         import mlx.core as mx
 
-        from ..trace import Stats
+        from ..decoding.result import Stats
 
         return Stats(nfe=nfe, positions=positions, useful_tokens=useful, seconds=seconds, peak_memory_bytes=mx.get_peak_memory())
 
@@ -160,7 +160,7 @@ def task_of(path: Path, prompt: str) -> "Task":
     Raises:
         TaskError: the file cannot be read, or holds no test or several tasks.
     """
-    from ..evaluation import Task, read_tasks
+    from ..tasks import Task, read_tasks
 
     if path.suffix in (".jsonl", ".json"):
         tasks = read_tasks(path)

@@ -12,7 +12,7 @@ import typer
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..recorded import Trace
+    from ..trace.run import Trace
 
 app = typer.Typer(help="Show, draw and compare runs that --trace wrote down.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="What --trace wrote.", show_default=False)]
@@ -41,7 +41,7 @@ def show(
 
     trace = _read(file, row)
     if is_live(live):
-        from .live import Live
+        from .live_view import Live
 
         with Live(trace.canvas, lambda token: trace.pieces.get(token, b""), trace.given, share=1.0) as view:
             began = time.perf_counter()
@@ -72,7 +72,7 @@ def plot(
 
     Example: diffucode trace plot run.jsonl --out run.html
     """
-    from .trace_picture import draw_trace, outputs, plotter_for
+    from ..trace.picture import draw_trace, outputs, plotter_for
 
     trace = _read(file, row)
     paths = outputs(out or file.with_suffix(""))
@@ -97,8 +97,8 @@ def compare(
 
     Example: diffucode trace compare exact.jsonl fast.jsonl
     """
-    from ..traces import read_trace
-    from .trace_comparison import agreement, numbers, print_comparison
+    from ..trace.comparison import agreement, numbers, print_comparison
+    from ..trace.reader import read_trace
 
     first, second = (read_trace(file, row) for file, row in zip((one, other), _two_rows(rows), strict=True))
     _check_alike(first, second)
@@ -112,7 +112,7 @@ def compare(
 
 def _read(file: Path, row: int | None) -> "Trace":
     """A trace; of several canvases, which it is of is said on stderr."""
-    from ..traces import read_trace
+    from ..trace.reader import read_trace
 
     trace = read_trace(file, row)
     if trace.which:

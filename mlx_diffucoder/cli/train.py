@@ -13,7 +13,7 @@ import typer
 
 from ..errors import TrainError
 from .options import Model, Yes
-from .stopping import Terminated
+from .signals import Terminated
 from .train_grpo import by_method, grpo_job
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _learner(
     model: str | None, config: Path | None, tokenizer: Path | None, tuning: "Tuning", seed: int, *, yes: bool, unread: bool
 ) -> "Learner":
     from ..training.learners import from_checkpoint, from_scratch
-    from .models import folder_named
+    from .model_option import folder_named
 
     if (config is None) != (tokenizer is None):
         raise TrainError("--from-scratch and --tokenizer go together: a config.json, and the folder of a tokenizer")
@@ -193,8 +193,8 @@ def _outcome(trainer: "Trainer", out: Path) -> dict[str, object]:
 
 
 def _say_what_is_coming(job: "Job | GrpoJob") -> None:
-    from ..convert.plan import readable
-    from ..loading import memory_size
+    from ..files import readable
+    from ..memory import memory_size
 
     for line in job.skipped:
         print(line, file=sys.stderr)

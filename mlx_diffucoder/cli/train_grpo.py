@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import PRESETS, RULES, WINDOWS, GenerationConfig, describe
+from ..choices import RULES, WINDOWS, describe
+from ..config import PRESETS, GenerationConfig
 from ..errors import ExecutionError, TrainError, one_of
 from ..training.grpo_settings import GrpoSettings
 from . import completion

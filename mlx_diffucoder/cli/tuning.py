@@ -11,12 +11,12 @@ from ..errors import BenchError
 from .progress import waiting
 
 if TYPE_CHECKING:
-    from ..bench.networks import Measured
+    from ..bench.subjects import Measured
     from ..bench.tuning import Point
-    from ..model import Dream
+    from ..models.transformer import DiffusionModel
 
 
-def tuned(config: GenerationConfig, network: "Dream", *, wanted: bool, verbose: bool) -> GenerationConfig:
+def tuned(config: GenerationConfig, network: "DiffusionModel", *, wanted: bool, verbose: bool) -> GenerationConfig:
     """The configuration with the window that was tuned for this machine and network, where there is one for its preset.
 
     A profile that cannot be used is said on stderr and left.

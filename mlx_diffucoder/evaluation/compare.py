@@ -10,15 +10,16 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..checkpoint import build, shards
-from ..config import ModelConfig
+from ..divergence.forwards import Outputs, outputs, outputs_by_layer
+from ..divergence.kl import Divergence, NotANumber, readings
+from ..divergence.masking import Masked
 from ..errors import CheckpointError
 from ..generation import forbidden_ids
-from ..loading import DTYPES, memory_size
-from ..model import Dream
+from ..loading import DTYPES
+from ..memory import memory_size
+from ..models.base import ModelConfig
+from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
-from .divergence import Divergence, NotANumber, readings
-from .forwards import Outputs, outputs, outputs_by_layer
-from .masking import Masked
 
 SHARE = 0.7  # of the machine's memory: what Metal lets a program's weights take, and room for the rest
 
@@ -76,12 +77,12 @@ class Checkpoint:
         """Bool `[V]`, ids never to be generated."""
         return forbidden_ids(self.tokenizer, self.config.vocab_size)
 
-    def open(self) -> Dream:
+    def open(self) -> DiffusionModel:
         """Its model, with none of its weights read yet."""
         return _cast(build(self.folder)[0], self.dtype)
 
 
-def _cast(model: Dream, dtype: str | None) -> Dream:
+def _cast(model: DiffusionModel, dtype: str | None) -> DiffusionModel:
     if dtype is not None:
         model.set_dtype(DTYPES[dtype])
     return model

@@ -2,7 +2,7 @@
 
 import re
 
-from .tasks import Task, defines
+from ..tasks import Task, defines
 
 FENCE = re.compile(
     r"^[ \t]*(?P<fence>```+|~~~+)[ \t]*(?P<label>[^\n`]*)\n(?P<body>.*?)(?:^[ \t]*(?P=fence)[ \t]*$|\Z)", re.MULTILINE | re.DOTALL

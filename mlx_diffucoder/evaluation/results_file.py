@@ -15,15 +15,15 @@ from typing import Any, BinaryIO, Self
 from ..checkpoint import weights_digest
 from ..config import GenerationConfig
 from ..errors import TaskError
-from ..model import Dream
+from ..models.transformer import DiffusionModel
+from ..tasks import Task
 from .execute import FAILURES, PASSED, Limits
 from .run import Result
-from .tasks import Task
 
 FORMAT = 1
 
 
-def identity(name: str, model: Dream, tasks: Iterable[Task], config: GenerationConfig, limits: Limits) -> dict[str, Any]:
+def identity(name: str, model: DiffusionModel, tasks: Iterable[Task], config: GenerationConfig, limits: Limits) -> dict[str, Any]:
     """What results must have in common to be put together: a file's first line.
 
     Neither the number of tasks taken from the file nor that of samples is in it: an answer depends on

@@ -12,15 +12,15 @@ from urllib.parse import quote
 import mlx.core as mx
 
 from ..config import GenerationConfig
+from ..decoding.result import Step
 from ..errors import PromptError, TaskError
 from ..generation import Answer, prompt_ids, stream_traced
-from ..model import Dream
-from ..recording import check_trace
+from ..models.transformer import DiffusionModel
+from ..tasks import Task
 from ..tokenizer import Tokenizer
-from ..trace import Step
+from ..trace.writer import check_trace
 from .execute import PASSED, Limits, Outcome, run_program
 from .extract import code_of
-from .tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Traces:
 
 
 def evaluate(
-    model: Dream,
+    model: DiffusionModel,
     tokenizer: Tokenizer,
     tasks: Sequence[Task],
     config: GenerationConfig,
@@ -126,7 +126,7 @@ def seed_of(seed: int, task_id: str, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{sample}/{task_id}".encode()).digest()[:8], "big")
 
 
-def _prompt(model: Dream, tokenizer: Tokenizer, task: Task, config: GenerationConfig) -> list[int]:
+def _prompt(model: DiffusionModel, tokenizer: Tokenizer, task: Task, config: GenerationConfig) -> list[int]:
     try:
         return prompt_ids(model, tokenizer, task.prompt_for(raw=config.raw), config)
     except PromptError as error:
@@ -134,7 +134,7 @@ def _prompt(model: Dream, tokenizer: Tokenizer, task: Task, config: GenerationCo
 
 
 def _answer(
-    model: Dream,
+    model: DiffusionModel,
     tokenizer: Tokenizer,
     task: Task,
     sample: int,

@@ -5,10 +5,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..trace import Stats
+from ..decoding.result import Stats
+from ..statistics import confidence_interval, pass_at_k
 from .execute import FAILURES, PASSED
 from .run import Result
-from .scores import confidence_interval, pass_at_k
 
 
 @dataclass(frozen=True, kw_only=True)

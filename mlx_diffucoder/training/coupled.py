@@ -27,7 +27,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model import Dream
+from ..models.transformer import DiffusionModel
 from .recompute import cross_entropies
 
 T_RANGE = (0.2, 0.8)
@@ -128,7 +128,9 @@ class Questions:
         return tuple(mx.array(one) for one in (self.tokens, self.full, self.paired, self.targets, self.weights))
 
 
-def log_pi(model: Dream, tokens: mx.array, full: mx.array, paired: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+def log_pi(
+    model: DiffusionModel, tokens: mx.array, full: mx.array, paired: mx.array, targets: mx.array, weights: mx.array
+) -> mx.array:
     """`[M]`, the coupled estimate for each token; arguments as in `Questions`."""
     hidden = model.model(tokens, 0, None, None)  # [3N, L, D]
     read = hidden.reshape(-1, hidden.shape[-1])[mx.concatenate([full, paired])]  # [2M, D]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data import encode_samples, read_samples
 from ..errors import TrainError
-from ..evaluation import encode_samples, read_samples
 from ..tokenizer import Tokenizer
 
 MOST_TOKENS = 2**30  # of one text; whether it fits is asked later, of all of them

@@ -8,8 +8,8 @@ from mlx.utils import tree_unflatten
 
 from ..adapter import apply_adapter
 from ..checkpoint import build
-from ..convert.folder import written_beside
 from ..errors import ConvertError
+from ..files import written_beside
 from ..tokenizer import Tokenizer
 from .learners import ModelWriter
 

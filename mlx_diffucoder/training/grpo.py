@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ..config import GenerationConfig
 from ..errors import CheckpointError
-from ..evaluation import Limits, Task
-from ..model import Dream
+from ..evaluation import Limits
+from ..models.transformer import DiffusionModel
+from ..tasks import Task
 from ..tokenizer import Tokenizer
 from .coupled import CANVASES, Answers, Pair, Questions, clipped_loss, leave_one_out, log_pi
 from .grpo_settings import GrpoSettings
@@ -90,7 +91,7 @@ class CoupledGrpo:
         self._last: list[dict[str, float]] = []
         self.forwarded = self.learnt = 0  # positions so far: to write and to compare; and those with a gradient
 
-    def batches(self, model: Dream, step: int) -> Sequence[Arrays]:
+    def batches(self, model: DiffusionModel, step: int) -> Sequence[Arrays]:
         number, update = divmod(step, self._settings.updates)
         if self._round is None or self._round.number != number:
             training = model.training
@@ -101,7 +102,7 @@ class CoupledGrpo:
         self.learnt += sum(one[0].size for one in arrays)
         return arrays
 
-    def loss(self, model: Dream, *arrays: mx.array) -> mx.array:
+    def loss(self, model: DiffusionModel, *arrays: mx.array) -> mx.array:
         *asked, old, reference, advantages, shares = arrays
         settings = self._settings
         now = log_pi(model, *asked)
@@ -113,7 +114,7 @@ class CoupledGrpo:
         self._told, self._last = [], told[-1:]
         return {name: float(np.mean([one[name] for one in told])) for name in told[0]} if told else {}
 
-    def _next(self, model: Dream, number: int) -> Round:
+    def _next(self, model: DiffusionModel, number: int) -> Round:
         """Write a round's answers, run them, and score them where later steps compare with it."""
         chosen = [self._prompts[index] for index in self._chosen(number)]
         with computed_once(model):
@@ -164,7 +165,7 @@ class CoupledGrpo:
             }
         )
 
-    def _compared(self, model: Dream, part: Part, number: int, place: int) -> Part:
+    def _compared(self, model: DiffusionModel, part: Part, number: int, place: int) -> Part:
         """With log π of the weights as they are, and of the reference model, for the masks of each step."""
         updates = range(self._settings.updates)
         asked = [self._questions(part, number, place, update) for update in updates]
@@ -177,7 +178,7 @@ class CoupledGrpo:
         model.update(learning)
         return replace(part, old=old, reference=reference)
 
-    def _score(self, model: Dream, questions: Questions) -> NDArray[np.float32]:
+    def _score(self, model: DiffusionModel, questions: Questions) -> NDArray[np.float32]:
         self.forwarded += questions.tokens.size
         return np.array(log_pi(model, *questions.arrays()))
 

@@ -11,9 +11,10 @@ import mlx.nn as nn
 
 from ..config import GenerationConfig
 from ..errors import PromptError, TaskError, TrainError
-from ..evaluation import Limits, Task, evaluate, read_tasks
+from ..evaluation import Limits, evaluate
 from ..generation import prompt_ids
-from ..model import Dream
+from ..models.transformer import DiffusionModel
+from ..tasks import Task, read_tasks
 from .coupled import CANVASES
 from .grpo import CoupledGrpo, Prompt
 from .grpo_settings import GrpoSettings
@@ -107,12 +108,12 @@ class GrpoJob:
             reference=self.learner.model.trainable_parameters() if self.asked.grpo.kl else None,
         )
 
-    def _evaluation(self) -> Callable[[Dream], float] | None:
+    def _evaluation(self) -> Callable[[DiffusionModel], float] | None:
         if not self.valid:
             return None
         surest = replace(self.asked.decoding, temperature=0.0, seed=0)
 
-        def unsolved(model: Dream) -> float:
+        def unsolved(model: DiffusionModel) -> float:
             with computed_once(model):
                 found = list(evaluate(model, self.learner.tokenizer, self.valid, surest, limits=self.asked.limits))
             return sum(not result.passed for result in found) / len(found)
@@ -162,7 +163,7 @@ def read_prompts(path: Path, learner: Learner, decoding: GenerationConfig) -> li
     return prompts
 
 
-def _memory(model: Dream, settings: TrainSettings, asked: Asked, longest: int) -> Memory:
+def _memory(model: DiffusionModel, settings: TrainSettings, asked: Asked, longest: int) -> Memory:
     """As for canvases of examples, but that each token is read twice, and that a reference model is kept."""
     grpo, most = asked.grpo, asked.decoding.max_tokens
     answers = min(grpo.group, max(1, settings.batch_size // CANVASES))

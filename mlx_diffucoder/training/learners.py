@@ -16,11 +16,12 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from ..adapter import BASE, CONFIG, KINDS, WEIGHTS, base_identity
 from ..checkpoint import build
-from ..config import ModelConfig, read_json
 from ..convert.converter import COPIED
 from ..errors import CheckpointError, ConfigError, TrainError
+from ..files import read_json
 from ..loading import DTYPES
-from ..model import Dream
+from ..models.base import ModelConfig
+from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 
 DEVIATION = 0.02  # Qwen2's initializer_range
@@ -71,7 +72,7 @@ class Learner:
         read: reads that again.
     """
 
-    model: Dream
+    model: DiffusionModel
     tokenizer: Tokenizer
     identity: dict[str, Any]
     write: Callable[[Path, nn.Module], None]
@@ -128,32 +129,32 @@ def from_scratch(path: Path, tokenizer_folder: Path, seed: int, dtype: str | Non
     tokenizer = Tokenizer.load(tokenizer_folder, raw)
     if (most := int(tokenizer.known_ids.max())) >= config.vocab_size:
         raise CheckpointError(f"{path}: vocab_size is {config.vocab_size}, and {tokenizer_folder} has the id {most}")
-    model = Dream(config)
+    model = DiffusionModel(config)
     _initialize(model, float(raw.get("initializer_range") or DEVIATION), mx.random.key(seed))
     _set_dtype(model, dtype)
     identity = {"base": "random", "config": raw, "tune": "full", "dtype": _dtype_of(model)}
     return _whole(model, tokenizer, identity, raw, tokenizer_folder)
 
 
-def _whole(model: Dream, tokenizer: Tokenizer, identity: dict[str, Any], raw: dict[str, Any], folder: Path) -> Learner:
+def _whole(model: DiffusionModel, tokenizer: Tokenizer, identity: dict[str, Any], raw: dict[str, Any], folder: Path) -> Learner:
     raw = {**raw, "torch_dtype": _dtype_of(model)}
     write = ModelWriter(raw, tokenizer, folder)
     return Learner(model, tokenizer, identity, write, read=lambda kept: _read_model(model, kept))
 
 
-def _read_model(model: Dream, folder: Path) -> None:
+def _read_model(model: DiffusionModel, folder: Path) -> None:
     kept, _ = build(folder)
     model.update(kept.parameters())
 
 
-def _read_weights(model: Dream, file: Path) -> None:
+def _read_weights(model: DiffusionModel, file: Path) -> None:
     try:
         model.load_weights(str(file), strict=False)
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
 
 
-def add_adapters(model: Dream, tuning: Tuning, seed: int) -> dict[str, Any]:
+def add_adapters(model: DiffusionModel, tuning: Tuning, seed: int) -> dict[str, Any]:
     """Adapters on every linear of the last layers, by mlx-lm; what `adapter_config.json` says of them.
 
     Raises:
@@ -203,7 +204,7 @@ class ModelWriter:
                 (folder / name).write_bytes((self._source / name).read_bytes())
 
 
-def _initialize(model: Dream, deviation: float, key: mx.array) -> None:
+def _initialize(model: DiffusionModel, deviation: float, key: mx.array) -> None:
     """Normal weights, narrower where a layer adds to the residual stream (GPT-2, section 2.3); norms 1, biases 0."""
     residual = deviation / math.sqrt(2 * model.config.num_hidden_layers)
     weights = []
@@ -218,18 +219,18 @@ def _initialize(model: Dream, deviation: float, key: mx.array) -> None:
     mx.eval(model.parameters())
 
 
-def _unpacked(model: Dream) -> Dream:
+def _unpacked(model: DiffusionModel) -> DiffusionModel:
     from mlx_lm.utils import dequantize_model
 
     return dequantize_model(model)
 
 
-def _set_dtype(model: Dream, dtype: str | None) -> None:
+def _set_dtype(model: DiffusionModel, dtype: str | None) -> None:
     if dtype is None and _dtype_of(model) == "float16":
         dtype = "float32"
     if dtype is not None:
         model.set_dtype(DTYPES[dtype])
 
 
-def _dtype_of(model: Dream) -> str:
+def _dtype_of(model: DiffusionModel) -> str:
     return str(model.model.norm.weight.dtype).removeprefix("mlx.core.")

@@ -12,7 +12,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten
 
-from ..model import Dream
+from ..models.transformer import DiffusionModel
 from .recompute import HEAD_ROWS, recomputes
 
 FLOAT = 4  # bytes: of logits, and of adapters' arithmetic
@@ -46,7 +46,7 @@ class Memory:
 
 
 def memory_to_train(
-    model: Dream, optimizer: optim.Optimizer, *, batch: int, length: int, accumulate: int = 1, lanes: int = 1
+    model: DiffusionModel, optimizer: optim.Optimizer, *, batch: int, length: int, accumulate: int = 1, lanes: int = 1
 ) -> Memory:
     """What a step takes at most, of a model as it is going to be trained.
 
@@ -70,7 +70,7 @@ def memory_to_train(
     )
 
 
-def _activations(model: Dream, tokens: int, length: int) -> int:
+def _activations(model: DiffusionModel, tokens: int, length: int) -> int:
     """Of the layers: what each keeps for its gradient, and what the backward pass of one holds for a moment."""
     config, size = model.config, model.model.norm.weight.dtype.size
     width, inner = config.hidden_size, config.intermediate_size
@@ -82,7 +82,7 @@ def _activations(model: Dream, tokens: int, length: int) -> int:
     return sum(kept) + moment
 
 
-def _kept(model: Dream, layer: nn.Module, tokens: int, length: int) -> int:
+def _kept(model: DiffusionModel, layer: nn.Module, tokens: int, length: int) -> int:
     """Of one layer, in bytes."""
     config, size = model.config, model.model.norm.weight.dtype.size
     width, inner = config.hidden_size, config.intermediate_size

@@ -28,7 +28,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model import Dream
+from ..models.transformer import DiffusionModel
 from .recompute import cross_entropies
 
 LEAST_T = 1e-3
@@ -156,7 +156,7 @@ def mask_from(place: int, count: int, length: int) -> tuple[NDArray[np.bool_], N
 
 
 def loss(
-    model: Dream,
+    model: DiffusionModel,
     tokens: mx.array,
     rows: mx.array,
     targets: mx.array,

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..model import Dream, KeyValues, Layer, Positions
+from ..models.transformer import DiffusionModel, KeyValues, Layer, Positions
 
 HEAD_ROWS = 128  # rows whose logits are held at a time
 
@@ -26,18 +26,18 @@ class Recomputed(Layer):
         return mx.checkpoint(forward)(self.trainable_parameters(), x)
 
 
-def recompute_layers(model: Dream) -> None:
+def recompute_layers(model: DiffusionModel) -> None:
     """From here on the model's layers are `Recomputed`; their weights and names stay."""
     for layer in model.layers:
         layer.__class__ = Recomputed
 
 
-def recomputes(model: Dream) -> bool:
+def recomputes(model: DiffusionModel) -> bool:
     return isinstance(model.layers[0], Recomputed)
 
 
 @contextmanager
-def computed_once(model: Dream) -> Iterator[None]:
+def computed_once(model: DiffusionModel) -> Iterator[None]:
     """Within it no layer is `Recomputed`: for forwards that keep keys and values, and no gradient."""
     again = recomputes(model)
     for layer in model.layers:
@@ -49,7 +49,7 @@ def computed_once(model: Dream) -> Iterator[None]:
             recompute_layers(model)
 
 
-def cross_entropies(model: Dream, rows: mx.array, targets: mx.array, spread: mx.array | None = None) -> mx.array:
+def cross_entropies(model: DiffusionModel, rows: mx.array, targets: mx.array, spread: mx.array | None = None) -> mx.array:
     """`[M]`, those of what the layers put out, `rows` `[M, D]`, with the ids `targets` `[M]`.
 
     Where the layers are `Recomputed`, so is the head, `HEAD_ROWS` at a time.

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import GenerationConfig
-from ..evaluation import Limits, Task, code_of, run_program
-from ..evaluation.tasks import defines
+from ..decoding.result import Step
+from ..evaluation import Limits, code_of, run_program
 from ..generation import Answer, stream_batch
-from ..model import Dream
+from ..models.transformer import DiffusionModel
+from ..tasks import Task, defines
 from ..tokenizer import Tokenizer
-from ..trace import Step
 from .coupled import Answers
 
 
@@ -47,7 +47,7 @@ class Reward:
         return float(self.passed) + format_reward * self.formed
 
 
-def write(model: Dream, tokenizer: Tokenizer, prompt: Sequence[int], count: int, config: GenerationConfig) -> Written:
+def write(model: DiffusionModel, tokenizer: Tokenizer, prompt: Sequence[int], count: int, config: GenerationConfig) -> Written:
     """`count` answers to a prompt, denoised together; raises as `stream_batch`."""
     last: tuple[Step, ...] = ()
     for rows in stream_batch(model, tokenizer, [prompt] * count, config):

@@ -23,8 +23,8 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..config import read_json
 from ..errors import CheckpointError, TrainError
+from ..files import read_json
 
 STATE, OPTIMIZER, LOG = "training.json", "optimizer.safetensors", "log.jsonl"
 ROUND = "round.safetensors"  # answers that a method has begun to learn from

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from ..model import Dream
+from ..models.transformer import DiffusionModel
 from .batches import Batches
 from .objective import loss
 from .trainer import Arrays
@@ -16,21 +16,21 @@ class Supervised:
     def __init__(self, batches: Batches, accumulate: int = 1):
         self._batches, self._accumulate = batches, accumulate
 
-    def batches(self, model: Dream, step: int) -> Sequence[Arrays]:
+    def batches(self, model: DiffusionModel, step: int) -> Sequence[Arrays]:
         return [batch.arrays() for batch in self._batches.draw(step * self._accumulate, self._accumulate)]
 
-    def loss(self, model: Dream, *arrays: mx.array) -> mx.array:
+    def loss(self, model: DiffusionModel, *arrays: mx.array) -> mx.array:
         return loss(model, *arrays)
 
     def news(self) -> dict[str, float]:
         return {}
 
 
-def validation(batches: Batches) -> Callable[[Dream], float]:
+def validation(batches: Batches) -> Callable[[DiffusionModel], float]:
     """The loss of every example, with canvases and masks that are the same each time."""
     kept = batches.draw(0, batches.per_epoch)
 
-    def evaluate(model: Dream) -> float:
+    def evaluate(model: DiffusionModel) -> float:
         return sum(float(loss(model, *batch.arrays())) for batch in kept)
 
     return evaluate

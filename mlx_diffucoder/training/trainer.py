@@ -18,7 +18,7 @@ from mlx.utils import tree_map
 
 from ..errors import TrainError
 from ..generation import wired_memory
-from ..model import Dream
+from ..models.transformer import DiffusionModel
 from .settings import TrainSettings
 from .state import Progress, RunFolder
 
@@ -33,7 +33,7 @@ FAR_NATS = 1.0  # so many nats above it: the run has gone astray
 class Method(Protocol):
     """What one step learns from, and the loss of it."""
 
-    def batches(self, model: Dream, step: int) -> Sequence[Arrays]:
+    def batches(self, model: DiffusionModel, step: int) -> Sequence[Arrays]:
         """What the step forwards, in parts whose losses are summed; the first array of each is the tokens `[B, L]`.
 
         A function of the step, the seed and the model's weights alone: a run that goes on from a
@@ -41,7 +41,7 @@ class Method(Protocol):
         """
         ...
 
-    def loss(self, model: Dream, *arrays: mx.array) -> mx.array:
+    def loss(self, model: DiffusionModel, *arrays: mx.array) -> mx.array:
         """The scalar loss of one of these parts."""
         ...
 
@@ -100,11 +100,11 @@ class Trainer:
         evaluate: the loss on what is kept apart; None where nothing is.
     """
 
-    model: Dream
+    model: DiffusionModel
     method: Method
     settings: TrainSettings
     folder: RunFolder
-    evaluate: Callable[[Dream], float] | None = None
+    evaluate: Callable[[DiffusionModel], float] | None = None
     hooks: Hooks = field(default_factory=Hooks)
     progress: Progress = field(default_factory=Progress)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ..test_report import content  # noqa: F401  a fixture
+from ..bench.test_report import content  # noqa: F401  a fixture
 from .command import assert_one_line, diffucode, diffucode_here
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_diffucoder.traces import read_trace
+from mlx_diffucoder.trace.reader import read_trace
 
 from ..conftest import DATA
 from .command import COMMAND, ENDLESS, assert_one_line, diffucode, environment

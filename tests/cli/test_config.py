@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.cli.app import app
-from mlx_diffucoder.cli.habits import give_habits
+from mlx_diffucoder.cli.common_options import give_habits
 from mlx_diffucoder.cli.options import Model, decodes
 from mlx_diffucoder.cli.settings import Schema, Settings
 from mlx_diffucoder.cli.toml import with_value

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffucoder import GenerationConfig, fill, load
-from mlx_diffucoder.cli.source import cut, replace_file
 from mlx_diffucoder.errors import FileError
+from mlx_diffucoder.infilling.file import cut, replace_file
 
 from ..conftest import DATA
 from .command import assert_one_line, diffucode, diffucode_here

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from mlx_diffucoder.cli.live import FRAMES, SHARE, Live, Painter
-from mlx_diffucoder.traces import read_trace
+from mlx_diffucoder.cli.live_view import FRAMES, SHARE, Live, Painter
+from mlx_diffucoder.trace.reader import read_trace
 
 from ..conftest import DATA
 from .command import COMMAND, ENDLESS, diffucode, environment
@@ -224,7 +224,7 @@ class Clock:
 
     def __init__(self, monkeypatch, frame):
         self.now, self.frames = 0.0, 0
-        monkeypatch.setattr("mlx_diffucoder.cli.live.time", self)
+        monkeypatch.setattr("mlx_diffucoder.cli.live_view.time", self)
         monkeypatch.setattr(Painter, "size", lambda painter: (80, 24))
         monkeypatch.setattr(Painter, "write", lambda painter, text: self.drawn(frame(self.frames)))
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from mlx_diffucoder.traces import read_trace
+from mlx_diffucoder.trace.reader import read_trace
 
 from ..conftest import DATA
 from .command import COMMAND, ENDLESS, assert_one_line, diffucode, environment
@@ -114,7 +114,7 @@ def test_a_trace_of_a_run_that_was_stopped_at_once_is_shown_and_drawn(tmp_path):
     out = tmp_path / "run.html"
     assert diffucode("trace", "plot", empty, "--out", out).returncode == 0
     pytest.importorskip("matplotlib")
-    from mlx_diffucoder.cli.trace_picture import draw_trace, plotter_for
+    from mlx_diffucoder.trace.picture import draw_trace, plotter_for
 
     draw_trace(plotter_for([tmp_path / "run.png"]), read_trace(empty), [tmp_path / "run.png"])
     assert (tmp_path / "run.png").exists()

@@ -4,8 +4,8 @@ import json
 
 import mlx.core as mx
 
-from mlx_diffucoder.config import ModelConfig
-from mlx_diffucoder.model import Dream
+from mlx_diffucoder.models.base import ModelConfig
+from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.training.learners import Learner, from_scratch
 
 from ..conftest import DATA
@@ -22,7 +22,7 @@ SMALL = {
 
 def small_model(seed=0, vocab=40):
     mx.random.seed(seed)
-    model = Dream(ModelConfig(vocab_size=vocab, mask_token_id=1, **SMALL))
+    model = DiffusionModel(ModelConfig(vocab_size=vocab, mask_token_id=1, **SMALL))
     mx.eval(model.parameters())
     return model
 

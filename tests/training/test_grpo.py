@@ -9,8 +9,9 @@ import pytest
 
 from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.errors import TaskError, TrainError
-from mlx_diffucoder.evaluation import Limits, read_tasks
+from mlx_diffucoder.evaluation import Limits
 from mlx_diffucoder.generation import Answer
+from mlx_diffucoder.tasks import read_tasks
 from mlx_diffucoder.training import grpo
 from mlx_diffucoder.training.grpo_job import Asked, GrpoJob, read_prompts
 from mlx_diffucoder.training.grpo_settings import GrpoSettings

@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from mlx_diffucoder.bench.adaptation import family, measure
-from mlx_diffucoder.bench.curve import read
-from mlx_diffucoder.evaluation import Limits, read_tasks, run_program
-from mlx_diffucoder.training.pocket import CAUSAL, TASKS, make, start, train
+from bench.pocket.recipe import CAUSAL, TASKS, make, start, train
+from bench.studies.adaptation import family, measure
+from bench.studies.curve import read
+from mlx_diffucoder.evaluation import Limits, run_program
+from mlx_diffucoder.tasks import read_tasks
 
 from ..conftest import DATA
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_diffucoder.config import ModelConfig
-from mlx_diffucoder.model import Dream
+from mlx_diffucoder.models.base import ModelConfig
+from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.training.memory import bytes_of, memory_to_train
 from mlx_diffucoder.training.objective import Noised, draw_masks, loss, timesteps
 from mlx_diffucoder.training.recompute import recompute_layers
@@ -20,7 +20,7 @@ BATCH, LENGTH = 4, 128
 def built(tune="lora", bits=None, checkpointing=False, layers=4, vocab=1024, dtype=mx.float32):
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
-    model = Dream(
+    model = DiffusionModel(
         ModelConfig(
             vocab_size=vocab,
             hidden_size=128,

@@ -1,0 +1,269 @@
+"""Whole generations, side by side: several decoders answer the same prompts in turns, in one run.
+
+A speed is useful tokens per second, and beside it stand the forwards, the positions and the tokens per
+forward that it took. Where the weights are random no answer has an end and no token is surer than another:
+then every decoder writes the same number of tokens, and how many a forward commits is assumed, and said.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_diffucoder.config import EPS, GenerationConfig
+from mlx_diffucoder.decoding.canvas import Canvas
+from mlx_diffucoder.decoding.loop import denoise
+from mlx_diffucoder.decoding.result import Step
+from mlx_diffucoder.decoding.rules import rule_for
+from mlx_diffucoder.decoding.rules.base import Candidates, CommitRule, RuleState, WithoutRemasking, largest
+from mlx_diffucoder.decoding.windows import window_for
+from mlx_diffucoder.generation import Answer, forbidden_ids, stream_generate, wired_memory
+
+from .ceilings import Ceilings
+from .roofline import Work, matmul_seconds, weights_seconds
+from .subjects import Measured
+from .timing import Spread, Timing
+
+RATES = (1.0, 2.0, 4.0, 8.0)
+"""Tokens a forward that are assumed of random weights, where none is given."""
+BASELINE = "autoregressive"
+"""The kind of decoder that others are held against."""
+ENOUGH = 60.0
+"""Seconds: a decoder that has run for so long has no further trial."""
+
+
+@dataclass(frozen=True)
+class AtRate(WithoutRemasking):
+    """Commits made up: `rate` tokens a forward on average, from left to right, whatever the network says."""
+
+    rate: float
+
+    @property
+    def steps(self) -> None:
+        return None
+
+    def open(self) -> RuleState:
+        return self
+
+    def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        return np.minimum(masked, int((index + 1) * self.rate) - int(index * self.rate))
+
+    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
+        from_the_left = mx.where(candidates.valid, -mx.array(candidates.positions), -mx.inf)
+        return largest(from_the_left, quota)
+
+
+def rule_of(config: GenerationConfig, rate: float | None) -> CommitRule:
+    """The commit rule: the configuration's, or one that commits `rate` tokens a forward."""
+    return rule_for(config) if rate is None else AtRate(rate)
+
+
+def canvas_of(measured: Measured, ids: list[int], config: GenerationConfig) -> Canvas:
+    """A prompt and its masks. On one of random weights no token ends the answer: an end would be chance."""
+    tokenizer = measured.tokenizer
+    ends = frozenset[int]() if measured.random else tokenizer.end_ids
+    return Canvas.of([ids], config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=ends)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One answer to one prompt.
+
+    Attributes:
+        first: seconds until the first token at the left could no longer change.
+        forwards: how many, and of how many positions each: every step's own.
+    """
+
+    seconds: float
+    first: float
+    nfe: int
+    positions: int
+    useful_tokens: int
+    forwards: list[tuple[int, float]]
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """What answers prompts.
+
+    Attributes:
+        kind: `diffusion`, `reference` or `autoregressive`.
+        rate: the tokens a forward that are assumed of it; None where they are its own.
+        prompts: tokens of each prompt.
+        run: answers one of them, by its number.
+        warm_up: runs before any counts, once for each prompt; a part of an answer does where all its forwards
+            are alike.
+    """
+
+    name: str
+    kind: str
+    rate: float | None
+    work: Work
+    prompts: list[int]
+    run: Callable[[int], Run]
+    warm_up: Callable[[int], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a decoder's runs came to, round by round: a round is all prompts once."""
+
+    decoder: Decoder
+    rounds: list[list[Run]]
+
+    @property
+    def tokens_per_second(self) -> list[float]:
+        """Of each round."""
+        return [_tokens(runs) / sum(run.seconds for run in runs) for runs in self.rounds]
+
+    def ratios(self, other: "Speed") -> list[float]:
+        """This over another's tokens per second, in each round that both have."""
+        return [own / its for own, its in zip(self.tokens_per_second, other.tokens_per_second, strict=False)]
+
+    def to_dict(self, baseline: "Speed | None", ceilings: Ceilings) -> dict[str, Any]:
+        """As JSON can hold it; `ratio` is to the baseline."""
+        decoder, runs = self.decoder, self.rounds[0]
+        tokens, nfe, positions = _tokens(runs), sum(run.nfe for run in runs), sum(run.positions for run in runs)
+        return {
+            "name": decoder.name,
+            "kind": decoder.kind,
+            "assumed_tokens_per_forward": decoder.rate,
+            "useful_tokens_per_second": Spread.of(self.tokens_per_second).to_dict(),
+            "ratio": Spread.of(self.ratios(baseline)).to_dict() if baseline else None,
+            "nfe": nfe,
+            "positions": positions,
+            "useful_tokens": tokens,
+            "tokens_per_forward": tokens / nfe if nfe else 0.0,
+            "positions_per_useful_token": positions / tokens if tokens else None,
+            "generations": [self._generation(number, ceilings) for number in range(len(runs))],
+        }
+
+    def _generation(self, number: int, ceilings: Ceilings) -> dict[str, Any]:
+        runs = [runs[number] for runs in self.rounds]
+        one, taken = runs[0], Timing.of([run.seconds for run in runs])
+        ideal = sum(count * ideal_seconds(ceilings, self.decoder.work, each) for count, each in one.forwards)
+        return {
+            "prompt_tokens": self.decoder.prompts[number],
+            "useful_tokens": one.useful_tokens,
+            "nfe": one.nfe,
+            "positions": one.positions,
+            "time": taken.to_dict(),
+            "first_settled": Timing.of([run.first for run in runs]).to_dict(),
+            "peak_memory_bytes": max(run.peak_memory_bytes for run in runs),
+            "roofline_share": ideal / taken.seconds,
+        }
+
+
+def ideal_seconds(ceilings: Ceilings, work: Work, positions: float) -> float:
+    """What a forward takes at the ceilings, with no overhead: the roofline that shares are of."""
+    return max(weights_seconds(ceilings, work), matmul_seconds(ceilings, work, positions))
+
+
+class SideBySide:
+    """Every decoder answers every prompt, in turns."""
+
+    name = "answers side by side"
+
+    def __init__(self, decoders: Sequence[Decoder]):
+        self.speeds = [Speed(decoder=decoder, rounds=[]) for decoder in decoders]
+
+    def warm_up(self) -> None:
+        for speed in self.speeds:
+            for number in range(len(speed.decoder.prompts)):
+                speed.decoder.warm_up(number)
+
+    def trial(self, delay: float) -> None:
+        for speed in self.speeds:
+            if sum(run.seconds for runs in speed.rounds for run in runs) < ENOUGH:
+                time.sleep(delay)
+                speed.rounds.append([speed.decoder.run(number) for number in range(len(speed.decoder.prompts))])
+
+    @property
+    def baseline(self) -> Speed | None:
+        """What the others are held against."""
+        return next((speed for speed in self.speeds if speed.decoder.kind == BASELINE), None)
+
+
+def denoising(
+    measured: Measured, prompts: list[list[int]], config: GenerationConfig, name: str, kind: str, rate: float | None = None
+) -> Decoder:
+    """The decoder that a configuration makes of a network, at a rate that is assumed or at its own."""
+
+    def run(number: int) -> Run:
+        return denoised(measured, prompts[number], config, rate)
+
+    def warm_up(number: int) -> None:
+        few = 2 if kind == "reference" else None
+        denoised(measured, prompts[number], config, rate, steps=few)
+
+    lengths = [len(ids) for ids in prompts]
+    return Decoder(name=name, kind=kind, rate=rate, work=measured.forwarded, prompts=lengths, run=run, warm_up=warm_up)
+
+
+def reference_of(config: GenerationConfig) -> GenerationConfig:
+    """The reference decoder with a configuration's tokens: one a step on the whole canvas."""
+    own = {"rule": "schedule", "window": "whole", "steps": None, "alg_temp": 0.0, "eps": EPS, "reference": True}
+    return replace(config, **own)  # type: ignore[arg-type]
+
+
+def denoised(measured: Measured, ids: list[int], config: GenerationConfig, rate: float | None, steps: int | None = None) -> Run:
+    """One answer, as `generate` makes it, or its first few steps."""
+    tokenizer, mask_id = measured.tokenizer, measured.tokenizer.mask_id
+    mx.reset_peak_memory()
+    start, first, nfe, positions = time.perf_counter(), 0.0, 0, 0
+    forwards, last = list[tuple[int, float]](), Step.nothing(np.array(ids, dtype=np.int32))
+    for last in _steps(measured, ids, config, rate):
+        if not first and last.tokens[len(ids)] != mask_id:
+            first = time.perf_counter() - start
+        if fresh := last.nfe - nfe:
+            forwards.append((fresh, (last.positions - positions) / fresh))
+        nfe, positions = last.nfe, last.positions
+        if steps is not None and len(forwards) >= steps:
+            break
+    seconds = time.perf_counter() - start
+    useful = config.max_tokens if measured.random else Answer.of(tokenizer, last, len(ids)).useful_tokens
+    return Run(
+        seconds=seconds,
+        first=first or seconds,
+        nfe=nfe,
+        positions=positions,
+        useful_tokens=useful,
+        forwards=forwards,
+        peak_memory_bytes=mx.get_peak_memory(),
+    )
+
+
+def _steps(measured: Measured, ids: list[int], config: GenerationConfig, rate: float | None) -> Iterator[Step]:
+    model, tokenizer = measured.model, measured.tokenizer
+    if not measured.random:
+        yield from stream_generate(model, tokenizer, ids, config)
+        return
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+    with wired_memory():
+        window, canvas = window_for(config), canvas_of(measured, ids, config)
+        for rows in denoise(model, canvas, rule_of(config, rate), window, config, forbidden=forbidden):
+            yield rows[0]
+
+
+def _tokens(runs: list[Run]) -> int:
+    return sum(run.useful_tokens for run in runs)
+
+
+def break_even_rate(speeds: Sequence[Speed], baseline: Speed) -> float | None:
+    """Tokens a forward at which denoising is as fast as the baseline, between the rates that were assumed.
+
+    By interpolation in logarithms; None where no two of them have it between them.
+    """
+    points = sorted((speed.decoder.rate, median(speed.ratios(baseline))) for speed in speeds if speed.decoder.rate)
+    for (low, before), (high, after) in pairwise(points):
+        if before <= 1 <= after:
+            share = np.log(1 / before) / np.log(after / before) if after > before else 0.0
+            return float(low * (high / low) ** share)
+    return None

@@ -1,0 +1,125 @@
+"""Accuracy against cost: a grid of decoding configurations over one task file, measured in one run.
+
+    python -m bench.studies.frontier bench/tasks/functions.jsonl --out frontier --allow-code-execution
+
+writes `frontier/frontier.json` and `frontier/frontier.svg`, prints a table, and ends with one line of
+JSON. Not covered: temperature (the grid is greedy), and anything but the model it is given.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlx_diffucoder.config import PRESETS, GenerationConfig
+from mlx_diffucoder.errors import ExecutionError
+from mlx_diffucoder.plotting import plotter
+
+from .terminal import one_line
+
+# Name -> fields of GenerationConfig. The presets, and what they are to be judged against.
+GRID: dict[str, dict[str, Any]] = {
+    "reference, one token a step": {"reference": True},
+    "reference, two tokens a step": {"reference": True, "steps": 0.5},  # a share of max_tokens
+    "exact": dict(PRESETS["exact"]),
+    "exact, drafts": {"window": "drafts:ahead=8"},
+    "threshold, whole canvas": {"rule": "threshold:tau=0.9", "window": "whole"},
+    "blocks, prefix cache": {"rule": "threshold:tau=0.9", "window": "blocks-prefix:size=32", "alg": "maskgit_plus"},
+    "blocks, dual cache": {"rule": "threshold:tau=0.9", "window": "blocks-dual:size=32", "alg": "maskgit_plus"},
+    "blocks, dual, as published": {"rule": "threshold:tau=0.9", "window": "blocks-dual:size=32,stop=0", "alg": "maskgit_plus"},
+    "stability": {"rule": "stability:tau=0.9,epsilon=0.01,span=1", "window": "sliding:width=24,suffix=4"},
+    "factor": {"rule": "factor:f=1.0", "window": "sliding:width=24,suffix=4"},
+    "entropy bound": {"rule": "entropy-bound:gamma=0.1", "window": "sliding:width=24,suffix=4"},
+    "local relaxation": {"rule": "local:tau=0.9,relaxed=0.8,radius=4", "window": "sliding:width=24,suffix=4"},
+    "backtracking 0.8": {"rule": "backtrack:tau=0.8,fall=0.8", "window": "sliding:width=28,suffix=0"},
+    "threshold 0.7": {"rule": "threshold:tau=0.7", "window": "sliding:width=28,suffix=0"},
+    "balanced": dict(PRESETS["balanced"]),
+    "fast": dict(PRESETS["fast"]),
+}
+REFERENCE = "reference, one token a step"
+
+
+def config_of(fields: dict[str, Any], max_tokens: int) -> GenerationConfig:
+    """A row of the grid on a canvas of `max_tokens`; its `steps` are a share of them."""
+    steps: dict[str, Any] = {"steps": max(1, int(fields["steps"] * max_tokens))} if "steps" in fields else {}
+    return GenerationConfig(**{"max_tokens": max_tokens, "seed": 0, **fields, **steps})
+
+
+def main(
+    tasks: Annotated[Path, typer.Argument(help="A task file, as diffucode eval reads it.")],
+    model: Annotated[str, typer.Option("--model", "-m")] = "pocket",
+    dtype: Annotated[str, typer.Option(help="The dtype to compute in.")] = "float32",
+    max_tokens: Annotated[int, typer.Option()] = 64,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this row of the grid; repeatable.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("frontier"),
+    allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution")] = False,
+) -> None:
+    """Measure the grid over a task file."""
+    with one_line("frontier"):
+        if not allow_code_execution:
+            raise ExecutionError("this runs what the model writes on this machine, in no sandbox: add --allow-code-execution")
+        grid = {name: fields for name, fields in GRID.items() if not only or name in only}
+        if unknown := set(only or ()) - GRID.keys():
+            raise ExecutionError(f"no row {sorted(unknown)[0]!r} in the grid: {', '.join(GRID)}")
+        pyplot = plotter()  # asked before minutes are spent
+        rows = dict(measure(grid, tasks, model, dtype, max_tokens, limit))
+        report = {"model": model, "dtype": dtype, "max_tokens": max_tokens, "tasks": str(tasks), "rows": rows}
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "frontier.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        draw(pyplot, rows, out / "frontier.svg")
+    print(json.dumps(report))
+
+
+def measure(
+    grid: dict[str, dict[str, Any]], file: Path, model: str, dtype: str, max_tokens: int, limit: int | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Evaluate each row of the grid, after one warm-up answer of its own, and print a line of the table.
+
+    Where the reference is in the grid, it comes first, and `same_text` counts the answers that are its.
+    """
+    from mlx_diffucoder.evaluation import Summary, evaluate
+    from mlx_diffucoder.loading import load
+    from mlx_diffucoder.tasks import read_tasks
+
+    network, tokenizer = load(model, dtype=dtype)
+    tasks = read_tasks(file)[:limit]
+    print(f"{'':30} {'pass@1':>7} {'NFE':>6} {'tokens/forward':>14} {'positions/token':>15} {'tokens/s':>9} {'same text':>9}")
+    reference: list[str] | None = None
+    for name, fields in grid.items():
+        config = config_of(fields, max_tokens)
+        list(evaluate(network, tokenizer, tasks[:1], config))
+        results = list(evaluate(network, tokenizer, tasks, config))
+        summary, answers = Summary.of(results), [result.answer for result in results]
+        reference = answers if name == REFERENCE else reference
+        same = sum(map(str.__eq__, answers, reference)) if reference else None
+        stats = summary.stats
+        print(
+            f"{name:30} {100 * summary.passed / summary.answers:6.1f}% {summary.nfe:6.2f} {stats.tokens_per_forward:14.2f}"
+            f" {stats.positions_per_useful_token:15.2f} {stats.tokens_per_second:9.1f} {'' if same is None else same:>9}",
+            flush=True,
+        )
+        yield name, {**summary.to_dict(), "same_text": same, "config": replace(config, seed=None).to_dict()}
+
+
+def draw(pyplot: Any, rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """pass@1 against positions per useful token, as a picture."""
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    colours = pyplot.get_cmap("tab20")
+    for place, (name, row) in enumerate(rows.items()):
+        at = (row["positions_per_useful_token"], 100 * row["pass@1"])
+        axes.plot(*at, "D" if name in PRESETS else "o", color=colours(place), markersize=9, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("positions forwarded per useful token (fewer is faster)")
+    axes.set_ylabel("pass@1, %")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=9, title="diamonds: presets")
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    typer.run(main)

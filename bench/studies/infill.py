@@ -1,0 +1,207 @@
+"""Filling holes in canonical solutions, against writing on from the text before the hole alone.
+
+    python -m bench.studies.infill bench/tasks/functions.jsonl bench/tasks/wide.jsonl -m pocket --allow-code-execution
+
+Of each solution the body's middle line is taken away; its length is not told. It is filled in with the true text
+before and behind it, and, for comparison, the function is written on from the text before it alone, on as many
+masks: as it stands, and with the first line of what was written put before the true text behind. Then several
+lines at once are taken away. Solutions with lines on both sides of the hole come first: of the two files above, the
+hundred that are taken are all such. By default the model sees
+nothing but the code; with `--instruction` the task's prompt too. Ends with one line of JSON.
+
+Not covered: holes inside a line.
+"""
+
+import ast
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlx_diffucoder.config import HOLES, GenerationConfig
+from mlx_diffucoder.errors import ExecutionError, TaskError
+
+from .terminal import one_line
+
+if TYPE_CHECKING:
+    from mlx_diffucoder.infilling.fill import Filled
+    from mlx_diffucoder.models.transformer import DiffusionModel
+    from mlx_diffucoder.tasks import Task
+    from mlx_diffucoder.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, and how it is asked."""
+
+    model: "DiffusionModel"
+    tokenizer: "Tokenizer"
+    config: GenerationConfig
+    instruction: bool
+    tries: int
+
+    def fill(self, task: "Task", parts: list[str | int | None]) -> "Filled":
+        from mlx_diffucoder.infilling.fill import fill
+
+        asked = task.prompt if self.instruction else None
+        return fill(self.model, self.tokenizer, parts, self.config, instruction=asked, tries=self.tries)
+
+    def write_on(self, task: "Task", prefix: str) -> str:
+        """What the model writes behind `prefix`, knowing nothing of what follows."""
+        from dataclasses import replace
+
+        from mlx_diffucoder.generation import generate
+
+        prompt = self.tokenizer.encode_chat(task.prompt) if self.instruction else []
+        config = replace(self.config, window="whole")
+        return generate(self.model, self.tokenizer, [*prompt, *self.tokenizer.encode_plain(prefix)], config)
+
+    def passes(self, task: "Task", code: str) -> bool:
+        from mlx_diffucoder.evaluation import Limits, run_program
+
+        return run_program(code, task.tests, Limits()).passed
+
+
+def body(task: "Task") -> tuple[list[str], int]:
+    """The lines of a solution, and the first one of its function's body."""
+    lines = (task.solution or "").splitlines(keepends=True)
+    tree = ast.parse(task.solution or "")
+    last = next(node for node in reversed(tree.body) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return lines, last.body[0].lineno - 1
+
+
+def chosen(tasks: "list[Task]", limit: int) -> "list[Task]":
+    """The tasks whose hole has lines on both sides, then the others, each in the files' order."""
+    known = [task for task in tasks if task.solution and task.solution.endswith("\n")]
+    if not known:
+        raise TaskError("none of the tasks has a canonical_solution that ends with a line end")
+    return sorted(known, key=lambda task: lines_around(task) < 3)[:limit]
+
+
+def lines_around(task: "Task") -> int:
+    lines, first = body(task)
+    return len(lines) - first
+
+
+def middle(bench: Bench, task: "Task") -> dict[str, Any]:
+    """One line away: filled in, and written on from the text before it alone."""
+    lines, first = body(task)
+    hole = first + (len(lines) - first) // 2 if len(lines) - first > 1 else first
+    hole = min(hole, len(lines) - 1)
+    prefix, line, suffix = "".join(lines[:hole]), lines[hole], "".join(lines[hole + 1 :])
+    filled = bench.fill(task, [prefix, None, "\n" + suffix])
+    written = bench.write_on(task, prefix)
+    return {
+        "task_id": task.id,
+        "both_sides": lines_around(task) >= 3,
+        "line": line.removesuffix("\n"),
+        "filled": filled.holes[0],
+        "exact": filled.holes[0] + "\n" == line,
+        "agreed": filled.agreed,
+        "passed": bench.passes(task, prefix + filled.holes[0] + "\n" + suffix),
+        "prefix_passed": bench.passes(task, prefix + written),
+        "prefix_line_passed": bench.passes(task, prefix + written.split("\n")[0] + "\n" + suffix),
+        "nfe": filled.nfe,
+        "positions": filled.positions,
+        "useful_tokens": filled.useful_tokens,
+    }
+
+
+def several(bench: Bench, task: "Task", count: int) -> dict[str, Any] | None:
+    """Every second line of the body away, `count` at most, filled in together; None where there are not two."""
+    lines, first = body(task)
+    holes = list(range(first + 1, len(lines) - 1, 2))[:count]
+    if len(holes) < 2:
+        return None
+    parts: list[str | int | None] = [""]
+    for number, line in enumerate(lines):
+        if number in holes:
+            parts += [None, "\n"]
+        else:
+            parts[-1] = str(parts[-1]) + line
+    filled = bench.fill(task, parts)
+    texts = iter(filled.holes)
+    code = "".join(part if isinstance(part, str) else next(texts) for part in parts)
+    return {"task_id": task.id, "holes": filled.holes, "valid": is_python(code), "passed": bench.passes(task, code)}
+
+
+def is_python(code: str) -> bool:
+    try:
+        compile(code, "filled.py", "exec")
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def main(
+    tasks: Annotated[list[Path], typer.Argument(help="Task files with canonical solutions.")],
+    model: Annotated[str, typer.Option("--model", "-m")] = "pocket",
+    dtype: Annotated[str, typer.Option(help="The dtype to compute in.")] = "float32",
+    max_tokens: Annotated[int, typer.Option(help="The longest hole.")] = HOLES["max_tokens"],
+    limit: Annotated[int, typer.Option(min=1, help="So many tasks.")] = 100,
+    tries: Annotated[int, typer.Option(min=1, help="As diffucode infill has it.")] = 3,
+    window: Annotated[str, typer.Option(help="What is forwarded.")] = HOLES["window"],
+    instruction: Annotated[bool, typer.Option("--instruction", help="Show the model the task's prompt too.")] = False,
+    several_holes: Annotated[int, typer.Option("--several", min=2, help="Holes at once, at most.")] = 3,
+    allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON only, with every hole.")] = False,
+) -> None:
+    """Measure how well holes in solutions are filled."""
+    with one_line("infill"):
+        if not allow_code_execution:
+            raise ExecutionError("this runs what the model writes on this machine, in no sandbox: add --allow-code-execution")
+        from mlx_diffucoder.loading import load
+        from mlx_diffucoder.tasks import read_tasks
+
+        some = chosen([task for file in tasks for task in read_tasks(file)], limit)
+        config = GenerationConfig(max_tokens=max_tokens, window=window, seed=0)
+        bench = Bench(*load(model, dtype=dtype), config, instruction, tries)
+        say: Callable[[str], None] = (lambda line: None) if as_json else (lambda line: print(line, flush=True))
+        ones = list(_told(say, (middle(bench, task) for task in some)))
+        together = [found for task in some if (found := several(bench, task, several_holes))]
+        report = {"model": model, "dtype": dtype, "instruction": instruction, "tries": tries, "config": config.to_dict()}
+        report |= summary(ones, together)
+        for key in ("one", "one_with_lines_on_both_sides", "several"):
+            say(f"{key}: {json.dumps(report[key])}")
+        if as_json:
+            report |= {"rows": ones, "several_rows": together}
+    print(json.dumps(report))
+
+
+def _told(say: Callable[[str], None], rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        say(
+            f"{row['task_id']:16} {'passed' if row['passed'] else 'failed'}  {row['line'].strip()!r} -> {row['filled'].strip()!r}"
+        )
+        yield row
+
+
+def summary(ones: list[dict[str, Any]], together: list[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers, over all tasks and over those with lines on both sides of the hole."""
+    report: dict[str, Any] = {}
+    for name, rows in (("one", ones), ("one_with_lines_on_both_sides", [row for row in ones if row["both_sides"]])):
+        counts = {
+            key: sum(row[key] for row in rows) for key in ("passed", "prefix_passed", "prefix_line_passed", "exact", "agreed")
+        }
+        useful = sum(row["useful_tokens"] for row in rows)
+        positions = sum(row["positions"] for row in rows)
+        report[name] = {
+            "tasks": len(rows),
+            **counts,
+            "nfe": mean(row["nfe"] for row in rows) if rows else None,
+            "positions_per_useful_token": positions / useful if useful else None,
+        }
+    report["several"] = {
+        "tasks": len(together),
+        "valid_python": sum(row["valid"] for row in together),
+        "passed": sum(row["passed"] for row in together),
+    }
+    return report
+
+
+if __name__ == "__main__":
+    typer.run(main)

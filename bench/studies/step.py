@@ -1,0 +1,121 @@
+"""What a step costs beside the model's forward: sampling, the rule, the window's bookkeeping.
+
+    python -m bench.studies.step
+
+times the decision of one step (`deciding.Decider`: forbidden ids, nucleus, token, scores, rule, the host's
+one wait) on random logits of the given vocabulary, for several rules and filters, and a forward of the given
+shape: one layer and `lm_head` are timed, and the forward is put together as `--layers` times the one
+and once the other. Prints a table and ends with one line of JSON. Random weights of float32 (`--dtype`
+takes another), random logits of which a few stand out, as a model's do.
+
+Not covered: keys and values kept from before, which make a forward slower; so the shares are upper bounds.
+"""
+
+import json
+from dataclasses import replace
+from typing import Annotated, Any
+
+import mlx.core as mx
+import numpy as np
+import typer
+
+from mlx_diffucoder.bench.shapes import SHAPES
+from mlx_diffucoder.bench.timing import timed
+from mlx_diffucoder.config import GenerationConfig
+from mlx_diffucoder.decoding.rules import rule_for
+from mlx_diffucoder.decoding.step import Decider
+from mlx_diffucoder.decoding.windows.base import ForwardOutput
+from mlx_diffucoder.loading import DTYPES
+from mlx_diffucoder.models.base import ModelConfig
+from mlx_diffucoder.models.transformer import DiffusionModel
+
+# Name -> fields of GenerationConfig.
+DECISIONS: dict[str, dict[str, Any]] = {
+    "balanced": {},
+    "fast": {"rule": "backtrack:tau=0.7,fall=0.8"},
+    "stability": {"rule": "stability"},
+    "entropy bound": {"rule": "entropy-bound"},
+    "schedule, margin": {"rule": "schedule", "alg": "topk_margin"},
+    "balanced, top-k 50": {"top_k": 50},
+    "balanced, top-p 0.95": {"top_p": 0.95},
+    "balanced, top-p 0.95, temperature 0.4": {"top_p": 0.95, "temperature": 0.4},
+}
+
+
+class Given(DiffusionModel):
+    """A network that puts out logits made before, so that only what follows is timed."""
+
+    def __init__(self, config: ModelConfig, rows: mx.array):
+        super().__init__(config)
+        self.rows = rows
+
+    def logits(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
+        return self.rows
+
+
+def decision_time(fields: dict[str, Any], rows: int, vocab_size: int, dtype: mx.Dtype, trials: int) -> float:
+    """Seconds of one decision on a window of `rows` masks."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1, rows, vocab_size)).astype(np.float32)
+    logits[..., :9] += rng.gumbel(size=(1, rows, 9)) * 4 + 12
+    tiny = ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=2,
+        intermediate_size=2,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        mask_token_id=vocab_size - 1,
+    )
+    model = Given(tiny, mx.array(logits).astype(dtype))
+    config = GenerationConfig(seed=0, max_tokens=rows, window="whole", **fields)
+    policy = rule_for(config)
+    forbidden = mx.arange(vocab_size) >= vocab_size - 100
+    decider = Decider(model, config, vocab_size - 1, forbidden, policy.compares)
+    tokens = mx.full((1, 2 * rows), vocab_size - 1, dtype=mx.int32)
+    positions = np.arange(rows, dtype=np.int32)[None]
+    masked = np.ones_like(positions, dtype=np.bool_)
+    view = ForwardOutput(positions, masked, ~masked, mx.zeros((1, rows, 2)), rows)
+    judge, quota, key = policy.open(), np.array([rows]), mx.random.key(0)
+    mx.eval(model.rows, forbidden, tokens)
+    return timed(lambda: decider.decide(view, tokens, judge, quota, key), trials)
+
+
+def forward_time(rows: int, layers: int, vocab_size: int, dtype: mx.Dtype, trials: int) -> float:
+    """Seconds of a forward of `rows` positions through `layers` layers and `lm_head`."""
+    config = replace(SHAPES["7b"], num_hidden_layers=1, vocab_size=vocab_size, mask_token_id=vocab_size - 1)
+    model = DiffusionModel(config)
+    model.set_dtype(dtype)
+    layer, head = model.model.layers[0], model.lm_head
+    mx.eval(layer.parameters(), head.parameters())
+    x = mx.random.normal((1, rows, config.hidden_size)).astype(dtype)
+    one = timed(lambda: mx.eval(layer(x, 0, 0, None, None)), trials)
+    return layers * one + timed(lambda: mx.eval(head(x)), trials)
+
+
+def main(
+    rows: Annotated[int, typer.Option(min=1, help="Masks in the window.")] = 16,
+    layers: Annotated[int, typer.Option(min=1)] = 28,
+    vocab: Annotated[int, typer.Option(min=1000)] = 152_064,
+    dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "float32",
+    trials: Annotated[int, typer.Option(min=1)] = 9,
+) -> None:
+    """Time the decisions and the forward they follow."""
+    if dtype not in DTYPES:
+        raise typer.BadParameter(f"one of {', '.join(DTYPES)}", param_hint="--dtype")
+    forward = forward_time(rows, layers, vocab, DTYPES[dtype], trials)
+    print(f"forward of {rows} positions: {1e3 * forward:.0f} ms ({layers} x one layer + lm_head, {dtype})")
+    shares = {}
+    for name, fields in DECISIONS.items():
+        seconds = decision_time(fields, rows, vocab, DTYPES[dtype], trials)
+        shares[name] = {"seconds": seconds, "share_of_forward": seconds / forward}
+        print(f"{name:40} {1e3 * seconds:8.1f} ms {100 * seconds / forward:6.2f} %", flush=True)
+    print(
+        json.dumps(
+            {"rows": rows, "layers": layers, "vocab": vocab, "dtype": dtype, "forward_seconds": forward, "decisions": shares}
+        )
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

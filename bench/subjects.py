@@ -1,0 +1,144 @@
+"""What is measured: a network with what is known of its weights, from a checkpoint or made of noise in memory."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mlx_diffucoder.checkpoint import read_model_config, weights_digest
+from mlx_diffucoder.errors import BenchError, CheckpointError
+from mlx_diffucoder.loading import DTYPES, POCKET, cached, resolve
+from mlx_diffucoder.memory import memory_to_run
+from mlx_diffucoder.models.base import ModelConfig
+from mlx_diffucoder.models.transformer import DiffusionModel
+from mlx_diffucoder.tokenizer import Tokenizer
+
+from .chip import read_card
+from .roofline import Work
+from .shapes import SHAPES, bits_per_weight, dimensions, parameters
+
+GROUP = 64  # weights that share a scale
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network to measure. `random` says that its weights are noise: its times are good, its answers are none."""
+
+    name: str
+    model: DiffusionModel
+    tokenizer: Tokenizer
+    random: bool
+
+    @property
+    def work(self) -> Work:
+        """All of its weights."""
+        arrays: Any = tree_flatten(self.model.parameters())
+        count = parameters(self.model.config)
+        return Work(parameters=count, bits_per_weight=8 * sum(value.nbytes for _, value in arrays) / count)
+
+    @property
+    def forwarded(self) -> Work:
+        """The weights that a forward reads and multiplies: of a table of embeddings it takes a few rows."""
+        return without_embeddings(self.model, self.work)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What of it makes two runs comparable."""
+        work, forwarded = self.work, self.forwarded
+        return {
+            "name": self.name,
+            "random": self.random,
+            "weights": None if self.random else weights_digest(self.model),
+            "shape": dimensions(self.model.config),
+            "parameters": work.parameters,
+            "bytes": int(work.bytes),
+            "forward_parameters": forwarded.parameters,
+            "forward_bytes": int(forwarded.bytes),
+            "bits_per_weight": work.bits_per_weight,
+            "dtype": str(self.model.model.norm.weight.dtype).removeprefix("mlx.core."),
+        }
+
+
+def without_embeddings(model: Any, work: Work) -> Work:
+    """`work` without a table of embeddings that is nothing else, of a network with Qwen2's names."""
+    table = getattr(getattr(model, "model", None), "embed_tokens", None)
+    if table is None or "lm_head" not in model:
+        return work
+    arrays: Any = tree_flatten(table.parameters())
+    count = work.parameters - len(table.weight) * model.model.norm.weight.size
+    return Work(parameters=count, bits_per_weight=8 * (work.bytes - sum(value.nbytes for _, value in arrays)) / count)
+
+
+def check_fits(what: str, size: float, memory: int | None = None) -> None:
+    """Raise `BenchError` where weights of `size` bytes leave no room to run them, naming the sizes that would fit.
+
+    Args:
+        memory: bytes, of what computes: with CUDA the GPU's own; None asks this machine.
+    """
+    memory = memory or read_card().memory_bytes
+    if memory_to_run(int(size)) <= memory:
+        return
+    whole = parameters(SHAPES["7b"])
+    fitting = [bits for bits in (8, 6, 4, 3, 2) if memory_to_run(int(whole * bits_per_weight(bits) / 8)) <= memory]
+    said = f"of the 7B, {', '.join(map(str, fitting))} bits would" if fitting else "no 7B would; use -m pocket"
+    raise BenchError(
+        f"{what}: does not fit, about {memory_to_run(int(size)) / 1e9:.1f} GB to run of {memory / 1e9:.1f} GB of memory; {said}"
+    )
+
+
+def noise(shape: str, bits: int, dtype: str, layers: int | None = None, seed: int = 0) -> Measured:
+    """A network of a shape, its weights drawn and quantized in memory one matrix after the other.
+
+    Its tokenizer is that of `pocket`.
+
+    Args:
+        shape: a name of `SHAPES`, or a checkpoint on this machine, of which only `config.json` is read.
+
+    Raises:
+        BenchError: no such shape, it does not fit, or its sizes cannot be quantized.
+    """
+    tokenizer = Tokenizer.load(resolve(POCKET))
+    config = replace(_shape(shape), mask_token_id=tokenizer.mask_id)
+    if config.vocab_size < len(tokenizer.known_ids):
+        raise BenchError(f"--shape {shape}: its vocabulary of {config.vocab_size} is smaller than that of {POCKET}")
+    if bits < 16 and (config.hidden_size % GROUP or config.intermediate_size % GROUP):
+        raise BenchError(f"--shape {shape}: its sizes are no multiples of {GROUP} and cannot be quantized; use --bits 16")
+    kind = f"{bits} bits" if bits < 16 else dtype
+    name = f"{shape}, {kind}, random weights" + (f", layers: {layers} of {config.num_hidden_layers}" if layers else "")
+    config = replace(config, num_hidden_layers=layers or config.num_hidden_layers)
+    stored = bits_per_weight(bits) if bits < 16 else 8 * DTYPES[dtype].size
+    check_fits(name, parameters(config) * stored / 8)
+    mx.random.seed(seed)
+    model = DiffusionModel(config)  # nothing is computed yet
+    model.set_dtype(DTYPES[dtype])
+    if bits < 16:
+        nn.quantize(model, group_size=GROUP, bits=bits)
+    model.eval()
+    leaves: Any = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
+    for _, module in leaves:
+        mx.eval(module.parameters())
+        mx.clear_cache()
+    return Measured(name, model, tokenizer, random=True)
+
+
+def _shape(name: str) -> ModelConfig:
+    if name in SHAPES:
+        return SHAPES[name]
+    folder = found_here(name)
+    if folder is None:
+        known = ", ".join(SHAPES)
+        raise BenchError(f"--shape must be {known}, {POCKET}, a checkpoint's folder or one in the Hub's cache, not {name!r}")
+    return read_model_config(folder)[0]
+
+
+def found_here(name: str) -> Path | None:
+    """The folder of a checkpoint on this machine: the bundled one, a folder, or the Hub's cache of an id."""
+    path = Path(name).expanduser()
+    if name == POCKET or path.is_dir():
+        return resolve(name)
+    try:
+        return cached(name)
+    except CheckpointError:  # no Hub id
+        return None

@@ -1,0 +1,182 @@
+"""The canvas on a terminal while it is denoised, and nothing left of it afterwards."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.cells import cell_len
+from rich.console import COLOR_SYSTEMS, Console
+from rich.style import Style
+
+from ..decoding.canvas import count_up_to_end
+from .highlight import Highlighter, Styled
+from .screen import ASCII, QUIET, Marks, action, page, paint, spell, status, wrap
+
+if TYPE_CHECKING:
+    from ..decoding.canvas import Canvas
+    from ..decoding.result import Step
+
+FRAMES = 20  # a second, at most
+SHARE = 0.02  # of the time, at most, goes into drawing
+
+
+class Live:
+    """Draws steps on stderr, a terminal, as often as `SHARE` and `FRAMES` allow.
+
+    While a step is drawn the next forward runs already (`denoise`); where the two get into each other's
+    way, as on a CPU, the time that drawing takes is bounded.
+
+    Args:
+        canvas: before the first step; its first row is shown, from where the answer or the text with holes starts.
+        piece: what a token adds to a text.
+        given: how many tokens of that stand before the first mask.
+        share: of the time may go into drawing, at most.
+    """
+
+    def __init__(self, canvas: "Canvas", piece: Callable[[int], bytes], given: int = 0, share: float = SHARE):
+        console = Console(stderr=True)
+        self._painter, self._share = Painter(console), share
+        self._start = int(canvas.start - canvas.padding[0]) - given
+        self._holes = (canvas.holes[0] - canvas.padding[0] - self._start).tolist()
+        self._tokens = self._drawn = canvas.tokens[0, canvas.start - given :]
+        self._mask_id, self._ends = canvas.mask_id, canvas.end_ids
+        self._pieces = _Known(piece)
+        self._marks = Marks() if console.encoding.startswith("utf") else ASCII
+        self._highlight = Highlighter()
+        self._fresh: set[int] = set()
+        self._back: set[int] = set()
+        self._nfe, self._top = 0, 0
+        self._began = self._due = 0.0
+        self._costs: deque[float] = deque(maxlen=3)
+        self.spent = 0.0  # seconds that drawing has taken
+        Highlighter()("def f():\n")  # loads what it needs before the clock runs
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        self._draw()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._painter.erase()
+
+    def show(self, step: "Step") -> None:
+        """Look at a step; it is drawn if it is time to."""
+        committed, back = ((one - self._start).tolist() for one in (step.committed, step.remasked))
+        self._fresh = (self._fresh | set(committed)) - set(back)
+        self._back = (self._back | set(back)) - set(committed)
+        self._tokens, self._nfe = step.tokens[self._start :], step.nfe
+        if time.perf_counter() >= self._due:
+            self._draw()
+
+    def wait(self, until: float) -> None:
+        """Pass the time up to `until`, by `time.perf_counter`; what was not drawn yet is."""
+        if self._drawn is not self._tokens and self._due < until:
+            time.sleep(max(0.0, self._due - time.perf_counter()))
+            self._draw()
+        time.sleep(max(0.0, until - time.perf_counter()))
+
+    def _draw(self) -> None:
+        now, cpu = time.perf_counter(), time.thread_time()
+        width, height = self._painter.size()
+        cells = spell(self._tokens.tolist(), self._pieces.__getitem__, self._mask_id, self._fresh, self._back, self._marks)
+        rows = wrap(paint(cells, self._highlight), width)
+        room = max(1, height - 2)  # one for the status, one for where the shell goes on
+        self._top = page(self._top, room, len(rows), action(rows))
+        shown = rows[self._top : self._top + room]
+        frame = self._painter.frame([*shown, [(self._status(len(shown), len(rows), width, now), QUIET)]])
+        self._fresh, self._back, self._drawn = set(), set(), self._tokens
+        # What it takes from the decoder: this thread's work, and the wait for a terminal that is slow.
+        cost, ready = time.thread_time() - cpu, time.perf_counter()
+        self._painter.write(frame)
+        after = time.perf_counter()
+        self._costs.append(cost + after - ready)
+        self.spent += self._costs[-1]
+        # A frame during which the machine did something else is no measure of the next ones.
+        self._due = after + max(1 / FRAMES, min(self._costs) / self._share)
+
+    def _status(self, shown: int, rows: int, width: int, now: float) -> str:
+        holes = (self._tokens[start:stop] for start, stop in self._holes)
+        counts = [count_up_to_end(hole, mask_id=self._mask_id, end_ids=self._ends) for hole in holes]
+        useful, masks = map(sum, zip(*counts, strict=True))
+        seconds = now - self._began
+        parts = [
+            f"{self._nfe} forward" + "s" * (self._nfe != 1),
+            f"{useful / self._nfe if self._nfe else 0:.1f} tokens a forward",
+            f"{useful / seconds if seconds else 0:.1f} tokens/s",
+            f"{masks} to go",
+        ]
+        if shown < rows:
+            parts.insert(1, f"lines {self._top + 1}-{self._top + shown} of {rows}")
+        return status(parts, width, self._marks.between)
+
+
+class _Known(dict[int, bytes]):
+    """What tokens add to a text, each asked for once."""
+
+    def __init__(self, piece: Callable[[int], bytes]):
+        self._piece = piece
+
+    def __missing__(self, token: int) -> bytes:
+        self[token] = self._piece(token)
+        return self[token]
+
+
+class Painter:
+    """Rows at the bottom of a terminal, drawn over again in place.
+
+    `rich.live` draws every row each time and does not know where its rows are once the terminal has
+    become narrower and has broken them anew.
+    """
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._colours = COLOR_SYSTEMS.get(console.color_system or "")
+        self._rows: list[tuple[str, int]] = []  # as they were written, and their columns
+        self._width = 0
+
+    def size(self) -> tuple[int, int]:
+        """Columns and rows of the terminal as they are now."""
+        columns, rows = os.get_terminal_size(self._console.file.fileno())
+        return columns or 80, rows or 24
+
+    def frame(self, rows: Sequence[Styled]) -> str:
+        """What puts rows in the place of those that are there; the cursor stays in the last one."""
+        width, _ = self.size()
+        new = [("".join(self._styled(*piece) for piece in row), sum(cell_len(text) for text, _ in row)) for row in rows]
+        # Rows must not break, even where the terminal takes a character for wider than we do.
+        out = ["" if self._rows else "\x1b[?25l", "\x1b[?7l", self._up(width)]
+        if width != self._width:
+            out.append("\x1b[J")
+            self._rows, self._width = [], width
+        elif len(new) < len(self._rows):
+            out.append(f"\x1b[{len(new)}B\x1b[J\x1b[{len(new)}A")
+        for place, row in enumerate(new):
+            if self._rows[place : place + 1] != [row]:
+                out.append("\x1b[2K" + row[0])
+            out.append("\r\n" if place < len(new) - 1 else "")
+        out.append("\r\x1b[?7h")
+        self._rows = new
+        return "".join(out)
+
+    def erase(self) -> None:
+        """Leave the terminal as it was."""
+        if self._rows:
+            self.write(self._up(self.size()[0]) + "\x1b[J\x1b[?25h")
+            self._rows = []
+
+    def _up(self, width: int) -> str:
+        """To the first row. Where the terminal has become narrower, it has broken rows that are too long now."""
+        count = sum(max(1, -(-columns // width)) for _, columns in self._rows[:-1])
+        return f"\r\x1b[{count}A" if count else "\r"
+
+    def _styled(self, text: str, style: Style) -> str:
+        style = style.without_color if self._console.no_color else style
+        return style.render(text, color_system=self._colours)
+
+    def write(self, text: str) -> None:
+        """Straight to the terminal."""
+        self._console.file.write(text)
+        self._console.file.flush()

@@ -1,0 +1,99 @@
+"""From the `--model` flag to a loaded model, asking before gigabytes are fetched."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..errors import HubError
+from ..loading import DEFAULT_MODEL, POCKET, Download, check_dtype, load, resolve
+from ..memory import memory_size, memory_to_run
+from .progress import waiting
+
+if TYPE_CHECKING:
+    from ..models.transformer import DiffusionModel
+    from ..tokenizer import Tokenizer
+
+
+def load_named(
+    name: str | None,
+    *,
+    yes: bool,
+    dtype: str | None = None,
+    check: Callable[[str, Path], None] | None = None,
+    adapter: Path | None = None,
+) -> tuple[str, "DiffusionModel", "Tokenizer"]:
+    """The model that `--model` names, or the default one, with its name; `dtype` and `adapter` as `load` has them.
+
+    Args:
+        check: called with the name and the folder before it is loaded; whatever it raises stops it.
+
+    Raises:
+        HubError: it would have to be downloaded and must not be, or does not fit.
+        DiffucoderError: as `load`; of `dtype`, before anything is downloaded.
+    """
+    check_dtype(dtype)
+    wanted, folder = folder_named(name, yes=yes)
+    if check is not None:
+        check(wanted, folder)
+    with waiting(f"loading {wanted}"):
+        return wanted, *load(folder, dtype=dtype, adapter=adapter)
+
+
+def folder_named(name: str | None, *, yes: bool) -> tuple[str, Path]:
+    """The name of the model that is meant, and its folder, downloaded first where it must be."""
+    wanted = name or DEFAULT_MODEL
+
+    def before_download(download: Download) -> None:
+        check_download(download, yes=yes, ask=not name)
+
+    return wanted, resolve(wanted, before_download=before_download)
+
+
+def check_download(download: Download, *, yes: bool, ask: bool) -> None:
+    """Say what is about to be fetched, check that it fits, and ask where that is called for."""
+    free, memory = free_disk(download.folder), memory_size()
+    print(
+        f"{download.repo} is not on this machine: {_gb(download.missing)} to download into {download.folder}"
+        f" ({_gb(free)} free). To run, it takes about {_gb(memory_to_run(download.total))} of this machine's"
+        f" {_gb(memory)} of memory.",
+        file=sys.stderr,
+    )
+    if download.missing > free:
+        raise HubError(
+            f"{download.repo}: not enough disk, {_gb(download.missing)} needed and {_gb(free)} free in {download.folder};"
+            f" make room, set HF_HOME to another disk, or use -m {POCKET}"
+        )
+    if memory_to_run(download.total) > memory and not yes:
+        raise HubError(
+            f"{download.repo}: not enough memory to run it, about {_gb(memory_to_run(download.total))} of {_gb(memory)};"
+            " name a smaller one with -m (a 4-bit conversion takes half), or download it all the same with --yes"
+        )
+    if ask and not yes:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise HubError(f"{download.repo}: not downloaded; run again with --yes to download it, or use -m {POCKET}")
+        if not typer.confirm("Download it?", err=True):
+            raise HubError(f"{download.repo}: not downloaded; -m {POCKET} needs no download")
+    show_hub_bars()
+
+
+def show_hub_bars() -> None:
+    """The Hub client's progress bars, only where stderr is a terminal."""
+    import huggingface_hub.utils
+
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that are free where a folder is or would be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"

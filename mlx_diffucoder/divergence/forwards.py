@@ -1,0 +1,157 @@
+"""What a network puts out at masked positions, held in memory whole or layer by layer.
+
+What is kept of a forward is the last layer's row to the left of each masked position (DiffuCoder's shift),
+not its logits: at 7B they would take 600 kB a position in place of 7. The head makes logits of them when
+they are asked for.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..generation import wired_memory
+from ..models.transformer import DiffusionModel, Layer
+from .masking import Masked, batches
+
+M = TypeVar("M", bound=nn.Module)
+Advance = Callable[[int], None]
+"""Told how many canvases have gone through how many layers, as a product."""
+
+MOST_HELD = 2**15  # positions between two layers; at 7B 235 MB in 16 bits
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """The rows behind every masked position of some canvases, in their order.
+
+    Attributes:
+        rows: `[n, D]` each, in pieces of any length.
+        head: logits of rows. It keeps the head's weights in memory, and none of the layers'.
+    """
+
+    rows: tuple[mx.array, ...]
+    head: Callable[[mx.array], mx.array]
+
+    def logits(self, most: int) -> Iterator[mx.array]:
+        """The logits of all rows, `[at most `most`, V]` at a time, one piece of rows after another."""
+        for piece in self.rows:
+            for start in range(0, len(piece), most):
+                yield self.head(piece[start : start + most])
+
+
+def outputs(model: DiffusionModel, canvases: Sequence[Masked], advance: Advance | None = None) -> Outputs:
+    """What a model that is held in memory puts out.
+
+    The head is the model's as it is now: modules that take its place in the model afterwards change nothing.
+    """
+    return _outputs(lambda: model, canvases, advance, keep=True, most_held=MOST_HELD)
+
+
+def outputs_by_layer(
+    opened: Callable[[], DiffusionModel],
+    canvases: Sequence[Masked],
+    advance: Advance | None = None,
+    *,
+    most_held: int = MOST_HELD,
+) -> Outputs:
+    """As `outputs`, of a model that may be larger than memory; the numbers are the same.
+
+    A layer is read when the canvases come to it, and dropped when they have gone through: never more than one
+    is in memory. The weights are read once for every `most_held` positions.
+
+    Args:
+        opened: gives the model with none of its weights read, as `load(..., lazy=True)` does. Called
+            several times.
+    """
+    return _outputs(opened, canvases, advance, keep=False, most_held=most_held)
+
+
+def _outputs(
+    opened: Callable[[], DiffusionModel], canvases: Sequence[Masked], advance: Advance | None, *, keep: bool, most_held: int
+) -> Outputs:
+    """All canvases of a group through one layer, then through the next."""
+    rows: list[mx.array] = []
+    with wired_memory():
+        for group in _groups(list(batches(canvases)), most_held):
+            model = opened()
+            hidden = [tokens_of(batch) for batch in group]
+            replace_each(hidden, model.model.embed_tokens)
+            if not keep:
+                model.model.embed_tokens = None  # type: ignore[assignment]  # nothing else holds it: its memory is free
+            for index in range(len(model.layers)):
+                layer = _unpacked(model.layers[index], hidden[0].dtype)
+                if not keep:
+                    model.layers[index] = None  # type: ignore[call-overload]
+                replace_each(hidden, partial(_through, layer, index))
+                del layer
+                if not keep:
+                    mx.clear_cache()
+                if advance:
+                    advance(sum(map(len, group)))
+            for place, batch in enumerate(group):
+                rows.append(rows_behind(hidden[place], batch))
+                mx.eval(rows[-1])
+    return Outputs(tuple(rows), head_of(opened(), rows[0].dtype))
+
+
+def _through(layer: Layer, index: int, hidden: mx.array) -> mx.array:
+    return layer(hidden, index, 0, None, None)
+
+
+def replace_each(values: list[mx.array], function: Callable[[mx.array], mx.array]) -> None:
+    """Put a function's value for each in its place, computed before the next is begun."""
+    for place, value in enumerate(values):
+        values[place] = function(value)
+        mx.eval(values[place])
+
+
+def head_of(model: DiffusionModel, dtype: mx.Dtype) -> Callable[[mx.array], mx.array]:
+    norm = model.model.norm
+    linear = (
+        _unpacked(model.model.embed_tokens, dtype).as_linear
+        if model.config.tie_word_embeddings
+        else _unpacked(model.lm_head, dtype)
+    )
+    return lambda rows: linear(norm(rows))
+
+
+def _unpacked(module: M, dtype: mx.Dtype) -> M:
+    """The module; on a CPU, where MLX's quantized products are slow, a copy with plain weights, the same to rounding."""
+    if mx.default_device().type != mx.cpu or not any(hasattr(part, "bits") for part in module.modules()):
+        return module
+    from mlx_lm.utils import dequantize_model
+
+    plain = dequantize_model(nn.Sequential(copy.deepcopy(module)))
+    plain.set_dtype(dtype)
+    return plain.layers[0]
+
+
+def tokens_of(batch: Sequence[Masked]) -> mx.array:
+    return mx.array(np.stack([canvas.tokens for canvas in batch]))  # [B, L]
+
+
+def rows_behind(hidden: mx.array, batch: Sequence[Masked]) -> mx.array:
+    """`hidden` `[B, L, D]` -> `[n, D]`, the rows to the left of the batch's masked positions."""
+    B, L, D = hidden.shape
+    at = np.concatenate([row * L + canvas.positions - 1 for row, canvas in enumerate(batch)])
+    return hidden.reshape(B * L, D)[mx.array(at)]
+
+
+def _groups(every: Sequence[list[Masked]], most: int) -> Iterator[list[list[Masked]]]:
+    group: list[list[Masked]] = []
+    held = 0
+    for batch in every:
+        size = sum(len(canvas.tokens) for canvas in batch)
+        if group and held + size > most:
+            yield group
+            group, held = [], 0
+        group.append(batch)
+        held += size
+    if group:
+        yield group

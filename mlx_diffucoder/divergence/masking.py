@@ -1,0 +1,82 @@
+"""Texts as canvases with some of their answers masked, each token in one of two canvases.
+
+A pair of complementary masks is the coupled estimator's (DiffuCoder, arXiv 2506.20639, section 4): over a
+pair every token of an answer is masked exactly once, so that each counts as often as any other.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import Text
+
+RATIOS = (0.25, 0.5, 0.75, 1.0)
+MOST_POSITIONS = 4096  # forwarded together; a longer canvas is forwarded alone
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """A text with some of its answer masked.
+
+    Attributes:
+        text: which text, counted from 0.
+        ratio: the share of the answer that was asked to be masked.
+        tokens: int32 `[L]`, the canvas.
+        positions: int32 `[n]`, where it is masked, ascending; never empty, never 0.
+        targets: int32 `[n]`, the ids that stood there.
+    """
+
+    text: int
+    ratio: float
+    tokens: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    targets: NDArray[np.int32]
+
+
+def masked_canvases(
+    texts: Sequence[Text], mask_id: int, *, ratios: Sequence[float] = RATIOS, draws: int = 1, seed: int = 0
+) -> list[Masked]:
+    """For each text, `draws` pairs of complementary masks for each ratio and its complement.
+
+    With 0.25 comes 0.75 and the other way round: both are one pair. That of 1 is the whole answer, and
+    a canvas with nothing masked, which is left out, as all are that are too short for their ratio.
+
+    Args:
+        ratios: above 0 and at most 1.
+        seed: of the masks; those of a text do not depend on how many texts there are.
+    """
+    smaller = sorted({round(min(ratio, 1 - ratio), 9) for ratio in ratios})
+    canvases = []
+    for index, text in enumerate(texts):
+        rng = np.random.default_rng([seed, index])
+        for ratio in smaller:
+            for _ in range(draws if ratio else 1):  # there is only one way to mask all
+                order = rng.permutation(len(text.answer))
+                count = round(ratio * len(order))
+                for share, chosen in ((ratio, order[:count]), (round(1 - ratio, 9), order[count:])):
+                    if len(chosen):
+                        canvases.append(_masked(index, text, share, np.sort(chosen), mask_id))
+    return canvases
+
+
+def _masked(index: int, text: Text, ratio: float, chosen: NDArray[np.int64], mask_id: int) -> Masked:
+    tokens = np.array([*text.prompt, *text.answer], dtype=np.int32)
+    positions = (len(text.prompt) + chosen).astype(np.int32)
+    targets = tokens[positions]
+    tokens[positions] = mask_id
+    return Masked(index, ratio, tokens, positions, targets)
+
+
+def batches(canvases: Sequence[Masked], most: int = MOST_POSITIONS) -> Iterator[list[Masked]]:
+    """Neighbours of one length, at most `most` positions together: no batch needs padding."""
+    batch: list[Masked] = []
+    for canvas in canvases:
+        length = len(canvas.tokens)
+        if batch and (length != len(batch[0].tokens) or (len(batch) + 1) * length > most):
+            yield batch
+            batch = []
+        batch.append(canvas)
+    if batch:
+        yield batch

@@ -1,0 +1,194 @@
+"""Task files: HumanEval's, MBPP's and EvalPlus's rows, one JSON object a line, as `Task`s.
+
+Not covered: EvalPlus's own MBPP+ rows without `test` or `test_list`. JSON has made lists of their
+tuples and sets, and several need a comparison of their own. The export of MBPP+ with `test` works.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import TaskError
+from .evalplus import differential_tests
+
+# What EvalPlus asks of instruction-tuned models, and with it DiffuCoder's published figures. Their
+# harnesses also write the first words of the answer for the model; that is not done here.
+INSTRUCTION = "Please provide a self-contained Python script that solves the following problem in a markdown code block:"
+# The MBPP paper's (arXiv 2108.07732): without the tests nobody could know the function's name.
+MBPP_TESTS = "Your code should pass these tests:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One thing to write, and how to tell whether it was written.
+
+    Attributes:
+        id: as the file has it; whole numbers as text.
+        where: file and line, for messages.
+        prompt: what a chat model is asked.
+        stub: the code to be completed (imports, signature, docstring) where the task is one; what a
+            base model is given, and what an answer without the function's head is put behind.
+        entry_point: the function's name; None where only the tests know it.
+        tests: Python that raises unless the code before it is right.
+        solution: a whole program that passes, where the file has one.
+    """
+
+    id: str
+    where: str
+    prompt: str
+    tests: str
+    stub: str | None = None
+    entry_point: str | None = None
+    solution: str | None = None
+
+    def prompt_for(self, *, raw: bool) -> str:
+        """What to give the model: with `raw` (no chat template) the code to go on with, where there is some."""
+        return self.stub if raw and self.stub is not None else self.prompt
+
+
+def read_tasks(path: Path) -> list[Task]:
+    """The tasks of a JSONL file, in its order; empty lines are skipped.
+
+    Raises:
+        TaskError: the file cannot be read or holds no task; a line is not JSON, not a row of a known
+            format, or repeats an earlier `task_id`. The message names file and line.
+    """
+    tasks: dict[str, Task] = {}
+    for where, row in read_rows(path):
+        task = task_of(row, where)
+        if task.id in tasks:
+            raise TaskError(f"{where}: task_id {task.id!r} is already that of {tasks[task.id].where}")
+        tasks[task.id] = task
+    if not tasks:
+        raise TaskError(f"{path}: holds no task")
+    return list(tasks.values())
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file, each with its file and line for messages; empty lines are skipped.
+
+    Raises:
+        TaskError: the file cannot be read, or a line is no JSON object.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read ({error.strerror})") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            yield where, _object(line, where)
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{where}: not UTF-8 text (byte {error.start} of the line)") from None
+    except RecursionError:
+        raise TaskError(f"{where}: nested too deep") from None
+    except ValueError as error:
+        raise TaskError(f"{where}: not valid JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise TaskError(f"{where}: holds a JSON {type(row).__name__}, not an object")
+    return row
+
+
+def task_of(row: Mapping[str, Any], where: str) -> Task:
+    """The task of one row. Raises `TaskError`, opening with `where`."""
+    if "test_list" in row:
+        return _mbpp(row, where)
+    if "entry_point" in row and ("test" in row or {"canonical_solution", "base_input"} <= row.keys()):
+        return _human_eval(row, where)
+    raise TaskError(
+        f"{where}: not a task of a known format: HumanEval's rows have task_id, prompt, entry_point and test; MBPP's have"
+        " task_id, text or prompt, and test_list; EvalPlus's have task_id, prompt, entry_point, canonical_solution and base_input"
+    )
+
+
+def _human_eval(row: Mapping[str, Any], where: str) -> Task:
+    prompt, name = text_in(row, "prompt", where), text_in(row, "entry_point", where)
+    if not name.isidentifier():
+        raise TaskError(f"{where}: entry_point {name!r} is not a name that Python could call")
+    is_code = defines(prompt, name)
+    body = text_in(row, "canonical_solution", where) if row.get("canonical_solution") is not None else None
+    solution = prompt + body if is_code and body is not None and not defines(body, name) else body
+    parts = []
+    if "test" in row:
+        parts.append(f"{text_in(row, 'test', where)}\n\ncheck({name})\n")
+    if "base_input" in row and solution is not None:
+        parts.append(_plus(row, where, name, solution))
+    return Task(
+        id=_id(row, where),
+        where=where,
+        prompt=f"{INSTRUCTION}\n```python\n{prompt.strip()}\n```\n" if is_code else prompt,
+        stub=prompt if is_code else None,
+        entry_point=name,
+        tests="\n\n".join(parts),
+        solution=solution,
+    )
+
+
+def _plus(row: Mapping[str, Any], where: str, name: str, solution: str) -> str:
+    if str(row.get("task_id", "")).startswith("Mbpp/"):
+        raise TaskError(f"{where}: an MBPP+ row with neither test nor test_list; use the export of MBPP+ that has them")
+    inputs = [row["base_input"], row.get("plus_input") or []]
+    if not all(isinstance(some, list) and all(isinstance(one, list) for one in some) for some in inputs):
+        raise TaskError(f"{where}: base_input and plus_input must be lists of argument lists")
+    atol = row.get("atol", 0)
+    if isinstance(atol, bool) or not isinstance(atol, int | float) or not atol >= 0:
+        raise TaskError(f"{where}: atol must be a number of 0 or more, not {atol!r}")
+    return differential_tests(name, solution, [*inputs[0], *inputs[1]], atol)
+
+
+def _mbpp(row: Mapping[str, Any], where: str) -> Task:
+    text = text_in(row, "text" if "text" in row else "prompt", where)
+    asserts = _lines(row, "test_list", where)
+    if not asserts:
+        raise TaskError(f"{where}: test_list is empty")
+    setup = [text_in(row, "test_setup_code", where, empty=True)] if row.get("test_setup_code") else []
+    imports = _lines(row, "test_imports", where) if row.get("test_imports") else []
+    # MBPP+ carries its larger tests as a program of their own beside MBPP's list.
+    tests = [text_in(row, "test", where)] if "test" in row else asserts
+    return Task(
+        id=_id(row, where),
+        where=where,
+        prompt="\n".join([text.strip(), MBPP_TESTS, "", *asserts]),
+        tests="\n".join([*imports, *setup, *tests]) + "\n",
+        solution=text_in(row, "code", where) if "code" in row else None,
+    )
+
+
+def text_in(row: Mapping[str, Any], key: str, where: str, *, empty: bool = False) -> str:
+    """The text that a row has under a key. Raises `TaskError` where there is none, or a blank one unless `empty`."""
+    if key not in row:
+        raise TaskError(f"{where}: {key} is missing")
+    value = row[key]
+    if not isinstance(value, str):
+        raise TaskError(f"{where}: {key} is a JSON {type(value).__name__}, not text")
+    if not value.strip() and not empty:
+        raise TaskError(f"{where}: {key} is empty")
+    return value
+
+
+def _lines(row: Mapping[str, Any], key: str, where: str) -> list[str]:
+    value = row[key]
+    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+        raise TaskError(f"{where}: {key} is not a list of texts")
+    return value
+
+
+def _id(row: Mapping[str, Any], where: str) -> str:
+    value = row.get("task_id")
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise TaskError(f"{where}: task_id is {'missing' if value is None else repr(value)}; it must be text or a whole number")
+    return str(value)
+
+
+def defines(code: str, name: str) -> bool:
+    """Whether code has `name` at its top level, as a function, a class or a variable."""
+    name = re.escape(name)
+    return re.search(rf"^(?:(?:(?:async\s+)?def|class)\s+{name}\b|{name}\s*(?::[^=\n]+)?=(?!=))", code, re.MULTILINE) is not None

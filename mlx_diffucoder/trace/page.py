@@ -1,0 +1,55 @@
+"""A trace as one HTML page that replays it: no network, no library."""
+
+import html
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .reader import text_or_bytes
+
+if TYPE_CHECKING:
+    from .run import Record, Trace
+
+TEMPLATE = Path(__file__).with_name("replay.html")
+
+
+def page_of(trace: "Trace") -> str:
+    """The page. What the model wrote stands in it as data only, and is put on the screen as text."""
+    # "<" could end the element that the data stands in.
+    data = json.dumps(_data(trace), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    page = TEMPLATE.read_text(encoding="utf-8").replace("{{title}}", html.escape(trace.header["model"]), 1)
+    return page.replace("{{data}}", data.encode("utf-8", "replace").decode(), 1)
+
+
+def _data(trace: "Trace") -> dict[str, Any]:
+    start = trace.canvas.start - trace.given
+    return {
+        "model": trace.header["model"],
+        "which": trace.which,
+        "version": trace.header["version"],
+        "config": trace.header["config"],
+        "prompt": trace.text_of(trace.canvas.tokens[0, :start].tolist()),
+        "mask": trace.canvas.mask_id,
+        "ends": sorted(trace.canvas.end_ids),
+        "tokens": trace.canvas.tokens[0, start:].tolist(),
+        "pieces": {str(id): text_or_bytes(piece) for id, piece in trace.pieces.items()},
+        "steps": [_row(record, start) for record in trace.records],
+    }
+
+
+def _row(record: "Record", start: int) -> dict[str, Any]:
+    """A step, its places counted from where what is shown starts; what stands before is left out."""
+    at, tokens, scores = record.committed - start, record.tokens, record.scores
+    others, filled = record.others[0] - start, record.others[1]
+    return {
+        "at": at[at >= 0].tolist(),
+        "tokens": tokens[at >= 0].tolist(),
+        "scores": [float(f"{score:.4g}") if math.isfinite(score) else None for score in scores[at >= 0].tolist()],
+        "back": [place for place in (record.remasked - start).tolist() if place >= 0],
+        "others": [others[others >= 0].tolist(), filled[others >= 0].tolist()],
+        "window": [max(0, end - start) for end in record.window],
+        "nfe": record.nfe,
+        "positions": record.positions,
+        "seconds": record.seconds,
+    }

@@ -1,0 +1,196 @@
+"""Reading what `recording` wrote. A file is of one answer, or of canvases that were denoised side by side or one
+batch after another: then a line opens each of them, and the others name theirs. Knows no model.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from .. import __version__
+from ..decoding.canvas import Canvas
+from ..decoding.hole_layout import HoleLayout
+from ..errors import TraceError
+from .run import Record, Trace
+
+FORMAT, ROWS_FORMAT = 1, 2
+"""Of a trace of one answer, and of one of several canvases: programs that know only the first refuse the second."""
+KEY = "diffucode_trace"
+LARGEST = 2**24  # masks of a canvas
+
+
+def read_trace(path: Path, row: int | None = None) -> Trace:
+    """Read a trace, also one of a run that was killed; a last line without an end was not finished and is left out.
+
+    Args:
+        row: which of its canvases, counted from 1; by default the one that was kept, or the first.
+
+    Raises:
+        TraceError: the file cannot be read, is no trace, is of another version, or has a damaged line; or there is no
+            such canvas. The message names file and line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error.strerror or error})") from None
+    lines = data.split(b"\n")[:-1]
+    file = _File.opened(path, lines[0] if lines else data)
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            file.take(_object(line))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise TraceError(f"{path}, line {number}: damaged ({_what(error)}); remove it and all below it") from None
+    return file.trace(row)
+
+
+@dataclass
+class _File:
+    """A trace's file, as far as it was read.
+
+    Attributes:
+        texts: what stands around the holes, where lines open the canvases.
+        runs: a trace for each canvas, and when it began.
+    """
+
+    path: Path
+    header: dict[str, Any]
+    pieces: dict[int, bytes]
+    texts: list[list[int]]
+    frame: HoleLayout | None
+    runs: list[tuple[Trace, float]] = field(default_factory=list)
+    kept: int | None = None
+    end: str | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def opened(cls, path: Path, line: bytes) -> Self:
+        header = _object(line)
+        if header is None or KEY not in header:
+            raise TraceError(f"{path}, line 1: not a trace of diffucode; --trace FILE writes one")
+        if header[KEY] not in (FORMAT, ROWS_FORMAT):
+            raise TraceError(
+                f"{path}, line 1: a trace of format {header[KEY]}, written by diffucode {header.get('version')}; this is"
+                f" {__version__} and reads formats {FORMAT} and {ROWS_FORMAT}: read it with the version that wrote it"
+            )
+        try:
+            return cls._of(path, header)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise TraceError(f"{path}, line 1: damaged ({_what(error)}); record the run again") from None
+
+    @classmethod
+    def _of(cls, path: Path, header: dict[str, Any]) -> Self:
+        if not isinstance(header["config"], dict):
+            raise ValueError("config is no object")
+        if not all(isinstance(text, str) for text in (header["config"].get("prefill", ""), *header["config"].get("until", []))):
+            raise ValueError("prefill and until are no texts")
+        for name in ("version", "model", "tokenizer"):
+            header[name] = str(header[name])
+        for name in ("mask", "pad"):
+            header[name] = int(header[name])
+        header["ends"] = frozenset(map(int, header["ends"]))
+        if header[KEY] == FORMAT:
+            tokens, start = _unpacked(header["canvas"], header["mask"]), int(header["start"])
+            if not 0 <= start <= len(tokens):
+                raise ValueError("its numbers do not fit together")
+            file = cls(path, header, _pieces(header), [tokens[:start], []], None)
+            file._begin([len(tokens) - start], 0.0)
+            return file
+        texts = [_unpacked(text, header["mask"]) for text in header["texts"]]
+        frame = _frame(header["frame"], texts) if "frame" in header else None
+        if len(texts) < 2 or (frame is None and len(texts) > 2):
+            raise ValueError("its texts do not fit together")
+        return cls(path, header, _pieces(header), texts, frame)
+
+    def take(self, line: dict[str, Any] | None) -> None:
+        """Read a line. Raises `ValueError` and its like where it is damaged."""
+        if line is None:
+            raise ValueError("it is no JSON object")
+        if self.end is not None:
+            raise ValueError("it stands behind the end")
+        if "end" in line:
+            kept = line.get("kept")
+            if kept is not None and kept not in range(1, len(self.runs) + 1):
+                raise ValueError(f"it keeps canvas {kept}, and there is none")
+            self.end, self.seconds, self.kept = str(line["end"]), float(line["seconds"]), kept and int(kept)
+        elif "lengths" in line and self.header[KEY] == ROWS_FORMAT:
+            if line["row"] != len(self.runs) + 1:
+                raise ValueError(f"it opens canvas {line['row']}, and the next is {len(self.runs) + 1}")
+            self._begin([int(length) for length in line["lengths"]], float(line["seconds"]))
+        else:
+            self._step(line)
+
+    def _begin(self, lengths: list[int], began: float) -> None:
+        if not all(0 <= length <= LARGEST for length in lengths):
+            raise ValueError("a hole has no such length")
+        special = {"mask_id": self.header["mask"], "pad_id": self.header["pad"], "end_ids": self.header["ends"]}
+        canvas = Canvas.around([self.texts], [lengths], **special)
+        trace = Trace(self.path, self.header, canvas, self.pieces, self.frame, row=len(self.runs) + 1)
+        self.runs.append((trace, began))
+
+    def _step(self, line: dict[str, Any]) -> None:
+        row = line["row"] if self.header[KEY] == ROWS_FORMAT else 1
+        if row not in range(1, len(self.runs) + 1):
+            raise ValueError(f"no line above it opens canvas {row}")
+        trace, began = self.runs[row - 1]
+        trace.records.append(Record.of(line, len(trace.masked), began))
+        self.pieces.update(_pieces(line))
+        if unknown := [id for id in (*line["tokens"], *line.get("others", ([], []))[1]) if id not in self.pieces]:
+            raise ValueError(f"the token {unknown[0]} has no text")
+
+    def trace(self, row: int | None) -> Trace:
+        """One of the canvases, with what the lines behind it say."""
+        if not self.runs:
+            raise TraceError(f"{self.path}: was stopped before the first step; there is nothing to show")
+        if row is not None and not 1 <= row <= len(self.runs):
+            count = f"{len(self.runs)} canvases" if len(self.runs) > 1 else "one canvas"
+            raise TraceError(f"{self.path}: holds {count}, and none of the number {row}")
+        one, _ = self.runs[(row or self.kept or 1) - 1]
+        last = one.records[-1].seconds if one.records else 0.0
+        seconds = self.seconds if self.end is not None and self.header[KEY] == FORMAT else last
+        return replace(one, rows=len(self.runs), kept=self.kept, end=self.end, seconds=seconds)
+
+
+def _frame(given: dict[str, Any], texts: Sequence[list[int]]) -> HoleLayout:
+    frame = HoleLayout(int(given["prompt"]), list(given["leads"]), list(given["tails"]))
+    if not 0 <= frame.prompt <= len(texts[0]) or not len(frame.leads) == len(frame.tails) == len(texts) - 1:
+        raise ValueError("its frame does not fit the texts")
+    if not all(isinstance(text, str) for text in (*frame.leads, *frame.tails)):
+        raise ValueError("its frame holds what is no text")
+    return frame
+
+
+def _what(error: Exception) -> str:
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _unpacked(packed: Sequence[int], mask_id: int) -> list[int]:
+    if sum(-entry for entry in packed if entry < 0) > LARGEST:
+        raise ValueError("no canvas has so many masks")
+    tokens = [token for entry in packed for token in ([mask_id] * -entry if entry < 0 else [entry])]
+    return np.array(tokens, dtype=np.int32).tolist()
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def text_or_bytes(piece: bytes) -> str | list[int]:
+    """A token's piece of text as a line of a trace has it: one that ends inside a character as its bytes."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)
+
+
+def _pieces(row: dict[str, Any]) -> dict[int, bytes]:
+    return {
+        int(id): piece.encode("utf-8", "replace") if isinstance(piece, str) else bytes(piece)
+        for id, piece in row.get("pieces", {}).items()
+    }

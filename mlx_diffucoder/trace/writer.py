@@ -1,0 +1,262 @@
+"""Writing a run down: one JSON object a line, its first line what was run, then a line a step. Of canvases that
+are denoised together, a line opens each, and each step has a line for each that it changes.
+
+A line is in the file when its step is over, so a run that was stopped leaves what it did. It holds
+the texts of its tokens: neither the model nor its tokenizer is needed to read it (`traces`).
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..config import GenerationConfig
+from ..decoding.canvas import Canvas
+from ..decoding.hole_layout import HoleLayout
+from ..decoding.result import Step
+from ..errors import TraceError
+from ..tokenizer import Tokenizer
+from .reader import FORMAT, KEY, ROWS_FORMAT, text_or_bytes
+
+Rows = tuple[Step, ...]
+"""What a step does to each row of a batch, as `denoise` yields it."""
+
+
+def trace_to(
+    path: Path, steps: Iterable[Step], canvas: Canvas, tokenizer: Tokenizer, config: GenerationConfig, model: str
+) -> Generator[Step, None, None]:
+    """Pass the steps of one canvas on, writing each into a new file.
+
+    Args:
+        canvas: as it was before the first step; of its rows, the first.
+        model: what the model is called.
+
+    Raises:
+        TraceError: the file cannot be written, or holds something that is no trace; raised by the call.
+    """
+    first = _rows(canvas)[0]
+    lines = _Lines(first, pieces := _Pieces(tokenizer))
+    header = _header(FORMAT, tokenizer, canvas, config, model)
+    header |= {"start": int(canvas.start - canvas.padding[0]), "canvas": _packed(first, canvas.mask_id)}
+    file = _File(path, {**header, "pieces": pieces.new(first)})
+
+    def passed_on() -> Generator[Step, None, None]:
+        end = "stopped"
+        try:
+            for step in steps:
+                file.write(lines.step(step, file.seconds))
+                yield step
+            end = "done"
+        finally:
+            file.close(end=end)
+
+    return passed_on()
+
+
+class Recording:
+    """A new file for canvases that are denoised side by side, or one batch after another; all stand in the same text.
+
+    Entered, it can be written to. It is made with the first batch, so what is refused before leaves no file.
+
+    Attributes:
+        kept: which of the canvases was, counted from 1; for whoever chooses to say.
+    """
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, config: GenerationConfig, model: str):
+        self._path, self._tokenizer, self._config, self._model = path, tokenizer, config, model
+        self._file: _File | None = None
+        self._pieces, self._count = _Pieces(tokenizer), 0
+        self.kept: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is not None:
+            kept = {} if self.kept is None else {"kept": self.kept}
+            self._file.close(end="stopped" if kind else "done", **kept)
+
+    def batch(self, canvas: Canvas, steps: Iterable[Rows], frame: HoleLayout | None = None) -> Generator[Rows, None, None]:
+        """Pass the steps of a batch on, writing each, a line for each row that it changes.
+
+        Args:
+            canvas: as it was before the first step.
+            frame: how a text with holes lies on it; None where answers are written.
+
+        Raises:
+            TraceError: the file cannot be written, or holds something that is no trace.
+        """
+        file = self._file = self._file or self._opened(canvas, frame)
+        lines: dict[int, _Lines] = {}
+        for row, holes in zip(_rows(canvas), canvas.holes, strict=True):
+            self._count += 1
+            lines[self._count] = _Lines(row, self._pieces)
+            lengths = (holes[:, 1] - holes[:, 0]).tolist()
+            file.write({"row": self._count, "seconds": _short(file.seconds), "lengths": lengths})
+        for rows in steps:
+            seconds = file.seconds
+            for (number, writer), step in zip(lines.items(), rows, strict=True):
+                if writer.changed_by(step):
+                    file.write({"row": number, **writer.step(step, seconds)})
+            yield rows
+
+    def _opened(self, canvas: Canvas, frame: HoleLayout | None) -> "_File":
+        first, holes = _rows(canvas)[0], (canvas.holes[0] - canvas.padding[0]).tolist()
+        around = [first[a:b] for a, b in zip([0, *(stop for _, stop in holes)], [*(a for a, _ in holes), None], strict=True)]
+        header = _header(ROWS_FORMAT, self._tokenizer, canvas, self._config, self._model)
+        header["texts"] = [_packed(text, canvas.mask_id) for text in around]
+        if frame is not None:
+            header["frame"] = frame._asdict()
+        return _File(self._path, {**header, "pieces": self._pieces.new(first)})
+
+
+def recording(
+    path: Path | None, tokenizer: Tokenizer, config: GenerationConfig, model: str
+) -> AbstractContextManager[Recording | None]:
+    """A `Recording` where a file is named, and otherwise nothing."""
+    return nullcontext() if path is None else Recording(path, tokenizer, config, model)
+
+
+def _rows(canvas: Canvas) -> list[NDArray[np.int32]]:
+    return [row[padding:] for row, padding in zip(canvas.tokens, canvas.padding, strict=True)]
+
+
+def check_trace(path: Path) -> None:
+    """Refuse a file that a trace must not be written over, before a model is loaded for it. Raises `TraceError`."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise TraceError(f"--trace {path}: cannot be written; name a file in a folder that is there")
+    try:
+        if path.is_file() and path.stat().st_size and KEY.encode() not in path.open("rb").readline(200):
+            raise TraceError(f"--trace {path}: is there already and is no trace; name another file")
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> TraceError:
+    return TraceError(f"--trace {path}: cannot be written ({error.strerror or error})")
+
+
+class _File:
+    """A trace while it is written; its clock starts behind its first line."""
+
+    def __init__(self, path: Path, header: dict[str, Any]):
+        check_trace(path)
+        try:
+            self._file = path.open("w", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        self._path = path
+        self.write(header)
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def write(self, row: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(row, separators=(",", ":"), ensure_ascii=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self._path, error) from None
+
+    def close(self, **said: Any) -> None:
+        """With a last line that says how it ended."""
+        try:
+            self.write({**said, "seconds": _short(self.seconds)})
+        finally:
+            self._file.close()
+
+
+def _header(format: int, tokenizer: Tokenizer, canvas: Canvas, config: GenerationConfig, model: str) -> dict[str, Any]:
+    return {
+        KEY: format,
+        "version": __version__,
+        "model": model,
+        "tokenizer": digest(tokenizer),
+        "config": config.to_dict(),
+        "mask": canvas.mask_id,
+        "pad": canvas.pad_id,
+        "ends": sorted(canvas.end_ids),
+    }
+
+
+def digest(tokenizer: Tokenizer) -> str:
+    """What tells a tokenizer from others: a hash of its tokens and their ids."""
+    text = json.dumps(sorted(tokenizer.vocabulary.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _packed(tokens: NDArray[np.int32], mask_id: int) -> list[int]:
+    """Ids, with -n for n masks."""
+    packed: list[int] = []
+    for token in tokens.tolist():
+        if token != mask_id:
+            packed.append(token)
+        elif packed and packed[-1] < 0:
+            packed[-1] -= 1
+        else:
+            packed.append(-1)
+    return packed
+
+
+def _short(number: float) -> float | None:
+    """Six digits say enough."""
+    return float(f"{number:.6g}") if math.isfinite(number) else None
+
+
+class _Pieces:
+    """The texts of tokens, each said once in a file."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._piece, self._said = tokenizer.piece, set[int]()
+
+    def new(self, tokens: NDArray[np.int32]) -> dict[str, Any]:
+        """The texts of those ids that no line had yet; of one that ends inside a character, its bytes."""
+        new = sorted(set(tokens.tolist()) - self._said)
+        self._said.update(new)
+        return {str(id): text_or_bytes(self._piece(id)) for id in new}
+
+
+class _Lines:
+    """The steps of a canvas as lines, each token's text in the first line that has it."""
+
+    def __init__(self, tokens: NDArray[np.int32], pieces: _Pieces):
+        self._tokens, self._pieces = tokens, pieces
+
+    def changed_by(self, step: Step) -> bool:
+        """Whether there is something to write of it: rows that are complete wait for the others of their batch."""
+        return bool(len(step.committed) or len(step.remasked) or (self._tokens != step.tokens).any())
+
+    def step(self, step: Step, seconds: float) -> dict[str, Any]:
+        expected = self._tokens.copy()
+        expected[step.committed] = step.tokens[step.committed]
+        expected[step.remasked] = step.tokens[step.remasked]
+        others = np.flatnonzero(expected != step.tokens)
+        self._tokens = step.tokens
+        row: dict[str, Any] = {
+            "step": step.index,
+            "seconds": _short(seconds),
+            "nfe": step.nfe,
+            "positions": step.positions,
+            "window": list(step.window),
+            "at": step.committed.tolist(),
+            "tokens": step.tokens[step.committed].tolist(),
+            "scores": [_short(score) for score in step.scores.tolist()],
+        }
+        if len(step.remasked):
+            row["back"] = step.remasked.tolist()
+        if len(others):  # padding behind a finished text, or what a hook wrote
+            row["others"] = [others.tolist(), step.tokens[others].tolist()]
+        if pieces := self._pieces.new(step.tokens[np.concatenate([step.committed, others])]):
+            row["pieces"] = pieces
+        return row

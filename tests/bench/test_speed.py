@@ -1,0 +1,177 @@
+"""What `diffucode bench` measures is what it says."""
+
+import json
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import mlx.core as mx
+import pytest
+
+from mlx_diffucoder import GenerationConfig, ModelConfig, stream_generate
+from mlx_diffucoder.bench import speed
+from mlx_diffucoder.bench import subjects as networks
+from mlx_diffucoder.bench.ceilings import Ceilings
+from mlx_diffucoder.bench.shapes import dimensions, parameters
+from mlx_diffucoder.bench.speed import ForwardCurve, Splitting, forward_rows
+from mlx_diffucoder.bench.subjects import Measured, check_fits, noise
+from mlx_diffucoder.bench.timing import Timing, take_turns, timings
+from mlx_diffucoder.errors import BenchError
+from mlx_diffucoder.files import read_json
+
+from ..conftest import DATA
+
+PROMPT = [754, 64, 82, 374, 83, 198]
+# 1000 operations/s and endless bandwidth: seconds at the ceilings are the work alone.
+ABACUS = Ceilings(chip="abacus", bandwidth=math.inf, flops=1000, source="made up")
+TINY = ModelConfig(
+    vocab_size=1024,
+    hidden_size=128,
+    intermediate_size=192,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    mask_token_id=1023,
+)
+
+
+@pytest.fixture(scope="module")
+def measured(dream_b):
+    return Measured("dream-b", *dream_b, random=False)
+
+
+def test_a_timing_is_the_median_with_its_spread_and_the_warm_up_does_not_count():
+    assert Timing.of([3.0, 1.0, 10.0]) == Timing(3.0, 1.0, 10.0, 3)
+    calls = []
+    assert timings(lambda: calls.append(1), 4).trials == 4
+    assert len(calls) == 5
+
+
+def test_the_clock_gives_each_second_of_a_step_to_one_part(monkeypatch):
+    now = iter([0.0, 6.0])  # the step begins and ends
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(now))
+    clock = speed.Clock()
+    clock.now["forward"] = 2.0
+    clock.decides_since, clock.now["lm_head"] = 3.0, 1.0
+    clock.decided()
+    assert clock.steps == [{"forward": 2.0, "lm_head": 1.0, "sampling": 2.0, "host": 1.0}]
+
+
+@pytest.mark.parametrize("preset", ["exact", "balanced", "fast"])
+def test_probing_a_generation_changes_none_of_its_tokens(measured, preset, monkeypatch):
+    config = GenerationConfig.preset(preset, max_tokens=12, seed=0)
+    *_, last = stream_generate(measured.model, measured.tokenizer, PROMPT, config)
+    seen = []
+    plain = speed.denoise
+
+    def spy(*given, **options):
+        for step in plain(*given, **options):
+            seen.append(step[0])
+            yield step
+
+    monkeypatch.setattr(speed, "denoise", spy)
+    steps = speed._steps(measured, PROMPT, config, None, probed=True)
+    assert seen[-1].tokens.tolist() == last.tokens.tolist()
+    assert len(steps) == len(seen)
+    assert all(step[part] > 0 for step in steps for part in ("forward", "lm_head", "sampling", "host"))
+
+
+def split_of(measured, config, trials):
+    splitting = Splitting(measured, [PROMPT], config)
+    take_turns([splitting], trials, 0, nullcontext)
+    return splitting.split
+
+
+def test_a_split_has_every_part_of_the_steps_after_the_first(measured):
+    split = split_of(measured, GenerationConfig.preset("exact", max_tokens=6, steps=3, seed=0), 2)
+    assert split.parts.keys() == {"forward", "lm_head", "sampling", "host"}
+    assert (split.steps, split.prompt, split.step.trials) == (2, len(PROMPT), 2)
+    assert all(seconds > 0 for seconds in split.parts.values())
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_step_add_up_to_a_step_measured_without_them(pocket):
+    config = GenerationConfig.preset("exact", max_tokens=32, steps=8, seed=0)
+    measured = Measured("pocket", *pocket, random=False)
+    # The best of three: on a busy machine a trial measures what it is busy with.
+    assert min(abs(split_of(measured, config, 3).sum_over_step.median - 1) for _ in range(3)) < 0.1
+
+
+def test_a_curve_has_a_point_for_each_width_and_its_share_of_the_roofline(measured):
+    curve = ForwardCurve(measured, [1, 3])
+    take_turns([curve], 2, 0, nullcontext)
+    assert list(curve.timings) == [1, 3]
+    assert all(took.low <= took.seconds <= took.high and took.trials >= 2 for took in curve.timings.values())
+    rows = forward_rows(curve, measured, ABACUS)
+    at_best = 2 * parameters(measured.model.config) * 3 / 1000  # its embeddings are tied: every weight is multiplied
+    assert rows[1]["roofline_share"] == pytest.approx(at_best / rows[1]["time"]["seconds"])
+
+
+def test_a_table_of_embeddings_is_no_work_of_a_forward(dream_a):
+    one = Measured("dream-a", *dream_a, random=False)
+    table = dream_a[0].model.embed_tokens.weight
+    assert one.work.parameters - one.forwarded.parameters == table.size
+    assert one.work.bytes - one.forwarded.bytes == pytest.approx(table.nbytes)
+
+
+def test_sections_take_turns_after_a_warm_up_of_each():
+    calls = []
+
+    class Spy:
+        def __init__(self, name):
+            self.name = name
+
+        def warm_up(self):
+            calls.append(f"warm {self.name}")
+
+        def trial(self, delay):
+            calls.append(f"{self.name} {delay}")
+
+    shown = []
+    take_turns([Spy("a"), Spy("b")], 2, 3, lambda what: nullcontext(shown.append(what)))
+    assert calls == ["warm a", "warm b", "a 3", "b 3", "a 3", "b 3"]
+    assert shown[-1] == "trial 2 of 2: b"
+
+
+@pytest.mark.parametrize(("bits", "stored"), [(4, 4.5), (8, 8.5), (16, 16)])
+def test_noise_has_the_shape_and_the_bits_that_were_asked_for(monkeypatch, bits, stored):
+    monkeypatch.setitem(networks.SHAPES, "tiny", TINY)
+    made = noise("tiny", bits, "bfloat16", layers=2)
+    assert made.random
+    assert made.work.parameters == parameters(replace(TINY, num_hidden_layers=2))
+    assert made.work.bits_per_weight == pytest.approx(stored, rel=0.02)  # norms and biases are not quantized
+    logits = made.model(mx.array([PROMPT]))
+    assert logits.shape == (1, 6, 1024)
+    assert mx.isfinite(logits).all().item()
+    again = noise("tiny", bits, "bfloat16", layers=2)
+    assert mx.array_equal(logits, again.model(mx.array([PROMPT])))
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_sizes_that_do():
+    with pytest.raises(BenchError, match=r"16\.8 GB to run of 8\.0 GB of memory; of the 7B, 6, 4, 3, 2 bits would"):
+        check_fits("7b", 15.23e9, memory=8_000_000_000)
+    with pytest.raises(BenchError, match="no 7B would"):
+        check_fits("7b", 15.23e9, memory=10**9)
+    check_fits("7b", 4.28e9, memory=8_000_000_000)
+
+
+def test_a_shape_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.setattr(networks, "read_card", lambda: SimpleNamespace(memory_bytes=4_000_000_000))
+    monkeypatch.setattr(networks, "Dream", None)
+    with pytest.raises(BenchError, match="3, 2 bits would"):
+        noise("7b", 4, "bfloat16")
+
+
+def test_the_shape_of_any_checkpoint_on_this_machine_can_be_made_of_noise(monkeypatch, tmp_path):
+    with pytest.raises(BenchError, match="its vocabulary of 768 is smaller than that of pocket"):
+        noise(str(DATA / "dream-b"), 16, "float32")
+    content = read_json(DATA / "dream-b" / "config.json") | {"vocab_size": 2000}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    made = noise(str(tmp_path), 16, "float32")
+    assert dimensions(made.model.config) == dimensions(ModelConfig.from_dict(content))
+    assert made.random
+    monkeypatch.setattr(networks, "cached", lambda name: None)
+    for name in ("9b", "nobody/nothing", "./nowhere"):
+        with pytest.raises(BenchError, match="--shape must be 7b, pocket, a checkpoint's folder"):
+            noise(name, 4, "float32")

@@ -1,0 +1,314 @@
+"""Windows, against a slow plain oracle and against what must hold of any."""
+
+import shutil
+from collections import Counter
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_diffucoder import GenerationConfig, Hooks, load, stream_batch, stream_generate
+from mlx_diffucoder.decoding.canvas import Canvas
+from mlx_diffucoder.decoding.loop import denoise
+from mlx_diffucoder.decoding.rules import rule_for
+from mlx_diffucoder.decoding.windows import window_for
+from mlx_diffucoder.decoding.windows.drafts import draft_sets
+from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.generation import forbidden_ids
+
+from ..conftest import DATA
+from . import oracle
+
+RULES = [
+    "schedule",
+    "threshold:tau=0.02",
+    "factor:f=1.9",
+    "entropy-bound:gamma=9",
+    "local:tau=0.02,relaxed=0.01",
+    "prior:tau=0.01",
+    "stability:tau=0.02,epsilon=9,span=1",
+    "backtrack:tau=0.02,fall=0.95,limit=2",
+]
+WINDOWS = ["whole", "sliding:width=1,suffix=0", "sliding:width=5,suffix=2", "sliding:width=9,refresh=3"]
+WINDOWS += ["blocks:size=4", "blocks-prefix:size=5", "blocks-dual:size=3", "drafts:ahead=3"]
+PROMPTS = [[3, 5, 7, 11, 13, 17, 19], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22], [1]]
+
+
+PLAIN_WINDOWS = {
+    "whole": oracle.Whole,
+    "sliding:width=1,suffix=0": partial(oracle.Sliding, width=1, suffix=0),
+    "sliding:width=5,suffix=3": partial(oracle.Sliding, width=5, suffix=3),
+    "sliding:width=9,suffix=2,refresh=3": partial(oracle.Sliding, width=9, suffix=2, refresh=3),
+    "sliding:width=40,suffix=8": partial(oracle.Sliding, width=40, suffix=8),
+    "blocks:size=5": partial(oracle.Blocks, size=5, cache="none"),
+    "blocks-prefix:size=5": partial(oracle.Blocks, size=5, cache="prefix"),
+    "blocks-dual:size=1": partial(oracle.Blocks, size=1, cache="dual"),
+    "blocks-dual:size=5": partial(oracle.Blocks, size=5, cache="dual"),
+    "blocks-dual:size=32": partial(oracle.Blocks, size=32, cache="dual"),
+    "drafts:ahead=4": oracle.Whole,
+}
+PLAIN_RULES = {
+    "schedule": partial(oracle.Schedule, steps=20),
+    "threshold:tau=0.3": partial(oracle.Threshold, tau=0.3),
+    "factor:f=1.8": partial(oracle.Factor, f=1.8),
+    "entropy-bound:gamma=6": partial(oracle.EntropyBound, gamma=6),
+    "stability:tau=0.1,epsilon=0.3,span=1": partial(oracle.Stability, tau=0.1, epsilon=0.3, span=1),
+    "local:tau=0.4,relaxed=0.2,radius=2": partial(oracle.Local, tau=0.4, relaxed=0.2, radius=2),
+    "prior:tau=0.2,decay=0.1": partial(oracle.Prior, tau=0.2, decay=0.1),
+    "backtrack:tau=0.2,fall=0.9,limit=2": partial(oracle.Backtrack, tau=0.2, fall=0.9, limit=2),
+}
+
+
+@pytest.mark.parametrize("window", PLAIN_WINDOWS)
+@pytest.mark.parametrize("rule", PLAIN_RULES)
+def test_every_rule_on_every_window_equals_a_plain_oracle_at_every_step(dream_a, rule, window):
+    prompt = PROMPTS[0]
+    config = GenerationConfig(max_tokens=20, rule=rule, window=window)
+    history = [step.tokens.tolist() for step in stream_generate(*dream_a, prompt, config)]
+    expected = oracle.decode(PLAIN_WINDOWS[window](dream_a, len(prompt)), PLAIN_RULES[rule](), prompt, 20)
+    assert len(history) == len(expected) > 1
+    assert history[:-1] == expected[:-1]
+
+
+def test_kept_keys_and_values_that_outgrow_their_places_equal_the_plain_oracle(loaded):
+    config = GenerationConfig(max_tokens=150, rule="threshold:tau=0.5", window="sliding:width=30,suffix=9")
+    history = [step.tokens.tolist() for step in stream_generate(*loaded, PROMPTS[1], config)]
+    window = oracle.Sliding(loaded, len(PROMPTS[1]), width=30, suffix=9)
+    expected = oracle.decode(window, oracle.Threshold(tau=0.5), PROMPTS[1], 150)
+    assert len(history) == len(expected) > 2
+    assert history[:-1] == expected[:-1]
+
+
+HOLES = [([3, 5, 7, 11, 13], 4), ([17, 19, 23, 29, 31, 37, 41], 13), ([2], 6), ([43, 47, 53, 59, 61, 67, 71, 73], 0)]
+
+
+@pytest.mark.parametrize("window", ["whole", *(name for name in PLAIN_WINDOWS if name.startswith("sliding"))])
+@pytest.mark.parametrize("rule", [name for name in PLAIN_RULES if name != "schedule"])
+def test_holes_in_a_text_are_filled_as_a_plain_oracle_fills_them_at_every_step(dream_a, rule, window):
+    model, tokenizer = dream_a
+    special = {"mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id, "end_ids": tokenizer.end_ids}
+    texts, lengths = [text for text, _ in HOLES], [count for _, count in HOLES][:-1]
+    canvas = Canvas.around([texts], [lengths], **special)
+    config = GenerationConfig(rule=rule, window=window)
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+    steps = denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
+    history = [step.tokens.tolist() for (step,) in steps]
+    plain = PLAIN_WINDOWS[window](dream_a, 0)
+    expected = oracle.decode_canvas(plain, PLAIN_RULES[rule](), canvas.tokens[0].tolist(), canvas.holes[0].tolist())
+    assert len(history) == len(expected) > 1
+    assert history[:-1] == expected[:-1]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_refreshed_at_every_step_and_as_wide_as_the_canvas_it_equals_the_whole(loaded, rule):
+    for prompt in PROMPTS:
+        whole = GenerationConfig(max_tokens=20, rule=rule, window="whole")
+        frozen = GenerationConfig(max_tokens=20, rule=rule, window="sliding:width=64,refresh=1")
+        for one, other in zip(stream_generate(*loaded, prompt, whole), stream_generate(*loaded, prompt, frozen), strict=True):
+            assert one.tokens.tolist() == other.tokens.tolist()
+
+
+def test_without_refresh_it_does_not_equal_the_whole_and_forwards_less(loaded):
+    def last(window):
+        *_, step = stream_generate(*loaded, PROMPTS[1], GenerationConfig(max_tokens=60, rule="schedule", window=window))
+        return step
+
+    whole, frozen = last("whole"), last("sliding:width=8,suffix=2")
+    assert frozen.positions < whole.positions / 3
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_batch_slides_each_row_as_alone(loaded, rule):
+    if rule == "schedule":
+        pytest.skip("one quota for all rows: rows are not independent by definition")
+    config = GenerationConfig(max_tokens=16, rule=rule, window="sliding:width=6,suffix=2")
+    together = list(stream_batch(*loaded, PROMPTS, config))
+    for row, prompt in enumerate(PROMPTS):
+        *_, alone = stream_generate(*loaded, prompt, config)
+        ends = [i for i in range(len(prompt), len(alone.tokens)) if alone.tokens[i] in loaded[1].end_ids]
+        text = slice(0, ends[0] + 1 if ends else None)
+        assert together[-1][row].tokens[text].tolist() == alone.tokens[text].tolist()
+
+
+def test_the_cost_does_not_grow_with_the_canvas(first_pocket):
+    prompt = "Implement process(k): return whether k is a prime number."
+    steps = {}
+    for max_tokens in (64, 256, 1024):
+        config = GenerationConfig(max_tokens=max_tokens, rule="threshold", window="sliding")
+        *_, steps[max_tokens] = stream_generate(*first_pocket, prompt, config)
+    assert steps[1024].positions <= 1.1 * steps[64].positions
+    assert steps[256].nfe == steps[64].nfe
+
+
+@pytest.mark.slow
+def test_stopping_at_the_end_changes_no_token_of_the_text(pocket):
+    """The reference goes on behind the end token; the text is the same."""
+    model, tokenizer = pocket
+    prompt = "Implement process(k): return whether k is a prime number."
+    *_, stopped = stream_generate(model, tokenizer, prompt, GenerationConfig.preset("exact", max_tokens=56, alg="maskgit_plus"))
+    *_, whole = stream_generate(model, tokenizer, prompt, GenerationConfig(max_tokens=56, alg="maskgit_plus", reference=True))
+    assert stopped.tokens.tolist() == whole.tokens.tolist()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"alg": "maskgit_plus"}, {"steps": 9}, {"rule": "threshold:tau=0.5"}, {"temperature": 1.0}]
+)
+@pytest.mark.parametrize("ahead", [1, 2, 8])
+def test_drafts_decode_as_the_whole_canvas_at_every_step(loaded, options, ahead):
+    for prompt in PROMPTS:
+        whole = list(stream_generate(*loaded, prompt, GenerationConfig.preset("exact", max_tokens=20, seed=1, **options)))
+        drafts = GenerationConfig.preset("exact", max_tokens=20, seed=1, **options | {"window": f"drafts:ahead={ahead}"})
+        for one, other in zip(whole, stream_generate(*loaded, prompt, drafts), strict=True):
+            assert one.tokens.tolist() == other.tokens.tolist()
+            assert other.nfe <= one.nfe
+
+
+def test_draft_sets_grow_by_one_guess_and_meet_where_two_change_places():
+    sets = draft_sets(8)
+    assert sets[0] == frozenset()
+    assert len(set(sets)) == 8
+    for one in sets[1:]:
+        assert any(one - {rank} in sets for rank in one)
+    assert {frozenset({0}), frozenset({1}), frozenset({0, 1})} <= set(sets)
+    assert draft_sets(3) == sets[:3]
+
+
+def test_a_rule_that_takes_back_says_which_and_they_are_masks_again(dream_a):
+    config = GenerationConfig(max_tokens=20, rule="backtrack:tau=0.2,fall=1,limit=3", window="whole")
+    history = list(stream_generate(*dream_a, PROMPTS[0], config))
+    assert any(len(step.remasked) for step in history)
+    for step in history[:-1]:
+        assert (step.tokens[step.remasked] == dream_a[1].mask_id).all()
+        assert (step.tokens[step.committed] != dream_a[1].mask_id).all()
+
+
+def test_the_next_forward_runs_while_the_caller_has_a_step(dream_a, monkeypatch):
+    model, tokenizer = dream_a
+    forwards = []
+    backbone = type(model.model)
+    plain = backbone.__call__
+    monkeypatch.setattr(backbone, "__call__", lambda self, *args: forwards.append(1) or plain(self, *args))
+    steps = stream_generate(model, tokenizer, PROMPTS[0], GenerationConfig(max_tokens=6, rule="schedule"))
+    *early, last = [(step.nfe, len(forwards)) for step in steps]
+    assert early == [(nfe, nfe + 1) for nfe in range(1, last[0])] != []
+    assert last == (last[0], last[0])
+
+
+@pytest.mark.parametrize("window", ["sliding:width=5,suffix=2,refresh=7", "blocks-dual:size=5", "blocks-prefix:size=5"])
+def test_a_window_compiled_decodes_as_it_does_plainly(dream_a, monkeypatch, window):
+    """As on a GPU; MLX compiles for a CPU with the system's C++ compiler, where there is one."""
+    if not shutil.which("g++"):
+        pytest.skip("MLX compiles for a CPU with g++")
+    model, _tokenizer = dream_a
+    config = GenerationConfig(max_tokens=20, rule="threshold:tau=0.3", window=window)
+    plain = [step.tokens.tolist() for step in stream_generate(*dream_a, PROMPTS[0], config)]
+    monkeypatch.setattr(model, "_window", mx.compile(model._window_plainly, inputs=model))
+    assert [step.tokens.tolist() for step in stream_generate(*dream_a, PROMPTS[0], config)] == plain
+
+
+def test_a_long_answer_slides_in_few_shapes(dream_a, monkeypatch):
+    """Each is compiled once on a GPU."""
+    model, _tokenizer = dream_a
+    shapes = []
+    monkeypatch.setattr(model, "_window", lambda *args: shapes.append(args[0].shape) or model._window_plainly(*args))
+    config = GenerationConfig(max_tokens=200, rule="threshold:tau=0.3", window="sliding:width=24,suffix=4")
+    list(stream_generate(*dream_a, PROMPTS[0], config))
+    assert len(shapes) > 10
+    assert len(set(shapes)) <= 6
+    assert all(width % 8 == 0 for _rows, width in shapes)
+
+
+def test_blocks_can_go_on_to_the_end_of_the_canvas_as_published(pocket):
+    def last(window):
+        prompt = "Implement process(k): return whether k is a prime number."
+        *_, step = stream_generate(*pocket, prompt, GenerationConfig(max_tokens=128, rule="threshold", window=window))
+        return step
+
+    stopped, gone_on = last("blocks-dual:size=32"), last("blocks-dual:size=32,stop=0")
+    ends = np.flatnonzero(np.isin(stopped.tokens[-128:], list(pocket[1].end_ids)))
+    assert gone_on.nfe >= stopped.nfe + 3
+    assert gone_on.tokens[-128:][: ends[0] + 1].tolist() == stopped.tokens[-128:][: ends[0] + 1].tolist()
+
+
+def test_drafts_decode_a_batch_as_the_whole_canvas(loaded):
+    def canvases(window):
+        config = GenerationConfig(max_tokens=9, rule="schedule", window=window)
+        return [[row.tokens.tolist() for row in rows] for rows in stream_batch(*loaded, PROMPTS, config)]
+
+    assert canvases("drafts:ahead=4") == canvases("whole")
+
+
+@pytest.mark.slow
+def test_drafts_save_forwards_on_a_trained_model(pocket):
+    prompt = "Implement process(k): return whether k is a prime number."
+    *_, whole = stream_generate(*pocket, prompt, GenerationConfig.preset("exact", max_tokens=64))
+    *_, drafts = stream_generate(*pocket, prompt, GenerationConfig(max_tokens=64, window="drafts"))
+    assert drafts.tokens.tolist() == whole.tokens.tolist()
+    assert drafts.nfe * 2 < whole.nfe
+    assert drafts.positions == (8 * drafts.nfe - 7) * len(whole.tokens)  # the first has nothing to draft from
+
+
+def test_hooks_need_the_whole_canvas(loaded):
+    look = Hooks(logits=lambda index, tokens, logits: logits)
+    with pytest.raises(ConfigError, match="window must be 'whole'"):
+        stream_generate(*loaded, [1, 2], GenerationConfig(window="sliding"), hooks=look)
+
+
+MODEL, TOKENIZER = load(DATA / "dream-b")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    prompts=st.lists(st.lists(st.one_of(st.integers(0, 752), st.just(757)), min_size=1, max_size=9), min_size=1, max_size=3),
+    max_tokens=st.integers(1, 14),
+    rule=st.sampled_from(RULES),
+    window=st.sampled_from(WINDOWS),
+    alg=st.sampled_from(["entropy", "maskgit_plus", "topk_margin"]),
+    temperature=st.sampled_from([0.0, 1.0]),
+    top_p=st.sampled_from([1.0, 0.7]),
+    top_k=st.sampled_from([0, 5]),
+    seed=st.integers(0, 9),
+)
+def test_any_rule_on_any_window_ends_fills_every_mask_and_touches_nothing_else(
+    prompts, max_tokens, rule, window, alg, temperature, top_p, top_k, seed
+):
+    config = GenerationConfig(
+        max_tokens=max_tokens, rule=rule, window=window, alg=alg, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+    )
+    history = list(stream_batch(MODEL, TOKENIZER, prompts, config))
+    masks = max(prompt.count(757) for prompt in prompts) + max_tokens
+    rounds = rule_for(config).rounds
+    assert history[-1][0].nfe <= rounds * masks + max(map(len, prompts))
+    for row, prompt in enumerate(prompts):
+        last = history[-1][row].tokens
+        assert TOKENIZER.mask_id not in last
+        assert last.max() <= TOKENIZER.known_ids.max()
+        assert [kept for kept, given in zip(last, prompt, strict=False) if given != 757] == [t for t in prompt if t != 757]
+        touched = Counter(np.concatenate([step[row].committed for step in history]).tolist())
+        assert max(touched.values(), default=0) <= rounds
+        taken_back = sum(len(step[row].remasked) for step in history)
+        assert taken_back == 0 or rounds > 1
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_step_says_which_positions_were_forwarded(dream_b, window):
+    config = GenerationConfig(max_tokens=30, rule="schedule", window=window, seed=0)
+    before = 0
+    for step in stream_generate(*dream_b, PROMPTS[0], config):
+        (first, end), last = step.window, len(step.tokens) - 1
+        forwarded, before = step.positions - before, step.positions
+        assert ((first < step.committed) & (step.committed <= end)).all()  # predicted one to the left
+        if window.startswith(("whole", "drafts")):
+            assert (first, end) == (0, last + 1)
+        else:
+            assert -(-(end - first + (end <= last)) // 8) * 8 == -(-forwarded // 8) * 8
+
+
+def test_in_a_batch_a_step_says_it_of_its_own_row(dream_b):
+    config = GenerationConfig(max_tokens=20, window="sliding:width=5,suffix=2")
+    rows = next(stream_batch(*dream_b, PROMPTS[:2], config))
+    # 7 and 11 of the prompt, 5 and 2 masks, and what the suffix takes to make, with the last one, a multiple of 8.
+    assert [row.window for row in rows] == [(0, 15), (0, 23)]

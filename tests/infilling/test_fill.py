@@ -1,0 +1,152 @@
+"""Holes in a text: what is shown, how a length is found, and what comes back."""
+
+import numpy as np
+import pytest
+
+from mlx_diffucoder import GenerationConfig, fill, infill
+from mlx_diffucoder.decoding.likelihood import every_second, log_probabilities
+from mlx_diffucoder.errors import ConfigError, PromptError
+from mlx_diffucoder.generation import forbidden_ids
+from mlx_diffucoder.infilling.context import excerpt
+from mlx_diffucoder.infilling.fill import _Attempt, _fill
+
+SHORT = GenerationConfig(max_tokens=4)
+
+
+def test_blanks_before_a_hole_and_line_ends_behind_it_belong_to_its_tokens(dream_a):
+    _, tokenizer = dream_a
+    shown = excerpt(tokenizer, ["if x:\r\n    ", "\r\n\r\nelse:\n"], 64)
+    assert [tokenizer.decode(ids) for ids in shown.ids] == ["if x:\n   ", "else:\n"]
+    assert shown.unwrap(0, " return x\n\n") == "return x"
+    assert shown.unwrap(0, "return x") == "return x"
+    assert shown.unwrap(0, "  y\n\n\n") == " y\n"
+
+
+def test_what_is_shown_and_a_hole_that_is_put_back_are_the_tokens_of_the_whole_text(dream_a):
+    _, tokenizer = dream_a
+    text = "def f(x):\n    if x:\n        return x\n    return 0\n"
+    start, stop = text.index("return x"), text.index("\n    return 0")
+    shown = excerpt(tokenizer, [text[:start], text[stop:]], 64)
+    hole = tokenizer.encode_plain(shown.leads[0] + text[start:stop] + shown.tails[0])
+    assert [*shown.ids[0], *hole, *shown.ids[1]] == tokenizer.encode_plain(text)
+
+
+@pytest.mark.parametrize("budget", [0, 1, 5, 20])
+def test_no_more_than_the_budget_is_shown_and_in_whole_lines_where_they_fit(dream_a, budget):
+    _, tokenizer = dream_a
+    parts = ["a = 1\n" * 50, "b = 2\n" * 50, "c" * 5000]
+    shown = excerpt(tokenizer, parts, budget)
+    before, between, after = (tokenizer.decode(ids) for ids in shown.ids)
+    assert len(shown.ids[0]) <= budget
+    assert len(shown.ids[1]) <= 2 * budget
+    assert len(shown.ids[2]) <= budget
+    assert parts[0].endswith(before)
+    assert parts[2].startswith(after)
+    assert bool(after) == bool(budget)
+    assert not shown.ends
+    if budget >= 5:
+        assert set(before.split("\n")) == {"a = 1", ""}
+        assert set(between.split("\n")) == {"b = 2", ""}
+    assert excerpt(tokenizer, ["a", "b\n"], 5).ends
+
+
+def test_given_lengths_are_kept_and_the_holes_stand_between_the_texts(dream_a):
+    model, tokenizer = dream_a
+    filled = fill(model, tokenizer, ["a = ", 3, "\nb = ", 5, "\n"], SHORT)
+    assert filled.lengths == [3, 5]
+    assert filled.useful_tokens == 8
+    assert filled.tried == 1
+    assert filled.nfe > 1
+
+
+def test_a_length_that_is_not_given_is_found(dream_a):
+    model, tokenizer = dream_a
+    filled = fill(model, tokenizer, ["a = ", None, "\nb = ", None, "\n"], SHORT)
+    assert len(filled.holes) == 2
+    assert filled.tried > 4
+    assert np.isfinite(filled.score)
+    assert isinstance(infill(model, tokenizer, "a = ", "\n", SHORT), str)
+
+
+class Job:
+    """Answers of a model that was trained to infill, or was not."""
+
+    holes = (None,)
+    config = GenerationConfig(max_tokens=8)
+
+    def __init__(self, said, scores):
+        self.said, self.scores, self.lengths, self.tried = said, scores, [], 0
+
+    def attempts(self, lengths, *, exact):
+        self.lengths += [length for (length,) in lengths]
+        found = []
+        for (length,) in lengths:
+            self.tried += 1
+            found.append((_Attempt([[7] * length], [False], 0) if exact else self.said[length])._replace(number=self.tried))
+        return found
+
+    def called_for(self, attempt):
+        return [self.scores.get(tuple(attempt.ids[0]), -9.0)]
+
+    def score(self, attempt):
+        return self.called_for(attempt)[0]
+
+    def filled(self, best, score, *, agreed):
+        return best.ids[0], best.number, agreed
+
+
+def ended(*ids):
+    return _Attempt([list(ids)], [True], 0)
+
+
+def test_a_model_that_says_the_same_in_any_room_is_taken_at_its_word():
+    job = Job({8: ended(1, 2), 4: ended(1, 2), 2: _Attempt([[1, 2]], [False], 0)}, {(1, 2): -0.3})
+    assert _fill(job, 3) == ([1, 2], 1, True)
+    assert job.lengths == [8, 4, 2]
+    assert _fill(Job({8: ended(5)}, {}), 1) == ([5], 1, True)
+
+
+@pytest.mark.parametrize(
+    "said", [{8: ended(1), 4: ended(2), 2: ended(3)}, {8: ended(1), 4: ended(1), 2: ended(2)}, dict.fromkeys((8, 4, 2), ended())]
+)
+def test_otherwise_every_small_length_is_tried_and_the_most_probable_text_kept(said):
+    job = Job(said, {(7, 7, 7): -0.1, (7,): -0.2, (1,): -2.0})
+    assert _fill(job, 3) == ([7, 7, 7], 3 + 3, False)
+    assert job.lengths == [8, 4, 2, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_log_probabilities_are_those_of_one_forward_for_each_mask(dream_a, monkeypatch):
+    import mlx.core as mx
+
+    model, tokenizer = dream_a
+    ids, forbidden = [3, 5, 7, 11, 13, 17], forbidden_ids(tokenizer, model.config.vocab_size)
+    masks = every_second(np.arange(1, 6))
+    assert [mask.tolist() for mask in masks] == [[1, 3, 5], [2, 4]]
+    found = log_probabilities(model, ids, masks, tokenizer.mask_id, forbidden)
+    for mask, values in zip(masks, found, strict=True):
+        canvas = mx.array([[tokenizer.mask_id if place in mask else id for place, id in enumerate(ids)]])
+        logits = np.array(mx.where(forbidden, -mx.inf, model(canvas))[0], dtype=np.float64)
+        for place, value in zip(mask, values, strict=True):
+            row = np.exp(logits[place - 1] - logits[place - 1].max())
+            assert value == pytest.approx(np.log(row[ids[place]] / row.sum()), abs=1e-4)
+    monkeypatch.setattr("mlx_diffucoder.decoding.likelihood.ROWS", 2)
+    again = log_probabilities(model, ids, masks, tokenizer.mask_id, forbidden)
+    assert all(np.allclose(one, other, atol=1e-5) for one, other in zip(found, again, strict=True))
+
+
+def test_what_cannot_be_filled_says_why(dream_a):
+    model, tokenizer = dream_a
+    for parts, said in [
+        ("text", "list"),
+        (["a", "b"], "no hole"),
+        (["a", 0, "b"], "1 or more"),
+        (["a", True], "1 or more"),
+        ([" \n", None], "instruction is needed"),
+        (["a", 5000, "b"], "context is"),
+    ]:
+        with pytest.raises(PromptError, match=said):
+            fill(model, tokenizer, parts)
+    with pytest.raises(ConfigError, match="system goes with an instruction"):
+        fill(model, tokenizer, ["a", None], GenerationConfig(system="be brief"))
+    with pytest.raises(ConfigError, match="reference"):
+        fill(model, tokenizer, ["a", None], GenerationConfig(reference=True))
