@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_diffucoder.divergence.forwards import Outputs, head_of, outputs_by_layer, replace_each, rows_behind, tokens_of
+from mlx_diffucoder.divergence.forwards import Outputs, head_of, outputs_by_layer, predicting_rows, replace_each, tokens_of
 from mlx_diffucoder.divergence.kl import Reading, readings
 from mlx_diffucoder.divergence.masking import Masked, batches
 from mlx_diffucoder.models.transformer import DiffusionModel
@@ -129,7 +129,7 @@ class Probe:
 
     def _kl(self, hidden: Hidden, widths: Widths) -> float:
         """KL where `hidden` stands behind the last layer; `widths` are of the head."""
-        rows = tuple(rows_behind(one, batch) for one, batch in zip(hidden, batches(self.canvases), strict=True))
+        rows = tuple(predicting_rows(one, batch) for one, batch in zip(hidden, batches(self.canvases), strict=True))
         head = head_of(self._open(widths), mx.float32) if widths else self.reference.head
         return mean_kl(self._against(Outputs(rows, head)))
 

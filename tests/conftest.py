@@ -5,10 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mlx_diffucoder import load
 
 DATA = Path(__file__).parent / "data"
+
+# A busy machine makes an example slow, not wrong.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session", params=["dream-a", "dream-b"])

@@ -1,8 +1,7 @@
-"""What a network puts out at masked positions, held in memory whole or layer by layer.
+"""A network's outputs at masked positions, with its weights held whole or one layer at a time.
 
-What is kept of a forward is the last layer's row to the left of each masked position (DiffuCoder's shift),
-not its logits: at 7B they would take 600 kB a position in place of 7. The head makes logits of them when
-they are asked for.
+A forward keeps the last layer's row that predicts each masked position, not the logits: at 7B a row of
+logits takes 600 kB, a hidden row 7 kB. The head computes logits from the rows on request.
 """
 
 import copy
@@ -21,34 +20,34 @@ from .masking import Masked, batches
 
 M = TypeVar("M", bound=nn.Module)
 Advance = Callable[[int], None]
-"""Told how many canvases have gone through how many layers, as a product."""
+"""Called with the number of (canvas, layer) pairs that were just computed."""
 
 MOST_HELD = 2**15  # positions between two layers; at 7B 235 MB in 16 bits
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """The rows behind every masked position of some canvases, in their order.
+    """The hidden rows that predict the masked positions of some canvases, in order.
 
     Attributes:
-        rows: `[n, D]` each, in pieces of any length.
-        head: logits of rows. It keeps the head's weights in memory, and none of the layers'.
+        rows: `[n, D]` each; the pieces may have any length.
+        head: maps rows `[n, D]` to logits `[n, V]`. It holds the head's weights, not those of the layers.
     """
 
     rows: tuple[mx.array, ...]
     head: Callable[[mx.array], mx.array]
 
     def logits(self, most: int) -> Iterator[mx.array]:
-        """The logits of all rows, `[at most `most`, V]` at a time, one piece of rows after another."""
+        """The logits of all rows, at most `most` rows `[<= most, V]` at a time."""
         for piece in self.rows:
             for start in range(0, len(piece), most):
                 yield self.head(piece[start : start + most])
 
 
 def outputs(model: DiffusionModel, canvases: Sequence[Masked], advance: Advance | None = None) -> Outputs:
-    """What a model that is held in memory puts out.
+    """The outputs of a model whose weights are in memory.
 
-    The head is the model's as it is now: modules that take its place in the model afterwards change nothing.
+    The head is the model's current one: modules that replace it later change nothing.
     """
     return _outputs(lambda: model, canvases, advance, keep=True, most_held=MOST_HELD)
 
@@ -60,13 +59,13 @@ def outputs_by_layer(
     *,
     most_held: int = MOST_HELD,
 ) -> Outputs:
-    """As `outputs`, of a model that may be larger than memory; the numbers are the same.
+    """As `outputs`, for a model that may be larger than memory. The numbers are the same.
 
-    A layer is read when the canvases come to it, and dropped when they have gone through: never more than one
-    is in memory. The weights are read once for every `most_held` positions.
+    Each layer is read when the canvases reach it and dropped afterwards, so at most one is in memory.
+    The weights are read once for every `most_held` positions.
 
     Args:
-        opened: gives the model with none of its weights read, as `load(..., lazy=True)` does. Called
+        opened: returns the model with no weights read yet, as `load(..., lazy=True)` does. It is called
             several times.
     """
     return _outputs(opened, canvases, advance, keep=False, most_held=most_held)
@@ -83,7 +82,7 @@ def _outputs(
             hidden = [tokens_of(batch) for batch in group]
             replace_each(hidden, model.model.embed_tokens)
             if not keep:
-                model.model.embed_tokens = None  # type: ignore[assignment]  # nothing else holds it: its memory is free
+                model.model.embed_tokens = None  # type: ignore[assignment]  # frees the memory: nothing else holds it
             for index in range(len(model.layers)):
                 layer = _unpacked(model.layers[index], hidden[0].dtype)
                 if not keep:
@@ -95,7 +94,7 @@ def _outputs(
                 if advance:
                     advance(sum(map(len, group)))
             for place, batch in enumerate(group):
-                rows.append(rows_behind(hidden[place], batch))
+                rows.append(predicting_rows(hidden[place], batch))
                 mx.eval(rows[-1])
     return Outputs(tuple(rows), head_of(opened(), rows[0].dtype))
 
@@ -105,7 +104,7 @@ def _through(layer: Layer, index: int, hidden: mx.array) -> mx.array:
 
 
 def replace_each(values: list[mx.array], function: Callable[[mx.array], mx.array]) -> None:
-    """Put a function's value for each in its place, computed before the next is begun."""
+    """Replace each value by the function's result, one at a time."""
     for place, value in enumerate(values):
         values[place] = function(value)
         mx.eval(values[place])
@@ -122,7 +121,7 @@ def head_of(model: DiffusionModel, dtype: mx.Dtype) -> Callable[[mx.array], mx.a
 
 
 def _unpacked(module: M, dtype: mx.Dtype) -> M:
-    """The module; on a CPU, where MLX's quantized products are slow, a copy with plain weights, the same to rounding."""
+    """The module itself. On a CPU, where MLX's quantized products are slow, a dequantized copy, equal up to rounding."""
     if mx.default_device().type != mx.cpu or not any(hasattr(part, "bits") for part in module.modules()):
         return module
     from mlx_lm.utils import dequantize_model
@@ -136,8 +135,8 @@ def tokens_of(batch: Sequence[Masked]) -> mx.array:
     return mx.array(np.stack([canvas.tokens for canvas in batch]))  # [B, L]
 
 
-def rows_behind(hidden: mx.array, batch: Sequence[Masked]) -> mx.array:
-    """`hidden` `[B, L, D]` -> `[n, D]`, the rows to the left of the batch's masked positions."""
+def predicting_rows(hidden: mx.array, batch: Sequence[Masked]) -> mx.array:
+    """`hidden` `[B, L, D]` -> `[n, D]`, the rows to the left of the masked positions of the batch."""
     B, L, D = hidden.shape
     at = np.concatenate([row * L + canvas.positions - 1 for row, canvas in enumerate(batch)])
     return hidden.reshape(B * L, D)[mx.array(at)]

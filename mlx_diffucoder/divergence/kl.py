@@ -1,7 +1,7 @@
-"""How far one network's masked distributions are from another's, on the same canvases.
+"""KL divergence and agreement between two networks at the masked positions of the same canvases.
 
-Both distributions are over the ids that may be generated, at temperature 0 and without truncation. The
-first network is the reference: KL is of the second from it, in nats.
+Both distributions range over the ids that may be generated, without truncation. The first network is the
+reference: the divergence is KL(reference || other), in nats.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Two networks on one canvas, at its masked positions.
+    """Two networks at the masked positions of one canvas.
 
     Attributes:
-        canvas: which.
+        canvas: the canvas.
         kl: float32 `[n]`, KL(reference || other), in nats.
-        same: bool `[n]`, whether both find the same token the most probable.
-        nll, other_nll: float32 `[n]`, -log p of the token that stood there, of the reference and the other.
+        same: bool `[n]`, whether both give the same token the highest probability.
+        nll, other_nll: float32 `[n]`, -log p of the original token: the reference's and the other's.
         order: the share of pairs of positions that both would commit in the same order; None for a
             single position.
         first: whether both would commit the same position first.
@@ -47,19 +47,19 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """The means of readings: over masked positions, and for the commits over canvases.
+    """Means of readings: over masked positions, and for the commit order over canvases.
 
     Attributes:
-        canvases, positions: how many.
+        canvases, positions: the number of each.
         kl: KL(reference || other), nats a masked position.
         top1: share of positions with the same most probable token.
-        order: share of pairs of positions of a canvas that both commit in the same order: those of lower
-            entropy first, of equal ones the left, as the decoder does by default. 0.5 is chance; Kendall's
-            tau is 2 * order - 1. None where no canvas has two masks.
+        order: share of pairs of positions of a canvas that both commit in the same order: lower entropy
+            first, ties from the left, as the decoder does by default. 0.5 is chance; Kendall's tau is
+            2 * order - 1. None if no canvas has two masks.
         first: share of canvases on which both commit the same position first.
-        perplexity, other_perplexity: exp of the mean of -log p of the token that stood there. Over pairs of
-            complementary masks it is the coupled estimator (DiffuCoder, arXiv 2506.20639); no bound of
-            the likelihood.
+        perplexity, other_perplexity: exp of the mean of -log p of the original tokens. Over pairs of
+            complementary masks this is the coupled estimator (DiffuCoder, arXiv 2506.20639), not a bound
+            on the likelihood.
         kl_interval, top1_interval, order_interval: the 95 % bootstrap intervals over texts.
     """
 
@@ -77,13 +77,13 @@ class Divergence:
 
     @classmethod
     def of(cls, readings: Sequence[Reading]) -> Self:
-        """The means of readings, at least one.
+        """The means of at least one reading.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there is no reading.
         """
         if not readings:
-            raise ValueError("there are no means of no readings")
+            raise ValueError("no readings: there is nothing to average")
         above, below = _by_text(readings)
         with np.errstate(invalid="ignore"):
             kl, top1, order, first, nll, other_nll = (above.sum(0) / below.sum(0)).tolist()
@@ -107,10 +107,10 @@ class Divergence:
 def readings(reference: Outputs, other: Outputs, canvases: Sequence[Masked], forbidden: mx.array) -> list[Reading]:
     """Compare two networks' outputs on each canvas.
 
-    Logits are made a few positions at a time, so that memory does not grow with the canvases.
+    Logits are computed for a few positions at a time, so memory does not grow with the canvases.
 
     Args:
-        reference, other: of the same `canvases`.
+        reference, other: outputs for the same `canvases`.
         forbidden: bool `[V]`, ids never to be generated, as `forbidden_ids` gives them.
 
     Raises:
@@ -171,12 +171,12 @@ def _reading(canvas: Masked, kl: Any, same: Any, nll: Any, other_nll: Any, score
 
 
 def commit_order(scores: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Positions from the first to be committed to the last: the best score first, of equal ones the left."""
+    """Positions in the order of their commits: the best score first, ties from the left."""
     return np.argsort(-scores, kind="stable")
 
 
 def order_agreement(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | None:
-    """The share of pairs that stand in the same order in both of two orders of the same things; None for a single one."""
+    """The share of pairs that two orders of the same items rank alike; None for a single item."""
     count = len(first)
     if count < 2:
         return None

@@ -1,7 +1,7 @@
-"""Texts as canvases with some of their answers masked, each token in one of two canvases.
+"""Canvases with part of an answer masked, in pairs of complementary masks.
 
-A pair of complementary masks is the coupled estimator's (DiffuCoder, arXiv 2506.20639, section 4): over a
-pair every token of an answer is masked exactly once, so that each counts as often as any other.
+The pairs are those of the coupled estimator (DiffuCoder, arXiv 2506.20639, section 4): a pair masks every
+token of an answer exactly once, so every token counts equally often.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ class Masked:
     """A text with some of its answer masked.
 
     Attributes:
-        text: which text, counted from 0.
-        ratio: the share of the answer that was asked to be masked.
+        text: index of the text, from 0.
+        ratio: the requested share of masked answer tokens.
         tokens: int32 `[L]`, the canvas.
-        positions: int32 `[n]`, where it is masked, ascending; never empty, never 0.
-        targets: int32 `[n]`, the ids that stood there.
+        positions: int32 `[n]`, the masked positions, ascending; never empty, and never position 0.
+        targets: int32 `[n]`, the original ids at these positions.
     """
 
     text: int
@@ -40,19 +40,19 @@ def masked_canvases(
 ) -> list[Masked]:
     """For each text, `draws` pairs of complementary masks for each ratio and its complement.
 
-    With 0.25 comes 0.75 and the other way round: both are one pair. That of 1 is the whole answer, and
-    a canvas with nothing masked, which is left out, as all are that are too short for their ratio.
+    Ratios 0.25 and 0.75 form one pair, so asking for either gives both. Ratio 1 masks the whole answer; its
+    complement masks nothing and is left out, as is any canvas too short for its ratio.
 
     Args:
         ratios: above 0 and at most 1.
-        seed: of the masks; those of a text do not depend on how many texts there are.
+        seed: seeds the masks. The masks of a text do not depend on the number of texts.
     """
     smaller = sorted({round(min(ratio, 1 - ratio), 9) for ratio in ratios})
     canvases = []
     for index, text in enumerate(texts):
         rng = np.random.default_rng([seed, index])
         for ratio in smaller:
-            for _ in range(draws if ratio else 1):  # there is only one way to mask all
+            for _ in range(draws if ratio else 1):  # only one way to mask everything
                 order = rng.permutation(len(text.answer))
                 count = round(ratio * len(order))
                 for share, chosen in ((ratio, order[:count]), (round(1 - ratio, 9), order[count:])):
@@ -70,7 +70,7 @@ def _masked(index: int, text: Text, ratio: float, chosen: NDArray[np.int64], mas
 
 
 def batches(canvases: Sequence[Masked], most: int = MOST_POSITIONS) -> Iterator[list[Masked]]:
-    """Neighbours of one length, at most `most` positions together: no batch needs padding."""
+    """Group neighbours of equal length, at most `most` positions a batch, so that no batch needs padding."""
     batch: list[Masked] = []
     for canvas in canvases:
         length = len(canvas.tokens)

@@ -1,4 +1,4 @@
-"""Checkpoints against a base on the same masked canvases, one in memory at a time."""
+"""Compare checkpoints with a base on the same masked canvases, with one of them in memory at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,22 +21,22 @@ from ..models.base import ModelConfig
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 
-SHARE = 0.7  # of the machine's memory: what Metal lets a program's weights take, and room for the rest
+SHARE = 0.7  # of the machine's memory: Metal's limit for weights, with room for everything else
 
 Advance = Callable[[float], None]
-"""Told how many more canvases have gone through a network."""
+"""Called with the number of canvases that were just computed, as a fraction where layers are read one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A folder to be compared, its weights not read.
+    """A checkpoint folder to compare; its weights are not read yet.
 
     Attributes:
-        name: what messages and tables call it.
-        dtype: as `load` has it.
-        bytes_on_disk: of its weights' files.
-        bits_per_weight: stored bits over weights, scales and all.
-        memory: bytes that its weights take to compute with.
+        name: its name in messages and tables.
+        dtype: the dtype to compute in, as for `load`.
+        bytes_on_disk: bytes of its weight files.
+        bits_per_weight: stored bits per weight, scales included.
+        memory: bytes of memory that its weights take.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, name: str, folder: Path, dtype: str | None = None) -> Self:
-        """Look at a folder. Raises `CheckpointError` or `ConfigError`, as `load` does."""
+        """Describe a folder. Raises `CheckpointError` or `ConfigError`, as `load` does."""
         from mlx_lm.utils import compute_bits_per_weight
 
         model, _ = build(folder)
@@ -78,7 +78,7 @@ class Checkpoint:
         return forbidden_ids(self.tokenizer, self.config.vocab_size)
 
     def open(self) -> DiffusionModel:
-        """Its model, with none of its weights read yet."""
+        """Its model, with no weights read yet."""
         return _cast(build(self.folder)[0], self.dtype)
 
 
@@ -89,33 +89,33 @@ def _cast(model: DiffusionModel, dtype: str | None) -> DiffusionModel:
 
 
 def check_comparable(base: Checkpoint, other: Checkpoint) -> None:
-    """Raise `CheckpointError` unless the ids of both mean the same."""
+    """Raise `CheckpointError` unless both use the same token ids."""
     difference = ""
     if base.tokenizer.vocabulary != other.tokenizer.vocabulary:
         mine, theirs = (set(one.tokenizer.vocabulary.items()) for one in (base, other))
         token, id = min(mine ^ theirs, key=lambda pair: (pair[1], pair[0]))
         whose = base if (token, id) in mine else other
-        difference = f"only that of {whose.name} has {token!r} as {id}"
+        difference = f"only {whose.name} has {token!r} as id {id}"
     elif base.tokenizer.mask_id != other.tokenizer.mask_id:
         difference = f"the mask token is {base.tokenizer.mask_id} in one and {other.tokenizer.mask_id} in the other"
     elif base.config.vocab_size != other.config.vocab_size:
         difference = f"the vocab_size is {base.config.vocab_size} in one and {other.config.vocab_size} in the other"
     if difference:
         raise CheckpointError(
-            f"{other.name}: cannot be compared with {base.name}, their tokenizers differ: {difference}; name"
-            " conversions of one model"
+            f"{other.name}: cannot be compared with {base.name}, their tokenizers differ: {difference};"
+            " compare conversions of the same model"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How far a checkpoint is from the base: by share of the answer masked, and over all canvases."""
+    """The divergence of a checkpoint from the base: for each masked share, and over all canvases."""
 
     by_ratio: dict[float, Divergence]
     overall: Divergence
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; the ratios are text there."""
+        """A JSON-ready dict; its ratios are strings."""
         return {**asdict(self.overall), "by_ratio": {f"{ratio:g}": asdict(one) for ratio, one in self.by_ratio.items()}}
 
 
@@ -129,12 +129,12 @@ def compare(
 ) -> Iterator[Comparison]:
     """Compare each of `others` with `base`, in turn.
 
-    Kept of the base are its rows at masked positions and its head: two models are never in memory together.
+    Of the base only its rows at masked positions and its head are kept, so two models are never in memory at once.
 
     Args:
-        others: comparable with the base, as `check_comparable` has it.
-        canvases: of texts in the base's ids, at least one.
-        by_layer: hold no more than one layer in memory; None does for what does not fit.
+        others: checkpoints that pass `check_comparable`.
+        canvases: at least one, in the base's ids.
+        by_layer: hold at most one layer in memory. None does so only for models that do not fit.
 
     Raises:
         CheckpointError: a network's output is not finite.
