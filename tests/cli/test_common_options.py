@@ -76,25 +76,6 @@ def test_cheap_examples_run(example, tmp_path):
     assert done.stdout or example.endswith("config list")
 
 
-@pytest.mark.parametrize("verb", NAMES)
-def test_the_reference_has_the_flags_of_the_real_help(verb):
-    reference = (ROOT / "REFERENCE.md").read_text()
-    section = reference.split(f"## diffucode {verb}\n")[1].split("\n## ")[0]
-    shown = helps()[verb]
-    rows = re.findall(r"^│ \*?\s*(-.*?)(?:<|  [A-Z])", shown, re.M)  # up to the kind, or the help
-    in_help = {name for row in rows for name in re.findall(r"--[\w-]+", row)}
-    in_reference = {name for row in re.findall(r"^\| (.*?) \|", section, re.M) for name in re.findall(r"--[\w-]+", row)}
-    assert in_reference == in_help - {"--help"}
-    for _, example in (one for one in EXAMPLES if " ".join(one[0]) == verb):
-        assert example in section
-
-
-def test_the_reference_in_the_checkout_is_the_one_that_is_made_now():
-    command = [sys.executable, "-m", "mlx_diffucoder.cli.reference"]
-    made = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
-    assert made == (ROOT / "REFERENCE.md").read_text(), f"run: {' '.join(['python', *command[1:]])} > REFERENCE.md"
-
-
 def test_exit_codes_are_in_the_help_and_in_the_readme():
     shown = " ".join(diffucode("--help", env=PLAIN).stdout.split())
     readme = (ROOT / "README.md").read_text()
