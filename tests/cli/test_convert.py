@@ -149,7 +149,7 @@ def test_an_upload_that_cannot_work_is_known_before_anything_is_converted(tmp_pa
         env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
         args = ("convert", DATA / "dream-b", tmp_path / "out", "--upload")
         assert_one_line(diffucode(*args, "me/x", env=env), "me/x", "hf auth login")
-        assert_one_line(diffucode(*args, "not an id", env=env), "--upload not an id", "no valid Hub id")
+        assert_one_line(diffucode(*args, "not an id", env=env), "--upload not an id", "not a valid Hub id")
         assert_one_line(diffucode(*args, "x", env=env), "--upload x", "owner/name")
         assert files == {}
     assert not (tmp_path / "out").exists()
