@@ -18,8 +18,9 @@ from .settings import Settings
 EXAMPLE = "Example: "
 
 
+@functools.cache
 def give_habits(app: typer.Typer) -> None:
-    """Give every verb of an application what all of them have; to be called once, when all of them are there."""
+    """Give every verb of an application what all of them have, once: to be called when all of them are there."""
     for verb, info in list(verbs_of(app)):
         if info.callback is None:
             continue
