@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_diffucoder.checkpoint import INDEX, build, read_headers
 from mlx_diffucoder.data import Sample, encode_samples, read_samples
 from mlx_diffucoder.errors import ConvertError
-from mlx_diffucoder.files import check_disk, name_of, written_beside
+from mlx_diffucoder.files import check_disk, final_name, new_folder
 from mlx_diffucoder.loading import DTYPES, Download, resolve
 from mlx_diffucoder.tokenizer import Tokenizer
 
@@ -107,7 +107,7 @@ def convert(
     config = config or ConvertConfig()
     out = Path(out)
     samples = _samples(config)
-    with written_beside(out) as unfinished:  # first, so that nothing is downloaded for a folder that cannot be written
+    with new_folder(out) as unfinished:  # first, so that nothing is downloaded for a folder that cannot be written
         folder = resolve(source, before_download=before_download)
         tokenizer = Tokenizer.load(folder)
 
@@ -250,7 +250,7 @@ def _write_rest(job: Job, unfinished: Path, tokenizer: Tokenizer, name: str, run
         if (job.folder / file).exists():
             shutil.copyfile(job.folder / file, unfinished / file)
     tokenizer.save(unfinished)
-    title = run_as if "/" in run_as else name_of(unfinished)
+    title = run_as if "/" in run_as else final_name(unfinished)
     write_card(unfinished, source=job.folder, name=name, title=title, run_as=run_as, plan=job.plan)
     save_config(config=job.settings, config_path=unfinished / "config.json")  # last: without it, nothing loads the folder
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SettingsError
-from ..files import write_whole
+from ..files import write_atomically
 from .editor import edit_file
 from .errors import fail
 from .introspection import Flag
@@ -186,6 +186,6 @@ def _change(schema: Schema, key: Key, value: Any) -> None:
 def _write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, text)
+        write_atomically(file, text, private=True)
     except OSError as error:
         raise SettingsError(f"{file}: cannot be written ({error.strerror})") from None
