@@ -84,7 +84,7 @@ def test_a_model_is_measured_with_a_unit_on_every_figure():
         "GB\n",
         "GB/s",
         "TFLOP/s",
-        "GB,",
+        "MB,",
         "useful tokens/s",
         "forwards (NFE) of",
         "positions per useful token",
