@@ -66,7 +66,7 @@ def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(tmp_path):
     for key in ("pass@1", "nfe", "positions", "useful_tokens", "failures", "answers"):
         assert again[key] == report[key]
     assert json.loads(run("--limit", "1", *options, "--out", part).stdout)["answers"] == 2
-    assert_one_line(run("--limit", "3", *options, "--seed", "4", "--out", part), str(part), "config.seed was 3 and not 4")
+    assert_one_line(run("--limit", "3", *options, "--seed", "4", "--out", part), str(part), "config.seed 3 instead of 4")
 
 
 def test_the_steps_of_each_answer_are_in_a_trace_of_its_own(tmp_path):
