@@ -13,9 +13,6 @@ from typing import Any, get_args
 import typer
 
 from mlx_diffucoder.cli.app import app
-from mlx_diffucoder.cli.common_options import give_habits
-
-give_habits(app)
 
 REFERENCE = Path(__file__).parent / "reference"
 COMMANDS = REFERENCE / "commands.md"

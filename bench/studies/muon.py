@@ -16,8 +16,6 @@ import mlx.optimizers as optim
 import typer
 from mlx.utils import tree_flatten
 
-from mlx_diffucoder.formatting import format_seconds
-
 from .terminal import one_line
 
 
@@ -49,7 +47,7 @@ def main(
             same = all(mx.array_equal(one[name], other[name]).item() for name in one)
     medians = {name: median(found[1:]) for name, found in seconds.items()}  # the first warms up
     for name, taken in medians.items():
-        print(f"{name:20} {format_seconds(taken)}")
+        print(f"{name:20} {1e3 * taken:.0f} ms")
     print(json.dumps({"model": model, "trials": trials, "matrices": len(weights), "same": same, "seconds": medians}))
 
 

@@ -9,23 +9,9 @@ import typer
 
 from .. import __version__
 from ..errors import DiffucoderError
-from .bench import bench
-from .bench_compare import compare_benches
-from .chat import chat
-from .common_options import give_habits
-from .compare import compare
-from .config import config
-from .convert import convert
-from .doctor import doctor
-from .errors import fail, say_error
-from .eval import evaluate
-from .fuse import fuse
-from .generate import generate
-from .infill import infill
+from . import bench, chat, compare, config, convert, doctor, eval, fuse, generate, infill, trace, train
 from .settings import Schema, Settings
-from .signals import code_of, terminable
-from .trace import app as trace
-from .train import train
+from .terminal import code_of, fail, print_error, terminable
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C, what was finished is"
@@ -41,21 +27,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-app.command()(generate)
-app.command()(infill)
-app.command()(chat)
-app.command()(convert)
-app.command("eval")(evaluate)
-app.command()(compare)
-benches = typer.Typer(invoke_without_command=True, subcommand_metavar="[compare FILES...]")
-benches.callback()(bench)
-benches.command("compare")(compare_benches)
-app.add_typer(benches, name="bench")
-app.command()(train)
-app.command()(fuse)
-app.command()(doctor)
-app.add_typer(trace, name="trace")
-app.add_typer(config, name="config")
+for one in (generate, infill, chat, convert, eval, compare):
+    app.add_typer(one.app)
+app.add_typer(bench.app, name="bench")
+for one in (train, fuse, doctor):
+    app.add_typer(one.app)
+app.add_typer(trace.app, name="trace")
+app.add_typer(config.app, name="config")
 
 UNREAD = 141  # 128 + SIGPIPE
 DEBUG = "DIFFUCODE_DEBUG"
@@ -94,13 +72,13 @@ def run() -> int:
 
 
 def _run() -> int:
-    give_habits(app)
+    command = typer.main.get_command(app)
     try:
-        settings = Settings.read(Schema(app))
+        settings = Settings.read(Schema(command))
         with terminable():
-            return app(standalone_mode=False, default_map=settings.default_map(), obj=settings) or 0
+            return command(standalone_mode=False, default_map=settings.default_map(), obj=settings) or 0
     except DiffucoderError as error:
-        return say_error(error)
+        return print_error(error)
     except (KeyboardInterrupt, typer.Abort) as stop:  # Abort: Ctrl-C at a question
         return code_of(stop)
     except BrokenPipeError:

@@ -10,8 +10,34 @@ import typer
 
 from ..config import PRESETS, GenerationConfig
 from ..errors import BenchError, ConfigError
-from ..formatting import format_bytes, format_seconds
-from .options import Dtype, Model, Yes, decodes
+from .bench_compare import compare_benches
+from .command import Command, Group, examples, refuse_options
+from .options import (
+    Algorithm,
+    AlgorithmTemperature,
+    BanTokens,
+    Dtype,
+    Eps,
+    Json,
+    MaxTokens,
+    Model,
+    Prefill,
+    Preset,
+    Quiet,
+    Raw,
+    Reference,
+    Rule,
+    Seed,
+    Steps,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    Until,
+    Window,
+    Yes,
+    decoding_config,
+)
 
 if TYPE_CHECKING:
     from ..bench.ceilings import Ceilings
@@ -23,8 +49,15 @@ HERE = "here"
 BITS = (2, 3, 4, 5, 6, 8, 16)
 
 
-@decodes
+app = typer.Typer(cls=Group, invoke_without_command=True, subcommand_metavar="[compare FILES...]")
+app.command("compare", cls=Command, epilog=examples("diffucode bench compare m1.json m4.json --pictures pictures"))(
+    compare_benches
+)
+
+
+@app.callback(epilog=examples("diffucode bench -m pocket --max-tokens 64", 'diffucode bench --predict "M4 Max" --bits 4'))
 def bench(
+    context: typer.Context,
     model: Model = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="What to write; repeatable.", show_default="three small functions")
@@ -69,21 +102,37 @@ def bench(
         bool, typer.Option("--tune", help="Choose the window's width for this machine and model, and store it.")
     ] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Measure this machine's ceilings, known or not.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    preset: Preset = None,
+    rule: Rule = "auto",
+    window: Window = "auto",
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    system: System = None,
+    prefill: Prefill = "",
+    until: Until = None,
+    ban_tokens: BanTokens = None,
+    raw: Raw = False,
+    steps: Steps = None,
+    alg: Algorithm = "entropy",
+    alg_temp: AlgorithmTemperature = 0.0,
+    eps: Eps = 1e-3,
+    reference: Reference = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
     yes: Yes = False,
-    *,
-    context: typer.Context,
-    config: GenerationConfig,
 ) -> int:
     """Measure how fast a model is here.
 
     Forwards by their positions, where the time of a step goes, and whole generations, each beside the most the chip can do;
     and in the same run the alternatives: mlx-lm, one token after the other, and the reference decoder.
-
-    Example: diffucode bench -m pocket --max-tokens 64
-
-    Example: diffucode bench --predict "M4 Max" --bits 4
     """
+    if context.invoked_subcommand is not None:
+        refuse_options(context)
+        return 0
+    config = decoding_config(context)
     if bits not in (None, *BITS):
         raise BenchError(f"--bits must be one of {', '.join(map(str, BITS))}, not {bits}")
     _check_together(nfe, positions)
@@ -230,10 +279,9 @@ def _print_prediction(name: str, bits: int, generation: tuple[int | None, int | 
 def _table(said: dict[str, Any], ceilings: "Ceilings", work: "Work") -> list[str]:
     """The prediction for people."""
     lines = [
-        f"PREDICTED, not measured: DiffuCoder-7B, {said['bits']} bits ({format_bytes(work.bytes)}), on {ceilings.chip}",
+        f"PREDICTED, not measured: DiffuCoder-7B, {said['bits']} bits ({work.bytes / 1e9:.2f} GB), on {ceilings.chip}",
         *ceilings.lines(),
-        f"{'overhead':10} "
-        + (f"{format_seconds(ceilings.overhead)} a forward" if ceilings.overhead else "not known: lower bounds"),
+        f"{'overhead':10} " + (f"{1e3 * ceilings.overhead:.1f} ms a forward" if ceilings.overhead else "not known: lower bounds"),
         "",
         "positions   predicted ms   bound by",
     ]
@@ -246,9 +294,7 @@ def _table(said: dict[str, Any], ceilings: "Ceilings", work: "Work") -> list[str
         f"predicted: denoising is faster below {said['break_even_positions_per_useful_token']:.1f} positions per useful token",
     ]
     if one := said.get("generation"):
-        lines.append(
-            f"predicted: {format_seconds(one['seconds'])} for {one['nfe']} forwards of {one['positions']} positions in all"
-        )
+        lines.append(f"predicted: {one['seconds']:.2f} s for {one['nfe']} forwards of {one['positions']} positions in all")
     if said["published"]:
         lines += ["", "the same model on what llama.cpp measured of Llama-2-7B (its constants are fitted to such rows):"]
     return lines

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BenchError
-from ..formatting import format_bytes
+from .options import Json, Quiet
 
 if TYPE_CHECKING:
     from ..bench.report import Report
@@ -21,14 +21,13 @@ NAME, COLUMN = 24, 21  # columns of the table
 def compare_benches(
     files: Annotated[list[Path], typer.Argument(help="What `diffucode bench --out` wrote.", show_default=False)],
     pictures: Annotated[Path | None, typer.Option(help="Draw into this folder, as PNG and SVG.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
     """Compare bench files.
 
     Their machines side by side: forwards, the parts of a step, and useful tokens/s. A file that measured something else than the
     first is said to; only its forwards are shown.
-
-    Example: diffucode bench compare m1.json m4.json --pictures pictures
     """
     from ..bench.report import Report, differences, read_report
 
@@ -80,7 +79,7 @@ def _said(reports: "list[Report]", others: list[list[str]], drawn: list[Path]) -
 def _heads(reports: "list[Report]") -> Iterator[str]:
     for report in reports:
         model, card, ceilings = report.content["model"], report.content["card"], report.content["ceilings"]
-        yield f"{report.label}: {report.machine}, {format_bytes(card['memory_bytes'])}, {card['system']}, MLX {card['mlx']}"
+        yield f"{report.label}: {report.machine}, {card['memory_bytes'] / 1e9:.1f} GB, {card['system']}, MLX {card['mlx']}"
         yield f"  {model['name']}: {model['bits_per_weight']:.2f} bits a weight, {model['dtype']}; {report.content['made']}"
         yield f"  {ceilings['bandwidth'] / 1e9:.0f} GB/s, {ceilings['flops'] / 1e12:.3g} TFLOP/s ({ceilings['source']})"
         yield f"  trials: {report.content['trials']}, medians (least-most)"

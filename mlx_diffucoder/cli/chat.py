@@ -6,32 +6,89 @@ from typing import Annotated
 
 import typer
 
-from ..config import GenerationConfig
 from ..errors import ConfigError
-from .options import Adapter, Dtype, Model, Tuned, Yes, decodes
+from .command import Command, examples
+from .options import (
+    OUTPUT,
+    Adapter,
+    Algorithm,
+    AlgorithmTemperature,
+    BanTokens,
+    Dtype,
+    Eps,
+    Live,
+    MaxTokens,
+    Model,
+    Prefill,
+    Preset,
+    Quiet,
+    Raw,
+    Reference,
+    Rule,
+    Seed,
+    Steps,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    Tuned,
+    Until,
+    Verbose,
+    Window,
+    Yes,
+    decoding_config,
+    wants_tuned,
+)
+
+app = typer.Typer()
 
 
-@decodes
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "diffucode chat -m pocket --max-tokens 64",
+        "diffucode chat -m pocket --json < turns.txt | jq .text",
+    ),
+)
 def chat(
+    context: typer.Context,
     model: Model = None,
     dtype: Dtype = None,
     adapter: Adapter = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a turn, with the numbers.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers of each turn on stderr.")] = False,
-    live: Annotated[bool, typer.Option("--live/--no-live", help="Show the canvas while it is denoised, on a terminal.")] = True,
+    yes: Yes = False,
+    preset: Preset = None,
+    rule: Rule = "auto",
+    window: Window = "auto",
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    system: System = None,
+    prefill: Prefill = "",
+    until: Until = None,
+    ban_tokens: BanTokens = None,
+    raw: Raw = False,
+    steps: Steps = None,
+    alg: Algorithm = "entropy",
+    alg_temp: AlgorithmTemperature = 0.0,
+    eps: Eps = 1e-3,
+    reference: Reference = False,
+    tuned: Tuned = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each turn.", rich_help_panel=OUTPUT)] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    live: Live = True,
     trace: Annotated[
         Path | None,
         typer.Option(
             "--trace",
             metavar="FILE",
-            help="Write every step of each answer into a file of its own: for run.jsonl, run-1.jsonl and so on.",
+            help="Write the steps of each answer into a file: run-1.jsonl, run-2.jsonl and so on for run.jsonl.",
             show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    tuned: Tuned = True,
-    yes: Yes = False,
-    *,
-    config: GenerationConfig,
 ) -> int:
     """Talk to a model, turn by turn.
 
@@ -39,11 +96,8 @@ def chat(
     /help lists the commands. Ctrl-C stops an answer and keeps what is finished; Ctrl-D leaves. Turns that no longer fit
     into the model's context are left out, the oldest first. Piped text is a script: a turn a line, answers on stdout, and
     the first error ends it.
-
-    Example: diffucode chat -m pocket --max-tokens 64
-
-    Example: diffucode chat -m pocket --json < turns.txt | jq .text
     """
+    config = decoding_config(context)
     if config.raw:
         raise ConfigError("raw goes without the chat template, and a chat is made of it; use generate", field="raw")
     if trace:
@@ -59,7 +113,7 @@ def chat(
     from .conversation import Conversation
     from .tuning import tuned as with_tuned
 
-    config = with_tuned(config, network, wanted=tuned, verbose=verbose)
+    config = with_tuned(config, network, wanted=wants_tuned(context), verbose=verbose)
 
     if lines.typed:
         print(f"{name}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)

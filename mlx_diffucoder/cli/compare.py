@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import GenerationConfig
+from ..config import PRESETS, GenerationConfig
 from ..errors import CheckpointError, ConfigError, ExecutionError
-from . import completion
-from .options import Dtype, Yes
+from .command import Command, examples
+from .options import Dtype, Json, Quiet, Yes, among, complete_model
 
 if TYPE_CHECKING:
     from ..data import Text
@@ -35,16 +35,20 @@ class Row:
     passed_interval: tuple[float, float] | None = None
 
 
+app = typer.Typer()
+
+
+@app.command(cls=Command, epilog=examples("diffucode compare pocket ./conversions/* --picture quality.png"))
 def compare(
     base: Annotated[
         str,
         typer.Argument(
-            help="What to compare with: a folder, a Hub id or pocket.", autocompletion=completion.model, show_default=False
+            help="What to compare with: a folder, a Hub id or pocket.", autocompletion=complete_model, show_default=False
         ),
     ],
     others: Annotated[
         list[str],
-        typer.Argument(help="What is compared with it, one or more.", autocompletion=completion.model, show_default=False),
+        typer.Argument(help="What is compared with it, one or more.", autocompletion=complete_model, show_default=False),
     ],
     texts: Annotated[
         Path | None,
@@ -69,17 +73,16 @@ def compare(
         bool, typer.Option("--allow-code-execution", help="For --tasks: run what the models write; no sandbox.")
     ] = False,
     max_tokens: Annotated[int, typer.Option(help="For --tasks: the longest answer.")] = 256,
-    preset: Annotated[str, typer.Option(help="For --tasks: how to decode.", autocompletion=completion.preset)] = "exact",
+    preset: Annotated[str, typer.Option(help="For --tasks: how to decode.", autocompletion=among(PRESETS))] = "exact",
     picture: Annotated[Path | None, typer.Option(help="Draw quality against size into this file.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
     yes: Yes = False,
 ) -> int:
     """Measure how far checkpoints are from a base.
 
     Answers are masked in pairs of complementary masks, and both networks' distributions there compared: KL (nats), the
     most probable token, the order of commits (0.5 is chance), perplexity.
-
-    Example: diffucode compare pocket ./conversions/* --picture quality.png
     """
     ratios = _checked(ratio)
     config = GenerationConfig.preset(preset, max_tokens=max_tokens, seed=0)

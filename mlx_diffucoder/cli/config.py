@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SettingsError
-from ..files import write_atomically
-from .editor import edit_file
-from .errors import fail
-from .introspection import Flag
+from ..files import write_whole
+from .command import Command, Option, examples
+from .options import Json, Quiet
 from .settings import Key, Schema, Settings, config_path, leaves, read_file
+from .terminal import edit_file, fail
 from .toml import with_value, written
 
 HEAD = """# Defaults of diffucode: `diffucode config list --all` lists the keys.
@@ -23,7 +23,7 @@ HEAD = """# Defaults of diffucode: `diffucode config list --all` lists the keys.
 # max_tokens = 512          for one: its flag --max-tokens
 """
 
-config = typer.Typer(
+app = typer.Typer(
     help="Set defaults of your own.\n\nWhat is asked for on the command line goes before a variable (as in"
     " DIFFUCODE_GENERATE_MAX_TOKENS or DIFFUCODE_MODEL), and that before the file.",
     no_args_is_help=True,
@@ -32,7 +32,7 @@ config = typer.Typer(
 
 def _complete_key(context: typer.Context, incomplete: str) -> list[str]:
     _, schema = _settings(context)
-    return [name for name in map(".".join, schema.flags) if name.startswith(incomplete)]
+    return [name for name in map(".".join, schema.options) if name.startswith(incomplete)]
 
 
 KeyArgument = Annotated[
@@ -41,33 +41,27 @@ KeyArgument = Annotated[
 ]
 
 
-@config.command()
-def path() -> int:
+@app.command(cls=Command, epilog=examples("diffucode config path"))
+def path(quiet: Quiet = False) -> int:
     """Print where the file of defaults is, or would be.
 
     DIFFUCODE_CONFIG names another one.
-
-    Example: diffucode config path
     """
     print(config_path())
     return 0
 
 
-@config.command("list")
+@app.command("list", cls=Command, epilog=examples("diffucode config list", "diffucode config list --all"))
 def list_settings(
     context: typer.Context,
     every: Annotated[bool, typer.Option("--all", help="Every key there is, with what it takes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
-    """List what is set, and where each value comes from.
-
-    Example: diffucode config list
-
-    Example: diffucode config list --all
-    """
+    """List what is set, and where each value comes from."""
     settings, schema = _settings(context)
-    keys = [key for key in schema.flags if every or key in settings.values]
-    rows = {".".join(key): _row(settings, schema.flags[key], key) for key in keys}
+    keys = [key for key in schema.options if every or key in settings.values]
+    rows = {".".join(key): _row(settings, schema.options[key], key) for key in keys}
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
     for name, row in ({} if as_json else rows).items():
@@ -78,50 +72,42 @@ def list_settings(
     return 1 if settings.problems else 0
 
 
-@config.command("get")
-def get_setting(context: typer.Context, key: KeyArgument) -> int:
-    """Print one value: what is set, or the program's own default.
-
-    Example: diffucode config get generate.max_tokens
-    """
+@app.command("get", cls=Command, epilog=examples("diffucode config get generate.max_tokens"))
+def get_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) -> int:
+    """Print one value: what is set, or the program's own default."""
     settings, schema = _settings(context)
     spelt = schema.spelt(key.split("."))
-    flag = schema.flag(spelt)
+    option = schema.option(spelt)
     if spelt in settings.problems or () in settings.problems:
         raise SettingsError(settings.problems.get(spelt) or settings.problems[()])
-    value = _row(settings, flag, spelt)["value"]
+    value = _row(settings, option, spelt)["value"]
     if value is None:
         raise SettingsError(f"{key}: is not set")
     print(value if isinstance(value, str) else written(value))
     return 0
 
 
-@config.command("set")
+@app.command(
+    "set", cls=Command, epilog=examples("diffucode config set generate.max_tokens 512", "diffucode config set model pocket")
+)
 def set_setting(
     context: typer.Context,
     key: KeyArgument,
     value: Annotated[
         list[str], typer.Argument(metavar="VALUE", help="Several for a flag that is repeatable.", show_default=False)
     ],
+    quiet: Quiet = False,
 ) -> int:
-    """Set a default in the file.
-
-    Example: diffucode config set generate.max_tokens 512
-
-    Example: diffucode config set model pocket
-    """
+    """Set a default in the file."""
     _, schema = _settings(context)
     spelt = schema.spelt(key.split("."))
-    _change(schema, spelt, schema.check(spelt, schema.flag(spelt).read(value)))
+    _change(schema, spelt, schema.check(spelt, schema.option(spelt).read(value)))
     return 0
 
 
-@config.command("unset")
-def unset_setting(context: typer.Context, key: KeyArgument) -> int:
-    """Take a default out of the file.
-
-    Example: diffucode config unset generate.max_tokens
-    """
+@app.command("unset", cls=Command, epilog=examples("diffucode config unset generate.max_tokens"))
+def unset_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) -> int:
+    """Take a default out of the file."""
     _, schema = _settings(context)
     spelt = schema.spelt(key.split("."))  # a key that does not exist is what must go, sometimes
     if spelt not in _in_file(schema, read_file(config_path())):
@@ -130,12 +116,9 @@ def unset_setting(context: typer.Context, key: KeyArgument) -> int:
     return 0
 
 
-@config.command()
-def edit(context: typer.Context) -> int:
-    """Open the file of defaults in $EDITOR, and check what became of it.
-
-    Example: diffucode config edit
-    """
+@app.command(cls=Command, epilog=examples("diffucode config edit"))
+def edit(context: typer.Context, quiet: Quiet = False) -> int:
+    """Open the file of defaults in $EDITOR, and check what became of it."""
     _, schema = _settings(context)
     file = config_path()
     if not file.exists():
@@ -153,13 +136,13 @@ def _settings(context: typer.Context) -> tuple[Settings, Schema]:
     return settings, settings.schema
 
 
-def _row(settings: Settings, flag: Flag, key: Key) -> dict[str, Any]:
+def _row(settings: Settings, option: Option, key: Key) -> dict[str, Any]:
     """What a key is set to, where that was done, and what it takes."""
     found = settings.values.get(key)
     # A key for all verbs has no default of its own: each verb has one.
-    own = flag.default if len(key) > 1 and isinstance(flag.default, bool | int | float | str) else None
+    own = option.default if len(key) > 1 and isinstance(option.default, bool | int | float | str) else None
     origin = ("file" if found.from_file else found.origin) if found else "not set" if own is None else "default"
-    return {"value": found.value if found else own, "from": origin, "takes": flag.wanted}
+    return {"value": found.value if found else own, "from": origin, "takes": option.wanted}
 
 
 def _in_file(schema: Schema, table: dict[str, Any]) -> dict[Key, Any]:
@@ -186,6 +169,6 @@ def _change(schema: Schema, key: Key, value: Any) -> None:
 def _write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, text, private=True)
+        write_whole(file, text)
     except OSError as error:
         raise SettingsError(f"{file}: cannot be written ({error.strerror})") from None

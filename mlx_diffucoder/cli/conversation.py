@@ -12,10 +12,8 @@ from ..chat import Chat
 from ..config import PRESETS, GenerationConfig
 from ..errors import ChatError, DiffucoderError, did_you_mean
 from .chat_input import BLOCK, Entry, Lines
-from .editor import edit_text
-from .errors import say_error
 from .generate import Run
-from .signals import Terminated, code_of
+from .terminal import Terminated, code_of, edit_text, print_error
 
 if TYPE_CHECKING:
     from ..models.transformer import DiffusionModel
@@ -86,7 +84,7 @@ class Conversation:
             except DiffucoderError as error:
                 if not self.lines.typed:
                     raise
-                say_error(error)
+                print_error(error)
 
     def _take(self, entry: Entry) -> None:
         text = entry.text.strip()

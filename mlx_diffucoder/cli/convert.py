@@ -10,17 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import HubError
-from ..formatting import format_bytes
-from . import completion
+from .command import Command, examples
+from .options import OUTPUT, complete_model
 
 if TYPE_CHECKING:
     from ..convert import ConvertConfig, Plan
     from ..loading import Download
 
 
+app = typer.Typer()
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "diffucode convert apple/DiffuCoder-7B-cpGRPO ./4-bit -q --q-bits 4",
+        "diffucode convert pocket ./pocket-8bit -q --q-bits 8 --dry-run",
+    ),
+)
 def convert(
     source: Annotated[
-        str, typer.Argument(help="A checkpoint folder or a Hub id.", autocompletion=completion.model, show_default=False)
+        str, typer.Argument(help="A checkpoint folder or a Hub id.", autocompletion=complete_model, show_default=False)
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)],
     quantize: Annotated[bool, typer.Option("--quantize", "-q", help="Quantize the weights.")] = False,
@@ -45,14 +55,10 @@ def convert(
     ] = None,
     upload: Annotated[str | None, typer.Option(help="Put the result on the Hub, as OWNER/NAME.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be made of each layer, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.", rich_help_panel=OUTPUT)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing on stderr but errors.", rich_help_panel=OUTPUT)] = False,
 ) -> int:
-    """Convert a checkpoint to MLX.
-
-    Example: diffucode convert apple/DiffuCoder-7B-cpGRPO ./4-bit -q --q-bits 4
-
-    Example: diffucode convert pocket ./pocket-8bit -q --q-bits 8 --dry-run
-    """
+    """Convert a checkpoint to MLX."""
     from ..convert import ConvertConfig
 
     config = ConvertConfig(
@@ -101,7 +107,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
     seconds = time.perf_counter() - began
     _say_what_was_measured(plans[0])
     size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {folder} ...", file=sys.stderr)
+    print(f"wrote {size / 1e6:.1f} MB; run it with: diffucode generate -m {folder} ...", file=sys.stderr)
     address = None
     if upload is not None:
         show_hub_bars()
@@ -114,6 +120,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
 
 def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     from ..convert import make_plan
+    from ..files import readable
     from .progress import measuring
 
     with measuring() if config.calibrate else nullcontext() as bar:
@@ -124,10 +131,10 @@ def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     longest = max(len(layer.name) for layer in plan.layers)
     for layer in plan.layers:
         stored = str(layer.width or layer.dtype)
-        print(f"{layer.name:{longest}} {format_bytes(layer.bytes_in):>9} -> {format_bytes(layer.bytes_out):>9}  {stored}")
+        print(f"{layer.name:{longest}} {readable(layer.bytes_in):>9} -> {readable(layer.bytes_out):>9}  {stored}")
     print(
-        f"{plan.parameters / 1e6:.1f} M weights, {format_bytes(plan.bytes_in)} -> {format_bytes(plan.bytes_out)},"
-        f" {plan.bits_per_weight:.3f} bits per weight; about {format_bytes(plan.memory_to_run)} of memory to run it"
+        f"{plan.parameters / 1e6:.1f} M weights, {readable(plan.bytes_in)} -> {readable(plan.bytes_out)},"
+        f" {plan.bits_per_weight:.3f} bits per weight; about {readable(plan.memory_to_run)} of memory to run it"
     )
     _say_what_was_measured(plan)
     _say_what_is_left(plan, config)

@@ -12,19 +12,62 @@ import typer
 
 from ..config import GenerationConfig
 from ..errors import ConfigError, ExecutionError, TraceError
-from .options import Adapter, Dtype, Model, Tuned, Yes, decodes
-from .signals import code_of
+from .command import Command, examples
+from .options import (
+    OUTPUT,
+    Adapter,
+    Algorithm,
+    AlgorithmTemperature,
+    AllowCodeExecution,
+    BanTokens,
+    Dtype,
+    Eps,
+    Json,
+    MaxTokens,
+    Model,
+    Prefill,
+    Preset,
+    Quiet,
+    Raw,
+    Reference,
+    Rule,
+    Seed,
+    Steps,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    Tuned,
+    Until,
+    Window,
+    Yes,
+    decoding_config,
+    wants_tuned,
+)
+from .terminal import code_of
 
 if TYPE_CHECKING:
     from ..evaluation import Result, Summary
 
 
-@decodes
+app = typer.Typer()
+
+
+@app.command(
+    "eval",
+    cls=Command,
+    epilog=examples(
+        "diffucode eval tasks.jsonl -m pocket --allow-code-execution",
+        "diffucode eval tasks.jsonl -n 10 -k 5 --temp 0.4 --allow-code-execution",
+    ),
+)
 def evaluate(
+    context: typer.Context,
     tasks: Annotated[Path, typer.Argument(help="Tasks, JSONL: HumanEval's, MBPP's or EvalPlus's.", show_default=False)],
     model: Model = None,
     dtype: Dtype = None,
     adapter: Adapter = None,
+    yes: Yes = False,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Answers to each task.")] = 1,
     k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Also print pass@k; repeatable.", show_default="1")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
@@ -33,28 +76,44 @@ def evaluate(
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each program.")] = 5.0,
     memory: Annotated[int, typer.Option(help="MB for each program; macOS ignores it.")] = 1024,
-    allow_code_execution: Annotated[
-        bool, typer.Option("--allow-code-execution", help="Run what the model writes on this machine; no sandbox.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    allow_code_execution: AllowCodeExecution = False,
+    preset: Preset = None,
+    rule: Rule = "auto",
+    window: Window = "auto",
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    system: System = None,
+    prefill: Prefill = "",
+    until: Until = None,
+    ban_tokens: BanTokens = None,
+    raw: Raw = False,
+    steps: Steps = None,
+    alg: Algorithm = "entropy",
+    alg_temp: AlgorithmTemperature = 0.0,
+    eps: Eps = 1e-3,
+    reference: Reference = False,
+    tuned: Tuned = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
     trace: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write every step of each answer into a file there.", show_default=False),
+        typer.Option(
+            metavar="FOLDER",
+            help="Write the steps of each answer into a file in this folder.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    tuned: Tuned = True,
-    yes: Yes = False,
-    *,
-    config: GenerationConfig,
 ) -> int:
     """Measure pass@k, and what it costs.
 
     Code is taken from each answer (a fenced block, or the body) and run with the task's tests in a process of its own.
     Without --seed the seed is 0.
-
-    Example: diffucode eval tasks.jsonl -m pocket --allow-code-execution
-
-    Example: diffucode eval tasks.jsonl -n 10 -k 5 --temp 0.4 --allow-code-execution
     """
+    config = decoding_config(context)
     if not allow_code_execution:
         raise ExecutionError(
             "eval runs the code that the model writes on this machine, as you, within limits of time and memory but in no"
@@ -74,7 +133,7 @@ def evaluate(
     from .tuning import tuned as with_tuned
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
-    config = with_tuned(config, network, wanted=tuned, verbose=True)
+    config = with_tuned(config, network, wanted=wants_tuned(context), verbose=True)
     from ..evaluation import Traces
     from ..evaluation import evaluate as run
     from ..evaluation.results_file import ResultsFile, identity
@@ -161,6 +220,7 @@ def _print_table(summary: "Summary", name: str) -> None:
 
 
 def _rows(summary: "Summary") -> dict[str, Any]:
+    stats = summary.stats
     rows = {f"pass@{k}": "-" if value is None else f"{100 * value:.1f} %" for k, value in summary.pass_at.items()}
     if summary.interval:
         low, high = summary.interval
@@ -171,6 +231,9 @@ def _rows(summary: "Summary") -> dict[str, Any]:
         "answers passed": f"{summary.passed} of {summary.answers}",
         "failures": ", ".join(f"{kind} {count}" for kind, count in summary.failures.items() if count) or "none",
         "forwards an answer (NFE)": f"{summary.nfe:.2f}",
-        **summary.stats.lines(),
+        "positions per useful token": f"{stats.positions_per_useful_token:.1f}",
+        "useful tokens per forward": f"{stats.tokens_per_forward:.2f}",
+        "useful tokens per second": f"{stats.tokens_per_second:.1f}  ({stats.useful_tokens} in {stats.seconds:.1f} s)",
         "unresolved masks": f"{summary.unresolved_masks}",
+        "peak memory": f"{stats.peak_memory_bytes / 1e9:.2f} GB",
     }

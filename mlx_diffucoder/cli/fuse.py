@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ..formatting import format_bytes
-from .options import Model, Yes
+from .command import Command, examples
+from .options import Model, Quiet, Yes
+
+app = typer.Typer()
 
 
+@app.command(cls=Command, epilog=examples("diffucode fuse -m pocket --adapter ./adapter --out ./fused"))
 def fuse(
     adapter: Annotated[Path, typer.Option("--adapter", help="The adapter's folder.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.", show_default=False)],
@@ -18,11 +21,9 @@ def fuse(
         bool, typer.Option("--dequantize", "-d", help="Write floats; rounding a sum to few bits again loses some of it.")
     ] = False,
     yes: Yes = False,
+    quiet: Quiet = False,
 ) -> int:
-    """Add an adapter to the weights of its model.
-
-    Example: diffucode fuse -m pocket --adapter ./adapter --out ./fused
-    """
+    """Add an adapter to the weights of its model."""
     from ..training.fusing import fuse as fuse_folders
     from .model_option import folder_named
     from .progress import waiting
@@ -31,6 +32,6 @@ def fuse(
     with waiting(f"fusing {name}"):
         fuse_folders(folder, adapter, out, dequantize=dequantize)
     size = sum(file.stat().st_size for file in out.iterdir())
-    print(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {out} ...", file=sys.stderr)
+    print(f"wrote {size / 1e6:.1f} MB; run it with: diffucode generate -m {out} ...", file=sys.stderr)
     print(out)
     return 0

@@ -11,9 +11,41 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import GenerationConfig
-from .options import Adapter, Dtype, Model, TraceOut, Tuned, Yes, decodes
+from .command import Command, examples
+from .options import (
+    Adapter,
+    Algorithm,
+    AlgorithmTemperature,
+    BanTokens,
+    Dtype,
+    Eps,
+    Json,
+    Live,
+    MaxTokens,
+    Model,
+    Prefill,
+    Preset,
+    Quiet,
+    Raw,
+    Reference,
+    Rule,
+    Seed,
+    Steps,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    TraceOut,
+    Tuned,
+    Until,
+    Verbose,
+    Window,
+    Yes,
+    decoding_config,
+    wants_tuned,
+)
 from .several import Choice, Several
-from .signals import code_of
+from .terminal import code_of, is_file, is_live, read_prompt
 
 if TYPE_CHECKING:
     from ..decoding.canvas import Canvas
@@ -23,16 +55,43 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 
-@decodes
+ANSWERS = "Several answers, templates"
+app = typer.Typer()
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        'diffucode generate -m pocket "Write f(s): return s reversed."',
+        'cat spec.txt | diffucode generate -m pocket "Implement this:"',
+        'diffucode generate -m pocket --json "Write f(s)." | jq .text',
+    ),
+)
 def generate(
+    context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="What to write. Piped text is put below it.", show_default=False)] = None,
     model: Model = None,
     dtype: Dtype = None,
     adapter: Adapter = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the numbers.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.")] = False,
-    live: Annotated[bool, typer.Option("--live/--no-live", help="Show the canvas while it is denoised, on a terminal.")] = True,
-    trace: TraceOut = None,
+    yes: Yes = False,
+    preset: Preset = None,
+    rule: Rule = "auto",
+    window: Window = "auto",
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    system: System = None,
+    prefill: Prefill = "",
+    until: Until = None,
+    ban_tokens: BanTokens = None,
+    raw: Raw = False,
+    steps: Steps = None,
+    alg: Algorithm = "entropy",
+    alg_temp: AlgorithmTemperature = 0.0,
+    eps: Eps = 1e-3,
+    reference: Reference = False,
     tuned: Tuned = True,
     count: Annotated[int, typer.Option("-n", min=1, max=1024, help="Answers, in one batch.")] = 1,
     rank: Annotated[bool, typer.Option("--rank", help="With -n: only the answer the model finds most probable.")] = False,
@@ -45,22 +104,18 @@ def generate(
     lock: Annotated[
         Path | None, typer.Option(help="A template: its text stays, its holes (<FILL>) are written.", show_default=False)
     ] = None,
-    yes: Yes = False,
-    *,
-    config: GenerationConfig,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    live: Live = True,
+    trace: TraceOut = None,
 ) -> int:
     """Write code from a description.
 
     On a terminal the canvas is shown while it is denoised, and then the answer as plain text. Piped, the answer streams as
     it settles from the left; with a rule that takes tokens back, it comes at the end.
-
-    Example: diffucode generate -m pocket "Write f(s): return s reversed."
-
-    Example: cat spec.txt | diffucode generate -m pocket "Implement this:"
-
-    Example: diffucode generate -m pocket --json "Write f(s)." | jq .text
     """
-    from .prompt import read_prompt
+    config = decoding_config(context)
 
     text = read_prompt(prompt)
     choice = Choice(count, rank, tests, lock)
@@ -73,7 +128,7 @@ def generate(
     from .tuning import tuned as with_tuned
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
-    config = with_tuned(config, network, wanted=tuned, verbose=verbose)
+    config = with_tuned(config, network, wanted=wants_tuned(context), verbose=verbose)
     if choice:
         several = Several(network, tokenizer, name, config, choice, trace)
         return (several.fill if lock else several.go)(text, as_json=as_json, verbose=verbose)
@@ -108,7 +163,6 @@ class Run:
     ):
         from ..decoding.rules import rule_for
         from ..generation import Answer, prompt_ids
-        from .terminal import is_live
 
         self.model, self.tokenizer, self.config, self.stream, self.trace = model, tokenizer, config, stream, trace
         self.live = is_live(live and stream)
@@ -174,12 +228,20 @@ class Run:
 
     def print_numbers(self) -> None:
         """What `-v` prints, on stderr."""
-        from .terminal import print_numbers
-
-        lines = self.stats.lines()
+        stats = self.stats
+        lines = {
+            "forwards (NFE)": f"{stats.nfe}",
+            "positions forwarded": f"{stats.positions}",
+            "useful tokens": f"{stats.useful_tokens}",
+            "useful tokens per forward": f"{stats.tokens_per_forward:.2f}",
+            "positions per useful token": f"{stats.positions_per_useful_token:.1f}",
+            "useful tokens per second": f"{stats.tokens_per_second:.1f}  ({stats.seconds:.2f} s)",
+            "peak memory": f"{stats.peak_memory_bytes / 1e9:.2f} GB",
+        }
         if self.live:
             lines["drawing the canvas"] = f"{100 * self.drawing / self.seconds:.2f} % of the time"
-        print_numbers(lines)
+        for label, value in lines.items():
+            print(f"{label:>27}  {value}", file=sys.stderr)
 
     def _canvas(self) -> "Canvas":
         from ..generation import canvas_of
@@ -189,8 +251,6 @@ class Run:
     @contextmanager
     def _view(self) -> "Iterator[Callable[[Step], None]]":
         """The canvas, or a bar on a terminal's stderr, unless the answer itself comes on the screen, through a pipe maybe."""
-        from .terminal import is_file
-
         if self.live:
             from .live_view import Live
 

@@ -4,27 +4,56 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import HOLES, OF_ANSWERS, GenerationConfig
+from ..config import HOLES, GenerationConfig
 from ..errors import FileError
 from ..infilling.file import Source, check_replaceable, cut, name_of, named, read_bytes, read_json_parts, replace_file
-from .options import Dtype, Model, TraceOut, Yes, decodes
+from .command import Command, examples
+from .options import (
+    Algorithm,
+    AlgorithmTemperature,
+    BanTokens,
+    Dtype,
+    Eps,
+    Json,
+    MaxTokens,
+    Model,
+    Preset,
+    Quiet,
+    Raw,
+    Rule,
+    Seed,
+    Steps,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    TraceOut,
+    Verbose,
+    Window,
+    Yes,
+    decoding_config,
+)
 
 if TYPE_CHECKING:
     from ..decoding.result import Stats
     from ..infilling.fill import Filled
 
 
-@partial(decodes, usual=HOLES, without=OF_ANSWERS)
+app = typer.Typer()
+
+
+@app.command(cls=Command, epilog=examples("diffucode infill area.py -m pocket --diff"))
 def infill(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The file; - is stdin, also for an editor's JSON.", show_default=False)],
     model: Model = None,
     dtype: Dtype = None,
+    yes: Yes = False,
     marker: Annotated[str, typer.Option(help="What stands in the file for a hole; <FILL:12> is one of 12 tokens.")] = "<FILL>",
     at: Annotated[str | None, typer.Option(metavar="LINE[:COL]", help="The hole is here, or at the line's end.")] = None,
     lines: Annotated[str | None, typer.Option(metavar="A-B", help="The hole is these lines.", show_default=False)] = None,
@@ -36,21 +65,33 @@ def infill(
     diff: Annotated[bool, typer.Option("--diff", help="Print what changes, not the file.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Replace the file.")] = False,
     backup: Annotated[str | None, typer.Option(metavar="SUFFIX", help="With --write: keep the old file under this name.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the numbers.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.")] = False,
+    preset: Preset = None,
+    rule: Rule = "auto",
+    window: Window = "auto",
+    max_tokens: MaxTokens = 64,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    system: System = None,
+    ban_tokens: BanTokens = None,
+    raw: Raw = False,
+    steps: Steps = None,
+    alg: Algorithm = "entropy",
+    alg_temp: AlgorithmTemperature = 0.0,
+    eps: Eps = 1e-3,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
     trace: TraceOut = None,
-    yes: Yes = False,
-    *,
-    config: GenerationConfig,
 ) -> int:
     """Fill the holes in a file, all together, each seeing the text around it.
 
     A hole is written <FILL> in the file, or given by --at or --lines. How long its text is, is found; --max-tokens bounds
     it. What is outside the holes comes back byte for byte. An editor sends {"prefix": ..., "suffix": ...} or
     {"parts": ["a = ", null, ...]} on stdin, with - for the file, and gets JSON back.
-
-    Example: diffucode infill area.py -m pocket --diff
     """
+    config = decoding_config(context, HOLES)
     if backup is not None and not write:
         raise FileError("--backup keeps the file that --write replaces; give both")
     if write:
@@ -135,17 +176,20 @@ class _Run:
 
     def print_numbers(self) -> None:
         """What `-v` prints, on stderr."""
-        from .terminal import print_numbers
-
-        filled = self.filled
+        filled, stats = self.filled, self.stats
         lines = {
             "text shown to the model": f"{filled.seen} tokens around {len(filled.holes)} hole{'s'[: len(filled.holes) > 1]}",
             "canvases tried": f"{filled.tried}{', the model said where the text ends' if filled.agreed else ''}",
             "tokens in the holes": ", ".join(map(str, filled.lengths)),
             "mean log-probability": f"{filled.score:.3f}",
-            **self.stats.lines(),
+            "forwards (NFE)": f"{stats.nfe}",
+            "positions forwarded": f"{stats.positions}",
+            "positions per useful token": f"{stats.positions_per_useful_token:.1f}",
+            "useful tokens per second": f"{stats.tokens_per_second:.1f}  ({stats.seconds:.2f} s)",
+            "peak memory": f"{stats.peak_memory_bytes / 1e9:.2f} GB",
         }
-        print_numbers(lines)
+        for label, value in lines.items():
+            print(f"{label:>27}  {value}", file=sys.stderr)
 
 
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}

@@ -1,156 +1,220 @@
-"""The flags that several verbs have: the model, and how to decode.
+"""The options that several commands share, each declared once.
 
-A verb that decodes declares one parameter, `config: GenerationConfig`; `decodes` puts the flags in its place.
-Their defaults are the configuration's own.
+A command lists the options it takes in its own signature, and `decoding_config` reads those that decide how to decode:
+
+    @app.command(cls=Command)
+    def generate(context: typer.Context, model: Model = None, max_tokens: MaxTokens = 256, temperature: Temperature = 0.0) -> int:
+        config = decoding_config(context)
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..choices import RULES, WINDOWS, describe
+from ..choices import RULES, WINDOWS
 from ..config import ALGORITHMS, PRESETS, GenerationConfig
-from ..errors import ConfigError
-from . import completion
+from .settings import DTYPES, Settings
+
+MODEL, DECODING, OUTPUT, ADVANCED = "Model", "Decoding", "Output", "Advanced"
+"""The panels of a command's help."""
+
+
+def among(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Completes the beginning of one of some names in the shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """The bundled model, the default one, and those in the Hub's cache."""
+    from ..loading import known_models
+
+    return among(known_models())(incomplete)
+
+
+# Model
 
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
-        show_default="DIFFUCODE_MODEL, or the 8-bit DiffuCoder-7B-cpGRPO",
-        autocompletion=completion.model,
         help='A folder, a Hub id, or "pocket" (bundled).',
+        show_default="DIFFUCODE_MODEL, or the 8-bit DiffuCoder-7B-cpGRPO",
+        autocompletion=complete_model,
+        rich_help_panel=MODEL,
     ),
+]
+Adapter = Annotated[
+    Path | None,
+    typer.Option("--adapter", help="The folder of an adapter for the model.", show_default=False, rich_help_panel=MODEL),
 ]
 Dtype = Annotated[
     str | None,
     typer.Option(
         "--dtype",
-        autocompletion=completion.dtype,
         help="Compute in float32, float16 or bfloat16.",
         show_default="that of the weights",
+        autocompletion=among(DTYPES),
+        rich_help_panel=MODEL,
     ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.", rich_help_panel=MODEL)]
+
+# Decoding
+
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help=f"A rule and a window by name: {', '.join(PRESETS)}. Explicit options override it.",
+        show_default="balanced; exact with a schedule option",
+        autocompletion=among(PRESETS),
+        rich_help_panel=DECODING,
+    ),
+]
+Rule = Annotated[
+    str,
+    typer.Option(
+        "--rule",
+        help=f"How many tokens to commit in a step: {', '.join(RULES)}. See diffucode rules.",
+        show_default="the preset's",
+        autocompletion=among(RULES),
+        rich_help_panel=DECODING,
+    ),
+]
+Window = Annotated[
+    str,
+    typer.Option(
+        "--window",
+        help=f"Which positions to compute in a step: {', '.join(WINDOWS)}. See diffucode rules.",
+        show_default="the preset's",
+        autocompletion=among(WINDOWS),
+        rich_help_panel=DECODING,
+    ),
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="The longest answer, in tokens.", rich_help_panel=DECODING)]
+Temperature = Annotated[
+    float, typer.Option("--temp", help="0 takes the most probable token; above 0 draws one.", rich_help_panel=DECODING)
+]
+TopP = Annotated[float, typer.Option("--top-p", help="Keep the most probable tokens up to this total.", rich_help_panel=DECODING)]
+TopK = Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.", rich_help_panel=DECODING)]
+Seed = Annotated[int | None, typer.Option("--seed", help="Repeat a draw exactly.", rich_help_panel=DECODING)]
+System = Annotated[str | None, typer.Option("--system", help="The system message.", rich_help_panel=DECODING)]
+Prefill = Annotated[
+    str, typer.Option("--prefill", help="Text the answer starts with.", show_default=False, rich_help_panel=DECODING)
+]
+Until = Annotated[
+    list[str] | None, typer.Option("--until", help="End the answer before this text; repeatable.", rich_help_panel=DECODING)
+]
+BanTokens = Annotated[
+    list[str] | None,
+    typer.Option("--ban-token", help="Never write this token, given as text or id; repeatable.", rich_help_panel=DECODING),
+]
+
+# Advanced
+
+Raw = Annotated[
+    bool,
+    typer.Option("--raw", help="Use the prompt as it is: no chat template, special tokens act.", rich_help_panel=ADVANCED),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", help="Schedule: denoising steps.", show_default="one for each token", rich_help_panel=ADVANCED),
+]
+Algorithm = Annotated[
+    str,
+    typer.Option(
+        "--alg",
+        help=f"The score that decides what to commit first: {', '.join(ALGORITHMS)}.",
+        autocompletion=among(ALGORITHMS),
+        rich_help_panel=ADVANCED,
+    ),
+]
+AlgorithmTemperature = Annotated[
+    float, typer.Option("--alg-temp", help="Schedule: above 0 draws the positions to commit.", rich_help_panel=ADVANCED)
+]
+Eps = Annotated[float, typer.Option("--eps", help="Schedule: where its timesteps end.", rich_help_panel=ADVANCED)]
+Reference = Annotated[
+    bool, typer.Option("--reference", help="Decode exactly as the reference decoder does.", rich_help_panel=ADVANCED)
+]
+Tuned = Annotated[
+    bool,
+    typer.Option("--tuned/--no-tuned", help="Use the window width that bench tune stored.", rich_help_panel=ADVANCED),
+]
+AllowCodeExecution = Annotated[
+    bool,
+    typer.Option("--allow-code-execution", help="Run code the model writes on this machine, without a sandbox."),
+]
+
+# Output
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.", rich_help_panel=OUTPUT)]
+Live = Annotated[
+    bool, typer.Option("--live/--no-live", help="Show the canvas on a terminal while it is denoised.", rich_help_panel=OUTPUT)
 ]
 TraceOut = Annotated[
     Path | None,
     typer.Option(
-        "--trace", metavar="FILE", help="Write every step into this file; diffucode trace shows it.", show_default=False
+        "--trace",
+        metavar="FILE",
+        help="Write every step into this file, for diffucode trace.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
     ),
 ]
-Tuned = Annotated[
-    bool, typer.Option("--tuned/--no-tuned", help="Where no --window is given, the width that bench --tune stored.")
-]
-Adapter = Annotated[Path | None, typer.Option("--adapter", help="The folder of an adapter of the model.", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
-
-# Field -> (flag, help); the flag is None where it is the field's name.
-FLAGS: dict[str, tuple[str | None, str]] = {
-    "max_tokens": (None, "The longest answer, in tokens."),
-    "steps": (None, "Denoising steps; one a token if not given."),
-    "alg": (None, f"What is committed first: {', '.join(ALGORITHMS)}."),
-    "temperature": ("--temp", "Temperature; 0 takes the most probable token."),
-    "top_p": (None, "Nucleus: drop tokens past this probability."),
-    "top_k": (None, "Keep the k most probable tokens; 0 keeps all."),
-    "alg_temp": (None, "Above 0: draw the positions to commit."),
-    "eps": (None, "Where the schedule's timesteps end."),
-    "seed": (None, "Makes a draw repeatable."),
-    "raw": (None, "No chat template; special tokens in the prompt count."),
-    "system": (None, "System message."),
-    "rule": (None, f"How many are committed in a step: {', '.join(describe(RULES))}."),
-    "window": (None, f"What is forwarded: {', '.join(describe(WINDOWS))}."),
-    "prefill": (None, "The answer starts with this text."),
-    "until": (None, "The answer ends before this text; repeatable."),
-    "ban_tokens": ("--ban-token", "Never write this token, its text or id; repeatable."),
-    "reference": (None, "The reference decoder to the letter, its quirks too."),
-}
 
 
-def flag_of(field: str) -> str:
-    """`max_tokens` -> `--max-tokens`."""
-    return FLAGS.get(field, (None, ""))[0] or "--" + field.replace("_", "-")
+DECODING_FIELDS = tuple(one.name for one in fields(GenerationConfig))
 
 
-def decodes(
-    verb: Callable[..., int], usual: Mapping[str, Any] | None = None, without: Collection[str] = ()
-) -> Callable[..., int]:
-    """Replace the parameter `config` of a verb by a flag for each field of `GenerationConfig`.
+def decoding_config(
+    context: typer.Context, usual: Mapping[str, Any] | None = None, names: Collection[str] = DECODING_FIELDS
+) -> GenerationConfig:
+    """The configuration that a command's decoding options ask for.
+
+    Reads the command's `preset` and every parameter that is named as a field of `GenerationConfig`.
 
     Args:
-        usual: other defaults.
-        without: fields that have no flag here.
+        usual: the command's own values for fields that the user does not set.
+        names: the fields to read, where a parameter of that name means another thing in this command.
+
+    Raises:
+        ConfigError: a value that cannot work, or values that do not go together.
     """
-    signature = inspect.signature(verb, eval_str=True)
-    own = [parameter for name, parameter in signature.parameters.items() if name not in ("config", "context")]
-    usual = usual or {}
-    defaults = GenerationConfig(**usual)
-    wanted = [field for field in fields(GenerationConfig) if field.name not in without]
-    names = [field.name for field in wanted]
-    flags = [_flag(field.name, field.type, getattr(defaults, field.name)) for field in wanted]
-
-    @functools.wraps(verb)
-    def with_flags(context: typer.Context, preset: str | None, **given: Any) -> int:
-        if context.invoked_subcommand is not None:  # a verb below this one, which does its own work
-            _refuse_flags(context)
-            return 0
-        from .settings import Settings
-
-        values = {name: given.pop(name) for name in names}
-        values |= {"until": tuple(values.get("until") or ()), "ban_tokens": _tokens(values["ban_tokens"])}
-        keys = {name: flag_of(name).removeprefix("--").replace("-", "_") for name in names}
-        said = Settings.of(context).said(context, ["preset", *names], keys)
-        chosen = {name: value for name, value in values.items() if name in said}
-        if "window" in chosen and "tuned" in given:
-            given["tuned"] = False
-        if "preset" in said:
-            config = GenerationConfig.preset(str(preset), **{**usual, **PRESETS.get(str(preset), {}), **chosen})
-        else:
-            config = GenerationConfig(**{**usual, **chosen})
-        return verb(config=config, **given, **({"context": context} if "context" in signature.parameters else {}))
-
-    preset = typer.Option(
-        "--preset",
-        autocompletion=completion.preset,
-        show_default="balanced; exact with a flag of the schedule",
-        help=f"Rule and window: {', '.join(PRESETS)}; a flag given goes before.",
-    )
-    parameters = [
-        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        *own[:1],
-        inspect.Parameter(
-            "preset", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Annotated[str | None, preset]
-        ),
-        *flags,
-        *own[1:],
-    ]
-    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return with_flags
+    usual, chosen = usual or {}, dict[str, Any]()
+    given = Settings.of(context).chosen(context, ["preset", *names])
+    for name in names:
+        if name in given:
+            value = context.params[name]
+            chosen[name] = LISTS[name](value or ()) if name in LISTS else value
+    if "preset" in given:
+        preset = str(context.params["preset"])
+        return GenerationConfig.preset(preset, **{**usual, **PRESETS.get(preset, {}), **chosen})
+    return GenerationConfig(**{**usual, **chosen})
 
 
-def _refuse_flags(context: typer.Context) -> None:
-    stray = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
-    if stray:
-        raise ConfigError(f"{flag_of(stray[0])} is not for {context.command_path} {context.invoked_subcommand}")
+def wants_tuned(context: typer.Context) -> bool:
+    """Whether to use a stored window width: not with `--no-tuned`, nor when the user names a window."""
+    given = Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
+    return bool(context.params["tuned"]) and "window" not in given
 
 
-SEVERAL = ("until", "ban_tokens")
-"""Fields whose flags are repeatable."""
+def _token(given: str) -> str | int:
+    """A token for `--ban-token`: a whole number is an id."""
+    return int(given) if given.isascii() and given.isdigit() else given
 
 
-def _tokens(given: list[str] | None) -> tuple[str | int, ...]:
-    """What `--ban-token` was given; a whole number is an id."""
-    return tuple(int(one) if one.isascii() and one.isdigit() else one for one in given or ())
-
-
-def _flag(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    if name in SEVERAL:
-        kind, default = list[str] | None, None
-    offered = completion.FIELDS.get(name)
-    option = typer.Option(flag_of(name), autocompletion=offered, help=FLAGS[name][1], show_default=default not in (None, ""))
-    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, option])
+LISTS: Mapping[str, Callable[[Iterable[str]], tuple[Any, ...]]] = {
+    "until": tuple,
+    "ban_tokens": lambda given: tuple(map(_token, given)),
+}
+"""Fields whose options can be given more than once."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..files import write_output
+from ..files import put_in_place
 
 if TYPE_CHECKING:
     from .compare import Row
@@ -62,5 +62,5 @@ def draw_picture(pyplot: Any, base: "Row", rows: "list[Row]", path: Path) -> Non
         one.grid(alpha=0.3)
     figure.suptitle(f"against {base.label}")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
-    write_output(path, lambda file: figure.savefig(file, dpi=150), flag="--picture")
+    put_in_place(path, lambda file: figure.savefig(file, dpi=150), "--picture")
     pyplot.close(figure)

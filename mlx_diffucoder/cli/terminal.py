@@ -1,10 +1,64 @@
-"""What the terminal can show, and the numbers of a run printed on it."""
+"""The process and its terminal: error lines, signals and exit codes, what stdin holds, the user's editor."""
 
 import os
+import shlex
+import signal
 import stat
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
+
+from ..errors import ChatError, DiffucoderError, PromptError
+from .command import with_option
+
+
+def fail(message: str, code: int) -> int:
+    """Print an error as one line on stderr, even with `--quiet`. Returns the exit code."""
+    text = " ".join(message.split())
+    # `--quiet` replaces `sys.stderr`, not the stream that the process began with.
+    print("diffucode: " + text.encode("utf-8", "replace").decode("utf-8"), file=sys.__stderr__ or sys.stderr)
+    return code
+
+
+def print_error(error: DiffucoderError, code: int = 1) -> int:
+    """As `fail`, with the option in place of the field that an error names."""
+    return fail(with_option(error), code)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived. It stops what Ctrl-C stops, and also a chat, which goes on after Ctrl-C."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM, so that what is finished is kept and the terminal is restored.
+
+    Does nothing when the parent process made this one ignore SIGTERM.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def code_of(stop: BaseException) -> int:
+    """The exit code as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
+    cause: BaseException | None = stop
+    while cause is not None:  # the parser wraps it in an error of its own
+        if isinstance(cause, Terminated):
+            return 128 + signal.SIGTERM
+        cause = cause.__context__
+    return 128 + signal.SIGINT
 
 
 def is_live(wanted: bool = True) -> bool:
@@ -14,11 +68,61 @@ def is_live(wanted: bool = True) -> bool:
 
 
 def is_file(stream: TextIO) -> bool:
-    """Whether what is written to it is kept, and seen by nobody meanwhile."""
+    """Whether a stream writes to a regular file."""
     return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
 
 
-def print_numbers(lines: Mapping[str, str]) -> None:
-    """Print what `-v` asks for on stderr: a label and a value a line, such as `Stats.lines` gives."""
-    for label, value in lines.items():
-        print(f"{label:>27}  {value}", file=sys.stderr)
+def read_prompt(argument: str | None) -> str:
+    """The prompt: the argument, piped text, or both with the piped text last.
+
+    Raises:
+        PromptError: there is neither, or stdin is not UTF-8 text.
+    """
+    parts = [argument] if argument and argument.strip() and argument != "-" else []
+    if sys.stdin is not None and not sys.stdin.isatty():
+        try:
+            piped = sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise PromptError(f"stdin is not UTF-8 text (byte {error.start}); convert it first, with iconv for example") from None
+        if piped.strip():
+            parts.append(piped)
+    if not parts:
+        raise PromptError('the prompt is empty; describe the code you want: diffucode generate "Write a function ..."')
+    return "\n\n".join(parts)
+
+
+def edit_file(path: Path) -> None:
+    """Open a file in `$VISUAL`, `$EDITOR` or vi, and wait.
+
+    Raises:
+        DiffucoderError: there is no terminal, or the editor cannot start or fails.
+    """
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    if not (sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()):
+        raise DiffucoderError(f"{path}: an editor needs a terminal")
+    try:
+        code = subprocess.run([*shlex.split(editor), os.fspath(path)]).returncode
+    except (OSError, ValueError) as error:  # ValueError: a quote that is not closed
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DiffucoderError(f"{editor}: cannot be started ({reason}); set EDITOR to one that can") from None
+    if code:
+        raise DiffucoderError(f"{editor}: ended with exit code {code}; {path} is as the editor left it")
+
+
+def edit_text(text: str) -> str:
+    """Let the user edit a text. Returns the result without the last line break.
+
+    Raises:
+        DiffucoderError: as `edit_file`.
+        ChatError: the result is not UTF-8 text.
+    """
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="diffucode-") as folder:
+        path = Path(folder) / "message.md"
+        path.write_text(text + "\n", encoding="utf-8")
+        edit_file(path)
+        try:
+            return path.read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError):
+            raise ChatError("the edited message is not UTF-8 text; the message stays as it was") from None

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ConfigError
+from .command import Command, examples
+from .options import Json, Quiet
 
 if TYPE_CHECKING:
     from ..trace.run import Trace
@@ -22,18 +24,17 @@ Row = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command, epilog=examples("diffucode trace show run.jsonl --speed 0.5"))
 def show(
     file: File,
     speed: Annotated[float, typer.Option(help="How many times as fast as it was; inf shows the end.")] = 1.0,
     row: Row = None,
     live: Annotated[bool, typer.Option("--live/--no-live", help="Show the steps, on a terminal.")] = True,
+    quiet: Quiet = False,
 ) -> int:
     """Replay a run in the terminal, as it was to be seen live, and print its text.
 
     Of several canvases, the answers of -n or the lengths that infill tries, one is shown.
-
-    Example: diffucode trace show run.jsonl --speed 0.5
     """
     if not speed > 0:
         raise ConfigError(f"--speed {speed} must be above 0; 1 is as fast as it was")
@@ -53,7 +54,7 @@ def show(
     return 0
 
 
-@app.command()
+@app.command(cls=Command, epilog=examples("diffucode trace plot run.jsonl --out run.html"))
 def plot(
     file: File,
     out: Annotated[
@@ -65,12 +66,11 @@ def plot(
         ),
     ] = None,
     row: Row = None,
+    quiet: Quiet = False,
 ) -> int:
     """Draw a run: in which order it committed, tokens a step, confidence against distance, autoregressiveness.
 
     The page replays it in a browser, from this one file: a slider, arrow keys, the space bar.
-
-    Example: diffucode trace plot run.jsonl --out run.html
     """
     from ..trace.picture import draw_trace, outputs, plotter_for
 
@@ -83,7 +83,7 @@ def plot(
     return 0
 
 
-@app.command()
+@app.command(cls=Command, epilog=examples("diffucode trace compare exact.jsonl fast.jsonl"))
 def compare(
     one: File,
     other: File,
@@ -91,12 +91,10 @@ def compare(
         str | None,
         typer.Option(metavar="N,M", help="Of canvases that were denoised together, these.", show_default="those that were kept"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
-    """Compare two runs of one prompt, or of one text with holes: cost, what they wrote, and in which order.
-
-    Example: diffucode trace compare exact.jsonl fast.jsonl
-    """
+    """Compare two runs of one prompt, or of one text with holes: cost, what they wrote, and in which order."""
     from ..trace.comparison import agreement, numbers, print_comparison
     from ..trace.reader import read_trace
 

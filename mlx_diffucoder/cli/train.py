@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import TrainError
-from ..formatting import format_bytes
-from .options import Model, Yes
-from .signals import Terminated
+from .command import Command, examples
+from .options import Json, Model, Quiet, Yes
+from .terminal import Terminated
 from .train_grpo import by_method, grpo_job
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ..training.trainer import Trainer
 
 
+app = typer.Typer()
+
+
+@app.command(cls=Command, epilog=examples("diffucode train -m pocket --data train.jsonl --out adapter --steps 300"))
 @by_method
 def train(
     data: Annotated[Path, typer.Option(help="JSONL: messages, prompt and completion, text, or tasks.", show_default=False)],
@@ -73,7 +77,8 @@ def train(
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the data, print the memory it takes, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
     yes: Yes = False,
     asked: "Asked | None" = None,
 ) -> int:
@@ -84,8 +89,6 @@ def train(
 
     With --method coupled-grpo the model answers tasks, its answers are run with the tasks' tests (which takes
     --allow-code-execution), and those that pass become more probable.
-
-    Example: diffucode train -m pocket --data train.jsonl --out adapter --steps 300
     """
     if steps is not None and epochs is not None:
         raise TrainError("--steps and --epochs both say how long; give one of them")
@@ -194,15 +197,16 @@ def _outcome(trainer: "Trainer", out: Path) -> dict[str, object]:
 
 
 def _say_what_is_coming(job: "Job | GrpoJob") -> None:
+    from ..files import readable
     from ..memory import memory_size
 
     for line in job.skipped:
         print(line, file=sys.stderr)
-    memory = {name: format_bytes(count) for name, count in job.memory.to_dict().items()}
+    memory = {name: readable(count) for name, count in job.memory.to_dict().items()}
     print(
         f"{job.what}, {job.settings.steps} steps; about {memory['total']} at most: weights"
         f" {memory['weights']}, gradients {memory['gradients']}, optimizer {memory['optimizer']}, activations"
-        f" {memory['activations']}, logits {memory['logits']}; this machine has {format_bytes(memory_size())}",
+        f" {memory['activations']}, logits {memory['logits']}; this machine has {readable(memory_size())}",
         file=sys.stderr,
     )
 

@@ -12,10 +12,9 @@ from ..choices import RULES, WINDOWS, describe
 from ..config import PRESETS, GenerationConfig
 from ..errors import ExecutionError, TrainError, one_of
 from ..training.grpo_settings import GrpoSettings
-from . import completion
-from .completion import METHODS
-from .options import flag_of
-from .settings import Settings
+from .command import option_name
+from .options import among, decoding_config
+from .settings import METHODS
 
 if TYPE_CHECKING:
     from ..training.grpo_job import Asked, GrpoJob
@@ -65,7 +64,7 @@ def asked(
         str | None,
         typer.Option(
             help=f"coupled-grpo: rule and window of the decoder: {', '.join(PRESETS)}.",
-            autocompletion=completion.preset,
+            autocompletion=among(PRESETS),
             show_default="balanced",
         ),
     ] = None,
@@ -85,17 +84,7 @@ def asked(
             "coupled-grpo runs the code that the model writes on this machine, as you, within limits of time and memory but in"
             " no sandbox; if you accept that, add --allow-code-execution"
         )
-    values: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "rule": rule,
-        "window": window,
-    }
-    said = Settings.of(context).said(context, ["preset", *DECODING], {"temperature": "temp"})
-    chosen = {name: value for name, value in values.items() if name in said or name in ("temperature", "max_tokens")}
-    named = preset if "preset" in said else None
-    decoding = GenerationConfig.preset(named, **chosen) if named else GenerationConfig(**chosen)
+    decoding = decoding_config(context, {"temperature": temperature, "max_tokens": max_tokens}, DECODING)
     grpo = GrpoSettings(
         group=group,
         prompts_per_step=prompts_per_step,
@@ -136,7 +125,7 @@ def _refuse(context: typer.Context, parameters: Sequence[str], method: str) -> N
     for name in parameters:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise TrainError(f"{flag_of(name)} is for --method {method}")
+            raise TrainError(f"{option_name(name)} is for --method {method}")
 
 
 def grpo_job(

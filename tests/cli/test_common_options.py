@@ -1,6 +1,5 @@
-"""What every verb has, whoever added it."""
+"""What every command has."""
 
-import inspect
 import os
 import pty
 import re
@@ -14,17 +13,16 @@ import pytest
 import typer
 
 from mlx_diffucoder.cli.app import app
-from mlx_diffucoder.cli.common_options import split_examples
-from mlx_diffucoder.cli.introspection import flags_of, verbs_of
+from mlx_diffucoder.cli.command import commands_of, examples_of, options_of
 
 from ..conftest import DATA
 from .command import COMMAND, assert_one_line, diffucode, environment
 
 ROOT = Path(__file__).parents[2]
 TINY = DATA / "dream-b"
-VERBS = [(verb, info) for verb, info in verbs_of(app) if info.callback]
-NAMES = [" ".join(verb) for verb, _ in VERBS]
-EXAMPLES = [(verb, example) for verb, info in VERBS for example in split_examples(inspect.getdoc(info.callback))[1]]
+COMMANDS = list(commands_of(typer.main.get_command(app)))
+NAMES = [" ".join(words) for words, _ in COMMANDS]
+EXAMPLES = [(words, example) for words, command in COMMANDS for example in examples_of(command)]
 PLAIN = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 
 
@@ -41,7 +39,7 @@ def helps():
 
 def test_the_verbs_are_those_of_the_help():
     shown = re.findall(r"^│ (\w+)  ", diffucode("--help", env=PLAIN).stdout.split("Commands")[1], re.M)
-    assert list(dict.fromkeys(verb[0] for verb, _ in VERBS)) == shown
+    assert list(dict.fromkeys(words[0] for words, _ in COMMANDS)) == shown
 
 
 @pytest.mark.parametrize("verb", NAMES)
@@ -228,7 +226,6 @@ def test_models_in_the_hubs_cache_are_completed_and_suggested(tmp_path):
 
 
 def test_a_flag_is_known_by_both_of_its_halves():
-    (compare,) = (info for verb, info in VERBS if verb == ("compare",))
-    flags = {flag.key: flag for flag in flags_of(compare.callback)}
-    assert flags["by_layer"].names == ("--by-layer", "--whole")
-    assert (flags["ratio"].kind, flags["ratio"].many) == (float, True)
+    options = {option.key: option for option in options_of(dict(COMMANDS)["compare",])}
+    assert options["by_layer"].names == ("--by-layer", "--whole")
+    assert (options["ratio"].kind, options["ratio"].many) == (float, True)

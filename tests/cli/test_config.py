@@ -11,10 +11,9 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.cli.app import app
-from mlx_diffucoder.cli.common_options import give_habits
-from mlx_diffucoder.cli.options import Model, decodes
+from mlx_diffucoder.cli.command import Command, Group
+from mlx_diffucoder.cli.options import MaxTokens, Preset, Reference, Rule, Steps, Window, decoding_config
 from mlx_diffucoder.cli.settings import Schema, Settings
 from mlx_diffucoder.cli.toml import with_value
 from mlx_diffucoder.errors import SettingsError
@@ -43,7 +42,7 @@ def test_a_variable_that_sets_nothing_is_named_once_with_the_one_that_may_be_mea
     done = run("config", "list", **wrong)
     assert done.returncode == 0
     assert done.stderr == (
-        "DIFFUCODE_GENERATE_MAX_TOKEN: no such variable, so nothing comes of it; did you mean 'DIFFUCODE_GENERATE_MAX_TOKENS'?\n"
+        "DIFFUCODE_GENERATE_MAX_TOKEN: no such variable; it has no effect; did you mean 'DIFFUCODE_GENERATE_MAX_TOKENS'?\n"
     )
     assert run("config", "list", "--quiet", **wrong).stderr == ""
     assert run("bench", "compare", "nowhere.json", **wrong).stderr.count("no such variable") == 1
@@ -58,23 +57,26 @@ def configured(file, monkeypatch):
     def configured(*args, **env):
         seen = []
 
-        @decodes
-        def generate(model: Model = None, *, config: GenerationConfig) -> None:
-            seen.append(config)
-
-        @decodes
-        def other(model: Model = None, *, config: GenerationConfig) -> None:
-            seen.append(None)
-
         app = typer.Typer()
-        app.command()(generate)
-        app.command()(other)
-        give_habits(app)
+
+        @app.command(cls=Command)
+        def generate(
+            context: typer.Context,
+            preset: Preset = None,
+            rule: Rule = "auto",
+            window: Window = "auto",
+            steps: Steps = None,
+            reference: Reference = False,
+        ) -> None:
+            seen.append(decoding_config(context))
+
+        app.command()(lambda: None)
+        command = typer.main.get_command(app)
         with monkeypatch.context() as patch:
             for name, value in {"DIFFUCODE_CONFIG": str(file), **env}.items():
                 patch.setenv(name, value)
-            settings = Settings.read(Schema(app))
-        app(["generate", *args], standalone_mode=False, default_map=settings.default_map(), obj=settings)
+            settings = Settings.read(Schema(command))
+        command(["generate", *args], standalone_mode=False, default_map=settings.default_map(), obj=settings)
         return seen[0]
 
     return configured
@@ -120,27 +122,27 @@ def test_what_does_not_go_together_gives_way_to_what_is_said_nearer(configured, 
 
 def test_a_verb_with_verbs_below_it_has_defaults_too(file, monkeypatch):
     seen = []
-    app, group = typer.Typer(), typer.Typer(invoke_without_command=True)
+    app, group = typer.Typer(), typer.Typer(cls=Group, invoke_without_command=True)
 
     @group.callback()
-    @decodes
-    def bench(*, config: GenerationConfig) -> None:
-        seen.append(config.max_tokens)
+    def bench(context: typer.Context, max_tokens: MaxTokens = 256) -> None:
+        if context.invoked_subcommand is None:
+            seen.append(decoding_config(context).max_tokens)
 
-    @group.command("compare")
+    @group.command("compare", cls=Command)
     def compare_benches(limit: Annotated[int, typer.Option(min=1)] = 3) -> None:
         seen.append(limit)
 
     app.add_typer(group, name="bench")
     app.command()(lambda: None)
-    give_habits(app)
+    command = typer.main.get_command(app)
     file.parent.mkdir()
     file.write_text("[bench]\nmax_tokens = 5\n[bench.compare]\nlimit = 7\n")
     monkeypatch.setenv("DIFFUCODE_CONFIG", str(file))
-    settings = Settings.read(Schema(app))
+    settings = Settings.read(Schema(command))
     assert not settings.problems
     for words in (["bench"], ["bench", "compare"], ["bench", "compare", "--limit", "9"]):
-        app(words, standalone_mode=False, default_map=settings.default_map(), obj=settings)
+        command(words, standalone_mode=False, default_map=settings.default_map(), obj=settings)
     assert seen == [5, 7, 9]  # a verb below it does its own work
 
 
@@ -207,7 +209,7 @@ def test_a_bad_file_names_itself_the_key_and_what_is_allowed(file, monkeypatch, 
     file.parent.mkdir()
     file.write_text(text)
     monkeypatch.setenv("DIFFUCODE_CONFIG", str(file))
-    settings = Settings.read(Schema(app))
+    settings = Settings.read(Schema(typer.main.get_command(app)))
     with pytest.raises(SettingsError) as raised:
         settings.check(("generate",))
     for words in (str(file), *said):
@@ -240,7 +242,7 @@ def test_what_another_verb_has_wrong_is_no_matter(file, monkeypatch):
     file.parent.mkdir()
     file.write_text("[eval]\nsamples = 'many'\n")
     monkeypatch.setenv("DIFFUCODE_CONFIG", str(file))
-    settings = Settings.read(Schema(app))
+    settings = Settings.read(Schema(typer.main.get_command(app)))
     settings.check(("generate",))
     with pytest.raises(SettingsError, match=r"eval\.samples"):
         settings.check(("eval",))
