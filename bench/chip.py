@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from mlx_diffucoder.formatting import format_bytes
+
 SECONDS = 5.0
 """How long a command may take before it counts as silent."""
 SYSCTL = ("sysctl", "hw.memsize", "machdep.cpu.brand_string", "kern.osproductversion")
@@ -71,7 +73,7 @@ class Card:
         saving = {True: ", low-power mode", False: "", None: ""}[self.low_power_mode]
         rows = {
             "chip": f"{self.chip}{cores} ({self.backend})",
-            "memory": f"{self.memory_bytes / 1e9:.1f} GB",
+            "memory": format_bytes(self.memory_bytes),
             "system": f"{self.system}, MLX {self.mlx}",
             "power": f"{self.power or 'not known'}{saving}",
             "thermal": self.thermal or "not known",

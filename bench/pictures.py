@@ -1,14 +1,12 @@
 """Pictures of bench files: forwards under their roofline, useful tokens/s, and where the time of a step goes."""
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlx_diffucoder.errors import BenchError
+from mlx_diffucoder.files import write_output
 
 from .ceilings import Ceilings
 from .decoders import BASELINE, ideal_seconds
@@ -29,7 +27,7 @@ def draw(pyplot: Any, reports: list[Report], alike: list[Report], folder: Path) 
         alike: those that measured the same thing, the first among them: only they are held side by side.
 
     Raises:
-        BenchError: a file cannot be written.
+        FileError: a file cannot be written.
     """
     pictures = {"forwards": forwards(pyplot, reports), "speed": speeds(pyplot, alike), "step": steps(pyplot, alike)}
     files = []
@@ -166,19 +164,8 @@ def _legend_below(figure: Any, columns: int = 1) -> None:
 
 
 def _save(figure: Any, base: Path) -> Iterator[Path]:
-    """The figure as each kind of file, written beside and renamed."""
+    """The figure as a file of each kind, written whole or not at all."""
     for kind in KINDS:
         path = base.with_name(base.name + kind)
-        try:
-            handle, unfinished = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=kind, dir=path.parent)
-            os.close(handle)
-            try:
-                figure.savefig(unfinished, dpi=160)
-                os.umask(mask := os.umask(0))
-                Path(unfinished).chmod(0o666 & ~mask)
-                Path(unfinished).replace(path)
-            finally:
-                Path(unfinished).unlink(missing_ok=True)
-        except OSError as error:
-            raise BenchError(f"--pictures {path}: cannot be written ({error.strerror or error})") from None
+        write_output(path, lambda file: figure.savefig(file, dpi=160), flag="--pictures")
         yield path

@@ -14,6 +14,7 @@ from typing import Any
 from mlx_diffucoder.choices import WINDOWS, parse_choice
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.errors import BenchError, ConfigError
+from mlx_diffucoder.files import write_atomically
 
 from .chip import Card
 
@@ -81,14 +82,10 @@ def save(profile: Profile) -> Path:
     """Store a profile in the place of the one before; returns its file."""
     check_writable()
     path = path_of(profile.weights, profile.machine)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(json.dumps({"version": VERSION, **vars(profile)}, indent=1) + "\n", encoding="utf-8")
-        beside.replace(path)
+        write_atomically(path, json.dumps({"version": VERSION, **vars(profile)}, indent=1) + "\n")
     except OSError as error:
         raise BenchError(f"{path}: the profile cannot be stored ({error.strerror}); name another folder with {FOLDER}") from None
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 

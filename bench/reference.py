@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mlx_diffucoder.config import EPS
 from mlx_diffucoder.decoding.rules.schedule import commit_share
+from mlx_diffucoder.formatting import format_bytes
 from mlx_diffucoder.loading import POCKET, load
 from mlx_diffucoder.models.base import ModelConfig
 from mlx_diffucoder.models.transformer import DiffusionModel
@@ -176,7 +177,7 @@ def main(
     """Write the self-test's reference."""
     arrays = make(prompts_of(tasks))
     mx.save_safetensors(str(out), arrays)
-    print(f"{out}: {len(arrays)} arrays, {out.stat().st_size / 1e3:.0f} kB")
+    print(f"{out}: {len(arrays)} arrays, {format_bytes(out.stat().st_size)}")
 
 
 if __name__ == "__main__":

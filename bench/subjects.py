@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten
 
 from mlx_diffucoder.checkpoint import read_model_config, weights_digest
 from mlx_diffucoder.errors import BenchError, CheckpointError
+from mlx_diffucoder.formatting import format_bytes
 from mlx_diffucoder.loading import DTYPES, POCKET, cached, resolve
 from mlx_diffucoder.memory import memory_to_run
 from mlx_diffucoder.models.base import ModelConfig
@@ -84,7 +85,7 @@ def check_fits(what: str, size: float, memory: int | None = None) -> None:
     fitting = [bits for bits in (8, 6, 4, 3, 2) if memory_to_run(int(whole * bits_per_weight(bits) / 8)) <= memory]
     said = f"of the 7B, {', '.join(map(str, fitting))} bits would" if fitting else "no 7B would; use -m pocket"
     raise BenchError(
-        f"{what}: does not fit, about {memory_to_run(int(size)) / 1e9:.1f} GB to run of {memory / 1e9:.1f} GB of memory; {said}"
+        f"{what}: does not fit, about {format_bytes(memory_to_run(int(size)))} to run of {format_bytes(memory)} of memory; {said}"
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Protocol, Self
 
+from mlx_diffucoder.formatting import format_spread
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -26,7 +28,7 @@ class Timing:
         return asdict(self)
 
     def __str__(self) -> str:
-        return f"{1e3 * self.seconds:.2f} ms ({1e3 * self.low:.2f} to {1e3 * self.high:.2f})"
+        return format_spread(self.seconds, self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """A Hugging Face folder in, an MLX folder out.
 
-Installed as `mlx_diffucoder.convert`. Quantizing is mlx-lm's, and so is the layout of what is
-written; what is ours is that it streams, so that any machine can convert any size, and what a
-Dream checkpoint needs: its tokenizer, and its checks.
+Installed as `mlx_diffucoder.convert`. mlx-lm quantizes and defines the output layout. This package adds
+streaming, so that any machine can convert a model of any size, and a checkpoint's tokenizer and checks.
 """
 
 from .config import ConvertConfig

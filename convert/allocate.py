@@ -1,6 +1,6 @@
-"""One choice for each layer, of the least cost within a budget: the multiple-choice knapsack problem.
+"""Choose one option for each layer, with the lowest total cost within a budget: the multiple-choice knapsack problem.
 
-Costs are taken to add up, which those of quantized layers do only about: see `calibrate`.
+Costs are assumed to add up. For quantized layers that holds only approximately: see `calibrate`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,23 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_STATES = 2**17
-"""Sizes that are told apart, at 7B 30 kB each at most."""
+"""Number of distinct sizes; at 7B each covers at most 30 kB."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a layer may become: its bytes, and what that costs."""
+    """An option for a layer: its bytes and its cost."""
 
     size: int
     cost: float
 
 
 def allocate(layers: Sequence[Sequence[Choice]], budget: int) -> list[int]:
-    """For each layer the number of its choice, so that the sizes are within the budget and the costs least.
+    """The index of each layer's choice, with the lowest total cost whose total size is within the budget.
 
-    Of every size the best way there is followed, layer by layer. Where there are more sizes than
-    `MOST_STATES`, a choice's size is rounded up to the next one told apart: the budget holds
-    nonetheless, and a little of it may be left.
+    Dynamic programming over sizes, layer by layer. With more sizes than `MOST_STATES`, each choice's
+    size is rounded up, so the budget always holds and a little of it may stay unused.
 
     Raises:
         ValueError: even the smallest choices do not fit.
@@ -36,11 +35,11 @@ def allocate(layers: Sequence[Sequence[Choice]], budget: int) -> list[int]:
     smallest = [min(choice.size for choice in choices) for choices in layers]
     room = budget - sum(smallest)
     if room < 0:
-        raise ValueError(f"the smallest choices take {sum(smallest)} bytes, and {budget} are to be had")
+        raise ValueError(f"the smallest choices take {sum(smallest)} bytes, more than the budget of {budget}")
     above = [np.array([choice.size - least for choice in choices]) for choices, least in zip(layers, smallest, strict=True)]
     unit = max(1, reduce(gcd, (int(size) for sizes in above for size in sizes), 0), -(-room // MOST_STATES))
     states = min(room // unit, sum(-(-int(sizes.max()) // unit) for sizes in above)) + 1
-    best: NDArray[np.float64] = np.zeros(states)  # [size]: the least cost of the layers so far
+    best: NDArray[np.float64] = np.zeros(states)  # [size]: the lowest cost of the layers so far
     taken: list[NDArray[np.int16]] = []
     for sizes, choices in zip(above, layers, strict=True):
         made = np.full((len(choices), states), np.inf)
@@ -63,7 +62,7 @@ def _way_back(taken: list[NDArray[np.int16]], above: list[NDArray[np.int64]], un
 
 
 def swaps(layers: Sequence[Sequence[Choice]], chosen: Sequence[int], budget: int, count: int) -> list[list[int]]:
-    """At most `count` allocations that give a layer more bytes and at most one other fewer, of the least cost first.
+    """At most `count` allocations that give one layer more bytes and at most one other layer fewer, cheapest first.
 
     All are within the budget.
     """
@@ -84,7 +83,7 @@ def swaps(layers: Sequence[Sequence[Choice]], chosen: Sequence[int], budget: int
 
 
 def _changes(layers: Sequence[Sequence[Choice]], chosen: Sequence[int]) -> Iterator[tuple[int, float, int, int]]:
-    """Bytes more, cost more, layer, choice; and first, that nothing changes."""
+    """Changes of size and cost with their layer and choice. The first entry is the empty change."""
     yield 0, 0.0, -1, 0
     for place, (choices, now) in enumerate(zip(layers, chosen, strict=True)):
         for number, choice in enumerate(choices):

@@ -1,13 +1,14 @@
-"""Bits where denoising needs them: each layer's width chosen by what it does at masked positions.
+"""Calibrated bits: choose each layer's width by its effect at masked positions.
 
-The texts' answers are masked in several shares. Each layer is quantized alone, at every number of bits, and KL to
-the model as it is measured; then the widths are chosen that fit the size and cost the least.
+The answers of the calibration texts are masked at several ratios. Each layer is quantized alone, at every
+number of bits, and its KL to the unquantized model is measured. Then the widths are chosen that fit the
+target size with the lowest total KL.
 
-Approximated, and by what it is held against:
-- groups of another size than those measured cost as much more or less as the weights' squared error does;
-- the KLs of single layers are added up, though what one layer loses changes what another does. So the
-  allocation of the least sum is only where a search begins: bytes of one layer are given to another, the
-  likeliest swaps first, and a swap stays where the KL of all together, measured, has fallen.
+Two approximations:
+- Group sizes that were not measured are scaled by the ratio of the weights' squared errors.
+- The KLs of single layers are added up, although layers interact. So the cheapest allocation is only the
+  start of a search: bytes move from one layer to another, the most promising swaps first, and a swap is
+  kept if the measured KL of all layers together falls.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,14 +35,14 @@ from .sensitivity import Probe, mean_kl, quantized, rounded
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUPS = (64, 32, 128)
-"""The first that divides a row is measured."""
+"""Group sizes. The first that divides a row is measured."""
 TRIES = 40
-"""Swaps that are measured, each by a pass through the whole network."""
+"""Number of swaps to measure; each is a pass through the whole network."""
 ROWS = 4096
-"""Of a weight, to know its squared error by."""
+"""Rows of a weight used to estimate its squared error."""
 
 Tell = Callable[[int, int], None]
-"""Told how much is done, of how much."""
+"""Called with the work done so far and the total."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Layer:
     """A layer that can be quantized.
 
     Attributes:
-        sizes: its weight's bytes at each width; None is as it is.
+        sizes: bytes of its weight at each width; None means not quantized.
     """
 
     name: str
@@ -57,12 +58,12 @@ class Layer:
 
     @property
     def measured(self) -> list[Width]:
-        """The widths that are measured."""
+        """The widths to measure."""
         group = next(width.group_size for width in self.sizes if width)
         return [width for width in self.sizes if width and width.group_size == group]
 
     def costs(self, weight: mx.array, alone: Mapping[Width, float]) -> dict[Width | None, float]:
-        """The KL of every width, where `alone` has those measured."""
+        """The KL of every width, from the measured ones in `alone`."""
         of_bits = {width.bits: width for width in alone}
         costs: dict[Width | None, float] = {None: 0.0}
         errors = {width: _error(weight, width) for width in self.sizes if width}
@@ -73,13 +74,13 @@ class Layer:
 
 
 class Calibrator:
-    """A checkpoint's layers, measured once, from which widths are chosen for any size.
+    """Measures a checkpoint's layers once, then chooses widths for any target size.
 
     Args:
         folder: a checkpoint that is not quantized.
-        dtype: the type that weights are quantized from; None is their own.
-        texts: in the checkpoint's ids, at least one.
-        tell: what is done.
+        dtype: the dtype that weights are quantized from; None keeps their own.
+        texts: at least one, in the checkpoint's ids.
+        tell: called with the progress.
     """
 
     def __init__(
@@ -99,32 +100,33 @@ class Calibrator:
         self.parameters = sum(value.size for _, value in weights)
         self._rest = sum(value.nbytes for _, value in weights) - sum(layer.sizes[None] for layer in self.layers)
         self._texts = len(texts)
-        # Canvases of one length go through a network together.
+        # Canvases of equal length share a batch.
         ordered = sorted(texts, key=lambda text: len(text.prompt) + len(text.answer))
         canvases = masked_canvases(ordered, tokenizer.mask_id)
         self._probe = Probe(self._open, canvases, forbidden_ids(tokenizer, model.config.vocab_size), self._advance)
 
     def check(self, target_bpw: float) -> None:
-        """Raise `ConfigError` where no widths give that many bits a weight; nothing is measured."""
+        """Raise `ConfigError` if no widths give this many bits per weight. Nothing is measured."""
         if not self.layers:
             raise ConfigError(
-                f"target_bpw: this checkpoint has no layer that groups of {min(GROUPS)} divide; leave it away", field="target_bpw"
+                f"target_bpw: no layer of this checkpoint has rows that groups of {min(GROUPS)} divide; drop --target-bpw",
+                field="target_bpw",
             )
         least = self._rest + sum(min(layer.sizes.values()) for layer in self.layers)
         most = self._rest + sum(layer.sizes[None] for layer in self.layers)
         if not least <= self._bytes(target_bpw) < most:
             bits = [ceil(1000 * 8 * size / self.parameters) / 1000 for size in (least, most)]
             raise ConfigError(
-                f"target_bpw {target_bpw:g} cannot be reached: this checkpoint takes from {bits[0]:.3f} bits a weight, all at"
-                f" {min(BITS)} bits, to {bits[1]:.3f} as it is",
+                f"target_bpw {target_bpw:g} cannot be reached: this checkpoint takes from {bits[0]:.3f} bits per weight"
+                f" (all at {min(BITS)} bits) to {bits[1]:.3f} (unquantized)",
                 field="target_bpw",
             )
 
     def choose(self, target_bpw: float) -> Calibration:
-        """The widths of at most `target_bpw` bits a weight.
+        """The widths for at most `target_bpw` bits per weight.
 
         Raises:
-            ConfigError: there are none.
+            ConfigError: no widths fit.
             CheckpointError: the network's output is not finite.
         """
         self.check(target_bpw)
@@ -134,7 +136,7 @@ class Calibrator:
             choices = [[Choice(size, costs[layer.name][width]) for width, size in layer.sizes.items()] for layer in self.layers]
             numbers, found = self._search(choices, self._bytes(target_bpw) - self._rest)
         except NotANumber:
-            raise CheckpointError(f"{self._folder}: the model's output is not a number: its weights are damaged") from None
+            raise CheckpointError(f"{self._folder}: the model's output is not a number (NaN): its weights are damaged") from None
         chosen = self._widths(numbers)
         return Calibration(
             target_bpw=target_bpw,
@@ -160,11 +162,11 @@ class Calibrator:
     @cached_property
     def _costs(self) -> dict[str, dict[Width | None, float]]:
         alone = self._alone
-        weights: Any = dict(tree_flatten(self._open().parameters()))  # none is read before it is used, nor kept afterwards
+        weights: Any = dict(tree_flatten(self._open().parameters()))  # each is read when it is used and dropped afterwards
         return {layer.name: layer.costs(weights.pop(f"{layer.name}.weight"), alone[layer.name]) for layer in self.layers}
 
     def _search(self, choices: Sequence[Sequence[Choice]], budget: int) -> tuple[list[int], Divergence]:
-        """The allocation of the least KL among those tried."""
+        """The allocation with the lowest measured KL among those tried."""
         best = allocate(choices, budget)
         every = self._probe.together(self._widths(best))
         tried = [best]
@@ -184,8 +186,10 @@ class Calibrator:
         return {name: width for name, width in chosen.items() if width}
 
     def _bytes(self, target_bpw: float) -> int:
-        """What all the weights may take."""
-        return int(target_bpw * self.parameters / 8 + 1e-6)  # a whole number of bytes, given as bits a weight, stays that
+        """The bytes that all weights may take."""
+        return int(
+            target_bpw * self.parameters / 8 + 1e-6
+        )  # keeps a whole number of bytes exact that was given as bits per weight
 
     def _open(self) -> Any:
         model, _ = build(self._folder)
@@ -200,7 +204,7 @@ class Calibrator:
 
 
 def _layers(model: Any) -> list[Layer]:
-    """The layers of a model whose rows some group divides."""
+    """The layers of a model whose rows are divisible by a group size."""
     layers = []
     for name, module in model.named_modules():
         if hasattr(module, "to_quantized"):
@@ -215,6 +219,6 @@ def _layers(model: Any) -> list[Layer]:
 
 
 def _error(weight: mx.array, width: Width) -> float:
-    """The squared error that quantizing makes, of at most `ROWS` rows."""
+    """The squared error of quantizing, over at most `ROWS` rows."""
     rows = weight[:: -(-len(weight) // ROWS)]
     return float(mx.square(rounded(rows, width).astype(mx.float32) - rows.astype(mx.float32)).sum())  # type: ignore[arg-type]

@@ -11,8 +11,9 @@ def write_card(unfinished: Path, *, source: Path, name: str, title: str, run_as:
     """Write `README.md`: where the weights come from, their licence as the source states it, how to run them.
 
     Args:
-        source: the folder of the checkpoint that was named `name`.
-        run_as: what `--model` is given to run the result.
+        source: the folder of the source checkpoint.
+        name: the name or path that the user gave for it.
+        run_as: the value for `--model` that runs the result.
     """
     from huggingface_hub import ModelCard, ModelCardData
 

@@ -1,4 +1,4 @@
-"""What to make of a checkpoint, in mlx-lm's words."""
+"""The options of a conversion, named as in mlx-lm."""
 
 import os
 from collections.abc import Callable
@@ -15,26 +15,26 @@ from mlx_diffucoder.loading import DTYPES
 from .plan import Width, Widths
 
 RECIPES = ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
-"""mlx-lm's: low bits, and high bits for what matters more."""
+"""mlx-lm's mixed recipes: low bits, with more bits for sensitive layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """What to make of a checkpoint; the fields are mlx-lm's flags.
+    """How to convert a checkpoint. The fields are named as mlx-lm's options.
 
     Attributes:
         quantize: quantize every layer whose width the group size divides.
-        q_bits, q_group_size: None is the mode's default (affine: 4 bits in groups of 64).
+        q_bits, q_group_size: None uses the mode's default (affine: 4 bits in groups of 64).
         q_mode: `affine`, `mxfp4`, `mxfp8` or `nvfp4`.
         quant_predicate: one of `RECIPES`, which choose the bits of each layer.
-        widths: how each layer is quantized, by its path; those that are not named are not.
-        target_bpw: choose the widths, for at most so many bits a weight of the whole.
-        calibrate: a JSONL file of texts to choose them by, as `read_samples` reads it.
-        dequantize: make floats of a quantized source.
-        dtype: of what is not quantized; None is what the source's `config.json` states.
+        widths: how to quantize each layer, by its path; layers that are not named stay unquantized.
+        target_bpw: choose the widths for at most this many bits per weight, over the whole model.
+        calibrate: a JSONL file of texts to measure on, as `read_samples` reads it.
+        dequantize: turn a quantized source into floats.
+        dtype: dtype of the weights that are not quantized; None uses the one in the source's `config.json`.
 
     Raises:
-        ConfigError: a combination that MLX does not have, by the field's name.
+        ConfigError: a combination that MLX does not support; it names the field.
     """
 
     quantize: bool = False
@@ -56,7 +56,7 @@ class ConvertConfig:
         self._check_choice("quant_predicate", RECIPES)
         self._check_choice("dtype", DTYPES)
         if self.dequantize and self.quantize:
-            raise ConfigError("dequantize and quantize (-q) exclude each other", field="dequantize")
+            raise ConfigError("dequantize and quantize (-q) cannot be combined", field="dequantize")
         for field in ("q_bits", "q_group_size", "quant_predicate", "widths", "target_bpw", "calibrate"):
             if getattr(self, field) is not None and not self.quantize:
                 raise ConfigError(f"{field} needs quantize (-q)", field=field)
@@ -74,7 +74,7 @@ class ConvertConfig:
 
     def _check_recipe(self) -> None:
         if self.quant_predicate and self.widths is not None:
-            raise ConfigError("quant_predicate and widths both choose the bits; give one", field="quant_predicate")
+            raise ConfigError("quant_predicate and widths both choose the bits; give only one", field="quant_predicate")
         if self.quant_predicate and self.q_mode != "affine":
             raise ConfigError("quant_predicate is for mode affine only", field="quant_predicate")
         if self.q_bits is not None and (self.quant_predicate or self.widths is not None):
@@ -103,18 +103,18 @@ class ConvertConfig:
 
     @property
     def bits(self) -> int:
-        """Bits of a layer that no recipe gives its own."""
+        """Bits of a layer for which no recipe chooses them."""
         return self.q_bits or QUANTIZATIONS[self.q_mode][1][0]
 
     @property
     def group_size(self) -> int:
-        """Weights that share a scale, in a layer that no recipe gives its own; mlx-lm leaves rows that it does not divide."""
+        """Weights that share a scale, where no recipe chooses it. mlx-lm skips layers whose rows it does not divide."""
         if self.widths and self.q_group_size is None:
             return min(width.group_size for width in self.widths.values())
         return self.q_group_size or QUANTIZATIONS[self.q_mode][0][0]
 
     def predicate(self, model: nn.Module) -> Callable[[str, nn.Module], bool | dict[str, Any]] | None:
-        """What mlx-lm asks for each layer: whether to quantize it, and how; None is all of them alike."""
+        """mlx-lm's predicate: whether and how to quantize each layer. None quantizes all layers alike."""
         if self.quant_predicate:
             from mlx_lm.convert import mixed_quant_predicate_builder
 

@@ -1,4 +1,4 @@
-"""The conversion itself: checked and planned from headers, then streamed into a folder beside, then renamed."""
+"""The conversion: check and plan from headers, stream into a temporary folder, rename it when it is complete."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_diffucoder.checkpoint import INDEX, build, read_headers
 from mlx_diffucoder.data import Sample, encode_samples, read_samples
 from mlx_diffucoder.errors import ConvertError
-from mlx_diffucoder.files import check_disk, name_of, written_beside
+from mlx_diffucoder.files import check_disk, final_name, new_folder
 from mlx_diffucoder.loading import DTYPES, Download, resolve
 from mlx_diffucoder.tokenizer import Tokenizer
 
@@ -28,7 +28,7 @@ from .plan import Plan, Width, plan_of, widths_of
 from .shards import ShardWriter, data_offsets
 from .stream import Item, Stored, casting, dequantizing, quantizing, stream
 
-# Copied as they are where the source has them; `Tokenizer.save` writes the rest. Never code.
+# Copied unchanged if the source has them; `Tokenizer.save` writes the rest. Never code.
 COPIED = (
     "vocab.json",
     "merges.txt",
@@ -42,7 +42,7 @@ COPIED = (
 
 @dataclass(frozen=True)
 class Job:
-    """All that is known before the first weight is read: the model's weights here are still in their files."""
+    """A checked conversion, before the first weight is read."""
 
     folder: Path
     plan: Plan
@@ -59,7 +59,7 @@ def make_plan(
     before_download: Callable[[Download], None] | None = None,
     measuring: Tell | None = None,
 ) -> Plan:
-    """What `convert` would make of `source`, from the headers of its files; only a calibration reads weights.
+    """The plan that `convert` would carry out, from the headers of the source. Only a calibration reads weights.
 
     Raises:
         DiffucoderError: as `convert`.
@@ -83,31 +83,31 @@ def convert(
 ) -> Path:
     """Convert the checkpoint `source` (a folder or a Hub id) into the new folder `out`.
 
-    The weights pass through memory a few MB at a time. The folder is written under another name and
-    renamed when it is complete, so that a conversion that was stopped leaves nothing under `out`; what
-    a killed one leaves is removed by the next one to the same `out`.
+    The weights pass through memory a few MB at a time. The folder is written under a temporary name and
+    renamed when it is complete, so a conversion that is stopped leaves nothing at `out`. The leftovers of
+    a killed one are removed by the next conversion to the same `out`.
 
     Args:
-        before_download: as `resolve` has it.
-        before_writing: called with the plan; whatever it raises stops the conversion.
-        progress: called with a weight's name and the bytes of it that were read since.
-        measuring: called while a calibration measures, with how much is done, of how much.
-        run_as: what the card tells to pass as `--model`.
+        before_download: as for `resolve`.
+        before_writing: called with the plan; an exception from it stops the conversion.
+        progress: called with a weight's name and the bytes read since the last call.
+        measuring: called during calibration with the work done so far and the total.
+        run_as: the value for `--model` that the model card names.
 
     Returns:
         The folder `out`.
 
     Raises:
         ConvertError: `out` exists, cannot be written or does not fit the disk, or `config` does not fit
-            the source: quantized already, or nothing to (de)quantize.
+            the source (quantized already, or nothing to quantize or dequantize).
         CheckpointError, ConfigError, HubError: `source` cannot be loaded, a weight holds infinities or NaNs, or
-            no widths have the size asked for.
-        TaskError: the texts to calibrate on cannot be used.
+            no widths reach the target size.
+        TaskError: the calibration texts cannot be used.
     """
     config = config or ConvertConfig()
     out = Path(out)
     samples = _samples(config)
-    with written_beside(out) as unfinished:  # first: nothing is downloaded for a folder that cannot be written
+    with new_folder(out) as unfinished:  # first, so that nothing is downloaded for a folder that cannot be written
         folder = resolve(source, before_download=before_download)
         tokenizer = Tokenizer.load(folder)
 
@@ -124,7 +124,7 @@ def convert(
 
 
 def _samples(config: ConvertConfig) -> list[Sample]:
-    """The texts to calibrate on: read before anything is downloaded."""
+    """The calibration texts, read before anything is downloaded."""
     return read_samples(Path(config.calibrate)) if config.calibrate else []
 
 
@@ -163,13 +163,13 @@ def _prepare(
 def transform(
     model: nn.Module, settings: dict[str, Any], config: ConvertConfig, folder: Path
 ) -> tuple[nn.Module, dict[str, Any], mx.Dtype | None]:
-    """The model and `config.json` as mlx-lm makes them, and the type that weights are cast to.
+    """The converted model and `config.json`, by mlx-lm, and the dtype that weights are cast to.
 
-    Nothing is computed: the arrays say what is to be written, and a slow, plain converter could evaluate them.
+    Nothing is computed: the lazy arrays describe what to write. A plain converter would evaluate them.
     """
     from mlx_lm.utils import dequantize_model, quantize_model
 
-    # It names Python files that are not copied, to be downloaded and run.
+    # It names Python files to download and run; they are not copied.
     settings = {key: value for key, value in settings.items() if key != "auto_map"}
     stated, dtype = stated_dtype(settings, config)
     if dtype:
@@ -186,7 +186,7 @@ def transform(
             model.set_dtype(dtype)  # the fp modes dequantize to bfloat16
     if config.quantize:
         group, bits = config.group_size, config.bits
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints; our stdout is for results
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints, but stdout is for results
             model, settings = quantize_model(
                 model=model,
                 config=settings,
@@ -196,12 +196,12 @@ def transform(
                 quant_predicate=config.predicate(model),
             )
         if not widths_of(model):
-            raise ConvertError(f"{folder}: no layer's rows are divided by groups of {group}; choose another group size")
+            raise ConvertError(f"{folder}: no layer has rows that groups of {group} divide; choose another group size")
     return model, settings, dtype
 
 
 def stated_dtype(settings: dict[str, Any], config: ConvertConfig) -> tuple[Any, mx.Dtype | None]:
-    """The type that weights are cast to, as it is named and as MLX has it; None is each as it is."""
+    """The dtype that weights are cast to: its name and MLX's dtype. None keeps each weight's own."""
     stated = config.dtype or settings.get("torch_dtype") or settings.get("dtype")
     return stated, DTYPES.get(stated) if isinstance(stated, str) else None
 
@@ -212,7 +212,7 @@ def _check_not_quantized(model: nn.Module, folder: Path) -> None:
 
 
 def _items(before: dict[str, mx.array], was: dict[str, Width], model: nn.Module, dtype: mx.Dtype | None) -> Iterator[Item]:
-    """How each weight of `model` is made of those `before`, whose quantized layers are `was`."""
+    """How each weight of `model` is computed from those `before`, whose quantized layers are `was`."""
     after, now = dict(_flat(model)), widths_of(model)
     for name in before:
         layer, _, kind = name.rpartition(".")
@@ -227,7 +227,7 @@ def _items(before: dict[str, mx.array], was: dict[str, Width], model: nn.Module,
 
 
 def write_weights(job: Job, unfinished: Path, progress: Callable[[str, int], None] | None = None) -> None:
-    """The shards and their index, in mlx-lm's layout."""
+    """Write the shards and their index, in mlx-lm's layout."""
     from mlx_lm.utils import get_total_parameters, make_shards
 
     shards = make_shards(weights=dict(_flat(job.model)))
@@ -250,13 +250,13 @@ def _write_rest(job: Job, unfinished: Path, tokenizer: Tokenizer, name: str, run
         if (job.folder / file).exists():
             shutil.copyfile(job.folder / file, unfinished / file)
     tokenizer.save(unfinished)
-    title = run_as if "/" in run_as else name_of(unfinished)
+    title = run_as if "/" in run_as else final_name(unfinished)
     write_card(unfinished, source=job.folder, name=name, title=title, run_as=run_as, plan=job.plan)
     save_config(config=job.settings, config_path=unfinished / "config.json")  # last: without it, nothing loads the folder
 
 
 def _small_files(folder: Path) -> int:
-    """Bytes of tokenizer, index, card and headers, at most: `tokenizer.json` is thrice what it is made of."""
+    """An upper bound on the bytes of tokenizer, index, card and headers: `tokenizer.json` is three times its sources."""
     return 4 * sum(file.stat().st_size for kind in ("*.json", "*.txt", "*.jinja") for file in folder.glob(kind)) + (1 << 20)
 
 

@@ -1,4 +1,4 @@
-"""A converted folder on the Hugging Face Hub."""
+"""Upload a converted folder to the Hugging Face Hub."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from mlx_diffucoder.loading import hub_errors
 
 
 def check_upload(repo: str) -> None:
-    """Raise `HubError` where an upload to `repo` cannot work; asked before hours are spent on converting."""
+    """Raise `HubError` if an upload to `repo` cannot work. Called before a long conversion."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
     from huggingface_hub.utils import validate_repo_id
@@ -17,22 +17,22 @@ def check_upload(repo: str) -> None:
         if "/" not in repo:
             raise HFValidationError("it needs an owner, as in owner/name")
     except HFValidationError as error:
-        raise HubError(f"upload {repo}: no valid Hub id ({str(error).splitlines()[0]})", field="upload") from None
+        raise HubError(f"upload {repo}: not a valid Hub id ({str(error).splitlines()[0]})", field="upload") from None
     try:
         with hub_errors(repo, "uploaded", "check the network"):
             HfApi().whoami()
     except HubError as error:
         status = getattr(getattr(error.__context__, "response", None), "status_code", None)
         if isinstance(error.__context__, LocalTokenNotFoundError) or status == 401:
-            raise HubError(f"{repo}: the Hub does not know you; log in first with `hf auth login`") from None
+            raise HubError(f"{repo}: you are not logged in to the Hub; run `hf auth login` first") from None
         raise
 
 
 def upload_folder(folder: Path, repo: str) -> str:
-    """Put every file of `folder` into the model repository `repo`, made if it is not there; returns its address."""
+    """Upload every file of `folder` to the model repository `repo`, which is created if needed. Returns its URL."""
     from huggingface_hub import HfApi
 
-    with hub_errors(repo, "uploaded", f"check the network; {folder} is complete, `hf upload {repo} {folder}` tries again"):
+    with hub_errors(repo, "uploaded", f"check the network; {folder} is complete, and `hf upload {repo} {folder}` tries again"):
         address = HfApi().create_repo(repo_id=repo, repo_type="model", exist_ok=True)
         HfApi().upload_folder(
             repo_id=repo, repo_type="model", folder_path=folder, commit_message="Converted to MLX by mlx_diffucoder"

@@ -1,4 +1,4 @@
-"""What a conversion makes of each layer, as plain values: known from headers before any weight is read."""
+"""The plan of a conversion, layer by layer, as plain values. It is known from headers, before any weight is read."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,21 +24,21 @@ class Width:
 
 
 Widths = Mapping[str, Width]
-"""Layer -> how it is quantized, by the layer's path; a layer that is not named is not quantized."""
+"""Layer path -> how the layer is quantized. Layers that are not named are not quantized."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Widths chosen for what they cost at masked positions, and what was measured for it on the texts given.
+    """Widths chosen by calibration, with its measurements.
 
     Attributes:
-        target_bpw: the bits a weight that the whole may take.
-        texts, canvases, positions: how many were measured on.
-        kl: nats a masked position, of all layers quantized so, from the model as it is.
-        order: the share of pairs of masks that both commit in the same order.
-        sum_of_kls: what `kl` was taken to be when the widths were chosen.
-        widths: what was chosen; layers that are not named stay as they are.
-        alone: the KL of quantizing one layer and no other.
+        target_bpw: the allowed bits per weight of the whole model.
+        texts, canvases, positions: the size of the measurement.
+        kl: KL to the unquantized model with all layers quantized, nats per masked position.
+        order: share of pairs of masks that both models commit in the same order.
+        sum_of_kls: the estimate of `kl` that the widths were first chosen by.
+        widths: the chosen widths; layers that are not named stay unquantized.
+        alone: the KL of quantizing only this layer, for each layer and width.
     """
 
     target_bpw: float
@@ -52,7 +52,7 @@ class Calibration:
     alone: Mapping[str, Mapping[Width, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it, with each layer's KL by bits."""
+        """A JSON-ready dict, with each layer's KL by width."""
         numbers = ("target_bpw", "texts", "canvases", "positions", "kl", "order", "sum_of_kls")
         alone = {name: {str(width.bits): kl for width, kl in own.items()} for name, own in self.alone.items()}
         return {**{name: getattr(self, name) for name in numbers}, "kl_alone": alone}
@@ -60,10 +60,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What becomes of one layer: its path, how many numbers it has, how they are stored afterwards, and their bytes.
+    """One layer of a plan: its path, its parameters, how they will be stored, and their bytes before and after.
 
-    A layer has a `width` or, where it is not quantized, a `dtype`; `quantizable` says whether MLX could
-    quantize it, were its rows others.
+    A quantized layer has a `width`, any other a `dtype`. `quantizable` says whether MLX can quantize
+    this kind of layer, whatever the length of its rows.
     """
 
     name: str
@@ -77,7 +77,7 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a conversion will make: every layer, in the order of the model; and how its widths were chosen, if by measuring."""
+    """What a conversion will write: every layer in model order, and the calibration if there was one."""
 
     layers: tuple[LayerPlan, ...]
     calibration: Calibration | None = None
@@ -100,7 +100,7 @@ class Plan:
 
     @property
     def memory_to_run(self) -> int:
-        """Bytes of memory that a generation takes, about."""
+        """Estimated bytes of memory for a generation."""
         return memory_to_run(self.bytes_out)
 
     @property
@@ -109,11 +109,11 @@ class Plan:
 
     @property
     def left(self) -> list[str]:
-        """The layers that could be quantized, were their rows or the recipe others, and are not."""
+        """The layers that stay unquantized because of their rows or the recipe."""
         return [layer.name for layer in self.layers if layer.quantizable and not layer.width]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """A JSON-ready dict."""
         totals = ("parameters", "bytes_in", "bytes_out", "bits_per_weight", "memory_to_run")
         chosen = {"calibration": self.calibration.to_dict()} if self.calibration else {}
         layers = [asdict(layer) for layer in self.layers]
@@ -126,7 +126,7 @@ def widths_of(model: nn.Module) -> dict[str, Width]:
 
 
 def plan_of(before: Mapping[str, mx.array], model: nn.Module) -> Plan:
-    """The plan that turns weights `before` into those of `model`; only shapes and types are looked at."""
+    """The plan that turns the weights `before` into those of `model`. Only shapes and dtypes are read."""
     widths = widths_of(model)
     layers = []
     for name, module in _leaves(model):

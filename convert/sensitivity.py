@@ -1,7 +1,7 @@
-"""What quantizing a layer does to the distributions at masked positions, a few layers of the model in memory at a time.
+"""Measure the effect of quantizing single layers on the distributions at masked positions.
 
-A layer is quantized alone, all others as they are, and the canvases go from there through the rest of the
-network. All is computed in float32, whatever the weights' type, so that a KL of 1e-7 is told from rounding.
+One layer is quantized, all others stay as they are, and the canvases run through the rest of the network.
+A few layers are in memory at a time. Everything is computed in float32, so that a KL of 1e-7 can be told from rounding.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,26 +20,26 @@ from mlx_diffucoder.models.transformer import DiffusionModel
 from .plan import Width, Widths
 
 Options = Mapping[str, Sequence[Width]]
-"""Layer -> the widths it may have."""
+"""Layer -> the widths to measure."""
 Hidden = list[mx.array]
-"""What stands between two layers, `[B, L, D]` each: the canvases in batches."""
+"""Hidden states between two layers, `[B, L, D]` for each batch of canvases."""
 Part = Callable[[DiffusionModel], Callable[[mx.array], mx.array]]
-"""A piece of a model that canvases go through."""
+"""Returns the function that one block of a model computes."""
 
 MOST_HELD = 2**30
-"""Bytes of `Hidden` that are kept at once, of one block quantized in several ways."""
+"""Bytes of `Hidden` held at once, over the variants of one block."""
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A model that is not quantized, on masked canvases.
+    """An unquantized model on masked canvases.
 
     Attributes:
-        opened: gives the model with none of its weights read, in the type they are quantized from. Called often.
+        opened: returns the model with no weights read yet, in the dtype they are quantized from. Called often.
         forbidden: bool `[V]`, ids never to be generated.
-        advance: told how many canvases have gone through how many layers, as a product; `work_alone` and
-            `work_together` say how much that will be.
+        advance: called with the number of (canvas, layer) pairs that were just computed; `work_alone` and
+            `work_together` give the totals.
     """
 
     opened: Callable[[], DiffusionModel]
@@ -49,15 +49,15 @@ class Probe:
 
     @cached_property
     def reference(self) -> Outputs:
-        """What the model puts out as it is."""
+        """The outputs of the unquantized model."""
         return outputs_by_layer(partial(self._open, {}), self.canvases, self.advance)
 
     def together(self, widths: Widths) -> list[Reading]:
-        """The model with its layers quantized so, against itself."""
+        """Readings of the model with these widths against the unquantized model."""
         return self._against(outputs_by_layer(partial(self._open, widths), self.canvases, self.advance))
 
     def alone(self, options: Options) -> Iterator[tuple[str, Width, float]]:
-        """Each layer and width, with the KL (nats a masked position) of quantizing nothing else."""
+        """For each layer and width, the KL of quantizing only this layer, nats per masked position."""
         hidden: Hidden = [tokens_of(batch) for batch in batches(self.canvases)]
         positions = sum(tokens.size for tokens in hidden)
         for place, (block, part) in enumerate(self._blocks):
@@ -93,14 +93,14 @@ class Probe:
 
     @cached_property
     def _blocks(self) -> list[tuple[str, Part]]:
-        """All but the head, in the order in which canvases go through them."""
+        """All blocks but the head, in forward order."""
         blocks: list[tuple[str, Part]] = [(EMBEDDING, lambda model: model.model.embed_tokens)]
         for index in range(self._config.num_hidden_layers):
             blocks.append((f"model.layers.{index}", partial(_layer, index)))
         return blocks
 
     def _variants(self, part: Part, some: Sequence[tuple[str, Width]], hidden: Hidden) -> list[Hidden]:
-        """What a block makes of `hidden` with one of its layers quantized; each is put back before the next."""
+        """The block's output for `hidden` with one layer quantized at a time; each weight is restored afterwards."""
         model = self._open({})
         function, modules = part(model), dict[str, Any](model.named_modules())
         sources = dict[str, Any](self.opened().named_modules())
@@ -113,7 +113,7 @@ class Probe:
         return made
 
     def _onwards(self, variants: list[Hidden], first: int) -> list[Hidden]:
-        """Every variant after the layers from `first` on; each layer is read once."""
+        """Run every variant through the blocks after `first`; each block is read once."""
         for _, part in self._blocks[first + 1 :]:
             function = part(self._open({}))
             variants = [self._through(function, variant) for variant in variants]
@@ -128,7 +128,7 @@ class Probe:
         return made
 
     def _kl(self, hidden: Hidden, widths: Widths) -> float:
-        """KL where `hidden` stands behind the last layer; `widths` are of the head."""
+        """The KL for hidden states after the last layer; `widths` are those of the head."""
         rows = tuple(predicting_rows(one, batch) for one, batch in zip(hidden, batches(self.canvases), strict=True))
         head = head_of(self._open(widths), mx.float32) if widths else self.reference.head
         return mean_kl(self._against(Outputs(rows, head)))
@@ -137,7 +137,7 @@ class Probe:
         return readings(self.reference, other, self.canvases, self.forbidden)
 
     def _open(self, widths: Widths) -> DiffusionModel:
-        """The model in float32, some of its layers as quantizing leaves them; nothing is read or computed yet."""
+        """The model in float32 with some layers rounded to their widths. Nothing is read or computed yet."""
         model = self.opened()
         modules = dict[str, Any](model.named_modules())
         for name, width in widths.items():
@@ -147,20 +147,20 @@ class Probe:
 
 
 def rounded(weight: mx.array, width: Width) -> mx.array:
-    """What is left of a weight after quantizing, in its own type."""
+    """A weight after quantizing and dequantizing, in its own dtype."""
     packed, scales, *biases = quantized(weight, width)
     how: dict[str, Any] = {"group_size": width.group_size, "bits": width.bits, "mode": width.mode}
     return mx.dequantize(packed, scales, biases[0] if biases else None, **how)
 
 
 def quantized(weight: mx.array, width: Width) -> Sequence[mx.array]:
-    """The arrays that a weight becomes."""
+    """The arrays of the quantized weight."""
     how: dict[str, Any] = {"group_size": width.group_size, "bits": width.bits, "mode": width.mode}
     return mx.quantize(weight, **how)
 
 
 def mean_kl(every: Sequence[Reading]) -> float:
-    """Nats a masked position."""
+    """The mean KL, nats per masked position."""
     return float(np.concatenate([reading.kl for reading in every]).mean(dtype=np.float64))
 
 

@@ -1,6 +1,6 @@
-"""The safetensors format, piece by piece: where a tensor lies in a shard, and shards that are never held whole.
+"""Read and write safetensors shards in pieces.
 
-MLX and the safetensors library write a shard (5 GB) from memory. A conversion must not hold that much.
+MLX and the safetensors library hold a whole shard (5 GB) in memory to write it. A conversion must not.
 """
 
 import json
@@ -16,7 +16,7 @@ NAMES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.uint32: "
 
 
 def data_offsets(file: Path) -> dict[str, int]:
-    """Where each tensor's bytes begin in a shard, one whose header `read_headers` has found good."""
+    """The offset of each tensor's bytes in a shard whose header `read_headers` has checked."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(length))
@@ -24,18 +24,18 @@ def data_offsets(file: Path) -> dict[str, int]:
 
 
 class ShardWriter:
-    """Writes weights, each in as many pieces as one likes, into shards.
+    """Writes weights into shards, each in any number of pieces.
 
-    A shard's header is written last: one that was left unfinished is loaded by nothing.
+    The header is written last, so nothing loads an unfinished shard.
 
     Args:
-        shards: the weights of each file; only their shapes and types are looked at.
-        metadata: of each file.
+        shards: the weights of each file; only their shapes and dtypes are read.
+        metadata: the metadata of each file.
     """
 
     def __init__(self, folder: Path, shards: Mapping[str, Mapping[str, mx.array]], metadata: Mapping[str, str]):
         self._headers: dict[int, bytes] = {}
-        self._places: dict[str, tuple[int, int, int]] = {}  # name -> file, next byte, byte behind the last
+        self._places: dict[str, tuple[int, int, int]] = {}  # name -> file, next byte, end
         try:
             for file, weights in shards.items():
                 self._open(folder / file, weights, metadata)
@@ -44,7 +44,7 @@ class ShardWriter:
             raise
 
     def _open(self, path: Path, weights: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
-        # Wide types first, as the safetensors library has it: every tensor is aligned to its own type.
+        # Wide dtypes first, as the safetensors library does: every tensor is then aligned.
         ordered = sorted(weights.items(), key=lambda item: -item[1].dtype.size)
         entries: dict[str, Any] = {"__metadata__": dict(metadata)}
         end = 0
@@ -61,7 +61,7 @@ class ShardWriter:
             self._places[name] = (file, offset, offset + value.nbytes)
 
     def write(self, name: str, piece: memoryview) -> None:
-        """The next bytes of a weight."""
+        """Append bytes to a weight."""
         file, offset, end = self._places[name]
         if offset + piece.nbytes > end:
             raise ValueError(f"{name}: {offset + piece.nbytes - end} bytes too many")
@@ -69,7 +69,7 @@ class ShardWriter:
         self._places[name] = (file, offset + piece.nbytes, end)
 
     def finish(self) -> None:
-        """Write the headers. Raises `ValueError` where a weight lacks bytes."""
+        """Write the headers. Raises `ValueError` if a weight is incomplete."""
         if short := [name for name, (_, offset, end) in self._places.items() if offset != end]:
             raise ValueError(f"{short[0]}: not all of its bytes were written")
         for file, header in self._headers.items():

@@ -1,7 +1,7 @@
-"""The weights on their way: rows read, checked, cast, quantized and written, a few MB at a time.
+"""Stream the weights: read, check, cast, quantize and write rows, a few MB at a time.
 
-Quantizing works along rows, so any number of rows at once gives the bytes that the whole matrix
-gives. What is in memory does not depend on the size of the model or of its matrices.
+Quantizing works along rows, so any chunk of rows gives the same bytes as the whole matrix. Memory use does
+not depend on the size of the model or of its matrices.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from .plan import Width
 from .shards import ShardWriter
 
 CHUNK = 16 << 20
-"""Bytes that are read at once."""
+"""Bytes to read at once."""
 AHEAD = 2
-"""Chunks that MLX computes while another is read and written; on the CPU, each by a core of its own."""
+"""Chunks that MLX computes while another is read and written; on a CPU each uses one core."""
 
-# A float whose exponent is all ones is an infinity or no number. Shifted past the sign, it is the largest there is.
+# A float whose exponent bits are all ones is an infinity or NaN. Shifted past the sign bit, it compares largest.
 EXPONENT = {mx.float32: (np.uint32, 0xFF000000), mx.float16: (np.uint16, 0xF800), mx.bfloat16: (np.uint16, 0xFF00)}
 
 _of_this_thread = threading.local()
@@ -34,7 +34,7 @@ _of_this_thread = threading.local()
 
 @dataclass(frozen=True)
 class Stored:
-    """A weight of the source, and where its bytes are."""
+    """A weight of the source and the location of its bytes."""
 
     file: Path
     offset: int
@@ -49,7 +49,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Item:
-    """Weights of the source that are read together, and those that are made of them, row by row."""
+    """Source weights that are read together, and the weights computed from them row by row."""
 
     sources: tuple[str, ...]
     results: tuple[str, ...]
@@ -57,7 +57,7 @@ class Item:
 
 
 def casting(dtype: mx.Dtype | None) -> Callable[[Sequence[mx.array]], Sequence[mx.array]]:
-    """As they are; floats as `dtype`, where one is given."""
+    """Return rows unchanged, but floats cast to `dtype` if it is given."""
     return lambda rows: [row.astype(dtype) if dtype and mx.issubdtype(row.dtype, mx.floating) else row for row in rows]
 
 
@@ -84,10 +84,10 @@ def stream(
     writer: ShardWriter,
     progress: Callable[[str, int], None] | None = None,
 ) -> None:
-    """Make every item, reading each byte of the sources once and writing each byte once.
+    """Compute every item; each byte is read once and written once.
 
     Args:
-        progress: called after each chunk, with the name of a weight and the bytes read for it since.
+        progress: called after each chunk with a weight's name and the bytes just read.
 
     Raises:
         CheckpointError: a weight holds infinities or NaNs, or its file cannot be read.
@@ -111,14 +111,14 @@ def stream(
 
 
 def _streams() -> list[mx.Stream]:
-    """This thread's streams; MLX never ends one, and lends it to no other thread."""
+    """This thread's streams. MLX never frees a stream and does not share it between threads."""
     if not hasattr(_of_this_thread, "streams"):
         _of_this_thread.streams = [mx.new_stream(mx.default_device()) for _ in range(AHEAD)]
     return _of_this_thread.streams  # type: ignore[no-any-return]
 
 
 def _chunks(items: Sequence[Item], sources: Mapping[str, Stored]) -> Iterator[tuple[Item, list[mx.array], int]]:
-    """Every item's rows, as many at once as fit `CHUNK`, and the bytes they took."""
+    """The rows of every item, in chunks of `CHUNK` bytes, and the bytes read."""
     with contextlib.ExitStack() as stack:
         buffer = np.empty(max(CHUNK, *(one.row for one in sources.values())), dtype=np.uint8)
         files = {path: stack.enter_context(path.open("rb", buffering=0)) for path in {one.file for one in sources.values()}}
@@ -130,11 +130,11 @@ def _chunks(items: Sequence[Item], sources: Mapping[str, Stored]) -> Iterator[tu
                 count = min(step, rows - start)
                 parts = [_read(files[one.file], one, name, start, buffer[: count * one.row]) for name, one in named]
                 yield item, parts, count * size
-            mx.clear_cache()  # of this matrix's buffers; the next one's have other sizes
+            mx.clear_cache()  # the next matrix has buffers of other sizes
 
 
 def _read(opened: Any, stored: Stored, name: str, start: int, raw: NDArray[np.uint8]) -> mx.array:
-    """Rows from `start` on, as many as `raw` has room for, in memory of MLX's own."""
+    """The rows from `start` on that fit in `raw`, as an MLX array."""
     try:
         opened.seek(stored.offset + start * stored.row)
         done = 0
@@ -152,15 +152,15 @@ def _read(opened: Any, stored: Stored, name: str, start: int, raw: NDArray[np.ui
 
 def _write(writer: ShardWriter, item: Item, pieces: list[mx.array], dtypes: list[mx.Dtype]) -> None:
     for name, piece, dtype in zip(item.results, pieces, dtypes, strict=True):
-        view = memoryview(piece)  # type: ignore[arg-type]  # waits until it is computed; copies nothing
+        view = memoryview(piece)  # type: ignore[arg-type]  # waits for the result; copies nothing
         if not all_finite(np.frombuffer(view, dtype=np.uint8), dtype):
             kind = str(dtype).removeprefix("mlx.core.")
-            raise ConvertError(f"{item.sources[0]}: too large for {kind}; name a wider type (dtype bfloat16 or float32)")
+            raise ConvertError(f"{item.sources[0]}: too large for {kind}; use a wider dtype (--dtype bfloat16 or float32)")
         writer.write(name, view)
 
 
 def all_finite(raw: NDArray[np.uint8], dtype: mx.Dtype) -> bool:
-    """Whether bytes of this type hold no infinity and no NaN; integers never do."""
+    """Whether these bytes hold no infinity and no NaN. Integers never do."""
     if dtype not in EXPONENT:
         return True
     kind, largest = EXPONENT[dtype]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from .errors import ChatError
-from .files import write_whole
+from .files import write_atomically
 from .tokenizer import Tokenizer
 
 VERSION = 1
@@ -70,7 +70,8 @@ class Chat:
         try:
             if path.exists():
                 self._check_replaceable(path)
-            write_whole(path, json.dumps({"diffucode_chat": VERSION, **asdict(self)}, indent=1, ensure_ascii=False) + "\n")
+            text = json.dumps({"diffucode_chat": VERSION, **asdict(self)}, indent=1, ensure_ascii=False)
+            write_atomically(path, text + "\n", private=True)
         except OSError as error:
             raise ChatError(f"{path}: the chat cannot be saved there ({error.strerror}); name another file") from None
 

@@ -1,4 +1,4 @@
-"""Files and folders are written whole or not at all; JSON is read; sizes as text."""
+"""Files and folders are written whole or not at all; JSON is read with errors that name the file."""
 
 import contextlib
 import fcntl
@@ -6,111 +6,136 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, ConfigError, ConvertError
+from .errors import CheckpointError, ConvertError, FileError
+from .formatting import format_bytes
 
 UNFINISHED = ".unfinished"
 
-
-@contextlib.contextmanager
-def written_beside(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` when all went well, and is removed otherwise.
-
-    What a killed conversion to `out` left behind is removed first. The kernel drops a dead process's
-    lock, so a lock that is held is a conversion that is running.
-
-    Raises:
-        ConvertError: `out` exists, cannot be written, or is being written by another conversion.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            out = out.expanduser()
-            out.parent.mkdir(parents=True, exist_ok=True)
-            str(out).encode()  # MLX takes no names that are not UTF-8
-            unfinished = out.parent / f".{out.name}{UNFINISHED}"
-            stack.enter_context(_locked(unfinished.with_name(unfinished.name + ".lock"), out))
-            if os.path.lexists(out):
-                raise ConvertError(f"{out}: exists already; name a new folder or remove it first")
-            if os.path.lexists(unfinished):
-                shutil.rmtree(unfinished)
-            unfinished.mkdir()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ConvertError(f"{str(out)[:200]}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
-        stack.callback(shutil.rmtree, unfinished, ignore_errors=True)  # gone already when it was renamed
-        try:
-            yield unfinished
-            unfinished.rename(out)
-        except OSError as error:
-            file = Path(error.filename) if isinstance(error.filename, str) else out
-            ours = file == out or unfinished in (file, *file.parents)
-            what = f"{out}: cannot be written" if ours else f"{file}: cannot be read"
-            raise ConvertError(f"{what} ({error.strerror or error})") from None
-        except RuntimeError as error:  # MLX's way of saying that something could not be computed
-            raise ConvertError(f"{out}: cannot be written ({error})") from None
+Content = str | bytes | Callable[[Path], object]
+"""What a file is to hold: text (written as UTF-8, line ends unchanged), bytes, or a function that writes to a path."""
 
 
-def check_disk(out: Path, unfinished: Path, needed: int) -> None:
-    """Raise `ConvertError` where `needed` bytes do not fit beside `out`."""
-    free = shutil.disk_usage(unfinished).free
-    if needed > free:
-        raise ConvertError(
-            f"{out}: not enough disk, {readable(needed)} to write and {readable(free)} free;"
-            " make room, or name a folder on another disk"
-        )
+def write_atomically(path: Path, content: Content, *, private: bool = False) -> None:
+    """Write a file so that readers see the old content or the new one, never a part.
 
+    The content goes to a temporary file in the same folder, then to the disk, and is renamed. A symbolic link
+    keeps pointing to its file. A file that exists keeps its permissions. A device or a pipe is written directly.
 
-def name_of(unfinished: Path) -> str:
-    """The name that the folder will have."""
-    return unfinished.name.removeprefix(".").removesuffix(UNFINISHED)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, out: Path) -> Iterator[None]:
-    while True:
-        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise ConvertError(f"{out}: another conversion is writing it; wait for that, or name another folder") from None
-        except OSError:
-            os.close(lock)
-            raise
-        if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
-            break
-        os.close(lock)  # its owner removed the file between our opening and locking it
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(lock)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Put `text` into a file, which holds the old text or the new one at any time; a link stays one.
-
-    A new file is its owner's alone; one that was there keeps its mode.
+    Args:
+        private: whether a new file may be read by its owner alone.
 
     Raises:
-        OSError: it cannot be written; what was there is still there.
+        OSError: the file cannot be written. Its old content is unchanged.
     """
     import tempfile  # slow to import, and most commands write no file
 
     path = path.resolve()
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    handle, unfinished = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
+    if path.exists() and not path.is_file():  # a device or a pipe: a rename would replace it by a file
+        _write(path, content)
+        return
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:64]}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    unfinished = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        Path(unfinished).chmod(mode)
-        Path(unfinished).replace(path)
+        _write(unfinished, content)
+        unfinished.chmod(_mode(path, private))
+        flush_to_disk(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_output(path: Path, content: Content, *, flag: str) -> None:
+    """`write_atomically` for a file that a flag names. Raises `FileError`, which names the flag and the file."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise FileError(f"{flag} {path}: cannot be written ({error.strerror or error})") from None
+
+
+@contextlib.contextmanager
+def folder_atomically(path: Path, *, flush: bool = False) -> Iterator[Path]:
+    """A hidden folder to write into. It becomes `path` when the block ends, and is removed where the block fails.
+
+    Args:
+        flush: wait until the files are on the disk before the folder gets its name.
+
+    Raises:
+        OSError: the folder cannot be made or renamed.
+    """
+    unfinished = path.parent / f".{path.name}{UNFINISHED}"
+    if os.path.lexists(unfinished):  # left by a process that was killed
+        shutil.rmtree(unfinished)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        for file in unfinished.iterdir() if flush else ():
+            flush_to_disk(file)
+        unfinished.rename(path)
+        if flush:
+            flush_to_disk(path.parent)
     except BaseException:
-        with suppress(OSError):
-            Path(unfinished).unlink()
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """`folder_atomically` for a checkpoint folder that must not exist, with a lock against a second writer.
+
+    The kernel releases the lock of a process that dies, so a lock that is held means a running conversion.
+
+    Raises:
+        ConvertError: `out` exists, cannot be written, or is being written by another conversion.
+    """
+    try:
+        out = out.expanduser()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        str(out).encode()  # MLX takes only names that are valid UTF-8
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConvertError(f"{str(out)[:200]}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    hidden = out.parent / f".{out.name}{UNFINISHED}"
+    lock = hidden.with_name(hidden.name + ".lock")
+    try:
+        with _locked(lock, out):
+            if os.path.lexists(out):
+                raise ConvertError(f"{out}: exists already; name a new folder or remove it first")
+            with folder_atomically(out) as unfinished:
+                yield unfinished
+    except OSError as error:
+        file = Path(error.filename) if isinstance(error.filename, str) else out
+        ours = file in (out, lock) or hidden in (file, *file.parents)
+        what = f"{str(out)[:200]}: cannot be written" if ours else f"{file}: cannot be read"
+        raise ConvertError(f"{what} ({error.strerror or error})") from None
+    except RuntimeError as error:  # MLX raises this where it cannot write or compute
+        raise ConvertError(f"{out}: cannot be written ({error})") from None
+
+
+def check_disk(out: Path, unfinished: Path, needed: int) -> None:
+    """Raise `ConvertError` where `needed` bytes do not fit the disk that `out` is written to."""
+    free = shutil.disk_usage(unfinished).free
+    if needed > free:
+        raise ConvertError(
+            f"{out}: not enough disk space: {format_bytes(needed)} to write, {format_bytes(free)} free;"
+            " free some, or name a folder on another disk"
+        )
+
+
+def final_name(unfinished: Path) -> str:
+    """The name that the folder of `folder_atomically` will have."""
+    return unfinished.name.removeprefix(".").removesuffix(UNFINISHED)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -128,29 +153,40 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def readable(count: int) -> str:
-    """A number of bytes, as people read it."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+def _write(path: Path, content: Content) -> None:
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def put_in_place(path: Path, write: Callable[[Path], Any], flag: str) -> None:
-    """Written beside and renamed: a file that was there stays until the new one is complete.
+def _mode(path: Path, private: bool) -> int:
+    """The permissions of a file that exists, or those of a new one."""
+    if path.exists():
+        return path.stat().st_mode & 0o7777
+    if private:
+        return 0o600
+    os.umask(mask := os.umask(0))
+    return 0o666 & ~mask
 
-    Raises:
-        ConfigError: it cannot be written; the message names the flag and the file.
-    """
-    try:
-        import tempfile
 
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        unfinished = Path(name)
+@contextlib.contextmanager
+def _locked(path: Path, out: Path) -> Iterator[None]:
+    while True:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
-            write(unfinished)
-            os.umask(mask := os.umask(0))
-            unfinished.chmod(0o666 & ~mask)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{flag} {path}: cannot be written ({error.strerror or error})") from None
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise ConvertError(f"{out}: another conversion is writing it; wait for it, or name another folder") from None
+        except OSError:
+            os.close(lock)
+            raise
+        if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+            break
+        os.close(lock)  # another process removed the file between our opening and locking it
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(lock)

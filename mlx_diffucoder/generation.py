@@ -18,6 +18,7 @@ from .decoding.step import ROWS
 from .decoding.windows import window_for
 from .decoding.windows.base import Window
 from .errors import ConfigError, PromptError
+from .formatting import format_bytes
 from .memory import memory_size
 from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
@@ -223,8 +224,8 @@ def check_memory(model: DiffusionModel, rows: int, known: int, masks: int, windo
     needed = rows * activations + ROWS * 16 * model.config.vocab_size
     if needed > memory_size():
         raise PromptError(
-            f"max_tokens {masks} takes about {needed / 1e9:.0f} GB on this window ({window}), and this machine"
-            f" has {memory_size() / 1e9:.0f} GB; ask for fewer, or for the window 'sliding'",
+            f"max_tokens {masks} takes about {format_bytes(needed)} on this window ({window}), and this machine"
+            f" has {format_bytes(memory_size())}; ask for fewer, or for the window 'sliding'",
             field="max_tokens",
         )
 

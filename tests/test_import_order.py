@@ -10,6 +10,7 @@ import mlx_diffucoder
 
 ORDER = [
     "errors",
+    "formatting",
     "files",
     "choices",
     "config",
@@ -106,6 +107,7 @@ def test_an_import_that_runs_up_is_seen(tmp_path, monkeypatch):
 def test_what_knows_no_model_imports_no_mlx():
     names = [
         "errors",
+        "formatting",
         "files",
         "choices",
         "config",

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from mlx_diffucoder.errors import ExecutionError
+from mlx_diffucoder.formatting import format_seconds
 
 from .terminal import one_line
 
@@ -116,7 +117,7 @@ def measure(model: str, folder: Path, *, bits: int = 4, steps: int = 600, tasks:
     seconds = time.perf_counter() - began
     fuse(quantized, folder / "adapter", folder / "after", dequantize=True)
     after = _passed(folder / "after", folder / "tasks.jsonl")
-    print(f"after: {100 * after:.1f} % ({seconds:.0f} s of training)", file=sys.stderr, flush=True)
+    print(f"after: {100 * after:.1f} % ({format_seconds(seconds)} of training)", file=sys.stderr, flush=True)
     return {"model": model, "bits": bits, "steps": steps, "tasks": tasks, "before": before, "after": after, "seconds": seconds}
 
 

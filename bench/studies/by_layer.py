@@ -18,6 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mlx_diffucoder.formatting import format_bytes, format_seconds
+
 # The tokenizer is that of `pocket`, so only the first 768 rows of the vocabulary have a token.
 SHAPE = {
     "vocab_size": 32768,
@@ -44,7 +46,8 @@ def main(
             seconds = time.perf_counter() - start
             kl = found["checkpoints"][0]["kl"]
             report[way] = {"peak_resident_bytes": found["peak_resident_bytes"], "seconds": seconds, "kl": kl}
-            print(f"{way:10} {found['peak_resident_bytes'] / 1e9:5.2f} GB of {size / 1e9:.2f} GB, {seconds:.1f} s, KL {kl}")
+            resident = format_bytes(found["peak_resident_bytes"])
+            print(f"{way:10} {resident} of {format_bytes(size)}, {format_seconds(seconds)}, KL {kl}")
     print(json.dumps(report))
 
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from mlx_diffucoder.errors import TaskError
+from mlx_diffucoder.formatting import format_seconds
 
 from .terminal import one_line
 
@@ -92,7 +93,7 @@ def _pairs(base: Any, calibrator: Any, canvases: Any, names: list[str], parent: 
         began = time.perf_counter()
         chosen = calibrator.choose(before.bits_per_weight)
         seconds = time.perf_counter() - began
-        print(f"{name}: chosen in {seconds:.0f} s", file=sys.stderr, flush=True)
+        print(f"{name}: chosen in {format_seconds(seconds)}", file=sys.stderr, flush=True)
         config = ConvertConfig(quantize=True, widths=chosen.widths)
         after = Checkpoint.of(name, convert(base.folder, parent / f"{name}-calibrated", config), base.dtype)
         found = [one.overall for one in compare(base, [before, after], canvases)]

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from mlx_diffucoder.errors import ConvertError
+from mlx_diffucoder.formatting import format_bytes, format_seconds
 
 from .terminal import one_line
 
@@ -150,12 +151,12 @@ def as_qwen2(folder: Path, out: Path) -> Path:
 
 def table(report: dict[str, Any]) -> str:
     """The report for people."""
-    lines = [f"{report['source_bytes'] / 1e9:.2f} GB to {report['q_bits']} bits, medians of {report['rounds']}"]
+    lines = [f"{format_bytes(report['source_bytes'])} to {report['q_bits']} bits, medians of {report['rounds']}"]
     for part in PARTS:
         row = report[part]
-        took = f"{row['seconds']:7.1f} s, {row['cpu_seconds']:7.1f} s of processor time"
-        lines.append(f"{part:8} {took}, {row['peak_bytes'] / 1e9:6.2f} GB resident at most")
-    parts = ", ".join(f"{name} {report['sum'][name]:.1f} s" for name in ("read", "quantize", "write"))
+        took = f"{format_seconds(row['seconds']):>8}, {format_seconds(row['cpu_seconds']):>8} of processor time"
+        lines.append(f"{part:8} {took}, {format_bytes(row['peak_bytes']):>8} resident at most")
+    parts = ", ".join(f"{name} {format_seconds(report['sum'][name])}" for name in ("read", "quantize", "write"))
     lines.append(f"the sum: {parts}")
     lines.append(f"ours / sum {report['ours_over_sum']:.2f}, ours / mlx-lm {report['ours_over_mlx_lm']:.2f}")
     return "\n".join(lines)

@@ -25,6 +25,7 @@ from typing import Annotated
 import typer
 
 from mlx_diffucoder.errors import BenchError
+from mlx_diffucoder.formatting import format_seconds
 from mlx_diffucoder.trace.reader import read_trace
 from mlx_diffucoder.trace.run import Trace
 
@@ -88,8 +89,8 @@ def main(
                 forwards = trace.stats.nfe
     ratios = [live / plain for plain, live in zip(times[False], times[True], strict=True)]
     low, middle, high = quantiles(ratios, n=4)
-    least, forward = min(times[True]) / min(times[False]), 1e3 * median(times[False]) / forwards
-    print(f"{forwards} forwards of {forward:.1f} ms, {trials} pairs of runs in turn")
+    least, forward = min(times[True]) / min(times[False]), median(times[False]) / forwards
+    print(f"{forwards} forwards of {format_seconds(forward)}, {trials} pairs of runs in turn")
     print(f"time with the view to without: {middle:.3f} (quartiles {low:.3f} to {high:.3f}); of the least times {least:.3f}")
     print(f"drawing: {100 * median(shares):.1f} % of the time, {100 * max(shares):.1f} % at most")
     report = {"model": model, "max_tokens": max_tokens, "columns": columns, "rows": rows, "trials": trials}

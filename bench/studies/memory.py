@@ -24,6 +24,7 @@ from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
+from mlx_diffucoder.formatting import format_bytes
 from mlx_diffucoder.loading import DTYPES
 from mlx_diffucoder.models.transformer import DiffusionModel
 
@@ -64,7 +65,7 @@ def main(
     model.set_dtype(DTYPES[dtype])
     mx.eval(model.parameters())
     weights = mx.get_active_memory()
-    print(f"weights: {weights / 1e9:.2f} GB ({layers} layers, {dtype}); the whole 7B at 4.5 bits: {BYTES_4_BIT / 1e9:.2f} GB")
+    print(f"weights: {format_bytes(weights)} ({layers} layers, {dtype}); the whole 7B at 4.5 bits: {format_bytes(BYTES_4_BIT)}")
     report = {}
     for name in PRESETS:
         config = GenerationConfig.preset(name, max_tokens=max_tokens, seed=0)
@@ -73,7 +74,7 @@ def main(
         share = (measured + others) / BYTES_4_BIT
         report[name] = {"measured_bytes": measured, "other_layers_bytes": others, "share_of_4_bit_weights": share}
         print(
-            f"{name:10} {measured / 1e6:7.0f} MB measured, {others / 1e6:4.0f} MB more for 28 layers:"
+            f"{name:10} {format_bytes(measured):>8} measured, {format_bytes(others):>8} more for 28 layers:"
             f" {100 * share:.1f} % of 4.5-bit weights",
             flush=True,
         )

@@ -16,6 +16,8 @@ import mlx.optimizers as optim
 import typer
 from mlx.utils import tree_flatten
 
+from mlx_diffucoder.formatting import format_seconds
+
 from .terminal import one_line
 
 
@@ -47,7 +49,7 @@ def main(
             same = all(mx.array_equal(one[name], other[name]).item() for name in one)
     medians = {name: median(found[1:]) for name, found in seconds.items()}  # the first warms up
     for name, taken in medians.items():
-        print(f"{name:20} {1e3 * taken:.0f} ms")
+        print(f"{name:20} {format_seconds(taken)}")
     print(json.dumps({"model": model, "trials": trials, "matrices": len(weights), "same": same, "seconds": medians}))
 
 

@@ -25,6 +25,7 @@ from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.step import Decider
 from mlx_diffucoder.decoding.windows.base import ForwardOutput
+from mlx_diffucoder.formatting import format_seconds
 from mlx_diffucoder.loading import DTYPES
 from mlx_diffucoder.models.base import ModelConfig
 from mlx_diffucoder.models.transformer import DiffusionModel
@@ -104,12 +105,12 @@ def main(
     if dtype not in DTYPES:
         raise typer.BadParameter(f"one of {', '.join(DTYPES)}", param_hint="--dtype")
     forward = forward_time(rows, layers, vocab, DTYPES[dtype], trials)
-    print(f"forward of {rows} positions: {1e3 * forward:.0f} ms ({layers} x one layer + lm_head, {dtype})")
+    print(f"forward of {rows} positions: {format_seconds(forward)} ({layers} x one layer + lm_head, {dtype})")
     shares = {}
     for name, fields in DECISIONS.items():
         seconds = decision_time(fields, rows, vocab, DTYPES[dtype], trials)
         shares[name] = {"seconds": seconds, "share_of_forward": seconds / forward}
-        print(f"{name:40} {1e3 * seconds:8.1f} ms {100 * seconds / forward:6.2f} %", flush=True)
+        print(f"{name:40} {format_seconds(seconds):>8} {100 * seconds / forward:6.2f} %", flush=True)
     print(
         json.dumps(
             {"rows": rows, "layers": layers, "vocab": vocab, "dtype": dtype, "forward_seconds": forward, "decisions": shares}

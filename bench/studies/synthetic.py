@@ -21,7 +21,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 
 from mlx_diffucoder.checkpoint import INDEX
 from mlx_diffucoder.convert.shards import ShardWriter
-from mlx_diffucoder.files import check_disk, read_json, written_beside
+from mlx_diffucoder.files import check_disk, new_folder, read_json
 from mlx_diffucoder.loading import POCKET, resolve
 
 from .terminal import one_line
@@ -86,7 +86,7 @@ def write(out: Path, sizes: Sizes, *, seed: int = 0) -> None:
     """Write the folder, beside first and then renamed. Raises `ConvertError` where it exists or does not fit."""
     shapes = weights(sizes)
     total = sum(value.nbytes for value in shapes.values())
-    with written_beside(out) as unfinished:
+    with new_folder(out) as unfinished:
         check_disk(out, unfinished, total)
         _write_weights(unfinished, shapes, np.random.default_rng(seed))
         for file in TOKENIZER:

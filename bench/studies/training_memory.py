@@ -13,6 +13,7 @@ import mlx.nn as nn
 import typer
 
 from mlx_diffucoder.bench.shapes import SHAPES
+from mlx_diffucoder.formatting import format_bytes
 from mlx_diffucoder.loading import DTYPES
 from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.training.learners import Tuning, add_adapters
@@ -42,8 +43,8 @@ def main(
         for size in batch or (1, 4):
             memory = memory_to_train(model, make_optimizer(TrainSettings(steps=1)), batch=size, length=length)
             rows.append({"batch": size, "gradient_checkpointing": checkpointing, **memory.to_dict()})
-            parts = ", ".join(f"{name} {count / 1e9:.2f}" for name, count in memory.to_dict().items())
-            print(f"batch {size}{', gradient checkpointing' if checkpointing else ''}: {parts} GB")
+            parts = ", ".join(f"{name} {format_bytes(count)}" for name, count in memory.to_dict().items())
+            print(f"batch {size}{', gradient checkpointing' if checkpointing else ''}: {parts}")
     print(json.dumps({"bits": bits, "rank": rank, "length": length, "dtype": dtype, "rows": rows}))
 
 

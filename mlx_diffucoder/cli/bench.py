@@ -10,6 +10,7 @@ import typer
 
 from ..config import PRESETS, GenerationConfig
 from ..errors import BenchError, ConfigError
+from ..formatting import format_bytes, format_seconds
 from .bench_compare import compare_benches
 from .command import Command, Group, examples, refuse_options
 from .options import (
@@ -279,9 +280,10 @@ def _print_prediction(name: str, bits: int, generation: tuple[int | None, int | 
 def _table(said: dict[str, Any], ceilings: "Ceilings", work: "Work") -> list[str]:
     """The prediction for people."""
     lines = [
-        f"PREDICTED, not measured: DiffuCoder-7B, {said['bits']} bits ({work.bytes / 1e9:.2f} GB), on {ceilings.chip}",
+        f"PREDICTED, not measured: DiffuCoder-7B, {said['bits']} bits ({format_bytes(work.bytes)}), on {ceilings.chip}",
         *ceilings.lines(),
-        f"{'overhead':10} " + (f"{1e3 * ceilings.overhead:.1f} ms a forward" if ceilings.overhead else "not known: lower bounds"),
+        f"{'overhead':10} "
+        + (f"{format_seconds(ceilings.overhead)} a forward" if ceilings.overhead else "not known: lower bounds"),
         "",
         "positions   predicted ms   bound by",
     ]
@@ -294,7 +296,9 @@ def _table(said: dict[str, Any], ceilings: "Ceilings", work: "Work") -> list[str
         f"predicted: denoising is faster below {said['break_even_positions_per_useful_token']:.1f} positions per useful token",
     ]
     if one := said.get("generation"):
-        lines.append(f"predicted: {one['seconds']:.2f} s for {one['nfe']} forwards of {one['positions']} positions in all")
+        lines.append(
+            f"predicted: {format_seconds(one['seconds'])} for {one['nfe']} forwards of {one['positions']} positions in all"
+        )
     if said["published"]:
         lines += ["", "the same model on what llama.cpp measured of Llama-2-7B (its constants are fitted to such rows):"]
     return lines

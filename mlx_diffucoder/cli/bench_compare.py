@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BenchError
+from ..formatting import format_bytes
 from .options import Json, Quiet
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _said(reports: "list[Report]", others: list[list[str]], drawn: list[Path]) -
 def _heads(reports: "list[Report]") -> Iterator[str]:
     for report in reports:
         model, card, ceilings = report.content["model"], report.content["card"], report.content["ceilings"]
-        yield f"{report.label}: {report.machine}, {card['memory_bytes'] / 1e9:.1f} GB, {card['system']}, MLX {card['mlx']}"
+        yield f"{report.label}: {report.machine}, {format_bytes(card['memory_bytes'])}, {card['system']}, MLX {card['mlx']}"
         yield f"  {model['name']}: {model['bits_per_weight']:.2f} bits a weight, {model['dtype']}; {report.content['made']}"
         yield f"  {ceilings['bandwidth'] / 1e9:.0f} GB/s, {ceilings['flops'] / 1e12:.3g} TFLOP/s ({ceilings['source']})"
         yield f"  trials: {report.content['trials']}, medians (least-most)"

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ..formatting import format_bytes, format_seconds, format_spread
+
 if TYPE_CHECKING:
     from ..bench.decoders import SideBySide, Speed
     from ..bench.speed import Split
@@ -23,7 +25,7 @@ WIDTHS = (20, 17, 17, 7, 10, 9)
 def lines(report: dict[str, Any], split: "Split", answers: "SideBySide") -> Iterator[str]:
     """All that was measured, for people."""
     model, rows = report["model"], report["decoders"]
-    yield f"{'model':10} {model['name']}: {model['bytes'] / 1e9:.3g} GB, {model['bits_per_weight']:.2f} bits a weight"
+    yield f"{'model':10} {model['name']}: {format_bytes(model['bytes'])}, {model['bits_per_weight']:.2f} bits a weight"
     yield f"{'':10} trials: {report['trials']}, in turns; the median (least to most)"
     yield f"{'':10} share: of the roofline, what the ceilings would allow"
     yield from _forwards(report["forwards"])
@@ -48,7 +50,7 @@ def _split(split: "Split") -> Iterator[str]:
 
     yield f"\nstep: {split.step}, the mean of {split.steps}"
     for part, seconds in split.parts.items():
-        yield f"{LABELS[part]:>9}  {1e3 * seconds:.2f} ms  {100 * seconds / sum(split.parts.values()):.1f} %"
+        yield f"{LABELS[part]:>9}  {format_seconds(seconds):>7}  {100 * seconds / sum(split.parts.values()):.1f} %"
     sums = split.sum_over_step
     made = f"{100 * sums.median:.0f} % ({100 * sums.low:.0f} to {100 * sums.high:.0f})"
     yield f"{'':9}  the parts, each waited for, make {made} of a step"
@@ -67,8 +69,8 @@ def details(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{tokens / one['nfe'] if one['nfe'] else 0:9.2f} useful tokens per forward"
             if tokens:
                 yield f"{one['positions'] / tokens:9.1f} positions per useful token"
-            yield f"{1e3 * first['seconds']:9.1f} ms to the first settled token"
-            yield f"{one['peak_memory_bytes'] / 1e6:9.0f} MB of memory at most"
+            yield f"{format_seconds(first['seconds']):>9} to the first settled token"
+            yield f"{format_bytes(one['peak_memory_bytes']):>9} of memory at most"
             yield f"{100 * one['roofline_share']:9.0f} % of the roofline"
 
 
@@ -144,4 +146,4 @@ def _spread(one: dict[str, float]) -> str:
 
 
 def _milliseconds(time: dict[str, float]) -> str:
-    return f"{1e3 * time['seconds']:.2f} ms ({1e3 * time['low']:.2f} to {1e3 * time['high']:.2f})"
+    return format_spread(time["seconds"], time["low"], time["high"])

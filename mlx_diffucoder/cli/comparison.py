@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..formatting import format_bytes
+
 if TYPE_CHECKING:
     from ..data import Text
     from ..divergence.kl import Divergence
@@ -40,7 +42,7 @@ def _summary(rows: "list[Row]") -> Table:
     table = _table("size", "bits a\nweight", *MEASURES, "perplex-\nity", *(["pass@1,\n%"] if passed else []))
     for row in rows:
         mean: Divergence | None = row.comparison.overall if row.comparison else None
-        cells = [escape(row.label), _size(row.bytes_on_disk), f"{row.bits_per_weight:.2f}"]
+        cells = [escape(row.label), format_bytes(row.bytes_on_disk), f"{row.bits_per_weight:.2f}"]
         if mean:
             cells += [*_measures(mean), f"{mean.other_perplexity:.3f}"]
         else:
@@ -75,7 +77,3 @@ def _measures(mean: "Divergence", *, interval: bool = True) -> list[str]:
     kl = f"{mean.kl:.3g}" + (f"\n[dim]{low:.2g}–{high:.2g}[/dim]" if interval else "")
     order = "-" if mean.order is None else f"{100 * mean.order:.2f}"
     return [kl, f"{100 * mean.top1:.2f}", order, f"{100 * mean.first:.1f}"]
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SettingsError
-from ..files import write_whole
+from ..files import write_atomically
 from .command import Command, Option, examples
 from .options import Json, Quiet
 from .settings import Key, Schema, Settings, config_path, leaves, read_file
@@ -169,6 +169,6 @@ def _change(schema: Schema, key: Key, value: Any) -> None:
 def _write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, text)
+        write_atomically(file, text, private=True)
     except OSError as error:
         raise SettingsError(f"{file}: cannot be written ({error.strerror})") from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import HubError
+from ..formatting import format_bytes
 from .command import Command, examples
 from .options import OUTPUT, complete_model
 
@@ -107,7 +108,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
     seconds = time.perf_counter() - began
     _say_what_was_measured(plans[0])
     size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"wrote {size / 1e6:.1f} MB; run it with: diffucode generate -m {folder} ...", file=sys.stderr)
+    print(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {folder} ...", file=sys.stderr)
     address = None
     if upload is not None:
         show_hub_bars()
@@ -120,7 +121,6 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
 
 def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     from ..convert import make_plan
-    from ..files import readable
     from .progress import measuring
 
     with measuring() if config.calibrate else nullcontext() as bar:
@@ -131,10 +131,10 @@ def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     longest = max(len(layer.name) for layer in plan.layers)
     for layer in plan.layers:
         stored = str(layer.width or layer.dtype)
-        print(f"{layer.name:{longest}} {readable(layer.bytes_in):>9} -> {readable(layer.bytes_out):>9}  {stored}")
+        print(f"{layer.name:{longest}} {format_bytes(layer.bytes_in):>9} -> {format_bytes(layer.bytes_out):>9}  {stored}")
     print(
-        f"{plan.parameters / 1e6:.1f} M weights, {readable(plan.bytes_in)} -> {readable(plan.bytes_out)},"
-        f" {plan.bits_per_weight:.3f} bits per weight; about {readable(plan.memory_to_run)} of memory to run it"
+        f"{plan.parameters / 1e6:.1f} M weights, {format_bytes(plan.bytes_in)} -> {format_bytes(plan.bytes_out)},"
+        f" {plan.bits_per_weight:.3f} bits per weight; about {format_bytes(plan.memory_to_run)} of memory to run it"
     )
     _say_what_was_measured(plan)
     _say_what_is_left(plan, config)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import DoctorError
+from ..formatting import format_bytes, format_seconds
 from .command import Command, examples
 from .options import Json, Quiet
 
@@ -92,11 +93,13 @@ def _memory(total: int) -> dict[str, Any]:
 
 
 def _print_memory(memory: dict[str, Any]) -> None:
-    part = f", of which Metal recommends {memory['recommended'] / 1e9:.1f}" if memory["recommended"] != memory["total"] else ""
-    print(f"{'7B':10} in {memory['total'] / 1e9:.1f} GB of memory{part}:")
+    part = (
+        f", of which Metal recommends {format_bytes(memory['recommended'])}" if memory["recommended"] != memory["total"] else ""
+    )
+    print(f"{'7B':10} in {format_bytes(memory['total'])} of memory{part}:")
     for row in memory["7b"]:
-        size, needed = f"{row['bytes'] / 1e9:5.2f} GB", f"{row['memory_to_run'] / 1e9:4.1f} GB"
-        print(f"{'':10} {row['bits']:2} bits: {size}, about {needed} to run: {FITS[row['fits']]}")
+        size, needed = format_bytes(row["bytes"]), format_bytes(row["memory_to_run"])
+        print(f"{'':10} {row['bits']:2} bits: {size:>8}, about {needed:>8} to run: {FITS[row['fits']]}")
 
 
 def _hub_cache() -> dict[str, Any]:
@@ -112,8 +115,8 @@ def _hub_cache() -> dict[str, Any]:
 
 
 def _print_cache(cache: dict[str, Any]) -> None:
-    there = "is not there" if cache["bytes"] is None else f"is there, {cache['bytes'] / 1e9:.2f} GB"
-    print(f"{'Hub cache':10} {cache['model']} {there}; {cache['free_bytes'] / 1e9:.1f} GB free in {cache['folder']}")
+    there = "is not there" if cache["bytes"] is None else f"is there, {format_bytes(cache['bytes'])}"
+    print(f"{'Hub cache':10} {cache['model']} {there}; {format_bytes(cache['free_bytes'])} free in {cache['folder']}")
 
 
 def _self_test(*, quiet: bool) -> "list[Check]":
@@ -136,4 +139,4 @@ def _self_test(*, quiet: bool) -> "list[Check]":
         checks.append(check)
         if not quiet:
             verdict = "right" if check.right else "WRONG"
-            print(f"{'':10} {verdict}: {check.name}: {check.found()} ({check.seconds:.1f} s)", flush=True)
+            print(f"{'':10} {verdict}: {check.name}: {check.found()} ({format_seconds(check.seconds)})", flush=True)

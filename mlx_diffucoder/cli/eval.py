@@ -220,7 +220,6 @@ def _print_table(summary: "Summary", name: str) -> None:
 
 
 def _rows(summary: "Summary") -> dict[str, Any]:
-    stats = summary.stats
     rows = {f"pass@{k}": "-" if value is None else f"{100 * value:.1f} %" for k, value in summary.pass_at.items()}
     if summary.interval:
         low, high = summary.interval
@@ -231,9 +230,6 @@ def _rows(summary: "Summary") -> dict[str, Any]:
         "answers passed": f"{summary.passed} of {summary.answers}",
         "failures": ", ".join(f"{kind} {count}" for kind, count in summary.failures.items() if count) or "none",
         "forwards an answer (NFE)": f"{summary.nfe:.2f}",
-        "positions per useful token": f"{stats.positions_per_useful_token:.1f}",
-        "useful tokens per forward": f"{stats.tokens_per_forward:.2f}",
-        "useful tokens per second": f"{stats.tokens_per_second:.1f}  ({stats.useful_tokens} in {stats.seconds:.1f} s)",
+        **summary.stats.lines(),
         "unresolved masks": f"{summary.unresolved_masks}",
-        "peak memory": f"{stats.peak_memory_bytes / 1e9:.2f} GB",
     }

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..formatting import format_bytes
 from .command import Command, examples
 from .options import Model, Quiet, Yes
 
@@ -32,6 +33,6 @@ def fuse(
     with waiting(f"fusing {name}"):
         fuse_folders(folder, adapter, out, dequantize=dequantize)
     size = sum(file.stat().st_size for file in out.iterdir())
-    print(f"wrote {size / 1e6:.1f} MB; run it with: diffucode generate -m {out} ...", file=sys.stderr)
+    print(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {out} ...", file=sys.stderr)
     print(out)
     return 0

@@ -228,20 +228,12 @@ class Run:
 
     def print_numbers(self) -> None:
         """What `-v` prints, on stderr."""
-        stats = self.stats
-        lines = {
-            "forwards (NFE)": f"{stats.nfe}",
-            "positions forwarded": f"{stats.positions}",
-            "useful tokens": f"{stats.useful_tokens}",
-            "useful tokens per forward": f"{stats.tokens_per_forward:.2f}",
-            "positions per useful token": f"{stats.positions_per_useful_token:.1f}",
-            "useful tokens per second": f"{stats.tokens_per_second:.1f}  ({stats.seconds:.2f} s)",
-            "peak memory": f"{stats.peak_memory_bytes / 1e9:.2f} GB",
-        }
+        from .terminal import print_numbers
+
+        lines = self.stats.lines()
         if self.live:
             lines["drawing the canvas"] = f"{100 * self.drawing / self.seconds:.2f} % of the time"
-        for label, value in lines.items():
-            print(f"{label:>27}  {value}", file=sys.stderr)
+        print_numbers(lines)
 
     def _canvas(self) -> "Canvas":
         from ..generation import canvas_of

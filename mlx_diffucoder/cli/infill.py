@@ -176,20 +176,17 @@ class _Run:
 
     def print_numbers(self) -> None:
         """What `-v` prints, on stderr."""
-        filled, stats = self.filled, self.stats
+        from .terminal import print_numbers
+
+        filled = self.filled
         lines = {
             "text shown to the model": f"{filled.seen} tokens around {len(filled.holes)} hole{'s'[: len(filled.holes) > 1]}",
             "canvases tried": f"{filled.tried}{', the model said where the text ends' if filled.agreed else ''}",
             "tokens in the holes": ", ".join(map(str, filled.lengths)),
             "mean log-probability": f"{filled.score:.3f}",
-            "forwards (NFE)": f"{stats.nfe}",
-            "positions forwarded": f"{stats.positions}",
-            "positions per useful token": f"{stats.positions_per_useful_token:.1f}",
-            "useful tokens per second": f"{stats.tokens_per_second:.1f}  ({stats.seconds:.2f} s)",
-            "peak memory": f"{stats.peak_memory_bytes / 1e9:.2f} GB",
+            **self.stats.lines(),
         }
-        for label, value in lines.items():
-            print(f"{label:>27}  {value}", file=sys.stderr)
+        print_numbers(lines)
 
 
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..config import PRESETS, GenerationConfig
 from ..errors import BenchError
+from ..files import write_output
 from .progress import waiting
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def measure_here(plan: Plan, *, measure: bool, as_json: bool) -> int:
         "decoders": [speed.to_dict(answers.baseline, ceilings) for speed in answers.speeds],
     }
     if plan.out is not None:
-        _write(plan.out, json.dumps(report))
+        write_output(plan.out, json.dumps(report) + "\n", flag="--out")
     if as_json:
         print(json.dumps(report))
     else:
@@ -158,15 +159,3 @@ def _check_writable(path: Path) -> None:
         raise BenchError(f"--out {path}: {'is a folder' if path.is_dir() else 'its folder does not exist'}; name a file")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise BenchError(f"--out {path}: may not be written (permission denied); name another file")
-
-
-def _write(path: Path, text: str) -> None:
-    """The file whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise BenchError(f"--out {path}: cannot be written ({error.strerror})") from None
-    finally:
-        beside.unlink(missing_ok=True)

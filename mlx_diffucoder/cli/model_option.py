@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import HubError
+from ..formatting import format_bytes
 from ..loading import DEFAULT_MODEL, POCKET, Download, check_dtype, load, resolve
 from ..memory import memory_size, memory_to_run
 from .progress import waiting
@@ -56,20 +57,21 @@ def folder_named(name: str | None, *, yes: bool) -> tuple[str, Path]:
 def check_download(download: Download, *, yes: bool, ask: bool) -> None:
     """Say what is about to be fetched, check that it fits, and ask where that is called for."""
     free, memory = free_disk(download.folder), memory_size()
+    missing, needed = format_bytes(download.missing), format_bytes(memory_to_run(download.total))
     print(
-        f"{download.repo} is not on this machine: {_gb(download.missing)} to download into {download.folder}"
-        f" ({_gb(free)} free). To run, it takes about {_gb(memory_to_run(download.total))} of this machine's"
-        f" {_gb(memory)} of memory.",
+        f"{download.repo} is not on this machine: {missing} to download into {download.folder}"
+        f" ({format_bytes(free)} free). To run, it takes about {needed} of this machine's"
+        f" {format_bytes(memory)} of memory.",
         file=sys.stderr,
     )
     if download.missing > free:
         raise HubError(
-            f"{download.repo}: not enough disk, {_gb(download.missing)} needed and {_gb(free)} free in {download.folder};"
+            f"{download.repo}: not enough disk, {missing} needed and {format_bytes(free)} free in {download.folder};"
             f" make room, set HF_HOME to another disk, or use -m {POCKET}"
         )
     if memory_to_run(download.total) > memory and not yes:
         raise HubError(
-            f"{download.repo}: not enough memory to run it, about {_gb(memory_to_run(download.total))} of {_gb(memory)};"
+            f"{download.repo}: not enough memory to run it, about {needed} of {format_bytes(memory)};"
             " name a smaller one with -m (a 4-bit conversion takes half), or download it all the same with --yes"
         )
     if ask and not yes:
@@ -93,7 +95,3 @@ def free_disk(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..files import put_in_place
+from ..files import write_output
 
 if TYPE_CHECKING:
     from .compare import Row
@@ -62,5 +62,5 @@ def draw_picture(pyplot: Any, base: "Row", rows: "list[Row]", path: Path) -> Non
         one.grid(alpha=0.3)
     figure.suptitle(f"against {base.label}")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
-    put_in_place(path, lambda file: figure.savefig(file, dpi=150), "--picture")
+    write_output(path, lambda file: figure.savefig(file, dpi=150), flag="--picture")
     pyplot.close(figure)

@@ -20,6 +20,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from ..formatting import format_bytes
+
 if TYPE_CHECKING:
     from ..training.trainer import Report
 
@@ -137,5 +139,5 @@ def training(steps: int) -> Iterator[Callable[["Report"], None]]:
 def _numbers(report: "Report") -> str:
     valid = "" if report.valid is None else f"  valid {report.valid:.4f}"
     news = "".join(f"  {name} {value:.3f}" for name, value in report.news.items())
-    speed = f"{report.tokens_per_second:.0f} tokens/s  {report.memory / 1e9:.2f} GB"
+    speed = f"{report.tokens_per_second:.0f} tokens/s  {format_bytes(report.memory)}"
     return f"loss {report.loss:.4f}{news}{valid}  rate {report.rate:.1e}  {speed}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import HOLES, PRESETS, GenerationConfig
 from ..errors import ConfigError, ExecutionError, TaskError
+from .terminal import print_numbers
 
 if TYPE_CHECKING:
     from ..best_of import Ranked
@@ -82,7 +83,7 @@ class Several:
                 head = f"{'' if place == 1 else chr(10)}# answer {place}{canvas}, mean log-probability {row['score']:.3g}\n"
                 print(head + row["text"].removesuffix("\n"))
         if verbose:
-            _print_numbers(stats)
+            print_numbers(stats.lines())
         return 1 if failed else 0
 
     def _answers(self, prompt: str, task: "Task | None") -> "tuple[list[dict[str, Any]], Stats]":
@@ -133,7 +134,7 @@ class Several:
             sys.stdout.buffer.write(after)
             sys.stdout.buffer.flush()
         if verbose:
-            _print_numbers(stats)
+            print_numbers(stats.lines())
         return 0
 
     def _stats(self, nfe: int, positions: int, useful: int, seconds: float) -> "Stats":
@@ -183,16 +184,3 @@ def _passes(one: "Ranked", task: "Task") -> bool:
 
     code = code_of(one.answer.text, task)
     return bool(code) and run_program(code, task.tests, Limits()).passed
-
-
-def _print_numbers(stats: "Stats") -> None:
-    lines = {
-        "forwards (NFE)": f"{stats.nfe}",
-        "positions forwarded": f"{stats.positions}",
-        "useful tokens": f"{stats.useful_tokens}",
-        "positions per useful token": f"{stats.positions_per_useful_token:.1f}",
-        "useful tokens per second": f"{stats.tokens_per_second:.1f}  ({stats.seconds:.2f} s)",
-        "peak memory": f"{stats.peak_memory_bytes / 1e9:.2f} GB",
-    }
-    for label, value in lines.items():
-        print(f"{label:>27}  {value}", file=sys.stderr)

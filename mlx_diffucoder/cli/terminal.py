@@ -1,4 +1,4 @@
-"""The process and its terminal: error lines, signals and exit codes, what stdin holds, the user's editor."""
+"""The process and its terminal: error lines, signals and exit codes, what stdin holds, a run's numbers, the user's editor."""
 
 import os
 import shlex
@@ -6,7 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -70,6 +70,12 @@ def is_live(wanted: bool = True) -> bool:
 def is_file(stream: TextIO) -> bool:
     """Whether a stream writes to a regular file."""
     return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+
+
+def print_numbers(lines: Mapping[str, str]) -> None:
+    """Print what `-v` asks for on stderr: a label and a value a line, such as `Stats.lines` gives."""
+    for label, value in lines.items():
+        print(f"{label:>27}  {value}", file=sys.stderr)
 
 
 def read_prompt(argument: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import TrainError
+from ..formatting import format_bytes
 from .command import Command, examples
 from .options import Json, Model, Quiet, Yes
 from .terminal import Terminated
@@ -197,16 +198,15 @@ def _outcome(trainer: "Trainer", out: Path) -> dict[str, object]:
 
 
 def _say_what_is_coming(job: "Job | GrpoJob") -> None:
-    from ..files import readable
     from ..memory import memory_size
 
     for line in job.skipped:
         print(line, file=sys.stderr)
-    memory = {name: readable(count) for name, count in job.memory.to_dict().items()}
+    memory = {name: format_bytes(count) for name, count in job.memory.to_dict().items()}
     print(
         f"{job.what}, {job.settings.steps} steps; about {memory['total']} at most: weights"
         f" {memory['weights']}, gradients {memory['gradients']}, optimizer {memory['optimizer']}, activations"
-        f" {memory['activations']}, logits {memory['logits']}; this machine has {readable(memory_size())}",
+        f" {memory['activations']}, logits {memory['logits']}; this machine has {format_bytes(memory_size())}",
         file=sys.stderr,
     )
 

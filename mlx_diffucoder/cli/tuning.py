@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import PRESETS, GenerationConfig
 from ..errors import BenchError
+from ..formatting import format_seconds
 from .progress import waiting
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def tune_here(
 def _print(preset: str, found: "list[Point]", chosen: "Point") -> None:
     own = next(point for point in found if PRESETS[preset]["window"] == point.window)
     print(f"{preset}: {len(found)} widths, forwards counted and timed; no answer was judged")
-    print(f"{'width':>9}  {'forwards':>8}  {'positions':>9}  {'useful tokens':>13}  {'ms per useful token':>19}")
+    print(f"{'width':>9}  {'forwards':>8}  {'positions':>9}  {'useful tokens':>13}  {'per useful token':>19}")
     for point in found:
         mark = " chosen" if point is chosen else " preset's" if point is own else ""
         print(f"{point.width:9}  {_numbers(point)}{mark}")
@@ -104,4 +105,4 @@ def _print(preset: str, found: "list[Point]", chosen: "Point") -> None:
 
 
 def _numbers(point: Any) -> str:
-    return f"{point.nfe:8}  {point.positions:9}  {point.useful_tokens:13}  {1e3 * point.per_token:16.3f} ms"
+    return f"{point.nfe:8}  {point.positions:9}  {point.useful_tokens:13}  {format_seconds(point.per_token):>19}"

@@ -7,6 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..formatting import format_bytes, format_seconds
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -68,6 +70,18 @@ class Stats:
     @property
     def tokens_per_second(self) -> float:
         return self.useful_tokens / self.seconds if self.seconds else 0.0
+
+    def lines(self) -> dict[str, str]:
+        """The numbers for people: a label and a text with its unit each, in the order to print them."""
+        return {
+            "forwards (NFE)": f"{self.nfe}",
+            "positions forwarded": f"{self.positions}",
+            "useful tokens": f"{self.useful_tokens}",
+            "useful tokens per forward": f"{self.tokens_per_forward:.2f}",
+            "positions per useful token": f"{self.positions_per_useful_token:.1f}",
+            "useful tokens per second": f"{self.tokens_per_second:.1f}  ({format_seconds(self.seconds)})",
+            "peak memory": format_bytes(self.peak_memory_bytes),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The counts and the rates made of them, as JSON can hold them."""

@@ -1,4 +1,4 @@
-"""How good an answer is: task files, answers run in a process of their own, pass@k."""
+"""Evaluation: answer tasks, run the answers in a separate process, compute pass@k."""
 
 from ..statistics import confidence_interval, pass_at_k
 from .execute import FAILURES, Limits, Outcome, run_program

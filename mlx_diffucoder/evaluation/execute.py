@@ -1,16 +1,15 @@
-"""One answer run in a process of its own, under limits.
+"""Run one answer in a separate process, under limits.
 
-What is limited: wall-clock and CPU time, address space, the size of any file, what is printed; new
-processes and threads. The process has an empty environment but for the temporary folder's name and
-one thread a library, that folder as its working directory, nothing on stdin, and its own process
-group, all of which is killed at the end whatever happened.
+Limited are wall-clock and CPU time, address space, the size of any file, printed bytes, and new processes
+and threads. The process gets a nearly empty environment, a temporary folder as its working directory and
+home, nothing on stdin, and its own process group, which is always killed at the end.
 
-What is not covered. **This is no security sandbox**: the code runs as the user, and can read, change
-and delete the user's files and use the network. It is meant for what models write by mistake, not for
-code that means harm; code that looks for the verdict's token in its own process can claim to have
-passed. macOS ignores the limit on memory. Root is exempt from the limit on processes: there only the
-refusal of Python's own calls and the kill of the process group remain, and a process that C code has put into
-another group outlives it. Many files may be written, each below the limit; the folder is removed with them.
+**This is not a security sandbox.** The code runs as you: it can read, change and delete your files and use
+the network. The limits stop mistakes, not malice: code that searches its own process for the verdict's
+token can claim to have passed. macOS ignores the memory limit. The process limit does not apply to root:
+there, only the refusal of Python's own calls and the kill of the process group remain, and a process that C
+code moved to another group survives. An answer may write many files, each below the limit; they are
+removed with the folder.
 """
 
 import json
@@ -44,20 +43,20 @@ FAILURES = {
 }
 RUNNER = Path(__file__).with_name("runner.py")
 CHUNK = 1 << 16
-POLL = 0.02  # seconds between looks at a process whose pipes are silent
+POLL = 0.02  # seconds between checks of a process whose pipes are silent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a program may use.
+    """The limits of a program.
 
     Attributes:
-        timeout: seconds, from the start of its process.
-        memory: megabytes (2**20 bytes) of address space, the interpreter's included.
-        output: bytes printed on stdout and stderr together, and bytes of any one file.
+        timeout: seconds of wall-clock time, from the start of its process.
+        memory: MiB of address space, the interpreter included.
+        output: bytes printed to stdout and stderr together, and bytes of any one file.
 
     Raises:
-        ConfigError: a value that cannot work, by the field's name.
+        ConfigError: a value is out of range; it names the field.
     """
 
     timeout: float = 5.0
@@ -75,7 +74,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended: `PASSED` or one of `FAILURES`, and a line about it."""
+    """How a program ended: `PASSED` or one of `FAILURES`, and one line of detail."""
 
     kind: str
     detail: str = ""
@@ -86,10 +85,10 @@ class Outcome:
 
 
 def run_program(code: str, tests: str, limits: Limits) -> Outcome:
-    """Run `code`, then `tests` in the same module, in another process; it passed when neither raised.
+    """Run `code`, then `tests` in the same module, in another process. It passes if neither raises.
 
-    Returns within `limits.timeout` and the time it takes to kill a process group, with all of that
-    group dead and its folder gone, also on Ctrl-C.
+    Returns within `limits.timeout` plus the time to kill a process group. The whole group is then dead and
+    its folder removed, also after Ctrl-C.
 
     Raises:
         ExecutionError: no process could be started.
@@ -150,15 +149,15 @@ def _start(job: dict[str, Any], folder: str, verdict: int) -> "subprocess.Popen[
 
 
 def _watch(process: "subprocess.Popen[bytes]", verdict: int, token: bytes, limits: Limits) -> Outcome:
-    """Read what the process says until it gives its verdict, ends, or exceeds a limit."""
+    """Read the pipes until the process gives its verdict, ends, or exceeds a limit."""
     deadline = time.monotonic() + limits.timeout
     said, printed = b"", 0
     with selectors.DefaultSelector() as pipes:
         pipes.register(verdict, selectors.EVENT_READ)
         pipes.register(process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
         while (left := deadline - time.monotonic()) > 0:
-            # Asked before the pipes are read: what it wrote before it ended is read once more. Their end is no
-            # sign, since what it started may hold them open.
+            # Checked before the pipes are read, so that everything written before the end is read. The end of
+            # a pipe proves nothing: a child process may hold it open.
             ended = process.poll() is not None
             ready = pipes.select(0 if ended else min(left, POLL))
             for key, _ in ready:
@@ -179,15 +178,15 @@ def _watch(process: "subprocess.Popen[bytes]", verdict: int, token: bytes, limit
 
 
 def _verdict(said: bytes, token: bytes) -> Outcome:
-    """The runner's verdict; what an answer may have written into its pipe is not taken for one."""
+    """The runner's verdict. Anything else that an answer wrote into the pipe is rejected."""
     if said == token:
         return Outcome(PASSED)
     try:
         kind, detail = json.loads(said)
     except (ValueError, TypeError):
-        return Outcome("exit", "no verdict that could be read")
+        return Outcome("exit", "the verdict cannot be read")
     if kind not in ("wrong", "error", "memory", "output") or not isinstance(detail, str):
-        return Outcome("exit", "no verdict that could be read")
+        return Outcome("exit", "the verdict cannot be read")
     return Outcome(kind, detail)
 
 
@@ -196,14 +195,14 @@ def _silent(code: int) -> Outcome:
     if code >= 0:
         return Outcome("exit", f"ended with exit code {code} before its tests were done")
     name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
-    # A SIGKILL that is not ours: the kernel sends it where memory runs out.
+    # A SIGKILL that is not ours comes from the kernel when memory runs out.
     kinds = {signal.SIGXCPU: "timeout", signal.SIGXFSZ: "output", signal.SIGKILL: "memory"}
     return Outcome(kinds.get(-code, "error"), f"killed by {name}")  # type: ignore[call-overload]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the whole group at once: a fork bomb has no moment between two kills to go on in."""
-    with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS says EPERM where only a zombie is
+    """Kill the whole group at once, which leaves a fork bomb no time to continue."""
+    with suppress(ProcessLookupError, PermissionError):  # no process left; macOS raises EPERM if only a zombie is
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if process.stdout is not None:

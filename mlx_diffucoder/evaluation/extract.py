@@ -1,4 +1,4 @@
-"""The program in an answer, taken as the benchmarks take it."""
+"""Extract the program from an answer, as the benchmarks do."""
 
 import re
 
@@ -8,21 +8,19 @@ FENCE = re.compile(
     r"^[ \t]*(?P<fence>```+|~~~+)[ \t]*(?P<label>[^\n`]*)\n(?P<body>.*?)(?:^[ \t]*(?P=fence)[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
 )
 PYTHON = {"", "python", "python3", "py"}
-# Where a completion ends: the stop sequences of the Codex paper (arXiv 2107.03374).
+# Stop sequences of completions, from the Codex paper (arXiv 2107.03374).
 STOPS = re.compile(r"\n(?:class\b|def\b|#|if\b|print\b)")
 
 
 def code_of(answer: str, task: Task) -> str:
-    """The program that an answer stands for; empty where there is no code in it.
+    """The program in an answer; empty if it holds no code.
 
-    It is the first fenced block that holds anything and is not labelled as another language, and
-    without such a block the whole answer. Where the task is code to be completed, an answer
-    that defines the function is put behind what stands above the function in the task (imports,
-    helpers), and one that does not is a completion: it is put behind the whole of it, up to where
-    something new begins at the left margin.
+    This is the first non-empty fenced block that is not labelled as another language, or the whole answer
+    if there is none. If the task is code to complete, an answer that defines the function is appended to
+    the lines above the function in the task (imports, helpers). Any other answer is a completion: it is
+    appended to the whole stub, up to the next statement at the left margin.
 
-    Not covered: prose around code that is not fenced; it is a syntax error, as it is to a reader
-    who pastes the answer into a file.
+    Not covered: prose around code without a fence, which is a syntax error.
     """
     blocks = [match for match in FENCE.finditer(answer) if match["body"].strip()]
     block = next((match["body"] for match in blocks if _label(match["label"]) in PYTHON), None)

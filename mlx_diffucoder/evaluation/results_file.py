@@ -1,7 +1,6 @@
-"""The file of a run's results, one JSON object a line, from which a stopped run goes on.
+"""The results file of a run: JSON lines from which a stopped run continues.
 
-The first line says what the results are of. Lines are only ever added at the end; a line that a crash
-left unfinished is cut off.
+The first line identifies the run. Lines are only appended; a line that a crash left incomplete is cut off.
 """
 
 import hashlib
@@ -24,10 +23,10 @@ FORMAT = 1
 
 
 def identity(name: str, model: DiffusionModel, tasks: Iterable[Task], config: GenerationConfig, limits: Limits) -> dict[str, Any]:
-    """What results must have in common to be put together: a file's first line.
+    """The first line of a results file: everything that its results must share.
 
-    Neither the number of tasks taken from the file nor that of samples is in it: an answer depends on
-    neither, so a run may be gone on with for more of both.
+    The number of tasks and the number of samples are not in it. No answer depends on them, so a run may
+    continue with more of both.
     """
     text = json.dumps([[task.id, task.prompt, task.stub, task.tests] for task in tasks])
     return {
@@ -41,11 +40,11 @@ def identity(name: str, model: DiffusionModel, tasks: Iterable[Task], config: Ge
 
 
 class ResultsFile:
-    """A results file that is being added to. `results` are those it had, in the file's order.
+    """A results file open for appending. `results` holds the ones it already had, in file order.
 
     Raises:
-        TaskError: the file cannot be read or written, is none of results, has a broken line before
-            its last, or holds results of something else; the message names the file and says which.
+        TaskError: the file cannot be read or written, is not a results file, has a broken line before its
+            last, or holds results of another run. The message names the file and the reason.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]):
@@ -58,7 +57,7 @@ class ResultsFile:
             if whole:
                 self._read(whole.split(b"\n")[:-1], json.loads(header))
             elif not header.startswith(data):
-                raise TaskError(f"{path}: not a results file of diffucode eval; name another one with --out")
+                raise TaskError(f"{path}: not a results file of diffucode eval; choose another file with --out")
             self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b")
             self._file.truncate(len(whole))
             self._file.seek(len(whole))
@@ -68,7 +67,7 @@ class ResultsFile:
             raise self._failed(error) from None
 
     def add(self, result: Result) -> None:
-        """Write a result; it is in the file when this returns."""
+        """Append a result. It is in the file when this returns."""
         self._write(json.dumps(result.to_dict(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
     def __enter__(self) -> Self:
@@ -85,18 +84,18 @@ class ResultsFile:
             raise self._failed(error) from None
 
     def _failed(self, error: OSError) -> TaskError:
-        return TaskError(f"{self.path}: cannot be read and written ({error.strerror})")
+        return TaskError(f"{self.path}: cannot be read or written ({error.strerror})")
 
     def _read(self, lines: list[bytes], wanted: dict[str, Any]) -> None:
         found = self._object(lines[0])
         if found is None or "diffucode_eval" not in found:
-            raise TaskError(f"{self.path}: not a results file of diffucode eval; name another one with --out")
+            raise TaskError(f"{self.path}: not a results file of diffucode eval; choose another file with --out")
         if difference := _difference(found, wanted):
-            raise TaskError(f"{self.path}: holds results of another run, {difference}; name another file with --out")
+            raise TaskError(f"{self.path}: holds results of another run, {difference}; choose another file with --out")
         for number, line in enumerate(lines[1:], start=2):
             row = self._object(line)
             if row is None or not _is_result(row):
-                raise TaskError(f"{self.path}:{number}: not a result; remove the line, and its answer is made again")
+                raise TaskError(f"{self.path}:{number}: not a result; remove the line, and the answer is generated again")
             self.results.append(Result(**row))
 
     def _object(self, line: bytes) -> dict[str, Any] | None:
@@ -110,12 +109,12 @@ class ResultsFile:
 def _is_result(row: dict[str, Any]) -> bool:
     if row.keys() != {field.name for field in fields(Result)} or row["kind"] not in (PASSED, *FAILURES):
         return False
-    # JSON writes 2.0 for 2.0 and 2 for 2, so the types are those that were written.
+    # JSON keeps 2.0 and 2 apart, so the types are those that were written.
     return all(type(row[field.name]) is field.type for field in fields(Result))
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> str:
-    """The first thing that two identities do not share, in words; empty where they are the same."""
+    """The first difference between two identities, in words; empty if they are equal."""
     for key in [*wanted, *(key for key in found if key not in wanted)]:
         old, new = found.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
@@ -123,6 +122,6 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str =
                 return inner
         elif old != new:
             if key in ("weights", "tasks"):
-                return f"whose {key} were others"
-            return f"whose {path}{key} was {old!r} and not {new!r}"
+                return f"with other {key}"
+            return f"with {path}{key} {old!r} instead of {new!r}"
     return ""

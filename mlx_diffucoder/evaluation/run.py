@@ -1,4 +1,4 @@
-"""The evaluation loop: generate, take the code, run it, tell; one `Result` an answer."""
+"""The evaluation loop: generate an answer, extract its code, run it, yield a `Result`."""
 
 import hashlib
 import time
@@ -28,14 +28,14 @@ class Result:
     """One answer to one task.
 
     Attributes:
-        task_id, sample: which; samples count from 0.
+        task_id, sample: the task, and the index of the answer from 0.
         kind: `passed`, or one of `execute.FAILURES`.
-        detail: a line about the failure.
+        detail: one line about the failure.
         answer: the model's text.
-        nfe, positions: forwards, and positions forwarded over all of them.
-        useful_tokens, unresolved_masks: as `generation.Answer` has them.
-        seconds: of generating; neither of running the code nor of loading the model.
-        peak_memory_bytes: MLX's, of the run up to this answer.
+        nfe, positions: forwards, and positions forwarded in all of them.
+        useful_tokens, unresolved_masks: as in `generation.Answer`.
+        seconds: time to generate, without running the code or loading the model.
+        peak_memory_bytes: MLX's peak since the start of the run.
     """
 
     task_id: str
@@ -55,24 +55,24 @@ class Result:
         return self.kind == PASSED
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
+        """Every field, JSON-ready."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Traces:
-    """Where the steps of each answer are written: a file for each, in a folder that is there.
+    """Where to write the traces: one file an answer, in an existing folder.
 
     Attributes:
-        folder: of all of them.
-        model: what the model is called in them.
+        folder: the folder.
+        model: the model's name in the traces.
     """
 
     folder: Path
     model: str
 
     def file(self, task_id: str, sample: int) -> Path:
-        """Of one answer; what a file's name cannot hold is written as in a URL."""
+        """The file for one answer. Characters that a file name cannot hold are percent-encoded."""
         return self.folder / f"{quote(task_id, safe=' ')}-{sample}.jsonl"
 
 
@@ -89,21 +89,21 @@ def evaluate(
 ) -> Iterator[Result]:
     """Answer every task `samples` times and run each answer, yielding the results in that order.
 
-    This runs code that a model wrote on this machine; `execute` says what that means.
+    This runs model-written code on this machine: see `execute` for what that means.
 
     Args:
         model, tokenizer: as `load` returns them.
         tasks: as `read_tasks` returns them.
-        config: how to decode. Its seed, or 0 where it has none, is that of the whole run: each answer
-            has a seed of its own made from it, so that no answer depends on which were made before.
-        samples: answers to each task.
-        limits: what an answer's program may use.
-        done: pairs of task id and sample that are left out.
-        traces: where every step is written, which the answers' seconds have in them.
+        config: how to decode. Its seed (0 if None) is the seed of the run. Each answer derives its own from
+            it, so no answer depends on the ones before.
+        samples: number of answers to each task.
+        limits: the limits of an answer's program.
+        done: pairs of task id and sample to skip.
+        traces: where to write every step; the seconds then include writing.
 
     Raises:
-        TaskError: a task's prompt does not fit the model; raised by the call, naming file and line.
-        TraceError: a trace cannot be written, or would be over something else; the latter is raised by the call.
+        TaskError: a task's prompt does not fit the model; raised by the call itself, naming file and line.
+        TraceError: a trace cannot be written, or would replace another kind of file (raised by the call itself).
         ExecutionError: as `run_program`.
     """
     prompts = {task.id: _prompt(model, tokenizer, task, config) for task in tasks}
@@ -122,7 +122,7 @@ def evaluate(
 
 
 def seed_of(seed: int, task_id: str, sample: int) -> int:
-    """The seed of one answer, below 2**64: the same wherever in a run it is made."""
+    """The seed of one answer, below 2**64. It does not depend on the order of the run."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{sample}/{task_id}".encode()).digest()[:8], "big")
 
 
@@ -151,7 +151,7 @@ def _answer(
             last = step
     seconds = time.perf_counter() - start
     answer = Answer.of(tokenizer, last, len(prompt), config) if last else Answer()
-    outcome = judge(answer.text, task, limits)
+    outcome = run_tests(answer.text, task, limits)
     return Result(
         task_id=task.id,
         sample=sample,
@@ -167,7 +167,7 @@ def _answer(
     )
 
 
-def judge(answer: str, task: Task, limits: Limits) -> Outcome:
-    """What becomes of an answer's code. Raises as `run_program`."""
+def run_tests(answer: str, task: Task, limits: Limits) -> Outcome:
+    """Run an answer's code against the task's tests. Raises as `run_program`."""
     code = code_of(answer, task)
     return run_program(code, task.tests, limits) if code else Outcome("no_code")

@@ -1,10 +1,10 @@
-"""The other process: runs one answer and its tests, and says how it went.
+"""The child process: runs one answer and its tests, and reports the outcome.
 
-`execute.py` starts this file as a script (`python -I runner.py FD`) and gives it the job on stdin, a JSON
-object with `code`, `tests`, `token` and the limits. It imports nothing of this package.
+`execute.py` starts this file as a script (`python -I runner.py FD`) and passes the job on stdin, a JSON
+object with `code`, `tests`, `token` and the limits. It imports nothing from this package.
 
-The verdict goes to the file descriptor FD: the token, and only once every test has passed, or a JSON
-list of a failure's kind and a line about it.
+The verdict goes to the file descriptor FD: the token after every test has passed, otherwise a JSON list of
+the kind of failure and one line of detail.
 """
 
 import errno
@@ -16,7 +16,7 @@ import sys
 import types
 from typing import Any
 
-# Python's own doors to other processes. C code can go round them; then RLIMIT_NPROC and the kill of the group remain.
+# Python's ways to start or signal processes. C code can bypass them; RLIMIT_NPROC and the kill of the group remain.
 REFUSED = {
     "os.exec",
     "os.fork",
@@ -29,12 +29,12 @@ REFUSED = {
     "pty.spawn",
     "subprocess.Popen",
 }
-OUT_OF_MEMORY = b'["memory", "MemoryError"]\n'  # made beforehand: there may be no memory to make it then
+OUT_OF_MEMORY = b'["memory", "MemoryError"]\n'  # prepared now: later there may be no memory for it
 
 
 def main() -> None:
-    """Read the job, shut the doors, run, tell, leave without waiting for anything the answer left behind."""
-    # Kept here: the answer may put something else in their place.
+    """Read the job, set the limits, run it, report, and exit without waiting for what the answer started."""
+    # Local copies: the answer may replace the originals.
     me, getpid, write, leave = os.getpid(), os.getpid, os.write, os._exit
     verdict = int(sys.argv[1])
     os.set_inheritable(verdict, False)
@@ -52,8 +52,8 @@ def main() -> None:
 
 
 def limit(job: dict[str, Any]) -> None:
-    """The kernel's limits for this process and all it starts."""
-    seconds = int(job["timeout"]) + 2  # the other side watches the clock; this is for what outlives it
+    """Set the kernel's limits for this process and its children."""
+    seconds = int(job["timeout"]) + 2  # the parent watches the clock; this is for what outlives it
     signal.alarm(seconds)
     limits = {
         resource.RLIMIT_CPU: seconds,
@@ -64,7 +64,7 @@ def limit(job: dict[str, Any]) -> None:
     if sys.platform != "darwin":  # macOS refuses or ignores it
         limits[resource.RLIMIT_AS] = job["memory_bytes"]
     for which, wanted in limits.items():
-        hard = resource.getrlimit(which)[1]  # may already be lower, and must not be raised
+        hard = resource.getrlimit(which)[1]  # may be lower already and must not be raised
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(which, (most, most))
 
@@ -75,9 +75,9 @@ def refuse(event: str, args: tuple[Any, ...]) -> None:
 
 
 def run(code: str, tests: str, token: bytes) -> bytes:
-    """Run both in one module that is not `__main__`, as the benchmarks do; returns the verdict."""
+    """Run both in one module that is not `__main__`, as the benchmarks do. Returns the verdict."""
     module = types.ModuleType("answer")
-    sys.modules["answer"] = module  # dataclasses look their module up
+    sys.modules["answer"] = module  # dataclasses look up their module
     wrong = "error"
     try:
         exec(compile(code, "answer.py", "exec"), module.__dict__)
@@ -94,7 +94,7 @@ def run(code: str, tests: str, token: bytes) -> bytes:
 
 
 def line_of(error: BaseException, tests: str) -> str:
-    """The line of the tests that an error came through last."""
+    """The line of the tests in which an error was raised."""
     trace, number = error.__traceback__, 0
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "tests.py":

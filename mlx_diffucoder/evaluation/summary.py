@@ -1,4 +1,4 @@
-"""From results to the numbers of a run: accuracy, and beside it what it cost."""
+"""The numbers of a run: accuracy and cost."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -13,16 +13,16 @@ from .run import Result
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The numbers of a run, or of what is finished of one.
+    """The numbers of a run, or of the finished part of one.
 
     Attributes:
-        pass_at: k -> pass@k, the mean over the tasks with at least k answers; None where there is none.
+        pass_at: k -> pass@k, the mean over tasks with at least k answers; None without such tasks.
         interval: the 95 % bootstrap interval of pass@1 over tasks.
-        tasks: tasks with an answer.
-        answers, passed: answers, and those that passed.
-        failures: kind of failure -> answers.
-        unresolved_masks: over all answers.
-        stats: sums over all answers, so that its rates are ratios of sums; the largest peak memory.
+        tasks: number of tasks with an answer.
+        answers, passed: number of answers, and of those that passed.
+        failures: kind of failure -> number of answers.
+        unresolved_masks: total over all answers.
+        stats: sums over all answers, so its rates are ratios of sums; peak memory is the largest.
     """
 
     pass_at: dict[int, float | None]
@@ -36,7 +36,7 @@ class Summary:
 
     @classmethod
     def of(cls, results: Sequence[Result], ks: Collection[int] = ()) -> "Summary":
-        """The summary of results, with pass@1 and pass@k for the other `ks`."""
+        """The summary of results, with pass@1 and pass@k for each of `ks`."""
         answered = Counter(result.task_id for result in results)
         right = Counter(result.task_id for result in results if result.passed)
         scores = {
@@ -62,11 +62,11 @@ class Summary:
 
     @property
     def nfe(self) -> float:
-        """Forwards an answer, the mean."""
+        """Mean forwards per answer."""
         return self.stats.nfe / self.answers if self.answers else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it. `nfe` is the mean an answer, `positions` and `useful_tokens` are totals."""
+        """A JSON-ready dict. `nfe` is the mean per answer; `positions` and `useful_tokens` are totals."""
         return {
             **{f"pass@{k}": value for k, value in self.pass_at.items()},
             "confidence_interval": list(self.interval) if self.interval else None,

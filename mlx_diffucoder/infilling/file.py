@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, PromptError
+from ..files import write_atomically
 
 BOM = b"\xef\xbb\xbf"
 CLOSING = ">]})"
@@ -248,27 +249,19 @@ def replace_file(path: Path, before: bytes, after: bytes, backup: str | None) ->
     Raises:
         FileError: it is not `before` any more, or cannot be written.
     """
-    import tempfile
-
     target = path.resolve()
-    beside: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            beside = Path(file.name)
-            file.write(after)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.chmod(target.stat().st_mode & 0o7777)
+
+    def write(unfinished: Path) -> None:
+        unfinished.write_bytes(after)
         if target.read_bytes() != before:
             raise FileError(f"{path}: was changed while it was being filled in; nothing was written, run it again")
         if backup is not None:
             _keep(target, _kept(path, backup), before)
-        beside.replace(target)
+
+    try:
+        write_atomically(target, write)
     except OSError as error:
         raise FileError(f"{path}: cannot be replaced ({error.strerror}); it is as it was") from None
-    finally:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
 
 
 def _keep(target: Path, kept: Path, before: bytes) -> None:

@@ -11,7 +11,7 @@ from .reader import text_or_bytes
 if TYPE_CHECKING:
     from .run import Record, Trace
 
-TEMPLATE = Path(__file__).with_name("replay.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def page_of(trace: "Trace") -> str:

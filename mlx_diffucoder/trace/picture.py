@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError
-from ..files import put_in_place
+from ..files import write_output
 from .autoregressiveness import distances, global_autoregressiveness, local_autoregressiveness
 from .page import page_of
 
@@ -57,14 +57,13 @@ def plotter_for(paths: Sequence[Path]) -> Any:
 
 
 def draw_trace(pyplot: Any, trace: "Trace", paths: Sequence[Path]) -> None:
-    """Write each file, beside it first: one that was there stays until the new one is complete."""
+    """Write each file whole or not at all."""
     figure = _figure(pyplot, trace) if pyplot else None
     for path in paths:
         if path.suffix.lower() == PAGE:
-            page = page_of(trace)
-            put_in_place(path, lambda file, page=page: file.write_text(page, encoding="utf-8"), "--out")  # type: ignore[misc]
+            write_output(path, page_of(trace), flag="--out")
         else:
-            put_in_place(path, lambda file: figure.savefig(file, dpi=150), "--out")  # type: ignore[union-attr]
+            write_output(path, lambda file: figure.savefig(file, dpi=150), flag="--out")  # type: ignore[union-attr]
     if pyplot:
         pyplot.close(figure)
 

@@ -9,7 +9,7 @@ from mlx.utils import tree_unflatten
 from ..adapter import apply_adapter
 from ..checkpoint import build
 from ..errors import ConvertError
-from ..files import written_beside
+from ..files import new_folder
 from ..tokenizer import Tokenizer
 from .learners import ModelWriter
 
@@ -23,7 +23,7 @@ def fuse(folder: Path, adapter: Path, out: Path, *, dequantize: bool = False) ->
         CheckpointError, ConfigError: either folder is none, or the adapter is another model's.
         ConvertError: `out` cannot be written, or there is nothing to dequantize.
     """
-    with written_beside(out) as unfinished:
+    with new_folder(out) as unfinished:
         model, raw = build(folder)
         quantized = bool(raw.get("quantization") or raw.get("quantization_config"))
         if dequantize and not quantized:

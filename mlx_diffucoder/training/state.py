@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import CheckpointError, TrainError
-from ..files import read_json
+from ..files import folder_atomically, read_json, write_atomically
 
 STATE, OPTIMIZER, LOG = "training.json", "optimizer.safetensors", "log.jsonl"
 ROUND = "round.safetensors"  # answers that a method has begun to learn from
@@ -108,19 +109,12 @@ class RunFolder:
         if done.exists():
             self._write_state(done, progress)
             return
-        unfinished = self.path / f".{done.name}.unfinished"
         try:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            self._write(unfinished, model)
-            mx.save_safetensors(str(unfinished / OPTIMIZER), dict(tree_flatten(optimizer.state)))  # type: ignore[arg-type]
-            self._write_state(unfinished, progress)
-            for file in unfinished.iterdir():
-                _sync(file)
-            unfinished.rename(done)
-            _sync(self.path)
-        except (OSError, RuntimeError) as error:  # RuntimeError: MLX's way to say that it could not write
-            shutil.rmtree(unfinished, ignore_errors=True)
+            with folder_atomically(done, flush=True) as unfinished:
+                self._write(unfinished, model)
+                mx.save_safetensors(str(unfinished / OPTIMIZER), dict(tree_flatten(optimizer.state)))  # type: ignore[arg-type]
+                self._write_state(unfinished, progress)
+        except (OSError, RuntimeError) as error:  # MLX raises RuntimeError where it cannot write
             kept = self.newest()
             where = f"{kept} is whole, --resume goes on from it" if kept else "there is none before it"
             raise TrainError(f"{done}: the checkpoint cannot be written ({_reason(error)}); {where}") from None
@@ -130,9 +124,7 @@ class RunFolder:
 
     def _write_state(self, folder: Path, progress: Progress) -> None:
         text = json.dumps({"progress": asdict(progress), "run": self._identity}, indent=2)
-        beside = folder / f".{STATE}"
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(folder / STATE)
+        write_atomically(folder / STATE, text + "\n")
 
     def _best(self, progress: Progress) -> Path | None:
         return None if progress.best_step is None else self.path / f"step-{progress.best_step:08d}"
@@ -165,13 +157,7 @@ class RunFolder:
         folder = self._best(progress) or self.newest()
         for file in folder.iterdir() if folder else ():
             if file.name not in (STATE, OPTIMIZER, ROUND):
-                beside = self.path / f".{file.name}"
-                beside.unlink(missing_ok=True)
-                try:
-                    os.link(file, beside)
-                except OSError:  # a disk without hard links
-                    shutil.copyfile(file, beside)
-                beside.replace(self.path / file.name)
+                write_atomically(self.path / file.name, partial(_link, file))
 
     def log(self, line: dict[str, Any]) -> None:
         with (self.path / LOG).open("a", encoding="utf-8") as log:
@@ -197,12 +183,12 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     return f"{name} was {old.get(name)!r} and is {new.get(name)!r} now"
 
 
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
+def _link(file: Path, to: Path) -> None:
+    to.unlink()
     try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+        os.link(file, to)
+    except OSError:  # a disk without hard links
+        shutil.copyfile(file, to)
 
 
 def _reason(error: Exception) -> str:

@@ -149,7 +149,7 @@ def test_noise_has_the_shape_and_the_bits_that_were_asked_for(monkeypatch, bits,
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_sizes_that_do():
-    with pytest.raises(BenchError, match=r"16\.8 GB to run of 8\.0 GB of memory; of the 7B, 6, 4, 3, 2 bits would"):
+    with pytest.raises(BenchError, match=r"16\.8 GB to run of 8\.00 GB of memory; of the 7B, 6, 4, 3, 2 bits would"):
         check_fits("7b", 15.23e9, memory=8_000_000_000)
     with pytest.raises(BenchError, match="no 7B would"):
         check_fits("7b", 15.23e9, memory=10**9)
@@ -158,7 +158,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_sizes_that_do():
 
 def test_a_shape_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr(networks, "read_card", lambda: SimpleNamespace(memory_bytes=4_000_000_000))
-    monkeypatch.setattr(networks, "Dream", None)
+    monkeypatch.setattr(networks, "DiffusionModel", None)
     with pytest.raises(BenchError, match="3, 2 bits would"):
         noise("7b", 4, "bfloat16")
 

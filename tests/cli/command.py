@@ -1,4 +1,4 @@
-"""The command as a user starts it: a process of its own."""
+"""Run the command and look at what it wrote: in this process, or as a user starts it, in a process of its own."""
 
 import io
 import os
@@ -11,6 +11,8 @@ COMMAND = Path(sys.executable).with_name("diffucode")
 CLEAN = {"HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VISUAL", "EDITOR"}
 # No defaults of whoever runs the tests, and no widths that they have tuned.
 NOTHING_SET = {"DIFFUCODE_CONFIG": os.devnull, "DIFFUCODE_PROFILES": "/nowhere"}
+# Variables that Python and huggingface_hub read once, when they start.
+READ_ONCE = ("HF_", "PYTHON")
 
 # What makes an answer long enough to be stopped in the middle: a token a step, and none that ends the text.
 ENDLESS = ("--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900")
@@ -24,21 +26,31 @@ def environment(**changes):
 
 
 def diffucode(*args, stdin="", env=None, **options):
-    """Run `diffucode ARGS`; text in, text out."""
-    data = stdin if isinstance(stdin, bytes) else stdin.encode()
+    """Run `diffucode ARGS`; text in, text out.
+
+    It runs in this process, in a tenth of the time, unless `env` or `options` (of `subprocess.run`) ask for what only a
+    process of its own has.
+    """
+    if options or any(name.startswith(READ_ONCE) for name in env or {}):
+        return diffucode_process(*args, stdin=stdin, env=env, **options)
+    from mlx_diffucoder.cli.app import run
+
+    with mock.patch.dict(os.environ, environment(**(env or {})), clear=True):
+        return _run_here(run, args, _bytes(stdin))
+
+
+def diffucode_process(*args, stdin="", env=None, **options):
+    """Run `diffucode ARGS` as a user does, in a process of its own."""
+    command = [COMMAND, *map(str, args)]
     done = subprocess.run(
-        [COMMAND, *map(str, args)], input=data, capture_output=True, env=environment(**(env or {})), timeout=300, **options
+        command, input=_bytes(stdin), capture_output=True, env=environment(**(env or {})), timeout=300, **options
     )
     done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
     return done
 
 
-def diffucode_here(*args, stdin="", env=None):
-    """The same in this process, which takes a tenth of the time: for what a process of its own would not change."""
-    from mlx_diffucoder.cli.app import run
-
-    with mock.patch.dict(os.environ, environment(**(env or {})), clear=True):
-        return _run_here(run, args, stdin if isinstance(stdin, bytes) else stdin.encode())
+def _bytes(stdin):
+    return stdin if isinstance(stdin, bytes) else stdin.encode()
 
 
 def _run_here(run, args, stdin):
@@ -47,7 +59,10 @@ def _run_here(run, args, stdin):
     sys.stdout, sys.stderr = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
     sys.__stderr__ = sys.stderr  # where errors are said
     try:
-        code = run()
+        try:
+            code = run()
+        except SystemExit as stop:
+            code = stop.code or 0
         texts = []
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -8,7 +8,7 @@ import pytest
 from mlx_diffucoder.bench.report import SCHEMA, VERSION, mismatches
 
 from ..conftest import DATA
-from .command import assert_one_line, diffucode, diffucode_here
+from .command import assert_one_line, diffucode
 
 
 def test_a_prediction_is_labelled_in_every_line_that_holds_one():
@@ -25,7 +25,7 @@ def test_a_prediction_is_labelled_in_every_line_that_holds_one():
 
 
 def test_a_prediction_as_json_holds_the_table_and_its_check():
-    done = diffucode_here("bench", "--predict", "m4 max 32", "--bits", 16, "--json")
+    done = diffucode("bench", "--predict", "m4 max 32", "--bits", 16, "--json")
     said = json.loads(done.stdout)
     assert said["predicted"] is True
     assert said["ceilings"]["gb_per_s"] == 410
@@ -37,7 +37,7 @@ def test_a_prediction_as_json_holds_the_table_and_its_check():
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac is in the table")
 def test_the_card_of_an_unknown_chip_says_so_and_measures_its_ceilings():
-    done = diffucode_here("bench", "--card", "--json")
+    done = diffucode("bench", "--card", "--json")
     assert done.returncode == 0
     said = json.loads(done.stdout)
     assert "not in the table" in done.stderr
@@ -47,16 +47,16 @@ def test_the_card_of_an_unknown_chip_says_so_and_measures_its_ceilings():
 
 
 def test_what_cannot_be_predicted_is_one_line():
-    assert_one_line(diffucode_here("bench", "--predict", "M6"), "'M6'", "M5 Max", "--predict here")
-    assert_one_line(diffucode_here("bench", "--predict", "M5", "--bits", 7), "--bits", "not 7")
-    assert_one_line(diffucode_here("bench", "--predict", "M5", "--measure"), "--measure", "here")
-    assert_one_line(diffucode_here("bench", "--predict", "M5", "--nfe", 3), "--positions")
-    assert_one_line(diffucode_here("bench", "--predict", "M5", "--nfe", 3, "--positions", 2), "--positions", "not 2")
-    assert_one_line(diffucode_here("bench", "--card", "--predict", "M5"), "--card", "--predict")
+    assert_one_line(diffucode("bench", "--predict", "M6"), "'M6'", "M5 Max", "--predict here")
+    assert_one_line(diffucode("bench", "--predict", "M5", "--bits", 7), "--bits", "not 7")
+    assert_one_line(diffucode("bench", "--predict", "M5", "--measure"), "--measure", "here")
+    assert_one_line(diffucode("bench", "--predict", "M5", "--nfe", 3), "--positions")
+    assert_one_line(diffucode("bench", "--predict", "M5", "--nfe", 3, "--positions", 2), "--positions", "not 2")
+    assert_one_line(diffucode("bench", "--card", "--predict", "M5"), "--card", "--predict")
 
 
 def measured(*args):
-    return diffucode_here(
+    return diffucode(
         "bench",
         "-m",
         DATA / "dream-b",
@@ -84,7 +84,7 @@ def test_a_model_is_measured_with_a_unit_on_every_figure():
         "GB\n",
         "GB/s",
         "TFLOP/s",
-        "GB,",
+        "MB,",
         "useful tokens/s",
         "forwards (NFE) of",
         "positions per useful token",
@@ -129,7 +129,7 @@ def test_a_measurement_as_json_is_the_file_it_writes(tmp_path):
 @pytest.mark.slow
 def test_random_weights_of_a_shape_say_what_is_assumed_of_them():
     shape = ("bench", "--shape", DATA / "dream-b", "--bits", 16, "--dtype", "float32", "--max-tokens", 8)
-    done = diffucode_here(*shape, "--trials", 1, "--widest", 2)
+    done = diffucode(*shape, "--trials", 1, "--widest", 2)
     assert done.returncode == 0, done.stderr
     for rate in (1, 2, 4, 8):
         (row,) = (line for line in done.stdout.splitlines() if line.startswith(f"diffucode, {rate} assumed "))
@@ -137,23 +137,23 @@ def test_random_weights_of_a_shape_say_what_is_assumed_of_them():
     assert "how many tokens a forward commits is assumed" in done.stdout
     assert "mlx-lm at" in done.stdout or "mlx-lm, or faster, at" in done.stdout
     assert max(len(line) for line in done.stdout.split("side by side")[1].splitlines()) <= 80
-    done = diffucode_here(*shape, "--trials", 1, "--widest", 2, "--alone", "--tokens-per-forward", 3, "--json")
+    done = diffucode(*shape, "--trials", 1, "--widest", 2, "--alone", "--tokens-per-forward", 3, "--json")
     (row,) = json.loads(done.stdout)["decoders"]
     assert (row["assumed_tokens_per_forward"], row["ratio"], row["nfe"], row["useful_tokens"]) == (3, None, 3, 8)
 
 
 def test_what_cannot_be_measured_is_one_line(tmp_path):
-    assert_one_line(diffucode_here("bench", "--shape", "9b"), "--shape", "7b")
-    assert_one_line(diffucode_here("bench", "-m", "pocket", "--tokens-per-forward", 2), "--tokens-per-forward", "--shape")
-    assert_one_line(diffucode_here("bench", "--shape", "7b", "--tokens-per-forward", 0.5), "--tokens-per-forward", code=2)
-    assert_one_line(diffucode_here("bench", "-m", "pocket", "--alone", "--peer", "x"), "--alone", "--peer")
-    assert_one_line(diffucode_here("bench", "-m", DATA / "dream-b", "--peer", "./nowhere"), "--peer", "not on this machine")
-    assert_one_line(diffucode_here("bench", "-m", "pocket", "--bits", 8), "--bits", "--shape")
-    assert_one_line(diffucode_here("bench", "-m", "pocket", "--layers", 8), "--layers", "--shape")
-    assert_one_line(diffucode_here("bench", "--shape", "7b", "--predict", "M1"), "--shape")
-    assert_one_line(diffucode_here("bench", "--shape", "7b", "-m", "pocket"), "--shape", "--model")
-    assert_one_line(diffucode_here("bench", "--card", "--out", tmp_path / "f.json"), "--card", "--out")
-    assert_one_line(diffucode_here("bench", "-m", "pocket", "--out", tmp_path), "--out", "is a folder")
-    assert_one_line(diffucode_here("bench", "-m", "pocket", "--out", tmp_path / "no" / "f.json"), "--out", "does not exist")
-    assert_one_line(diffucode_here("bench", "-m", tmp_path), "has no weights")
+    assert_one_line(diffucode("bench", "--shape", "9b"), "--shape", "7b")
+    assert_one_line(diffucode("bench", "-m", "pocket", "--tokens-per-forward", 2), "--tokens-per-forward", "--shape")
+    assert_one_line(diffucode("bench", "--shape", "7b", "--tokens-per-forward", 0.5), "--tokens-per-forward", code=2)
+    assert_one_line(diffucode("bench", "-m", "pocket", "--alone", "--peer", "x"), "--alone", "--peer")
+    assert_one_line(diffucode("bench", "-m", DATA / "dream-b", "--peer", "./nowhere"), "--peer", "not on this machine")
+    assert_one_line(diffucode("bench", "-m", "pocket", "--bits", 8), "--bits", "--shape")
+    assert_one_line(diffucode("bench", "-m", "pocket", "--layers", 8), "--layers", "--shape")
+    assert_one_line(diffucode("bench", "--shape", "7b", "--predict", "M1"), "--shape")
+    assert_one_line(diffucode("bench", "--shape", "7b", "-m", "pocket"), "--shape", "--model")
+    assert_one_line(diffucode("bench", "--card", "--out", tmp_path / "f.json"), "--card", "--out")
+    assert_one_line(diffucode("bench", "-m", "pocket", "--out", tmp_path), "--out", "is a folder")
+    assert_one_line(diffucode("bench", "-m", "pocket", "--out", tmp_path / "no" / "f.json"), "--out", "does not exist")
+    assert_one_line(diffucode("bench", "-m", tmp_path), "has no weights")
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ..bench.test_report import content  # noqa: F401  a fixture
-from .command import assert_one_line, diffucode, diffucode_here
+from .command import assert_one_line, diffucode
 
 
 @pytest.fixture
@@ -35,20 +35,20 @@ def test_machines_stand_side_by_side_with_units_in_80_columns(files):
 
 
 def test_a_run_that_measured_something_else_is_said_to_and_only_its_forwards_are_shown(files):
-    done = diffucode_here("bench", "compare", files / "one.json", files / "three.json")
+    done = diffucode("bench", "compare", files / "one.json", files / "three.json")
     assert done.returncode == 0
     assert "NOT COMPARABLE: three did not measure what one did: seed 1, not 0" in done.stdout
     heads = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
     assert heads["forward, ms"].endswith("three")
     assert heads["useful tokens/s"].endswith("one")
-    said = json.loads(diffucode_here("bench", "compare", files / "one.json", files / "three.json", "--json").stdout)
+    said = json.loads(diffucode("bench", "compare", files / "one.json", files / "three.json", "--json").stdout)
     assert [report["differs"] for report in said["reports"]] == [[], ["seed 1, not 0"]]
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(files):
     (files / "more").mkdir()
     (files / "more" / "one.json").write_text((files / "two.json").read_text())
-    done = diffucode_here("bench", "compare", files / "one.json", files / "more" / "one.json")
+    done = diffucode("bench", "compare", files / "one.json", files / "more" / "one.json")
     assert f"{files / 'more' / 'one.json'}: Slide Rule" in done.stdout
 
 
@@ -57,18 +57,18 @@ def test_what_cannot_be_compared_is_one_line_and_nothing_is_drawn(files):
     (files / "cut.json").write_text((files / "one.json").read_text()[:500])
     pictures = ("--pictures", files / "pictures")
     both = (files / "one.json", files / "old.json")
-    assert_one_line(diffucode_here("bench", "compare", *both, *pictures), "old.json", "version 1")
-    assert_one_line(diffucode_here("bench", "compare", files / "cut.json", *pictures), "cut.json", "damaged")
-    assert_one_line(diffucode_here("bench", "compare", files / "none.json", *pictures), "none.json", "cannot be read")
-    assert_one_line(diffucode_here("bench", "compare", files), str(files), "cannot be read")
+    assert_one_line(diffucode("bench", "compare", *both, *pictures), "old.json", "version 1")
+    assert_one_line(diffucode("bench", "compare", files / "cut.json", *pictures), "cut.json", "damaged")
+    assert_one_line(diffucode("bench", "compare", files / "none.json", *pictures), "none.json", "cannot be read")
+    assert_one_line(diffucode("bench", "compare", files), str(files), "cannot be read")
     assert not (files / "pictures").exists()
-    assert_one_line(diffucode_here("bench", "compare", files / "one.json", "--pictures", files / "no" / "where"), "--pictures")
-    assert_one_line(diffucode_here("bench", "compare", files / "one.json", "--pictures", files / "one.json"), "--pictures")
-    assert_one_line(diffucode_here("bench", "-m", "pocket", "compare", files / "one.json"), "--model", "bench compare")
-    assert_one_line(diffucode_here("bench", "compare"), "files", code=2)
-    assert_one_line(diffucode_here("bench", "contrast"), "contrast", code=2)
+    assert_one_line(diffucode("bench", "compare", files / "one.json", "--pictures", files / "no" / "where"), "--pictures")
+    assert_one_line(diffucode("bench", "compare", files / "one.json", "--pictures", files / "one.json"), "--pictures")
+    assert_one_line(diffucode("bench", "-m", "pocket", "compare", files / "one.json"), "--model", "bench compare")
+    assert_one_line(diffucode("bench", "compare"), "files", code=2)
+    assert_one_line(diffucode("bench", "contrast"), "contrast", code=2)
 
 
 def test_its_help_is_under_that_of_bench():
-    assert "compare" in diffucode_here("bench", "--help").stdout
-    assert "--pictures" in diffucode_here("bench", "compare", "--help").stdout
+    assert "compare" in diffucode("bench", "--help").stdout
+    assert "--pictures" in diffucode("bench", "compare", "--help").stdout

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from ..conftest import DATA
-from .command import COMMAND, assert_one_line, diffucode, diffucode_here, environment
+from .command import COMMAND, assert_one_line, diffucode, environment
 
 SOURCE = DATA / "dream-b"
 
@@ -65,13 +65,13 @@ def test_a_dry_run_shows_the_width_of_every_layer_and_the_conversion_has_them(tm
 )
 def test_what_cannot_be_is_one_line_that_names_the_flag(tmp_path, texts, args, said):
     args = [str(texts) if arg == "TEXTS" else arg for arg in args]
-    assert_one_line(diffucode_here("convert", SOURCE, tmp_path / "out", *args), *said)
+    assert_one_line(diffucode("convert", SOURCE, tmp_path / "out", *args), *said)
     assert {file.name for file in tmp_path.iterdir()} == {"texts.jsonl"}
 
 
 def test_a_bad_text_is_named_by_its_line(tmp_path, texts):
     texts.write_text('{"text": "fine"}\n{"txt": 1}\n')
-    done = diffucode_here("convert", SOURCE, tmp_path / "out", "-q", "--target-bpw", 5, "--calibrate", texts)
+    done = diffucode("convert", SOURCE, tmp_path / "out", "-q", "--target-bpw", 5, "--calibrate", texts)
     assert_one_line(done, "texts.jsonl:2: not a text")
 
 

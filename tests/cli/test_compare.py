@@ -14,7 +14,7 @@ from mlx_diffucoder.convert import ConvertConfig, convert
 
 from ..conftest import DATA
 from ..evaluation.test_evaluation import FUNCTIONS
-from .command import COMMAND, assert_one_line, diffucode, diffucode_here, environment
+from .command import COMMAND, assert_one_line, diffucode, environment
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def texts(tmp_path):
 
 
 def run(*args):
-    return diffucode_here("compare", DATA / "dream-a", *args)
+    return diffucode("compare", DATA / "dream-a", *args)
 
 
 def test_json_holds_every_measure_of_every_checkpoint(conversions, texts):
@@ -162,9 +162,9 @@ def test_damaged_weights_are_named(conversions, texts, broken):
     name = next(name for name in weights if name.endswith("q_proj.weight"))
     weights[name] = mx.full(weights[name].shape, float("nan"))
     mx.save_safetensors(str(file), weights)
-    done = diffucode_here("compare", conversions / "same", broken, "--texts", texts)
+    done = diffucode("compare", conversions / "same", broken, "--texts", texts)
     assert_one_line(done, f"{broken}: the model's output is not a number")
-    done = diffucode_here("compare", broken, conversions / "same", "--texts", texts)
+    done = diffucode("compare", broken, conversions / "same", "--texts", texts)
     assert_one_line(done, f"{broken}: the model's output is not a number")
 
 

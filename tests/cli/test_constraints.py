@@ -3,7 +3,7 @@
 import json
 
 from ..conftest import DATA
-from .command import assert_one_line, diffucode, diffucode_here
+from .command import assert_one_line, diffucode
 
 TINY = ("generate", "-m", DATA / "dream-b", "--max-tokens", "12")
 POCKET = ("generate", "-m", DATA / "pocket-1", "--dtype", "float32", "--max-tokens", "48")
@@ -12,10 +12,10 @@ PRIME = "Implement process(k): return whether k is a prime number."
 
 def test_what_streams_is_the_text_with_its_prefill_and_up_to_where_it_ends():
     args = [*TINY, "--temp", "1.5", "--seed", "5", "--prefill", "def ", "--rule", "schedule"]
-    whole = json.loads(diffucode_here(*args, "--json", "hi").stdout)
+    whole = json.loads(diffucode(*args, "--json", "hi").stdout)
     stop = whole["text"][8:10]
     streamed = diffucode(*args, "--until", stop, "hi").stdout
-    report = json.loads(diffucode_here(*args, "--until", stop, "--json", "hi").stdout)
+    report = json.loads(diffucode(*args, "--until", stop, "--json", "hi").stdout)
     assert report["text"] == whole["text"][: whole["text"].index(stop, 3)]
     assert streamed.removesuffix("\n") == report["text"].removesuffix("\n")
     assert report["text"].startswith("def ")
@@ -29,14 +29,14 @@ def test_a_trace_shows_the_prefill_and_ends_where_the_answer_did(tmp_path):
     answer = diffucode(*args, "--trace", trace, PRIME).stdout
     assert answer.startswith("def process(k):\n")
     assert "for" not in answer
-    assert diffucode_here("trace", "show", trace).stdout == answer
-    counted = json.loads(diffucode_here("trace", "compare", trace, trace, "--json").stdout)["traces"][0]
-    assert counted["useful_tokens"] == json.loads(diffucode_here(*args, "--json", PRIME).stdout)["useful_tokens"]
+    assert diffucode("trace", "show", trace).stdout == answer
+    counted = json.loads(diffucode("trace", "compare", trace, trace, "--json").stdout)["traces"][0]
+    assert counted["useful_tokens"] == json.loads(diffucode(*args, "--json", PRIME).stdout)["useful_tokens"]
 
 
 def shown(trace, *args):
     """What `trace show` prints, and what it says."""
-    done = diffucode_here("trace", "show", trace, *args)
+    done = diffucode("trace", "show", trace, *args)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
@@ -44,19 +44,19 @@ def shown(trace, *args):
 def test_a_trace_of_several_answers_has_each_of_them_and_shows_the_best(tmp_path):
     trace, tests = tmp_path / "run.jsonl", tmp_path / "tests.py"
     args = [*POCKET[:-1], "16", "-n", "4", "--temp", "2.5", "--seed", "0", "--trace", trace]
-    rows = json.loads(diffucode_here(*args, "--json", PRIME).stdout)["answers"]
+    rows = json.loads(diffucode(*args, "--json", PRIME).stdout)["answers"]
     assert sorted(row["canvas"] for row in rows) == [1, 2, 3, 4]
     assert len({row["text"] for row in rows}) == 4
     for row in rows:
         text, said = shown(trace, "--row", row["canvas"])
         assert text.removesuffix("\n") == row["text"].removesuffix("\n")
         assert f"canvas {row['canvas']} of 4" in said
-    best = diffucode_here(*args, "--rank", PRIME).stdout
+    best = diffucode(*args, "--rank", PRIME).stdout
     assert best.removesuffix("\n") == rows[0]["text"].removesuffix("\n")
     assert shown(trace) == (best, f"{trace}: canvas {rows[0]['canvas']} of 4, the one that was kept\n")
-    assert f"# answer 1, canvas {rows[0]['canvas']}, mean" in diffucode_here(*args, PRIME).stdout
+    assert f"# answer 1, canvas {rows[0]['canvas']}, mean" in diffucode(*args, PRIME).stdout
     tests.write_text("assert False\n")
-    assert diffucode_here(*args, "--tests", tests, "--allow-code-execution", PRIME).returncode == 1
+    assert diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME).returncode == 1
     assert shown(trace)[1] == f"{trace}: canvas 1 of 4\n"
 
 
@@ -64,30 +64,30 @@ def test_a_trace_of_a_template_shows_its_text_in_place(tmp_path):
     template, trace = tmp_path / "template.py", tmp_path / "run.jsonl"
     template.write_text("def process(k):\n    if k < 2:\n        <FILL:3>\n    return <FILL>\n")
     args = [*POCKET[:-1], "8", "--lock", template, "--trace", trace]
-    plain = diffucode_here(*args, PRIME).stdout
+    plain = diffucode(*args, PRIME).stdout
     assert plain.startswith("def process(k):\n    if k < 2:\n        return False\n")
     assert shown(trace)[0] == plain
     assert shown(trace, "--row", "1")[0].startswith("def process(k):\n    if k < 2:\n        ")
-    assert_one_line(diffucode_here("trace", "show", trace, "--row", "99"), "run.jsonl", "none of the number 99")
-    found = json.loads(diffucode_here("trace", "compare", trace, trace, "--rows", "1,2", "--json").stdout)
+    assert_one_line(diffucode("trace", "show", trace, "--row", "99"), "run.jsonl", "none of the number 99")
+    found = json.loads(diffucode("trace", "compare", trace, trace, "--rows", "1,2", "--json").stdout)
     assert [one["row"] for one in found["traces"]] == [1, 2]
     assert found["first_difference"] is not None
-    same = json.loads(diffucode_here("trace", "compare", trace, trace, "--json").stdout)
+    same = json.loads(diffucode("trace", "compare", trace, trace, "--json").stdout)
     assert (same["same_tokens"], same["first_difference"], same["same_text"]) == (1, None, True)
-    assert_one_line(diffucode_here("trace", "compare", trace, trace, "--rows", "1"), "--rows must be N,M")
+    assert_one_line(diffucode("trace", "compare", trace, trace, "--rows", "1"), "--rows must be N,M")
 
 
 def test_the_best_of_several_answers_and_the_first_that_passes(tmp_path):
     tests = tmp_path / "tests.py"
     tests.write_text("assert process(7) and not process(9)\n")
     args = [*POCKET, "-n", "3", "--temp", "0.7", "--seed", "1"]
-    report = json.loads(diffucode_here(*args, "--json", "--tests", tests, "--allow-code-execution", PRIME).stdout)
+    report = json.loads(diffucode(*args, "--json", "--tests", tests, "--allow-code-execution", PRIME).stdout)
     assert [row["passed"] for row in report["answers"]] == sorted((row["passed"] for row in report["answers"]), reverse=True)
     best = diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME)
     assert best.stdout.removesuffix("\n") == report["answers"][0]["text"].removesuffix("\n")
     tests.write_text("assert False\n")
-    assert_one_line(diffucode_here(*args, "--tests", tests, "--allow-code-execution", PRIME), "none of the 3 answers", "tests.py")
-    every = diffucode_here(*args, "-v", PRIME)
+    assert_one_line(diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME), "none of the 3 answers", "tests.py")
+    every = diffucode(*args, "-v", PRIME)
     assert every.stdout.count("# answer ") == 3
     assert "positions per useful token" in every.stderr
 
@@ -102,14 +102,14 @@ def test_a_locked_template_keeps_its_text(tmp_path):
 
 
 def test_constraints_that_cannot_work_are_one_line(tmp_path):
-    assert_one_line(diffucode_here(*TINY, "--ban-token", "two words", "hi"), "--ban-token", "not one token")
-    assert_one_line(diffucode_here(*TINY, "--until", "", "hi"), "--until")
-    assert_one_line(diffucode_here(*TINY, "-n", "2", "hi"), "--temp")
-    assert_one_line(diffucode_here(*TINY, "--tests", tmp_path / "t.py", "hi"), "--allow-code-execution")
-    missing = diffucode_here(*TINY, "--tests", tmp_path / "t.py", "--allow-code-execution", "hi")
+    assert_one_line(diffucode(*TINY, "--ban-token", "two words", "hi"), "--ban-token", "not one token")
+    assert_one_line(diffucode(*TINY, "--until", "", "hi"), "--until")
+    assert_one_line(diffucode(*TINY, "-n", "2", "hi"), "--temp")
+    assert_one_line(diffucode(*TINY, "--tests", tmp_path / "t.py", "hi"), "--allow-code-execution")
+    missing = diffucode(*TINY, "--tests", tmp_path / "t.py", "--allow-code-execution", "hi")
     assert_one_line(missing, "t.py", "No such file")
     (tmp_path / "t.txt").write_text("no hole here\n")
-    assert_one_line(diffucode_here(*TINY, "--lock", tmp_path / "t.txt", "hi"), "t.txt", "no hole")
-    assert_one_line(diffucode_here(*TINY, "--lock", tmp_path / "t.txt", "--rank", "hi"), "--lock")
+    assert_one_line(diffucode(*TINY, "--lock", tmp_path / "t.txt", "hi"), "t.txt", "no hole")
+    assert_one_line(diffucode(*TINY, "--lock", tmp_path / "t.txt", "--rank", "hi"), "--lock")
     (tmp_path / "t.txt").write_text("a = <FILL>\n")
-    assert_one_line(diffucode_here(*TINY, "--lock", tmp_path / "t.txt", "--prefill", "b", "hi"), "--prefill")
+    assert_one_line(diffucode(*TINY, "--lock", tmp_path / "t.txt", "--prefill", "b", "hi"), "--prefill")

@@ -12,7 +12,7 @@ import pytest
 
 from ..conftest import DATA
 from ..hub import local_hub, receiving_hub
-from .command import COMMAND, assert_one_line, diffucode, diffucode_here, environment
+from .command import COMMAND, assert_one_line, diffucode, environment
 
 
 def test_a_folder_is_converted_and_runs(tmp_path):
@@ -48,12 +48,12 @@ def test_a_folder_is_converted_and_runs(tmp_path):
     ],
 )
 def test_an_impossible_option_names_its_flag_and_writes_nothing(tmp_path, args, said):
-    assert_one_line(diffucode_here("convert", DATA / "dream-b", tmp_path / "out", *args), said)
+    assert_one_line(diffucode("convert", DATA / "dream-b", tmp_path / "out", *args), said)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_out_is_refused(tmp_path):
-    assert_one_line(diffucode_here("convert", DATA / "dream-b", tmp_path), str(tmp_path), "exists already")
+    assert_one_line(diffucode("convert", DATA / "dream-b", tmp_path), str(tmp_path), "exists already")
 
 
 def test_an_out_that_cannot_be_written_is_known_before_the_download(tmp_path):
@@ -79,22 +79,22 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
 
 
 def test_names_with_brackets_are_names(tmp_path):
-    assert_one_line(diffucode_here("convert", "[/x]", tmp_path / "out"), "[/x]")
+    assert_one_line(diffucode("convert", "[/x]", tmp_path / "out"), "[/x]")
 
 
 def test_a_source_that_is_no_checkpoint_is_named(tmp_path, broken):
-    assert_one_line(diffucode_here("convert", "./nowhere", tmp_path / "out"), "./nowhere")
+    assert_one_line(diffucode("convert", "./nowhere", tmp_path / "out"), "./nowhere")
     (broken / "model-00001-of-00002.safetensors").write_bytes(b"")
-    assert_one_line(diffucode_here("convert", broken, tmp_path / "out"), "model-00001-of-00002.safetensors")
+    assert_one_line(diffucode("convert", broken, tmp_path / "out"), "model-00001-of-00002.safetensors")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_prints_every_layer_and_writes_nothing(tmp_path):
     args = ("convert", DATA / "dream-a", tmp_path / "out", "-q", "--quant-predicate", "mixed_4_6", "--dry-run")
-    done = diffucode_here(*args)
+    done = diffucode(*args)
     assert done.returncode == 0, done.stderr
     *layers, last = done.stdout.splitlines()
-    plan = json.loads(diffucode_here(*args, "--json").stdout)
+    plan = json.loads(diffucode(*args, "--json").stdout)
     assert [line.split()[0] for line in layers] == [layer["name"] for layer in plan["layers"]]
     head = plan["layers"][-1]
     assert head["name"] == "lm_head"
@@ -114,7 +114,7 @@ def test_a_dry_run_downloads_nothing(tmp_path):
 
 
 def test_json_says_what_was_made(tmp_path):
-    done = diffucode_here("convert", DATA / "dream-a", tmp_path / "out", "-q", "--json")
+    done = diffucode("convert", DATA / "dream-a", tmp_path / "out", "-q", "--json")
     result = json.loads(done.stdout)
     assert result["out"] == str(tmp_path / "out")
     assert result["bytes_out"] < result["bytes_in"]
@@ -123,11 +123,11 @@ def test_json_says_what_was_made(tmp_path):
 
 def test_quantized_and_dequantized_it_still_runs(tmp_path):
     four, back = tmp_path / "four", tmp_path / "back"
-    assert diffucode_here("convert", DATA / "dream-a", four, "-q", "--quant-predicate", "mixed_3_6").returncode == 0
-    assert_one_line(diffucode_here("convert", four, tmp_path / "again", "-q"), str(four), "quantized already")
-    assert diffucode_here("convert", four, back, "--dequantize", "--dtype", "bfloat16").returncode == 0
+    assert diffucode("convert", DATA / "dream-a", four, "-q", "--quant-predicate", "mixed_3_6").returncode == 0
+    assert_one_line(diffucode("convert", four, tmp_path / "again", "-q"), str(four), "quantized already")
+    assert diffucode("convert", four, back, "--dequantize", "--dtype", "bfloat16").returncode == 0
     assert "quantization" not in json.loads((back / "config.json").read_text())
-    assert diffucode_here("generate", "-m", back, "--max-tokens", "4", "hi").returncode == 0
+    assert diffucode("generate", "-m", back, "--max-tokens", "4", "hi").returncode == 0
 
 
 def test_an_upload_puts_the_whole_folder_there_with_a_card(tmp_path):
@@ -149,7 +149,7 @@ def test_an_upload_that_cannot_work_is_known_before_anything_is_converted(tmp_pa
         env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
         args = ("convert", DATA / "dream-b", tmp_path / "out", "--upload")
         assert_one_line(diffucode(*args, "me/x", env=env), "me/x", "hf auth login")
-        assert_one_line(diffucode(*args, "not an id", env=env), "--upload not an id", "no valid Hub id")
+        assert_one_line(diffucode(*args, "not an id", env=env), "--upload not an id", "not a valid Hub id")
         assert_one_line(diffucode(*args, "x", env=env), "--upload x", "owner/name")
         assert files == {}
     assert not (tmp_path / "out").exists()

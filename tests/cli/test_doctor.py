@@ -16,7 +16,7 @@ def test_doctor_says_what_this_machine_is_and_that_it_is_right(tmp_path):
     assert lines[0].startswith("versions   python 3.")
     for label in ("chip", "memory", "system", "power", "7B", "Hub cache", "self-test"):
         assert any(line.startswith(label) for line in lines), label
-    assert any(" 4 bits:  4.28 GB, about  4.7 GB to run" in line for line in lines)
+    assert any(" 4 bits:  4.28 GB, about  4.71 GB to run" in line for line in lines)
     assert f"{DEFAULT_MODEL} is not there" in done.stdout
     for check in (
         "logits in float32",

@@ -9,14 +9,14 @@ import pytest
 
 from ..conftest import DATA
 from ..evaluation.test_evaluation import FUNCTIONS, HUMAN_EVAL
-from .command import COMMAND, assert_one_line, diffucode, diffucode_here, environment
+from .command import COMMAND, assert_one_line, diffucode, environment
 
 TINY = ("-m", DATA / "dream-b", "--max-tokens", "4")
 ALLOW = "--allow-code-execution"
 
 
 def run(*args):
-    return diffucode_here("eval", FUNCTIONS, *TINY, ALLOW, *args)
+    return diffucode("eval", FUNCTIONS, *TINY, ALLOW, *args)
 
 
 def results(path):
@@ -66,7 +66,7 @@ def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(tmp_path):
     for key in ("pass@1", "nfe", "positions", "useful_tokens", "failures", "answers"):
         assert again[key] == report[key]
     assert json.loads(run("--limit", "1", *options, "--out", part).stdout)["answers"] == 2
-    assert_one_line(run("--limit", "3", *options, "--seed", "4", "--out", part), str(part), "config.seed was 3 and not 4")
+    assert_one_line(run("--limit", "3", *options, "--seed", "4", "--out", part), str(part), "config.seed 3 instead of 4")
 
 
 def test_the_steps_of_each_answer_are_in_a_trace_of_its_own(tmp_path):
@@ -80,7 +80,7 @@ def test_the_steps_of_each_answer_are_in_a_trace_of_its_own(tmp_path):
     for file in files:
         header, *steps, _ = map(json.loads, file.read_text().splitlines())
         assert sorted(place - header["start"] for step in steps for place in step["at"]) == list(range(4))
-        assert diffucode_here("trace", "show", file).returncode == 0
+        assert diffucode("trace", "show", file).returncode == 0
 
 
 def test_a_trace_goes_neither_over_a_file_nor_over_what_is_none(tmp_path):
@@ -131,5 +131,5 @@ def test_an_impossible_value_names_its_flag(args, said, code):
 def test_a_broken_task_file_names_the_line(tmp_path):
     path = tmp_path / "tasks.jsonl"
     path.write_text(json.dumps(HUMAN_EVAL) + "\n{broken\n")
-    assert_one_line(diffucode_here("eval", path, *TINY, ALLOW), f"{path}:2", "not valid JSON")
-    assert_one_line(diffucode_here("eval", tmp_path / "none.jsonl", *TINY, ALLOW), "none.jsonl", "No such file")
+    assert_one_line(diffucode("eval", path, *TINY, ALLOW), f"{path}:2", "not valid JSON")
+    assert_one_line(diffucode("eval", tmp_path / "none.jsonl", *TINY, ALLOW), "none.jsonl", "No such file")

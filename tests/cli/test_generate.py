@@ -14,7 +14,7 @@ from mlx_diffucoder.loading import DEFAULT_MODEL
 
 from ..conftest import DATA
 from ..hub import local_hub
-from .command import COMMAND, ENDLESS, assert_one_line, diffucode, diffucode_here, environment
+from .command import COMMAND, ENDLESS, assert_one_line, diffucode, environment
 
 TINY = DATA / "dream-b"
 SHORT = ("-m", TINY, "--max-tokens", "6")
@@ -34,7 +34,7 @@ def test_pocket_writes_a_function_that_works():
 
 
 def test_json_holds_the_text_and_every_number():
-    done = diffucode_here("generate", *SHORT, "--preset", "exact", "--json", "hi")
+    done = diffucode("generate", *SHORT, "--preset", "exact", "--json", "hi")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     report = json.loads(done.stdout)
@@ -49,15 +49,15 @@ def test_json_holds_the_text_and_every_number():
 @pytest.mark.parametrize("preset", ["exact", "balanced", "fast"])
 def test_the_streamed_text_is_the_whole_text(preset):
     options = [*SHORT, "--preset", preset, "--temp", "2", "--seed", "3", "hi"]
-    streamed = diffucode_here("generate", *options).stdout
-    text = json.loads(diffucode_here("generate", "--json", *options).stdout)["text"]
+    streamed = diffucode("generate", *options).stdout
+    text = json.loads(diffucode("generate", "--json", *options).stdout)["text"]
     assert streamed.rstrip("\n") == text.rstrip("\n")
     assert streamed.endswith("\n")
 
 
 def test_the_same_seed_writes_the_same_text():
     def text(seed):
-        return diffucode_here("generate", *SHORT, "--temp", "2", "--seed", seed, "hi").stdout
+        return diffucode("generate", *SHORT, "--temp", "2", "--seed", seed, "hi").stdout
 
     assert text(1) == text(1)
     assert len({text(seed) for seed in range(1, 4)}) > 1
@@ -65,7 +65,7 @@ def test_the_same_seed_writes_the_same_text():
 
 def test_a_preset_sets_what_no_flag_says():
     def config(*args):
-        return json.loads(diffucode_here("generate", *SHORT, "--json", *args, "hi").stdout)["config"]
+        return json.loads(diffucode("generate", *SHORT, "--json", *args, "hi").stdout)["config"]
 
     assert config()["rule"] == "threshold:tau=0.9"
     assert config("--preset", "balanced") == config()
@@ -75,7 +75,7 @@ def test_a_preset_sets_what_no_flag_says():
 
 
 def prompt_length(*args, **options):
-    return json.loads(diffucode_here("generate", *SHORT, "--json", *args, **options).stdout)["prompt_tokens"]
+    return json.loads(diffucode("generate", *SHORT, "--json", *args, **options).stdout)["prompt_tokens"]
 
 
 def test_piped_text_joins_the_argument():
@@ -86,7 +86,7 @@ def test_piped_text_joins_the_argument():
 
 
 def test_the_model_comes_from_the_environment_too():
-    done = diffucode_here("generate", "--max-tokens", "4", "--json", "hi", env={"DIFFUCODE_MODEL": str(TINY)})
+    done = diffucode("generate", "--max-tokens", "4", "--json", "hi", env={"DIFFUCODE_MODEL": str(TINY)})
     assert json.loads(done.stdout)["model"] == str(TINY)
 
 
@@ -125,16 +125,16 @@ def test_special_tokens_in_the_prompt_act_with_raw_only():
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_an_impossible_value_names_its_flag(args, said):
-    assert_one_line(diffucode_here("generate", "-m", TINY, *args, "hi"), said)
+    assert_one_line(diffucode("generate", "-m", TINY, *args, "hi"), said)
 
 
 @pytest.mark.parametrize("args", [[], [""], ["  \n"], ["-"]])
 def test_an_empty_prompt_says_so(args):
-    assert_one_line(diffucode_here("generate", "-m", TINY, *args), "prompt is empty")
+    assert_one_line(diffucode("generate", "-m", TINY, *args), "prompt is empty")
 
 
 def test_a_prompt_longer_than_the_context_says_how_long():
-    assert_one_line(diffucode_here("generate", "-m", TINY, "x " * 3000), "tokens long", "context 2048")
+    assert_one_line(diffucode("generate", "-m", TINY, "x " * 3000), "tokens long", "context 2048")
 
 
 def test_invalid_utf8_is_refused():
@@ -159,7 +159,7 @@ def test_invalid_utf8_is_refused():
 )
 def test_a_damaged_folder_is_one_line(broken, damage, said):
     damage(broken)
-    assert_one_line(diffucode_here("generate", "-m", broken, "hi"), said)
+    assert_one_line(diffucode("generate", "-m", broken, "hi"), said)
 
 
 def test_a_closed_stdin_is_no_prompt_and_no_harm():
@@ -181,7 +181,7 @@ def test_an_empty_model_name_is_the_default_and_asks_too(hub):
 
 
 def test_a_folder_that_is_not_there():
-    assert_one_line(diffucode_here("generate", "-m", "./nowhere", "hi"), "./nowhere", "no such folder")
+    assert_one_line(diffucode("generate", "-m", "./nowhere", "hi"), "./nowhere", "no such folder")
 
 
 def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path):

@@ -13,7 +13,7 @@ from mlx_diffucoder.errors import FileError
 from mlx_diffucoder.infilling.file import cut, replace_file
 
 from ..conftest import DATA
-from .command import assert_one_line, diffucode, diffucode_here
+from .command import assert_one_line, diffucode
 
 TINY = ("-m", DATA / "dream-b", "--max-tokens", "3", "--tries", "1", "--context", "16")
 EVENS = b"def f(nums):\n    result = []\n    for x in nums:\n<FILL:10>\n            result.append(x)\n    return result\n"
@@ -27,7 +27,7 @@ def infilled(*args, stdin=b""):
 
 
 def refused(*args, stdin=b""):
-    return diffucode_here("infill", *args, stdin=stdin)
+    return diffucode("infill", *args, stdin=stdin)
 
 
 @pytest.fixture
@@ -196,10 +196,10 @@ def test_a_trace_shows_every_length_that_was_tried_and_draws_the_one_that_was_ke
     trace, page = tmp_path / "run.jsonl", tmp_path / "run.html"
     holey.write_bytes(EVENS.replace(b"<FILL:10>\n            ", b"        if <FILL>\n            "))
     report = json.loads(infilled(holey, "-m", "pocket", "--dtype", "float32", "--max-tokens", "4", "--json", "--trace", trace))
-    done = diffucode_here("trace", "show", trace)
+    done = diffucode("trace", "show", trace)
     assert done.stdout == report["text"]
     assert f"canvas {report['kept']} of {report['tried']}, the one that was kept" in done.stderr
-    assert diffucode_here("trace", "plot", trace, "--row", "1", "--out", page).returncode == 0
+    assert diffucode("trace", "plot", trace, "--row", "1", "--out", page).returncode == 0
     data = json.loads(page.read_text().split('type="application/json">')[1].split("</script>")[0])
     before = "".join(data["pieces"][str(id)] for id in data["tokens"][: data["steps"][0]["at"][0]])
     assert before.startswith("def f(nums):\n")
@@ -224,7 +224,7 @@ def test_what_cannot_be_filled_is_one_line(holey, tmp_path):
     assert_one_line(refused(holey, *TINY), "a.py", "binary")
     holey.write_bytes(b"x = <FILL:5000>")
     assert_one_line(refused(holey, *TINY), "a.py: a hole", "5000 tokens", "2048")
-    assert_one_line(diffucode_here("generate", *TINY[:4], "--lock", holey, "hi"), "a.py: a hole", "5000 tokens", "2048")
+    assert_one_line(diffucode("generate", *TINY[:4], "--lock", holey, "hi"), "a.py: a hole", "5000 tokens", "2048")
     holey.write_bytes(b"x = <FILL:0>")
     assert_one_line(refused(holey, *TINY), "a.py:1", "0 tokens")
     for flag in ("--prefill", "--until", "--reference"):  # are of answers

@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from ..training.small import CHECKPOINT, small_checkpoint, small_config, write_rows
-from .command import COMMAND, assert_one_line, diffucode, diffucode_here, environment
+from .command import COMMAND, assert_one_line, diffucode, environment
 
 SHORT = ("--batch-size", 2, "--max-length", 64, "--learning-rate", 0.001, "--report-every", 1, "--steps", 6)
 
@@ -57,12 +57,12 @@ def test_an_adapter_is_trained_used_and_fused(tmp_path, floats, rows):
 
 
 def test_an_adapter_of_another_model_is_one_line(tmp_path, floats, rows):
-    assert diffucode_here("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *SHORT).returncode == 0
+    assert diffucode("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *SHORT).returncode == 0
     task = {"task_id": "t/0", "prompt": "Add.", "entry_point": "f", "test": "def check(f):\n    pass"}
     (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
     verbs = ("generate", "hi"), ("eval", tmp_path / "tasks.jsonl", "--allow-code-execution"), ("fuse", "--out", tmp_path / "f")
     for verb in verbs:
-        done = diffucode_here(*verb, "-m", CHECKPOINT, "--adapter", tmp_path / "a")
+        done = diffucode(*verb, "-m", CHECKPOINT, "--adapter", tmp_path / "a")
         assert_one_line(done, "is an adapter of another model", str(floats))
     assert not (tmp_path / "f").exists()
 
@@ -117,12 +117,12 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(tmp_path, rows):
 
 
 def test_a_dry_run_computes_the_memory_and_writes_nothing(tmp_path, floats, rows):
-    done = diffucode_here("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *SHORT, "--dry-run", "--json")
+    done = diffucode("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *SHORT, "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
     computed = json.loads(done.stdout)["memory_computed"]
     assert computed["total"] == sum(value for name, value in computed.items() if name != "total")
     assert not (tmp_path / "a").exists()
-    with_checkpoints = diffucode_here(
+    with_checkpoints = diffucode(
         "train", "-m", floats, "--data", rows, "--out", "x", *SHORT, "--dry-run", "--json", "--gradient-checkpointing"
     )
     assert json.loads(with_checkpoints.stdout)["memory_computed"]["activations"] < computed["activations"]
@@ -130,7 +130,7 @@ def test_a_dry_run_computes_the_memory_and_writes_nothing(tmp_path, floats, rows
 
 def test_bad_data_is_one_line_that_names_it(tmp_path, floats, rows):
     def trained(*flags):
-        return diffucode_here("train", "-m", floats, "--out", tmp_path / "a", *SHORT, *flags)
+        return diffucode("train", "-m", floats, "--out", tmp_path / "a", *SHORT, *flags)
 
     assert_one_line(trained("--data", tmp_path / "none.jsonl"), "none.jsonl", "cannot be read")
     (tmp_path / "empty.jsonl").touch()
@@ -148,7 +148,7 @@ def test_bad_data_is_one_line_that_names_it(tmp_path, floats, rows):
 
 def test_flags_that_cannot_work_are_one_line(tmp_path, floats, rows):
     def trained(*flags):
-        return diffucode_here("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *flags)
+        return diffucode("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *flags)
 
     assert_one_line(trained("--tune", "half"), "--tune must be one of full, lora, dora")
     assert_one_line(trained("--steps", "2", "--epochs", "2"), "--steps and --epochs")
@@ -161,4 +161,4 @@ def test_flags_that_cannot_work_are_one_line(tmp_path, floats, rows):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, floats, rows):
     tmp_path.chmod(0o500)
-    assert_one_line(diffucode_here("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *SHORT), "cannot be written")
+    assert_one_line(diffucode("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *SHORT), "cannot be written")

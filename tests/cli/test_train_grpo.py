@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from .command import COMMAND, assert_one_line, diffucode, diffucode_here, environment
+from .command import COMMAND, assert_one_line, diffucode, environment
 
 TASKS = Path(__file__).parents[2] / "bench" / "tasks" / "functions.jsonl"
 
@@ -91,24 +91,24 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path, tasks):
     ],
 )
 def test_what_cannot_work_is_one_line(tmp_path, tasks, more, said):
-    assert_one_line(diffucode_here(*flags(tasks, tmp_path / "out", *more)), *said)
+    assert_one_line(diffucode(*flags(tasks, tmp_path / "out", *more)), *said)
     assert not (tmp_path / "out").exists()
 
 
 def test_without_leave_to_run_code_nothing_begins(tmp_path, tasks):
     given = [flag for flag in flags(tasks, tmp_path / "out") if flag != "--allow-code-execution"]
-    assert_one_line(diffucode_here(*given), "runs the code that the model writes", "--allow-code-execution")
+    assert_one_line(diffucode(*given), "runs the code that the model writes", "--allow-code-execution")
 
 
 def test_flags_of_rewards_are_refused_where_there_are_none(tmp_path, tasks):
     for flag in (("--group", 4), ("--kl", 0.1), ("--temp", 0.7), ("--allow-code-execution",)):
-        done = diffucode_here("train", "-m", "pocket", "--data", tasks, "--out", tmp_path / "out", *flag)
+        done = diffucode("train", "-m", "pocket", "--data", tasks, "--out", tmp_path / "out", *flag)
         assert_one_line(done, f"{flag[0]} is for --method coupled-grpo")
 
 
 def test_data_that_are_no_tasks_are_one_line(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n")
-    assert_one_line(diffucode_here(*flags(file, tmp_path / "out")), "rows.jsonl: holds no task")
+    assert_one_line(diffucode(*flags(file, tmp_path / "out")), "rows.jsonl: holds no task")
     file.write_text('{"prompt": "Add", "completion": "x"}\n')
-    assert_one_line(diffucode_here(*flags(file, tmp_path / "out")), "rows.jsonl:1: not a task of a known format")
+    assert_one_line(diffucode(*flags(file, tmp_path / "out")), "rows.jsonl:1: not a task of a known format")

@@ -161,7 +161,7 @@ def test_too_little_disk_is_known_before_the_first_byte(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**6, 10**6))
     monkeypatch.setattr(shards.os, "pwrite", lambda *args: pytest.fail("a byte was written"))
-    with pytest.raises(ConvertError, match=r"out: not enough disk, 2\.\d\d MB to write and 1\.00 MB free"):
+    with pytest.raises(ConvertError, match=r"out: not enough disk space: 2\.\d\d MB to write, 1\.00 MB free"):
         convert(SOURCE, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -530,10 +530,10 @@ def test_a_torn_first_line_starts_anew(tmp_path, same):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model": "other"}, "model was 'dream-b' and not 'other'"),
-        ({"weights": "0"}, "weights were others"),
-        ({"tasks": "0"}, "tasks were others"),
-        ({"config": GenerationConfig(seed=2).to_dict()}, "config.seed was 1 and not 2"),
+        ({"model": "other"}, "model 'dream-b' instead of 'other'"),
+        ({"weights": "0"}, "other weights"),
+        ({"tasks": "0"}, "other tasks"),
+        ({"config": GenerationConfig(seed=2).to_dict()}, "config.seed 1 instead of 2"),
         ({"limits": {"timeout": 9}}, "limits.timeout"),
     ],
 )
