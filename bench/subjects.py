@@ -131,7 +131,7 @@ def _shape(name: str) -> ModelConfig:
     if folder is None:
         known = ", ".join(SHAPES)
         raise BenchError(f"--shape must be {known}, {POCKET}, a checkpoint's folder or one in the Hub's cache, not {name!r}")
-    return read_model_config(folder)[0]
+    return read_model_config(folder)[1]
 
 
 def found_here(name: str) -> Path | None:

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_diffucoder.checkpoint import INDEX, build, read_headers
+from mlx_diffucoder.checkpoint import INDEX, build, stored_weights
 from mlx_diffucoder.data import Sample, encode_samples, read_samples
 from mlx_diffucoder.errors import ConvertError
 from mlx_diffucoder.files import check_disk, final_name, new_folder
@@ -148,10 +148,10 @@ def _prepare(
         calibration = calibrator.choose(config.target_bpw)
         config = replace(config, widths=calibration.widths, target_bpw=None, calibrate=None)
     before: dict[str, mx.array] = dict(_flat(model))
-    stored = read_headers(folder)
+    stored = stored_weights(folder, model)
     files = {file: data_offsets(file) for file in sorted({one.file for one in stored.values()})}
     sources = {
-        name: Stored(stored[name].file, files[stored[name].file][name], value.shape, value.dtype)
+        name: Stored(stored[name].file, files[stored[name].file][stored[name].name], value.shape, value.dtype)
         for name, value in before.items()
     }
     widths = widths_of(model)

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from .errors import CheckpointError, ConfigError
 from .files import read_json
-from .models.base import ModelConfig
+from .models import family_of
+from .models.base import Family, ModelConfig
 from .models.transformer import DiffusionModel
 
 INDEX = "model.safetensors.index.json"
@@ -31,21 +32,23 @@ SAMPLED = 16  # elements of each weight
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight as a shard's header describes it."""
+    """A weight as a shard's header describes it; `name` is the file's name for it."""
 
+    name: str
     shape: tuple[int, ...]
     dtype: str
     file: Path
 
 
-def read_model_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
-    """`config.json`, as the model's configuration and whole. Raises `CheckpointError` or `ConfigError`."""
+def read_model_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]]:
+    """The family and the network's shape from `config.json`, and its content. Raises `CheckpointError` or `ConfigError`."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: not a folder; a checkpoint is a folder with config.json and *.safetensors")
     path = folder / "config.json"
     raw = read_json(path)
     try:
-        return ModelConfig.from_dict(raw), raw
+        family = family_of(raw)
+        return family, family.read_config(raw), raw
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -62,7 +65,7 @@ def read_headers(folder: Path) -> dict[str, StoredWeight]:
         try:
             with safe_open(file, framework="numpy") as shard:
                 parts = {name: shard.get_slice(name) for name in shard.keys()}
-                found = {name: StoredWeight(tuple(one.get_shape()), one.get_dtype(), file) for name, one in parts.items()}
+                found = {name: StoredWeight(name, tuple(one.get_shape()), one.get_dtype(), file) for name, one in parts.items()}
         except (SafetensorError, OSError) as error:
             if not os.access(file, os.R_OK):
                 raise CheckpointError(f"{file}: cannot be read (permission denied)") from None
@@ -91,25 +94,31 @@ def shards(folder: Path) -> list[Path]:
     return files
 
 
+def stored_weights(folder: Path, model: DiffusionModel) -> dict[str, StoredWeight]:
+    """The weights of a folder by the network's names, without those it has no use for. Raises as `read_headers`."""
+    found = {model.family.weight_name(name, model.config): weight for name, weight in read_headers(folder).items()}
+    return {name: weight for name, weight in found.items() if name is not None}
+
+
 def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
     """The model of a folder with its weights not read yet, and its `config.json`.
 
     MLX reads an array from its file when it is first evaluated. Nothing is copied or held twice.
 
     Raises:
-        ConfigError: `config.json` does not describe a Dream model.
+        ConfigError: `config.json` is of no family that is known, or has a value that cannot work.
         CheckpointError: the folder lacks a file or a weight, has one too many, or one of a wrong
             shape; the message names it.
     """
-    config, raw = read_model_config(folder)
-    model = DiffusionModel(config)
-    stored = {name: weight for name, weight in read_headers(folder).items() if not model.ignores(name)}
+    family, config, raw = read_model_config(folder)
+    model = DiffusionModel(config, family)
+    stored = stored_weights(folder, model)
     _quantize_structure(model, raw, stored, folder)
     _check_weights(model, stored, folder)
     arrays: dict[str, mx.array] = {}
     for file in sorted({weight.file for weight in stored.values()}):
         arrays |= mx.load(str(file))  # type: ignore[arg-type]  # a .safetensors file gives a dict
-    model.load_weights([(name, arrays[name]) for name in stored], strict=True)
+    model.load_weights([(name, arrays[weight.name]) for name, weight in stored.items()], strict=True)
     model.eval()
     return model, raw
 

@@ -17,6 +17,7 @@ from .adapter import apply_adapter
 from .checkpoint import build, shards
 from .errors import CheckpointError, ConfigError, HubError, did_you_mean, one_of
 from .files import read_json
+from .models import find_family
 from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
 
@@ -60,8 +61,8 @@ def load(
 
     Raises:
         HubError: the Hub cannot be reached or does not have the name.
-        CheckpointError, ConfigError: the folder is incomplete, damaged, or no Dream checkpoint; or the
-            adapter is, or is another model's.
+        CheckpointError, ConfigError: the folder is incomplete, damaged, or of no family that is known; or the
+            adapter is damaged, or another model's.
     """
     check_dtype(dtype)
     folder = resolve(name)
@@ -119,14 +120,14 @@ def cached(repo: str) -> Path | None:
 
 
 def known_models() -> list[str]:
-    """Names that `load` takes: the bundled one, the default, and the Dream checkpoints in the Hub's cache."""
+    """Names that `load` takes: the bundled one, the default, and the checkpoints in the Hub's cache that it runs."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     names = [POCKET, DEFAULT_MODEL]
     for config in sorted(Path(HF_HUB_CACHE).glob("models--*--*/snapshots/*/config.json")):
         name = config.parents[2].name.removeprefix("models--").replace("--", "/", 1)
         with suppress(CheckpointError):
-            if name not in names and read_json(config).get("model_type") == "Dream":
+            if name not in names and find_family(read_json(config)):
                 names.append(name)
     return names
 

@@ -20,7 +20,6 @@ def test_model_config_ignores_keys_it_does_not_know():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_type": "qwen2"}, "model_type"),
         ({"mask_token_id": None}, "mask_token_id"),
         ({"hidden_size": None}, "hidden_size"),
         ({"hidden_size": "128"}, "hidden_size"),

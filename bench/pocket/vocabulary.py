@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from mlx_diffucoder.errors import ConfigError
-from mlx_diffucoder.tokenizer import QWEN2_SPLIT
+from mlx_diffucoder.tokenizer_files import QWEN2_SPLIT
 
 # DiffuCoder's own, in the order of their ids.
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|beginoftext|>", "<|mask|>", "<|dlm_pad|>")

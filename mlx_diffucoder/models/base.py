@@ -1,9 +1,13 @@
-"""What a model family states: its configuration."""
+"""The description of a family of models, and the shape of a network as a `config.json` gives it.
+
+Nothing here imports MLX: a tokenizer asks the family for its special ids before any network is built.
+"""
 
 import json
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ..config import is_number
 from ..errors import ConfigError
@@ -19,16 +23,15 @@ LARGEST = {
     "rope_theta": 1e12,
     "rms_norm_eps": 1.0,
 }
-"""Far beyond any model: what is larger is a damaged `config.json`, and would end in MLX's arithmetic."""
+"""Far beyond any model. A larger value means a damaged `config.json`, and would fail inside MLX."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The Dream architecture, as a checkpoint's `config.json` states it.
+    """The shape of the network, as a checkpoint's `config.json` states it.
 
-    Keys that are not named here are ignored. Features that would change the model's output and
-    that are not implemented (RoPE scaling, sliding-window attention, another activation) are
-    refused by `from_dict`, never silently dropped.
+    Keys that are not named here are ignored. Features that change the model's output and are not implemented
+    (RoPE scaling, sliding-window attention, other activations) are refused, never dropped in silence.
     """
 
     vocab_size: int
@@ -49,9 +52,11 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """Read a `config.json` that has been parsed. Raises `ConfigError`, naming the key."""
-        if (kind := config.get("model_type")) != "Dream":
-            raise ConfigError(f'model_type is "{kind}", not "Dream": this program runs DiffuCoder and Dream checkpoints only')
+        """Read the keys of a parsed `config.json`, whatever its family.
+
+        Raises:
+            ConfigError: a key is missing or cannot work; the message begins with its name.
+        """
         values = {}
         for field in fields(cls):
             value = config.get(field.name)
@@ -90,6 +95,111 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     if not isinstance(scaling, dict) or (scaling.get("rope_type") or scaling.get("type")) not in (None, "default"):
         raise ConfigError(f"rope_scaling {json.dumps(scaling)} is not supported")
     if config.get("use_sliding_window"):
-        raise ConfigError("use_sliding_window is not supported: DiffuCoder attends to the whole canvas")
+        raise ConfigError("use_sliding_window is not supported: the network attends to the whole canvas")
     if config.get("hidden_act", "silu") != "silu":
         raise ConfigError(f"hidden_act {config['hidden_act']!r} is not supported, only 'silu'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialIds:
+    """The token ids that decoding needs.
+
+    Attributes:
+        mask: the token of a position that is not decided yet.
+        pad: fills a canvas after its answer's end, and the left of shorter rows in a batch.
+        ends: an answer ends at the first of these.
+        chat_end, text_end: the token to end a chat's answer, or any other text, with; None where there is none.
+    """
+
+    mask: int
+    pad: int
+    ends: frozenset[int]
+    chat_end: int | None
+    text_end: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(ABC):
+    """What one family of masked-diffusion models has in common, and what differs from other families.
+
+    To add a family, write a file with a subclass that overrides what differs, and add its instance to `FAMILIES`.
+
+    Attributes:
+        name: a short name for error messages.
+        models: the published models, for error messages.
+        shift: the network's output at row i - shift is the distribution of position i. 1 for networks that
+            began as autoregressive models and kept their head, otherwise 0.
+        attention: which tokens a token attends to; `full` means all of the canvas.
+        chat_end: the token that ends an answer in a chat.
+        text_ends: other tokens that end an answer, the usual one first.
+        pad_token: the token after an answer's end.
+        mask_token_id: the mask where `config.json` does not name it.
+    """
+
+    name: str
+    models: str
+    shift: int
+    attention: Literal["full"] = "full"
+    chat_end: str
+    text_ends: tuple[str, ...]
+    pad_token: str | None = None
+    mask_token_id: int | None = None
+
+    @abstractmethod
+    def recognizes(self, config: Mapping[str, Any]) -> bool:
+        """Whether a parsed `config.json` is of this family."""
+
+    def read_config(self, config: Mapping[str, Any]) -> ModelConfig:
+        """The network's shape from a parsed `config.json`. Raises `ConfigError`, naming the key."""
+        return ModelConfig.from_dict({**config, "mask_token_id": self._mask(config)})
+
+    def weight_name(self, stored: str, config: ModelConfig) -> str | None:
+        """The network's name of a weight that a checkpoint calls `stored`; None for a weight that it has no use for.
+
+        This default knows Qwen2's and Llama's names: RoPE tables and the copy of a tied head are left out.
+        """
+        tied_head = config.tie_word_embeddings and stored.startswith("lm_head.")
+        return None if tied_head or stored.endswith("rotary_emb.inv_freq") else stored
+
+    def special_ids(
+        self,
+        config: Mapping[str, Any],
+        generation: Mapping[str, Any],
+        id_of: Callable[[str], int | None],
+        vocab_size: int,
+    ) -> SpecialIds:
+        """The special ids of a checkpoint: those its files name, and those of the family's tokens.
+
+        Args:
+            config, generation: `config.json` and `generation_config.json`, parsed.
+            id_of: the tokenizer's id of a token, or None.
+            vocab_size: the number of the tokenizer's tokens.
+
+        Raises:
+            ConfigError: nothing names the mask.
+        """
+        mask = self._mask(config)
+        if not isinstance(mask, int):
+            raise ConfigError("mask_token_id is missing; a diffusion model needs a mask token")
+        tokens = (self.chat_end, *self.text_ends)
+        named = [config.get("eos_token_id"), generation.get("eos_token_id"), config.get("pad_token_id")]
+        ends = frozenset(_ids([*named, *map(id_of, tokens)])) - {mask}
+        pad = id_of(self.pad_token) if self.pad_token else None
+        pad = config.get("pad_token_id") if pad is None else pad
+        if not isinstance(pad, int) or not 0 <= pad < vocab_size:
+            pad = min(ends, default=0)
+
+        def first_end(names: Iterable[str]) -> int | None:
+            return next((id for id in map(id_of, names) if id in ends), min(ends, default=None))
+
+        return SpecialIds(mask=mask, pad=pad, ends=ends, chat_end=first_end(tokens), text_end=first_end(self.text_ends))
+
+    def _mask(self, config: Mapping[str, Any]) -> Any:
+        stated = config.get("mask_token_id")
+        return self.mask_token_id if stated is None else stated
+
+
+def _ids(values: Iterable[Any]) -> set[int]:
+    """Ids from values that may be an id, a list of ids, or None."""
+    lists = (value if isinstance(value, list) else [value] for value in values)
+    return {id for ids in lists for id in ids if isinstance(id, int) and 0 <= id < 2**31}

@@ -1,11 +1,12 @@
-"""The Dream transformer: Qwen2 with full bidirectional attention.
+"""The network: a Qwen2 transformer in which every token attends to every other.
 
-Modules carry the names of the Hugging Face checkpoint, so that loading and converting move
-arrays without renaming any. The model knows nothing of masks, canvases or decoding: logits at
-row i are what the network puts out at i, and it is the decoder that reads them one row to the
-left (DiffuCoder's shift).
+The modules have the names of the Hugging Face checkpoint, so that loading and converting rename nothing. The network
+knows nothing of masks, canvases or decoding. Its logits at row i are what it computes there; the decoder reads the
+logits of position i at row i - `shift`.
 
-Source: Dream 7B (arXiv 2508.15487) on Qwen2 (arXiv 2407.10671), sections on architecture.
+Letters in the shapes: B rows of a batch, L tokens forwarded, S slots of the cache, D hidden size, V vocabulary.
+
+Source: Qwen2 (arXiv 2407.10671), made bidirectional as in Dream 7B (arXiv 2508.15487).
 """
 
 from collections.abc import Callable
@@ -15,38 +16,39 @@ from typing import Any, Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
-from .base import ModelConfig
+from .base import Family, ModelConfig
+from .dream import DREAM
 
 Positions = int | mx.array
 
 
 class KeyValues(Protocol):
-    """K/V kept by a caller between forwards: what the layers of this forward attend to.
+    """A K/V cache that the caller keeps between forwards: each layer attends to what it returns.
 
-    Each layer hands over the keys and values of the tokens being forwarded and attends to what it
-    gets back. What is kept, and for how long, is the caller's business.
+    Each layer hands over the keys and values of the tokens being forwarded and attends to what it gets back. The
+    caller decides what to keep and for how long.
     """
 
     def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Take `[B, kv_heads, L, head_dim]`, rotated already; return `[B, kv_heads, L', head_dim]`."""
+        """Take keys and values `[B, kv_heads, L, head_dim]`, already rotated; return `[B, kv_heads, S, head_dim]`."""
         ...
 
 
 LayerKV = list[tuple[mx.array, mx.array]]
-"""Keys and values of each layer, `[B, kv_heads, P, head_dim]`."""
+"""Keys and values of each layer, `[B, kv_heads, S, head_dim]`."""
 
 
 class PositionedKVCache:
-    """`KeyValues` that stand in places: those of the tokens being forwarded overwrite what was there.
+    """`KeyValues` with numbered slots: the tokens being forwarded overwrite the slots they are given.
 
     Args:
-        at: int `[B, L]`, the place of each token.
-        count: places there are to be, P.
-        layers: what stood there before, in fewer places or as many; empty for nothing.
+        slots: int `[B, L]`, the slot of each token.
+        count: the number of slots, S.
+        layers: the cache before, of S slots or fewer; empty for none.
     """
 
-    def __init__(self, at: mx.array, count: int, layers: LayerKV):
-        self._at, self._count, self._before = at[:, None, :, None], count, layers
+    def __init__(self, slots: mx.array, count: int, layers: LayerKV):
+        self._slots, self._count, self._before = slots[:, None, :, None], count, layers
         self.layers: LayerKV = []
 
     def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
@@ -54,12 +56,14 @@ class PositionedKVCache:
         self.layers.append((self._put(before[0], keys), self._put(before[1], values)))
         return self.layers[layer]
 
-    def _put(self, kept: mx.array, fresh: mx.array) -> mx.array:
-        kept = mx.pad(kept, [(0, 0), (0, 0), (0, self._count - kept.shape[2]), (0, 0)])
-        return mx.put_along_axis(kept, mx.broadcast_to(self._at, fresh.shape), fresh, axis=2)
+    def _put(self, cached: mx.array, new: mx.array) -> mx.array:
+        cached = mx.pad(cached, [(0, 0), (0, 0), (0, self._count - cached.shape[2]), (0, 0)])
+        return mx.put_along_axis(cached, mx.broadcast_to(self._slots, new.shape), new, axis=2)
 
 
 class Attention(nn.Module):
+    """Grouped-query attention with rotary positions; q, k and v have biases, o has none."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -71,7 +75,8 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(width, width, bias=False)
 
     def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
-        B, L, D = x.shape  # x: [B, L, D]
+        """`[B, L, D]` -> `[B, L, D]`; the arguments as in `DiffusionModel.__call__`."""
+        B, L, D = x.shape
         queries = self._rotate(self.q_proj(x).reshape(B, L, self.heads, -1), positions)  # [B, heads, L, head_dim]
         keys = self._rotate(self.k_proj(x).reshape(B, L, self.kv_heads, -1), positions)
         values = self.v_proj(x).reshape(B, L, self.kv_heads, -1).transpose(0, 2, 1, 3)
@@ -81,17 +86,19 @@ class Attention(nn.Module):
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, D))
 
     def _rotate(self, x: mx.array, positions: Positions) -> mx.array:
-        """`[B, L, heads, head_dim]` -> `[B, heads, L, head_dim]`, turned by the positions."""
+        """`[B, L, heads, head_dim]` -> `[B, heads, L, head_dim]`, rotated by the positions."""
         B, L, heads, dim = x.shape
-        turn = partial(mx.fast.rope, dims=dim, traditional=False, base=self.rope_theta, scale=1.0)
+        rope = partial(mx.fast.rope, dims=dim, traditional=False, base=self.rope_theta, scale=1.0)
         if isinstance(positions, int) or positions.ndim == 1:
-            return turn(x.transpose(0, 2, 1, 3), offset=positions)
-        # The kernel takes one offset a row: every token becomes a row of its own.
-        turned = turn(x.reshape(B * L, heads, 1, dim), offset=positions.reshape(-1))
-        return turned.reshape(B, L, heads, dim).transpose(0, 2, 1, 3)
+            return rope(x.transpose(0, 2, 1, 3), offset=positions)
+        # The kernel takes one offset a row, so every token becomes a row.
+        rotated = rope(x.reshape(B * L, heads, 1, dim), offset=positions.reshape(-1))
+        return rotated.reshape(B, L, heads, dim).transpose(0, 2, 1, 3)
 
 
 class MLP(nn.Module):
+    """SwiGLU: `[B, L, D]` -> `[B, L, D]`."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -103,6 +110,8 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention and MLP, each after a norm and added to its input: `[B, L, D]` -> `[B, L, D]`."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.self_attn = Attention(config)
@@ -116,6 +125,8 @@ class Layer(nn.Module):
 
 
 class Backbone(nn.Module):
+    """Embeddings and layers: ids `[B, L]` -> hidden states `[B, L, D]`, before the last norm."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -123,18 +134,23 @@ class Backbone(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def __call__(self, tokens: mx.array, positions: Positions, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
-        x = self.embed_tokens(tokens)  # [B, L, D]
+        x = self.embed_tokens(tokens)
         for index, layer in enumerate(self.layers):
             x = layer(x, index, positions, mask, kv)
         return x
 
 
 class DiffusionModel(nn.Module):
-    """The network: token ids in, logits out."""
+    """The network: token ids in, logits out.
 
-    def __init__(self, config: ModelConfig):
+    Args:
+        config: its shape.
+        family: the family that it belongs to.
+    """
+
+    def __init__(self, config: ModelConfig, family: Family = DREAM):
         super().__init__()
-        self.config = config
+        self.config, self.family = config, family
         self.model = Backbone(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -142,8 +158,13 @@ class DiffusionModel(nn.Module):
 
     @property
     def layers(self) -> list[Layer]:
-        """The transformer's layers, where mlx-lm's helpers look for them."""
+        """The transformer's layers, under the name that mlx-lm's functions use."""
         return self.model.layers
+
+    @property
+    def shift(self) -> int:
+        """How far left of a position its prediction is: the logits at row i - shift are those of position i."""
+        return self.family.shift
 
     def __call__(
         self,
@@ -154,17 +175,15 @@ class DiffusionModel(nn.Module):
         mask: mx.array | None = None,
         kv: KeyValues | None = None,
     ) -> mx.array:
-        """Forward `tokens` and return the logits of the rows that are asked for.
+        """Forward `tokens` and return the logits of some rows.
 
         Args:
             tokens: ids, int `[B, L]`.
-            rows: int `[B, R]`, which of the L rows to put through `lm_head`; None is all.
-            positions: where the tokens stand in their text: the position of the first, for all
-                rows or one a row `[B]`, or that of every token `[B, L]`. `left_padded` gives
-                those of padded rows.
-            mask: bool, broadcast to `[B, heads, L, L']`, which keys each token may attend to; None
-                is all of them.
-            kv: a caller's keys and values; see `KeyValues`. None attends to `tokens` alone.
+            rows: int `[B, R]`, the rows of the L to put through `lm_head`; None for all.
+            positions: where the tokens are in their text: the position of the first token, one for all rows or
+                one a row `[B]`, or the position of every token `[B, L]`. For padded rows see `left_padded`.
+            mask: bool, broadcast to `[B, heads, L, S]`, the keys that each token may attend to; None for all.
+            kv: a cache, see `KeyValues`. None attends to `tokens` alone, and S is L.
 
         Returns:
             Logits `[B, R, V]` (`[B, L, V]` for all rows), in the dtype of the weights.
@@ -172,7 +191,7 @@ class DiffusionModel(nn.Module):
         return self.logits(self.model(tokens, positions, mask, kv), rows)
 
     def logits(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
-        """The logits of `rows` `[B, R]` of what the layers put out, `hidden` `[B, L, D]`; None is all."""
+        """Logits `[B, R, V]` of the given rows `[B, R]` of hidden states `[B, L, D]`; None for all rows."""
         if rows is not None:
             hidden = mx.take_along_axis(hidden, rows[..., None], axis=1)  # [B, R, D]
         hidden = self.model.norm(hidden)
@@ -181,43 +200,39 @@ class DiffusionModel(nn.Module):
         return self.lm_head(hidden)
 
     def window(
-        self, tokens: mx.array, positions: mx.array, mask: mx.array, at: mx.array, kept: LayerKV
+        self, tokens: mx.array, positions: mx.array, mask: mx.array, slots: mx.array, cache: LayerKV
     ) -> tuple[mx.array, LayerKV]:
-        """Forward some tokens of a canvas among the keys and values kept of others.
+        """Forward some tokens of a canvas, which also attend to the cached keys and values of others.
 
         On a GPU this is compiled, once for each shape.
 
         Args:
             tokens, positions: int `[B, L]`.
-            mask: bool `[B, 1, 1, P]`, which places may be attended to.
-            at: int `[B, L]`, the place of each token.
-            kept: as `PositionedKVCache` has it.
+            mask: bool `[B, 1, 1, S]`, the slots that may be attended to.
+            slots: int `[B, L]`, the slot of each token.
+            cache: of S slots or fewer; empty for none.
 
         Returns:
-            What the layers put out, `[B, L, D]`, for `logits`; and what is kept now.
+            Hidden states `[B, L, D]`, for `logits`; and the cache with the new keys and values.
         """
         if self._window is None:
             self._window = fused(self._window_plainly, inputs=self)
-        return self._window(tokens, positions, mask, at, kept)
+        return self._window(tokens, positions, mask, slots, cache)
 
     def _window_plainly(
-        self, tokens: mx.array, positions: mx.array, mask: mx.array, at: mx.array, kept: LayerKV
+        self, tokens: mx.array, positions: mx.array, mask: mx.array, slots: mx.array, cache: LayerKV
     ) -> tuple[mx.array, LayerKV]:
-        places = PositionedKVCache(at, mask.shape[-1], kept)
-        return self.model(tokens, positions, mask, places), places.layers
+        kv = PositionedKVCache(slots, mask.shape[-1], cache)
+        return self.model(tokens, positions, mask, kv), kv.layers
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Drop what a checkpoint may carry and the network has no use for (mlx-lm's hook)."""
-        return {name: value for name, value in weights.items() if not self.ignores(name)}
-
-    def ignores(self, name: str) -> bool:
-        """Whether a weight of this name is known and not needed: RoPE tables, a tied `lm_head`."""
-        tied = self.config.tie_word_embeddings and name.startswith("lm_head.")
-        return tied or name.endswith("rotary_emb.inv_freq")
+        """A checkpoint's weights under the network's names, without those it has no use for (mlx-lm's hook)."""
+        names = {name: self.family.weight_name(name, self.config) for name in weights}
+        return {new: weights[name] for name, new in names.items() if new is not None}
 
 
 def fused(function: Callable[..., Any], inputs: Any = None) -> Callable[..., Any]:
-    """`function` compiled by MLX, on a GPU; as it is on a CPU, where that takes a C++ compiler and seconds."""
+    """`function` compiled by MLX on a GPU. On a CPU it is unchanged: compiling takes a C++ compiler and seconds."""
     if mx.default_device().type != mx.DeviceType.gpu:
         return function
     return mx.compile(function, inputs=inputs)
@@ -226,7 +241,7 @@ def fused(function: Callable[..., Any], inputs: Any = None) -> Callable[..., Any
 def left_padded(padding: mx.array, length: int) -> tuple[mx.array, mx.array]:
     """Positions `[B]` and mask `[B, 1, 1, length]` of rows whose first `padding` `[B]` tokens are padding.
 
-    Only keys are masked: a padding token's own output is read by nobody, and leaving it finite
-    keeps it from poisoning the sum over values.
+    Only keys are masked. Nothing reads the output of a padding token, and a finite one adds no NaN to the sum over
+    values.
     """
     return -padding, (mx.arange(length) >= padding[:, None])[:, None, None, :]

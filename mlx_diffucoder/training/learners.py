@@ -20,7 +20,7 @@ from ..convert.converter import COPIED
 from ..errors import CheckpointError, ConfigError, TrainError
 from ..files import read_json
 from ..loading import DTYPES
-from ..models.base import ModelConfig
+from ..models import family_of
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 
@@ -123,13 +123,14 @@ def from_scratch(path: Path, tokenizer_folder: Path, seed: int, dtype: str | Non
     """
     raw = read_json(path)
     try:
-        config = ModelConfig.from_dict(raw)
+        family = family_of(raw)
+        config = family.read_config(raw)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     tokenizer = Tokenizer.load(tokenizer_folder, raw)
     if (most := int(tokenizer.known_ids.max())) >= config.vocab_size:
         raise CheckpointError(f"{path}: vocab_size is {config.vocab_size}, and {tokenizer_folder} has the id {most}")
-    model = DiffusionModel(config)
+    model = DiffusionModel(config, family)
     _initialize(model, float(raw.get("initializer_range") or DEVIATION), mx.random.key(seed))
     _set_dtype(model, dtype)
     identity = {"base": "random", "config": raw, "tune": "full", "dtype": _dtype_of(model)}

@@ -1,0 +1,103 @@
+"""The parts of a tokenizer from a checkpoint's files: the fast tokenizer, its settings and its chat template.
+
+The Hub's DiffuCoder folders have only a slow tokenizer (`vocab.json`, `merges.txt`), whose Python code would have to be
+downloaded and trusted. It is Qwen2's byte-level BPE, so the fast one is built from the same files. Converted folders
+hold it as `tokenizer.json`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from .errors import CheckpointError
+from .files import read_json
+
+# How Qwen2 splits text before merging: every digit alone, line ends kept with what precedes them.
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def read_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+    """The fast tokenizer of a folder, from `tokenizer.json` or else built from the slow one's files.
+
+    Args:
+        settings: `tokenizer_config.json`, parsed.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    path = folder / "tokenizer.json"
+    if path.exists():
+        try:
+            fast = tokenizers.Tokenizer.from_file(str(path))
+            fast.no_truncation()
+            fast.no_padding()
+            return fast
+        except Exception as error:  # the library raises no narrower class
+            raise CheckpointError(f"{path}: not a tokenizer ({error}); download the file again") from None
+    for name in ("vocab.json", "merges.txt"):
+        if not (folder / name).exists():
+            raise CheckpointError(f"{folder}: has neither tokenizer.json nor {name}")
+    return _build_fast(folder, settings)
+
+
+def _build_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+    """Qwen2's tokenizer from the slow one's files."""
+    try:
+        model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    except Exception as error:  # as above
+        raise CheckpointError(f"{folder}: vocab.json and merges.txt do not make a tokenizer ({error})") from None
+    fast = tokenizers.Tokenizer(model)
+    fast.normalizer = normalizers.NFC()
+    fast.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    fast.decoder = decoders.ByteLevel()
+    added = settings.get("added_tokens_decoder") or _added_by_name(folder)
+    try:
+        for id, token in sorted((int(id), token) for id, token in added.items()):
+            flags = {key: bool(token.get(key)) for key in ("lstrip", "rstrip", "single_word", "normalized", "special")}
+            fast.add_tokens([AddedToken(token["content"], **flags)])
+            if (found := fast.token_to_id(token["content"])) != id:
+                raise CheckpointError(
+                    f"{folder / 'tokenizer_config.json'}: added_tokens_decoder gives {token['content']!r} the id {id}, but"
+                    f" vocab.json makes it {found}"
+                )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder cannot be read") from None
+    return fast
+
+
+def _added_by_name(folder: Path) -> dict[str, dict[str, Any]]:
+    """`added_tokens.json` in the form of `added_tokens_decoder`."""
+    names = read_optional_json(folder / "added_tokens.json")
+    return {str(id): {"content": content, "special": True} for content, id in names.items()}
+
+
+def read_chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The Jinja source of a folder's chat template, or None. Raises `CheckpointError` where it cannot be read."""
+    file = folder / "chat_template.jinja"
+    if file.exists():
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: cannot be read ({error})") from None
+    template = settings.get("chat_template") or read_optional_json(folder / "chat_template.json").get("chat_template")
+    if isinstance(template, list):  # several, by name
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{folder / 'tokenizer_config.json'}: chat_template is not text")
+    return template
+
+
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is no file. Raises `CheckpointError`, naming the file."""
+    return read_json(path) if path.exists() else {}

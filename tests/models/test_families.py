@@ -1,0 +1,93 @@
+"""The families of models: what a `config.json` is recognized by, and what a family says about its checkpoints."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+import pytest
+
+from mlx_diffucoder import DiffusionModel, load, models
+from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.models import FAMILIES, family_of, find_family
+from mlx_diffucoder.models.base import Family
+from mlx_diffucoder.models.dream import DREAM
+
+from ..conftest import DATA
+
+RAW = json.loads((DATA / "dream-a" / "config.json").read_text())
+
+
+def test_diffucoders_configuration_is_dreams():
+    assert family_of(RAW) is DREAM
+    assert (DREAM.shift, DREAM.attention) == (1, "full")
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "dream", None, 5])
+def test_another_configuration_is_refused_with_the_families_there_are(kind):
+    assert find_family(RAW | {"model_type": kind}) is None
+    with pytest.raises(ConfigError, match=r"^model_type is .*; it runs: Dream \(DiffuCoder, Dream and Dream-Coder\)$"):
+        family_of(RAW | {"model_type": kind})
+
+
+def test_every_family_has_a_name_of_its_own():
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_a_model_knows_its_family_and_shift():
+    model, _ = load(DATA / "dream-a", lazy=True)
+    assert (model.family, model.shift) == (DREAM, 1)
+
+
+def test_special_ids_are_those_that_the_files_name_and_those_of_the_familys_tokens():
+    ids = {"<|im_end|>": 5, "<|endoftext|>": 6, "<|dlm_pad|>": 7}
+    special = DREAM.special_ids({"mask_token_id": 9, "eos_token_id": 6}, {"eos_token_id": [8, 9]}, ids.get, 10)
+    assert (special.mask, special.pad, special.ends) == (9, 7, {5, 6, 7, 8})
+    assert (special.chat_end, special.text_end) == (5, 6)
+
+
+def test_special_ids_without_the_familys_tokens_are_those_of_the_files():
+    special = DREAM.special_ids({"mask_token_id": 9, "eos_token_id": 6, "pad_token_id": 4}, {}, {}.get, 10)
+    assert (special.pad, special.ends, special.chat_end, special.text_end) == (4, {4, 6}, 4, 4)
+    beyond = DREAM.special_ids({"mask_token_id": 9, "eos_token_id": 6, "pad_token_id": 40}, {}, {}.get, 10)
+    assert beyond.pad == 6  # no token has the id that the file names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other(Family):
+    """A family as a file of its own would define it: no shift, a mask that no file names, other weight names."""
+
+    def recognizes(self, config: Mapping) -> bool:
+        return config.get("architectures") == ["OtherModel"]
+
+    def weight_name(self, stored, config):
+        name = super().weight_name(stored, config)
+        return name and name.removeprefix("other.")
+
+
+OTHER = Other(name="Other", models="none", shift=0, chat_end="</s>", text_ends=("</s>",), mask_token_id=757)
+
+
+def test_one_file_and_one_line_add_a_family(broken, edit_json, monkeypatch):
+    edit_json(broken / "config.json", model_type="llama", architectures=["OtherModel"], mask_token_id=None)
+    (broken / "model.safetensors.index.json").unlink()
+    for file in sorted(broken.glob("model*.safetensors")):
+        weights = {f"other.{name}": weight for name, weight in mx.load(str(file)).items()}
+        mx.eval(weights)
+        mx.save_safetensors(str(file), weights)
+    with pytest.raises(ConfigError, match=r"config\.json: model_type"):
+        load(broken)
+    monkeypatch.setattr(models, "FAMILIES", (*FAMILIES, OTHER))
+    model, tokenizer = load(broken)
+    same, _ = load(DATA / "dream-a")
+    tokens = mx.array([[1, 2, 3]])
+    assert mx.array_equal(model(tokens), same(tokens))
+    assert (model.shift, model.config.mask_token_id, tokenizer.mask_id) == (0, 757, 757)
+
+
+def test_weights_that_the_network_has_no_use_for_are_left_out():
+    tied = DREAM.read_config(RAW | {"tie_word_embeddings": True})
+    model = DiffusionModel(tied)
+    names = ("model.norm.weight", "lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    assert set(model.sanitize(dict.fromkeys(names, mx.zeros(1)))) == {"model.norm.weight"}
+    assert DREAM.weight_name("lm_head.weight", DREAM.read_config(RAW)) == "lm_head.weight"
