@@ -31,7 +31,7 @@ def begun(tmp_path_factory):
 
 def test_a_learnt_vocabulary_spells_every_text_and_gives_it_back(tmp_path):
     write_vocabulary(TEXTS * 3, 280, tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"mask_token_id": 278}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "Dream", "mask_token_id": 278}))
     tokenizer = Tokenizer.load(tmp_path)
     for text in [*TEXTS, "unheard of: ☃ 𝕏"]:
         assert tokenizer.decode(tokenizer.encode(text)) == text
