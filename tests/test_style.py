@@ -1,0 +1,52 @@
+"""Limits on sizes: what a reader meets at once is small."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("mlx_diffucoder", "convert", "bench")
+MODULE, TEST_MODULE, FUNCTION = 300, 500, 50
+
+# The denoising loop: one function, to be read from top to bottom.
+LOOP = "mlx_diffucoder/decoding/loop.py:denoise"
+
+# What is still longer than it may be. This list only shrinks.
+STILL_LONG = {
+    "mlx_diffucoder/tokenizer.py",
+    "tests/evaluation/test_evaluation.py",
+    "mlx_diffucoder/cli/bench.py:bench",
+    "mlx_diffucoder/cli/chat.py:chat",
+    "mlx_diffucoder/cli/compare.py:compare",
+    "mlx_diffucoder/cli/convert.py:convert",
+    "mlx_diffucoder/cli/eval.py:evaluate",
+    "mlx_diffucoder/cli/generate.py:generate",
+    "mlx_diffucoder/cli/infill.py:infill",
+    "mlx_diffucoder/cli/measuring.py:measure_here",
+    "mlx_diffucoder/cli/options.py:decodes",
+    "mlx_diffucoder/cli/train.py:train",
+    "mlx_diffucoder/cli/train_grpo.py:asked",
+    "convert/converter.py:convert",
+    "bench/pocket/maker/drawing.py:tasks",
+}
+
+
+def python_files(*folders):
+    """The Python files below folders of the checkout; `rglob` follows no symlinks, so each comes once."""
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def lengths():
+    """The lines of every module and function that has a limit, and the limit, by name."""
+    for path in python_files(*PACKAGES, "tests"):
+        name, text = str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+        in_tests = name.startswith("tests/")
+        yield name, len(text.splitlines()), TEST_MODULE if in_tests else MODULE
+        if not in_tests:
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and f"{name}:{node.name}" != LOOP:
+                    yield f"{name}:{node.name}", node.end_lineno - node.lineno + 1, FUNCTION
+
+
+def test_modules_have_at_most_300_lines_tests_500_and_functions_50():
+    too_long = {name: lines for name, lines, limit in lengths() if lines > limit}
+    assert {name: lines for name, lines in too_long.items() if name not in STILL_LONG} == {}
