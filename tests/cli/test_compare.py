@@ -13,7 +13,7 @@ import pytest
 from mlx_diffucoder.convert import ConvertConfig, convert
 
 from ..conftest import DATA
-from ..evaluation.test_evaluation import FUNCTIONS
+from ..evaluation.programs import FUNCTIONS
 from .command import COMMAND, assert_one_line, diffucode, environment
 
 

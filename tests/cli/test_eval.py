@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ..conftest import DATA
-from ..evaluation.test_evaluation import FUNCTIONS, HUMAN_EVAL
+from ..evaluation.programs import FUNCTIONS, HUMAN_EVAL
 from .command import COMMAND, assert_one_line, diffucode, environment
 
 TINY = ("-m", DATA / "dream-b", "--max-tokens", "4")
