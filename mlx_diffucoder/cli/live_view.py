@@ -12,8 +12,8 @@ from rich.console import COLOR_SYSTEMS, Console
 from rich.style import Style
 
 from ..decoding.canvas import count_up_to_end
-from .highlight import Highlighter, Styled
-from .screen import ASCII, QUIET, Marks, action, page, paint, spell, status, wrap
+from ..trace.cells import ASCII, Marks, cells_of
+from .screen import QUIET, Styled, action, highlighter, page, paint, status, wrap
 
 if TYPE_CHECKING:
     from ..decoding.canvas import Canvas
@@ -45,14 +45,14 @@ class Live:
         self._mask_id, self._ends = canvas.mask_id, canvas.end_ids
         self._pieces = _Known(piece)
         self._marks = Marks() if console.encoding.startswith("utf") else ASCII
-        self._highlight = Highlighter()
+        self._highlight = highlighter()
         self._fresh: set[int] = set()
         self._back: set[int] = set()
         self._nfe, self._top = 0, 0
         self._began = self._due = 0.0
         self._costs: deque[float] = deque(maxlen=3)
         self.spent = 0.0  # seconds that drawing has taken
-        Highlighter()("def f():\n")  # loads what it needs before the clock runs
+        self._highlight("def f():\n")  # loads what it needs before the clock runs
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
@@ -81,7 +81,7 @@ class Live:
     def _draw(self) -> None:
         now, cpu = time.perf_counter(), time.thread_time()
         width, height = self._painter.size()
-        cells = spell(self._tokens.tolist(), self._pieces.__getitem__, self._mask_id, self._fresh, self._back, self._marks)
+        cells = cells_of(self._tokens.tolist(), self._pieces.__getitem__, self._mask_id, self._fresh, self._back, self._marks)
         rows = wrap(paint(cells, self._highlight), width)
         room = max(1, height - 2)  # one for the status, one for where the shell goes on
         self._top = page(self._top, room, len(rows), action(rows))

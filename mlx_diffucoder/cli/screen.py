@@ -1,92 +1,29 @@
-"""A canvas as rows of a screen: what each token looks like, where lines break, which rows are shown.
+"""A canvas as rows of a screen: how each token looks, where lines break, which rows are shown.
 
-Pure: tokens in, styled text out. What is put on a terminal, and when, is `live`'s.
+Pure: cells in, styled text out. `live_view` decides what goes to the terminal, and when.
 """
 
-import codecs
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from rich.cells import get_character_cell_size
 from rich.style import Style
+from rich.syntax import ANSI_DARK, ANSISyntaxTheme
 
-from .highlight import PLAIN, Styled
+from ..trace.cells import Cell, Marks
+from ..trace.highlight import Highlighter
+
+Styled = list[tuple[str, Style]]
+PLAIN = Style.null()
 
 FRESH = Style(bold=True, color="green")
 QUIET = Style(dim=True)
-TAKEN_BACK = Style(bold=True, color="red")
+REMASKED = Style(bold=True, color="red")
 TAB = 4
 
 
-@dataclass(frozen=True)
-class Marks:
-    """What stands for a mask, for a token that was taken back, and for one that has no text."""
-
-    mask: str = "·"
-    taken_back: str = "×"
-    silent: str = "∎"
-    between: str = " · "
-
-
-ASCII = Marks(".", "x", "$", " - ")
-
-# What would move the cursor, or turn the direction of writing, is shown as the control's picture or as unknown.
-_HARMLESS: dict[int, str] = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
-_HARMLESS |= {ord("\r"): "", 127: "\u2421"}
-_HARMLESS |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029], "\ufffd")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One token's text, or that of a few that make a character together.
-
-    Attributes:
-        known: False where there is a mask.
-        fresh: committed since the canvas was last shown.
-        ends: no text: an end token, padding.
-    """
-
-    text: str
-    known: bool
-    fresh: bool = False
-    ends: bool = False
-    taken_back: bool = False
-
-
-def spell(
-    tokens: Sequence[int],
-    piece: Callable[[int], bytes],
-    mask_id: int,
-    fresh: Collection[int] = (),
-    taken_back: Collection[int] = (),
-    marks: Marks = Marks(),
-) -> list[Cell]:
-    """What each token shows. A character whose bytes are not all there yet is shown as unknown.
-
-    Args:
-        piece: what a token adds to a text; bytes of one character may be spread over tokens.
-        fresh, taken_back: places in `tokens`.
-    """
-    cells: list[Cell] = []
-    reader = codecs.getincrementaldecoder("utf-8")("replace")  # holds the start of a character that the next token may end
-
-    def close() -> None:
-        if left := reader.decode(b"", final=True):
-            cells.append(Cell(left, known=True))
-
-    for place, token in enumerate(tokens):
-        if token == mask_id:
-            close()
-            back = place in taken_back
-            cells.append(Cell(marks.taken_back if back else marks.mask, known=False, taken_back=back))
-        elif added := piece(token):
-            text = reader.decode(added).translate(_HARMLESS)
-            cells.append(Cell(text, known=True, fresh=place in fresh))
-        else:
-            close()
-            cells.append(Cell(marks.silent, known=True, fresh=place in fresh, ends=True))
-    close()
-    return cells
+def highlighter() -> Highlighter[Style]:
+    """Colours code in the terminal's own palette."""
+    return Highlighter(ANSISyntaxTheme(ANSI_DARK).get_style_for_token)
 
 
 def paint(cells: Sequence[Cell], highlight: Callable[[str], Styled]) -> Styled:
@@ -107,8 +44,8 @@ def paint(cells: Sequence[Cell], highlight: Callable[[str], Styled]) -> Styled:
 
 
 def _style(cell: Cell) -> Style:
-    if cell.taken_back:
-        return TAKEN_BACK
+    if cell.remasked:
+        return REMASKED
     if cell.ends or not cell.known:
         return QUIET
     return FRESH if cell.fresh else PLAIN
@@ -174,7 +111,7 @@ def _fitting(text: str, room: int) -> tuple[int, int]:
 
 def action(rows: Sequence[Styled]) -> tuple[int, int]:
     """The first row and one past the last where something has just happened, or else the first row with a mask."""
-    happened = [place for place, row in enumerate(rows) if any(style is FRESH or style is TAKEN_BACK for _, style in row)]
+    happened = [place for place, row in enumerate(rows) if any(style is FRESH or style is REMASKED for _, style in row)]
     if happened:
         return happened[0], happened[-1] + 1
     open_row = next((place for place, row in enumerate(rows) if any(style is QUIET for _, style in row)), len(rows) - 1)

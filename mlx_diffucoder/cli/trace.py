@@ -1,6 +1,7 @@
 """`diffucode trace`: runs that were written down with `--trace`, shown again, drawn and compared."""
 
 import json
+import math
 import re
 import sys
 import time
@@ -16,7 +17,7 @@ from .options import Json, Quiet
 if TYPE_CHECKING:
     from ..trace.run import Trace
 
-app = typer.Typer(help="Show, draw and compare runs that --trace wrote down.", no_args_is_help=True)
+app = typer.Typer(help="Show, draw, animate and compare the runs that --trace recorded.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="What --trace wrote.", show_default=False)]
 Row = Annotated[
     int | None,
@@ -80,6 +81,36 @@ def plot(
     draw_trace(pyplot, trace, paths)
     for path in paths:
         print(path)
+    return 0
+
+
+@app.command(cls=Command, epilog=examples("diffucode trace animate run.jsonl --out demo.svg --speed 0.5"))
+def animate(
+    file: File,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="NAME.svg", help="The picture's file.", show_default="the trace's name with .svg"),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="The line at the top.", show_default="the model's name")] = None,
+    speed: Annotated[float, typer.Option(help="How many times as fast as the run was.")] = 1.0,
+    width: Annotated[int, typer.Option(min=24, max=400, help="Columns; longer lines are broken.")] = 72,
+    row: Row = None,
+) -> int:
+    """Make an animated SVG of a run, which plays in a browser and in a README.
+
+    Masks are dots, tokens appear where they were committed, and the line below counts forwards and useful tokens. The
+    picture holds no script and needs no font or network; it follows the reader's light or dark mode.
+    """
+    from ..files import write_output
+    from ..trace.animation import animation_of, check_replaceable
+
+    path = out or file.with_suffix(".svg")
+    if not (speed > 0 and math.isfinite(speed)):
+        raise ConfigError(f"--speed {speed} must be a number above 0; 1 is as fast as the run was")
+    check_replaceable(path)
+    picture = animation_of(_read(file, row), title=title, speed=speed, columns=width)
+    write_output(path, picture, flag="--out")
+    print(path)
     return 0
 
 

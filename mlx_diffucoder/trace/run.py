@@ -192,5 +192,9 @@ class Trace:
             peak_memory_bytes=0,
         )
 
+    def piece(self, token: int) -> bytes:
+        """What a token adds to a text; nothing for special tokens."""
+        return self.pieces.get(token, b"")
+
     def text_of(self, ids: Iterable[int]) -> str:
         return b"".join(self.pieces.get(id, b"") for id in ids).decode("utf-8", "replace")

@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mlx_diffucoder.cli.highlight import PLAIN, Highlighter
-from mlx_diffucoder.cli.screen import FRESH, QUIET, TAB, TAKEN_BACK, Marks, action, page, paint, spell, status, wrap
+from mlx_diffucoder.cli.screen import FRESH, PLAIN, QUIET, REMASKED, TAB, action, highlighter, page, paint, status, wrap
+from mlx_diffucoder.trace.cells import Marks, cells_of
 
 MASK, END = 1, 2
 PIECES = {END: b"", 10: b"def", 11: b" f", 12: b"()", 13: "漢".encode(), 14: b"\xf0\x9f", 15: b"\x91\x8d", 16: b"\n", 17: b"\xff"}
 
 
 def spelled(*tokens, **options):
-    return [cell.text for cell in spell(tokens, PIECES.__getitem__, MASK, **options)]
+    return [cell.text for cell in cells_of(tokens, PIECES.__getitem__, MASK, **options)]
 
 
 def plain(text):
@@ -29,14 +29,14 @@ def test_masks_are_dots_and_what_has_no_text_is_a_mark():
     assert spelled(MASK, END, marks=Marks(".", "x", "$")) == [".", "$"]
 
 
-def test_what_was_taken_back_is_marked():
-    assert spelled(10, MASK, MASK, taken_back={2}) == ["def", "·", "×"]
+def test_a_remasked_token_is_marked():
+    assert spelled(10, MASK, MASK, remasked={2}) == ["def", "·", "×"]
 
 
 def test_the_bytes_of_a_character_may_be_spread_over_tokens():
     assert "".join(spelled(10, 14, 15, 13)) == "def👍漢"
-    assert spelled(14, MASK, 15) == ["", "\ufffd", "·", "\ufffd\ufffd"]
-    assert spelled(10, 14) == ["def", "", "\ufffd"]
+    assert spelled(14, MASK, 15) == ["\ufffd", "·", "\ufffd\ufffd"]
+    assert spelled(10, 14) == ["def", "\ufffd"]
     assert spelled(17, 10) == ["\ufffd", "def"]
 
 
@@ -47,22 +47,22 @@ def test_known_tokens_show_what_they_decode_to(tokens):
 
 
 def test_control_characters_reach_no_terminal():
-    shown = spell([1], lambda token: "\x1b[31m\a\r\n\x9b\u202e".encode(), 0)[0].text
+    shown = cells_of([1], lambda token: "\x1b[31m\a\r\n\x9b\u202e".encode(), 0)[0].text
     assert shown == "␛[31m␇\n\ufffd\ufffd"
 
 
 def test_settled_text_is_coloured_fresh_is_bright_and_the_rest_is_plain():
-    cells = spell([10, 11, 12, MASK, 10, 12, END], PIECES.__getitem__, MASK, fresh={1, 4})
-    painted = paint(cells, Highlighter())
+    cells = cells_of([10, 11, 12, MASK, 10, 12, END], PIECES.__getitem__, MASK, fresh={1, 4})
+    painted = paint(cells, highlighter())
     assert text_of(painted) == "def f()·def()∎"
     assert painted[0][1] not in (PLAIN, FRESH)  # a keyword
     assert [text for text, style in painted if style is FRESH] == [" ", "f", "def"]
     assert painted[-2:] == [("()", PLAIN), ("∎", QUIET)]
 
 
-def test_a_token_taken_back_is_painted_so():
-    cells = spell([10, MASK], PIECES.__getitem__, MASK, taken_back={1})
-    assert paint(cells, Highlighter())[-1] == ("×", TAKEN_BACK)
+def test_a_remasked_token_is_painted_so():
+    cells = cells_of([10, MASK], PIECES.__getitem__, MASK, remasked={1})
+    assert paint(cells, highlighter())[-1] == ("×", REMASKED)
 
 
 @given(st.text("ab漢👍é\n\t ", max_size=60), st.integers(2, 20))
@@ -96,7 +96,7 @@ def test_the_page_moves_only_where_nothing_that_happens_is_in_sight():
 
 
 def test_the_action_is_what_is_fresh_or_else_the_first_mask():
-    rows = [[("a", PLAIN)], [("b", PLAIN), ("·", QUIET)], [("c", FRESH)], [("·", QUIET)], [("×", TAKEN_BACK)]]
+    rows = [[("a", PLAIN)], [("b", PLAIN), ("·", QUIET)], [("c", FRESH)], [("·", QUIET)], [("×", REMASKED)]]
     assert action(rows) == (2, 5)
     assert action(rows[:2]) == (1, 2)
     assert action(rows[:1]) == (0, 1)
@@ -118,11 +118,11 @@ SAMPLES = {
 
 @pytest.mark.parametrize("text", SAMPLES.values(), ids=SAMPLES)
 def test_a_growing_text_is_coloured_as_the_whole_one(text):
-    growing = Highlighter()
+    growing = highlighter()
     for end in range(1, len(text) + 1):
         found = growing(text[:end])
         assert text_of(found) == text[:end]
-    whole = Highlighter()(text)
+    whole = highlighter()(text)
 
     def each(styled):
         return [(mark, style) for piece, style in styled for mark in piece if not mark.isspace()]
@@ -131,7 +131,7 @@ def test_a_growing_text_is_coloured_as_the_whole_one(text):
 
 
 def test_a_text_that_changes_is_read_again():
-    highlight = Highlighter()
+    highlight = highlighter()
     highlight("def f():\n    return 1\n")
     assert text_of(highlight("def g():\n    pass\n")) == "def g():\n    pass\n"
     assert text_of(highlight("de")) == "de"
@@ -139,7 +139,7 @@ def test_a_text_that_changes_is_read_again():
 
 def test_code_is_coloured_and_prose_is_not():
     def coloured(text):
-        return {piece for piece, style in Highlighter()(text) if style.color is not None and piece.strip()}
+        return {piece for piece, style in highlighter()(text) if style.color is not None and piece.strip()}
 
     assert "def" in coloured("def f():\n    return 1\n")
     assert coloured("Return for me if you can.\n") == set()

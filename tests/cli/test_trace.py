@@ -93,7 +93,36 @@ def bad_copy(trace, path, number, change):
     return path
 
 
-@pytest.mark.parametrize("verb", ["show", "plot", "compare"])
+def test_animate_makes_an_svg_and_replaces_only_its_own(runs, tmp_path):
+    out = tmp_path / "demo.svg"
+    done = diffucode("trace", "animate", runs / "back.jsonl", "--out", out, "--speed", "0.5", "--width", "40", "--title", "a <b>")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
+    first = out.read_text()
+    assert "a &lt;b&gt;" in first
+    assert "0.5x speed" in first
+    assert diffucode("trace", "animate", runs / "exact.jsonl", "--out", out).returncode == 0
+    assert out.read_text() != first
+    out.write_text("<svg>mine</svg>")
+    assert_one_line(diffucode("trace", "animate", runs / "exact.jsonl", "--out", out), "demo.svg", "not an animation")
+    assert_one_line(diffucode("trace", "animate", runs / "exact.jsonl", "--speed", "0"), "--speed", "above 0")
+    assert out.read_text() == "<svg>mine</svg>"
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.svg"]
+
+
+@needs_chromium
+def test_the_animation_plays_in_a_browser(runs, tmp_path):
+    diffucode("trace", "animate", runs / "exact.jsonl", "--out", tmp_path / "demo.svg")
+    frames = []
+    for budget in ("300", "60000"):
+        frame = tmp_path / f"{budget}.png"
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / budget}"]
+        options = [f"--virtual-time-budget={budget}", f"--screenshot={frame}", f"file://{tmp_path / 'demo.svg'}"]
+        subprocess.run([*command, *options], check=True, capture_output=True, timeout=120)
+        frames.append(frame.read_bytes())
+    assert frames[0] != frames[1]
+
+
+@pytest.mark.parametrize("verb", ["show", "plot", "animate", "compare"])
 def test_every_verb_names_file_and_line_of_what_is_damaged(runs, tmp_path, verb):
     bad = bad_copy(runs / "exact.jsonl", tmp_path / "bad.jsonl", 5, lambda line: line[:-9])
     other = [runs / "back.jsonl"] if verb == "compare" else []
