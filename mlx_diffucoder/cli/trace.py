@@ -95,6 +95,7 @@ def animate(
     speed: Annotated[float, typer.Option(help="How many times as fast as the run was.")] = 1.0,
     width: Annotated[int, typer.Option(min=24, max=400, help="Columns; longer lines are broken.")] = 72,
     row: Row = None,
+    quiet: Quiet = False,
 ) -> int:
     """Make an animated SVG of a run, which plays in a browser and in a README.
 
