@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from .adapter import apply_adapter
 from .checkpoint import build, shards
 from .errors import CheckpointError, ConfigError, HubError, did_you_mean, one_of
 from .files import read_json
+from .memory import memory_size
 from .models import find_family
 from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
@@ -54,8 +56,8 @@ def load(
 
     Args:
         name: `"pocket"`, a folder (the Hub's original layout or mlx-lm's converted one), or a Hub id.
-        dtype: `"float32"`, `"float16"` or `"bfloat16"`, to compute in another than the weights are
-            stored in. Quantized weights stay as they are; their scales follow.
+        dtype: the type to compute in, `"float32"`, `"float16"` or `"bfloat16"`; None for `default_dtype`. Of
+            quantized weights only the scales change.
         lazy: leave each weight in its file until it is first needed.
         adapter: the folder of an adapter of this model, as `diffucode train` writes it.
 
@@ -70,11 +72,24 @@ def load(
     tokenizer = Tokenizer.load(folder)
     if adapter is not None:
         apply_adapter(model, Path(adapter).expanduser())
+    dtype = dtype or default_dtype(model)
     if dtype is not None:
         model.set_dtype(DTYPES[dtype])
     if not lazy:
         mx.eval(model.parameters())
     return model, tokenizer
+
+
+def default_dtype(model: DiffusionModel) -> str | None:
+    """The type to compute in when the user names none; None for the type of the weights.
+
+    On a CPU it is float32, which is the fastest type there, if the weights then take at most half of the memory.
+    """
+    if mx.default_device().type == mx.DeviceType.gpu:
+        return None
+    weights: Any = tree_flatten(model.parameters())
+    sizes = [one.size * 4 if mx.issubdtype(one.dtype, mx.floating) else one.nbytes for _, one in weights]
+    return "float32" if sum(sizes) <= memory_size() // 2 else None
 
 
 def check_dtype(dtype: str | None) -> None:

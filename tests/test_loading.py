@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -255,3 +256,42 @@ def flatten(model):
     from mlx.utils import tree_flatten
 
     return tree_flatten(model.parameters())
+
+
+FLOAT16 = DATA / "pocket-1"
+
+
+def dtypes(model):
+    return {value.dtype for _, value in flatten(model)}
+
+
+def half_of_the_memory_is(size, monkeypatch):
+    monkeypatch.setattr("mlx_diffucoder.loading.memory_size", lambda: 2 * size)
+
+
+def float32_size(model):
+    return sum(value.size * 4 if value.dtype != mx.uint32 else value.nbytes for _, value in flatten(model))
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_a_cpu_computes_in_float32_where_that_takes_at_most_half_of_the_memory(monkeypatch, spare):
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.cpu))
+    size = float32_size(load(FLOAT16, dtype="float16")[0])
+    half_of_the_memory_is(size + spare, monkeypatch)
+    assert dtypes(load(FLOAT16)[0]) == {mx.float32 if spare == 0 else mx.float16}
+    assert dtypes(load(FLOAT16, dtype="float16")[0]) == {mx.float16}
+
+
+def test_a_gpu_computes_in_the_weights_own_type(monkeypatch):
+    monkeypatch.setattr("mlx_diffucoder.loading.mx.default_device", lambda: SimpleNamespace(type=mx.DeviceType.gpu))
+    assert dtypes(load(FLOAT16)[0]) == {mx.float16}
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_of_quantized_weights_the_scales_follow_the_default(tmp_path, monkeypatch, spare):
+    out, _ = save_as_mlx_lm(tmp_path, FLOAT16)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.cpu))
+    model, _ = load(out, dtype="float16")
+    assert dtypes(model) == {mx.uint32, mx.float16}
+    half_of_the_memory_is(float32_size(model) + spare, monkeypatch)
+    assert dtypes(load(out)[0]) == {mx.uint32, mx.float32 if spare == 0 else mx.float16}

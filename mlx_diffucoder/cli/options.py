@@ -60,7 +60,7 @@ Dtype = Annotated[
     typer.Option(
         "--dtype",
         help="Compute in float32, float16 or bfloat16.",
-        show_default="that of the weights",
+        show_default="the weights' type; on a CPU float32 if it takes at most half of the memory",
         autocompletion=among(DTYPES),
         rich_help_panel=MODEL,
     ),

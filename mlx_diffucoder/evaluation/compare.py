@@ -15,7 +15,7 @@ from ..divergence.kl import Divergence, NotANumber, readings
 from ..divergence.masking import Masked
 from ..errors import CheckpointError
 from ..generation import forbidden_ids
-from ..loading import DTYPES
+from ..loading import DTYPES, default_dtype
 from ..memory import memory_size
 from ..models.base import ModelConfig
 from ..models.transformer import DiffusionModel
@@ -55,6 +55,7 @@ class Checkpoint:
 
         model, _ = build(folder)
         bits = compute_bits_per_weight(model)
+        dtype = dtype or default_dtype(model)
         weights: Any = tree_flatten(_cast(model, dtype).parameters())
         return cls(
             name=name,
