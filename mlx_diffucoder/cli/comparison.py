@@ -44,9 +44,9 @@ def _summary(rows: "list[Row]") -> Table:
         mean: Divergence | None = row.comparison.overall if row.comparison else None
         cells = [escape(row.label), format_bytes(row.bytes_on_disk), f"{row.bits_per_weight:.2f}"]
         if mean:
-            cells += [*_measures(mean), f"{mean.other_perplexity:.3f}"]
+            cells += [*_measures(mean), _perplexity(mean.other_perplexity)]
         else:
-            cells += ["the base", "", "", "", f"{rows[1].comparison.overall.perplexity:.3f}"]
+            cells += ["the base", "", "", "", _perplexity(rows[1].comparison.overall.perplexity)]
         if row.passed is not None and row.passed_interval:
             low, high = row.passed_interval
             cells.append(f"{100 * row.passed:.1f}\n[dim]{100 * low:.0f}–{100 * high:.0f}[/dim]")
@@ -59,7 +59,7 @@ def _by_ratio(rows: "list[Row]") -> Table:
     for row in rows:
         for place, (ratio, mean) in enumerate(row.comparison.by_ratio.items()):
             name = "" if place else escape(row.label)
-            table.add_row(name, f"{100 * ratio:g} %", *_measures(mean, interval=False), f"{mean.other_perplexity:.3f}")
+            table.add_row(name, f"{100 * ratio:g} %", *_measures(mean, interval=False), _perplexity(mean.other_perplexity))
         table.add_section()
     return table
 
@@ -77,3 +77,7 @@ def _measures(mean: "Divergence", *, interval: bool = True) -> list[str]:
     kl = f"{mean.kl:.3g}" + (f"\n[dim]{low:.2g}–{high:.2g}[/dim]" if interval else "")
     order = "-" if mean.order is None else f"{100 * mean.order:.2f}"
     return [kl, f"{100 * mean.top1:.2f}", order, f"{100 * mean.first:.1f}"]
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:.3f}" if value < 1000 else f"{value:.0f}"
