@@ -1,6 +1,7 @@
 """Shared fixtures: the two untrained checkpoints and the bundled trained one."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,18 @@ from mlx_diffucoder import load
 
 DATA = Path(__file__).parent / "data"
 
+# The workers that pytest starts, and the commands that tests start, share the cores: OpenBLAS takes one each.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """With `-n auto`: no workers for a few files named on the command line, for whom they would start later than finish."""
+    named = [argument.split("::")[0].endswith(".py") for argument in config.args]
+    return 0 if named and all(named) else None
 
 
 @pytest.fixture(scope="session", params=["dream-a", "dream-b"])
