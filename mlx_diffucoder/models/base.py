@@ -48,6 +48,7 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
+        """The width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
