@@ -38,6 +38,7 @@ ORDER = [
     "training",
     "bench",
     "cli",
+    "__main__",
     "pocket",
 ]
 PACKAGE = "mlx_diffucoder"
