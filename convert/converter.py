@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from mlx_diffucoder.errors import ConvertError
 from mlx_diffucoder.files import check_disk, final_name, new_folder
 from mlx_diffucoder.loading import DTYPES, Download, resolve
 from mlx_diffucoder.tokenizer import Tokenizer
+from mlx_diffucoder.tokenizer_files import copy_unchanged
 
 from .calibrate import Calibrator, Tell
 from .card import write_card
@@ -27,17 +27,6 @@ from .config import ConvertConfig
 from .plan import Plan, Width, plan_of, widths_of
 from .shards import ShardWriter, data_offsets
 from .stream import Item, Stored, casting, dequantizing, quantizing, stream
-
-# Copied unchanged if the source has them; `Tokenizer.save` writes the rest. Never code.
-COPIED = (
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 
 @dataclass(frozen=True)
@@ -246,9 +235,7 @@ def write_weights(job: Job, unfinished: Path, progress: Callable[[str, int], Non
 def _write_rest(job: Job, unfinished: Path, tokenizer: Tokenizer, name: str, run_as: str) -> None:
     from mlx_lm.utils import save_config
 
-    for file in COPIED:
-        if (job.folder / file).exists():
-            shutil.copyfile(job.folder / file, unfinished / file)
+    copy_unchanged(job.folder, unfinished)
     tokenizer.save(unfinished)
     title = run_as if "/" in run_as else final_name(unfinished)
     write_card(unfinished, source=job.folder, name=name, title=title, run_as=run_as, plan=job.plan)

@@ -5,6 +5,7 @@ downloaded and trusted. It is Qwen2's byte-level BPE, so the fast one is built f
 hold it as `tokenizer.json`.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,24 @@ QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+COPIED = (
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What a new checkpoint takes unchanged from the one it is made of; `Tokenizer.save` writes the rest. Never code."""
+
+
+def copy_unchanged(source: Path, folder: Path) -> None:
+    """Copy those of the `COPIED` files that a checkpoint has into the folder of a new one."""
+    for name in COPIED:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
 
 
 def read_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -96,6 +96,25 @@ def test_imports_run_down_the_list(path):
         assert ORDER.index(name) < own, f"{path.name} ({module[1]}) imports {name}, which stands below it"
 
 
+# Both stand in the right order, but each is a part that the other must work without.
+FORBIDDEN = [
+    ("generation", "loading"),
+    ("infilling", "loading"),
+    ("trace", "models"),
+    ("convert", "evaluation"),
+    ("training", "convert"),
+    ("bench", "training"),
+    ("bench", "convert"),
+]
+
+
+@pytest.mark.parametrize(("importer", "imported"), FORBIDDEN)
+def test_parts_that_must_work_without_each_other_do(importer, imported):
+    importing = [path for path in SOURCES if module_of(path)[1:2] == [importer] and "studies" not in path.parts]
+    assert importing
+    assert [path.name for path in importing if imported in imported_packages(path)] == []
+
+
 def test_an_import_that_runs_up_is_seen(tmp_path, monkeypatch):
     (tmp_path / PACKAGE).mkdir()
     bad = tmp_path / PACKAGE / "config.py"

@@ -16,13 +16,13 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from ..adapter import BASE, CONFIG, KINDS, WEIGHTS, base_identity
 from ..checkpoint import build
-from ..convert.converter import COPIED
 from ..errors import CheckpointError, ConfigError, TrainError
 from ..files import read_json
 from ..loading import DTYPES
 from ..models import family_of
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
+from ..tokenizer_files import copy_unchanged
 
 DEVIATION = 0.02  # Qwen2's initializer_range
 TUNES = ("full", *KINDS)
@@ -200,9 +200,7 @@ class ModelWriter:
         save_model(save_path=folder, model=model, donate_model=False)
         save_config(config=dict(self._settings), config_path=folder / "config.json")
         self._tokenizer.save(folder)
-        for name in COPIED:
-            if (self._source / name).exists():
-                (folder / name).write_bytes((self._source / name).read_bytes())
+        copy_unchanged(self._source, folder)
 
 
 def _initialize(model: DiffusionModel, deviation: float, key: mx.array) -> None:
