@@ -1,13 +1,15 @@
-"""What a chip can do at most: bandwidth and matmul rate, from the table or measured here.
+"""The ceilings of a chip: memory bandwidth and matmul rate, from a table or measured on this machine.
 
-`chips.json` holds what Apple states and what llama.cpp reached, with its sources. For a chip that is not
-in it, and wherever it is asked for, the ceilings are measured: a large copy or a large matrix read for one row,
-whichever is faster, and a large matmul, the best of several each: work beside it makes a ceiling no lower.
+`chips.json` holds what Apple states and what llama.cpp reached, with the sources. Chips that are not in it can be
+measured. The bandwidth is that of a large copy or of a large matrix times one row, whichever is faster; the matmul rate
+is that of a large square matmul. Each is the best of several trials, so that other work does not lower a ceiling.
 """
 
 import json
 import re
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -15,23 +17,26 @@ from typing import Any, Self
 
 from mlx_diffucoder.errors import BenchError, did_you_mean
 
+from .chip import Card
+
 TABLE = Path(__file__).parent / "chips.json"
 TABLES = "table"
-LONG_ENOUGH = 0.01  # seconds: below, starting the work would be a part of what is measured
+LONG_ENOUGH = 0.01
+"""Seconds: shorter work would be dominated by the time to start it."""
 TRIALS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """What a forward runs under.
+    """What limits a forward.
 
     Attributes:
-        chip: whose they are, for people.
-        bandwidth: bytes/s that weights are read at.
-        flops: matmul operations/s, a multiplication and an addition being two.
-        overhead: seconds that a forward takes beside both.
-        gb_per_s: the bandwidth that the maker states, where it is known.
-        source: where the numbers are from: the table, or measured on this machine.
+        chip: its name, for people.
+        bandwidth: bytes/s at which weights are read.
+        flops: matmul operations/s; a multiplication and an addition are two.
+        overhead: seconds that a forward takes in addition to both.
+        gb_per_s: the bandwidth that the maker states, in GB/s; None if unknown.
+        source: where the numbers come from: the table, or measured on this machine.
     """
 
     chip: str
@@ -42,20 +47,20 @@ class Ceilings:
     source: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Ready for JSON."""
         return asdict(self)
 
     def or_better(self, again: Self) -> Self:
-        """The higher of the same ceilings measured twice."""
+        """The higher of each, of the same ceilings measured twice."""
         return replace(self, bandwidth=max(self.bandwidth, again.bandwidth), flops=max(self.flops, again.flops))
 
     @property
     def measured(self) -> bool:
-        """Whether they were measured on this machine, and are not the table's."""
+        """Whether they were measured on this machine and do not come from the table."""
         return self.source != TABLES
 
     def lines(self) -> list[str]:
-        """For people: a label and the number with its unit."""
+        """Lines for people: a label and the number with its unit."""
         stated = f" of {self.gb_per_s:.0f} stated" if self.gb_per_s else ""
         return [
             f"{'bandwidth':10} {self.bandwidth / 1e9:.0f} GB/s{stated} ({self.source})",
@@ -65,17 +70,17 @@ class Ceilings:
 
 @cache
 def table() -> dict[str, Any]:
-    """`chips.json`."""
+    """The content of `chips.json`."""
     content: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
     return content
 
 
 def ceilings_of(chip: str, gpu_cores: int | None = None) -> Ceilings | None:
-    """A chip's ceilings by the table; None for one that is not in it.
+    """A chip's ceilings from the table, or None if the chip is not in it.
 
     Args:
-        chip: as the card has it, or short: `Apple M4 Max`, `m4 max`.
-        gpu_cores: which bin; None is the largest. A number between two bins counts as the larger.
+        chip: its name, in full or short: `Apple M4 Max`, `m4 max`.
+        gpu_cores: which bin; None takes the largest. A number between two bins takes the larger.
     """
     wanted = " ".join(chip.lower().removeprefix("apple").split())
     row = next((row for row in table()["chips"] if row["name"].lower() == f"apple {wanted}"), None)
@@ -100,29 +105,49 @@ def ceilings_named(name: str) -> Ceilings:
     """The ceilings of a chip that a user names: `M5 Max`, or with its GPU cores, `M5 Max 32`.
 
     Raises:
-        BenchError: no such chip in the table.
+        BenchError: the chip is not in the table.
     """
     found = re.fullmatch(r"(.*?)(?:[\s,(]+(\d+)(?:[\s-]*(?:gpu\s*)?cores?)?\)?)?", name.strip(), re.I)
     chip, cores = (found.group(1), found.group(2)) if found else (name, None)
     row = ceilings_of(chip, int(cores) if cores else None)
     if row is None:
         raise BenchError(
-            f"{name!r} is not in the table of chips: {', '.join(known_chips())}; on that machine itself, use --predict here"
-            f"{did_you_mean(chip, known_chips())}"
+            f"{name!r} is not in the table of chips: {', '.join(known_chips())}; on that machine itself, use"
+            f" `diffucode bench predict here`{did_you_mean(chip, known_chips())}"
         )
     return row
 
 
 def known_chips() -> list[str]:
-    """The names in the table."""
+    """The names of the chips in the table."""
     return [row["name"].removeprefix("Apple ") for row in table()["chips"]]
 
 
-def measure(chip: str) -> Ceilings:
-    """The ceilings of MLX's default device, measured: seconds of work."""
+def ceilings_here(card: Card, show: Callable[[str], AbstractContextManager[Any]], *, measure: bool) -> Ceilings:
+    """This machine's ceilings: those of the table, or measured ones, with a note on stderr, if the chip is not in it.
+
+    Args:
+        show: is entered with the name of the work while it is done.
+        measure: measure them in any case.
+    """
+    known = ceilings_of(card.chip, card.gpu_cores) if card.backend == "Metal" else None
+    if known and not measure:
+        return known
+    if not known:
+        print(f"{card.chip}: not in the table of chips; measuring its ceilings", file=sys.stderr)
+    with show("measuring bandwidth and matmul"):
+        return measure_ceilings(card.chip)
+
+
+def measure_ceilings(chip: str) -> Ceilings:
+    """Measure the ceilings of MLX's default device. It takes seconds.
+
+    Args:
+        chip: its name, for people.
+    """
     import mlx.core as mx
 
-    # 16 bits are what a GPU's matmul is made for, and what MLX's CPU backend has no fast one of.
+    # A GPU's matmul is built for 16 bits; MLX's CPU backend has no fast one for them.
     dtype = mx.bfloat16 if mx.default_device().type == mx.DeviceType.gpu else mx.float32
     kind = str(dtype).removeprefix("mlx.core.")
     return Ceilings(
@@ -146,7 +171,7 @@ def _copy_rate() -> float:
 
 
 def _read_rate(dtype: Any) -> float:
-    """Bytes read a second, by multiplying a large matrix with one row: what a forward of one position does."""
+    """Bytes read a second, by multiplying a large matrix with one row, as a forward of one position does."""
     import mlx.core as mx
 
     from .timing import best

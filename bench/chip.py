@@ -1,7 +1,7 @@
-"""The chip card: what machine this is, from what its own commands say.
+"""The chip card: what this machine is, read from its own commands.
 
-The parsers are pure functions of the commands' output. What a machine does not say (a command that is
-missing, hangs or prints something else) is None on the card, never a guess.
+The parsers are pure functions of the commands' output. What a machine does not report (a command is missing, hangs or
+prints something else) is None on the card, never a guess.
 """
 
 import json
@@ -16,13 +16,13 @@ from typing import Any
 from mlx_diffucoder.formatting import format_bytes
 
 SECONDS = 5.0
-"""How long a command may take before it counts as silent."""
+"""How long a command may take; one that takes longer is treated as missing."""
 SYSCTL = ("sysctl", "hw.memsize", "machdep.cpu.brand_string", "kern.osproductversion")
 DISPLAYS = ("system_profiler", "-json", "SPDisplaysDataType")
 POWER, BATTERY, THERMAL = ("pmset", "-g"), ("pmset", "-g", "batt"), ("pmset", "-g", "therm")
 
 Run = Callable[[tuple[str, ...]], str]
-"""Runs a command and returns what it printed; nothing where it cannot be run."""
+"""Runs a command and returns what it printed, or an empty string if it cannot be run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,15 @@ class Card:
     """A machine, as far as it is known.
 
     Attributes:
-        chip: its name, as the machine gives it.
+        chip: its name, as the machine reports it.
         backend: what MLX computes on: Metal, CUDA or CPU.
         gpu_cores: GPU cores, on a Mac.
-        memory_bytes: what the chip computes in: unified memory on a Mac, the GPU's own with CUDA.
+        memory_bytes: unified memory on a Mac, the GPU's own with CUDA, otherwise the machine's.
         system: the operating system with its version.
         mlx: MLX's version.
-        power: what feeds it, `AC Power` or `Battery Power`.
+        power: the power source, `AC Power` or `Battery Power`.
         low_power_mode: whether the system saves power.
-        thermal: `nominal`, or how the chip is slowed down.
+        thermal: `nominal`, or how the chip is slowed down by heat.
     """
 
     chip: str
@@ -52,12 +52,12 @@ class Card:
     thermal: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Ready for JSON."""
         return asdict(self)
 
     @property
     def warnings(self) -> list[str]:
-        """What makes a measurement on this machine, as it is now, worse than it could be."""
+        """Why a measurement on this machine would be slower now than it could be."""
         found = []
         if self.power == "Battery Power":
             found.append("on battery: plug it in before measuring")
@@ -68,7 +68,7 @@ class Card:
         return found
 
     def lines(self) -> list[str]:
-        """For people: a label and what is known, a line each."""
+        """Lines for people: a label and the value."""
         cores = f", {self.gpu_cores} GPU cores" if self.gpu_cores else ""
         saving = {True: ", low-power mode", False: "", None: ""}[self.low_power_mode]
         rows = {
@@ -82,7 +82,7 @@ class Card:
 
 
 def read_card() -> Card:
-    """This machine's card."""
+    """Read this machine's card."""
     import mlx.core as mx
 
     from mlx_diffucoder.memory import memory_size
@@ -93,12 +93,15 @@ def read_card() -> Card:
 
 
 def card_of(device: Mapping[str, Any], backend: str, mlx: str, *, run: Run, memory: int, system: str) -> Card:
-    """The card of a machine, from what MLX says of its device and what `run` gives.
+    """The card of a machine, from MLX's information on the device and the output of commands.
 
     Args:
         device: `mx.device_info()`.
-        memory: bytes of memory, where neither the system nor the device says so.
-        system: as `platform.system` has it.
+        backend: Metal, CUDA or CPU.
+        mlx: MLX's version.
+        run: runs a command and returns what it printed.
+        memory: bytes of memory, used if neither the system nor the device reports it.
+        system: what `platform.system` returns.
     """
     if system != "Darwin":
         own = device.get("total_memory") or device.get("memory_size")  # the GPU's, not the host's
@@ -107,13 +110,13 @@ def card_of(device: Mapping[str, Any], backend: str, mlx: str, *, run: Run, memo
         return Card(
             chip=name, backend=backend, gpu_cores=None, memory_bytes=size, system=f"{system} {platform.release()}", mlx=mlx
         )
-    said = parse_sysctl(run(SYSCTL))
+    reported = parse_sysctl(run(SYSCTL))
     return Card(
-        chip=said.get("machdep.cpu.brand_string") or str(device.get("device_name") or "unknown chip"),
+        chip=reported.get("machdep.cpu.brand_string") or str(device.get("device_name") or "unknown chip"),
         backend=backend,
         gpu_cores=parse_gpu_cores(run(DISPLAYS)),
-        memory_bytes=int(said["hw.memsize"]) if said.get("hw.memsize", "").isdigit() else memory,
-        system=f"macOS {said.get('kern.osproductversion') or 'of an unknown version'}",
+        memory_bytes=int(reported["hw.memsize"]) if reported.get("hw.memsize", "").isdigit() else memory,
+        system=f"macOS {reported.get('kern.osproductversion') or 'of an unknown version'}",
         mlx=mlx,
         power=parse_power_source(run(BATTERY)),
         low_power_mode=parse_low_power_mode(run(POWER)),
@@ -122,7 +125,7 @@ def card_of(device: Mapping[str, Any], backend: str, mlx: str, *, run: Run, memo
 
 
 def run_command(command: tuple[str, ...]) -> str:
-    """What a command prints, or nothing: it is not there, fails, or takes longer than `SECONDS`."""
+    """What a command prints, or an empty string if it is missing, fails or takes longer than `SECONDS`."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS, check=False
@@ -139,7 +142,7 @@ def parse_sysctl(text: str) -> dict[str, str]:
 
 
 def parse_gpu_cores(text: str) -> int | None:
-    """The GPU's cores, from `system_profiler -json SPDisplaysDataType`."""
+    """The number of GPU cores, from `system_profiler -json SPDisplaysDataType`."""
     try:
         found = json.loads(text)["SPDisplaysDataType"]
         cores = [int(one["sppci_cores"]) for one in found if isinstance(one, dict) and "sppci_cores" in one]
@@ -161,7 +164,7 @@ def parse_low_power_mode(text: str) -> bool | None:
 
 
 def parse_thermal(text: str) -> str | None:
-    """How the chip is slowed down, from `pmset -g therm`; `nominal` where it is not."""
+    """How heat slows the chip down, from `pmset -g therm`; `nominal` if it does not."""
     limits = dict(re.findall(r"(CPU_Speed_Limit|CPU_Scheduler_Limit)\s*=\s*(\d+)", text))
     if slow := [f"{name} {value} %" for name, value in limits.items() if int(value) < 100]:
         return ", ".join(slow)

@@ -1,8 +1,8 @@
-"""Whole generations, side by side: several decoders answer the same prompts in turns, in one run.
+"""Whole answers side by side: several decoders answer the same prompts in turns, in one run.
 
-A speed is useful tokens per second, and beside it stand the forwards, the positions and the tokens per
-forward that it took. Where the weights are random no answer has an end and no token is surer than another:
-then every decoder writes the same number of tokens, and how many a forward commits is assumed, and said.
+A speed is useful tokens per second, reported with the number of forwards (NFE), positions and tokens per forward. With
+random weights no answer ends and no token is more certain than another. Every decoder then writes the same number of
+tokens, and how many a forward commits is assumed and labelled as an assumption.
 """
 
 import time
@@ -27,20 +27,20 @@ from mlx_diffucoder.generation import Answer, forbidden_ids, stream_generate, wi
 
 from .ceilings import Ceilings
 from .roofline import Work, matmul_seconds, weights_seconds
-from .subjects import Measured
+from .subjects import Subject
 from .timing import Spread, Timing
 
 RATES = (1.0, 2.0, 4.0, 8.0)
-"""Tokens a forward that are assumed of random weights, where none is given."""
-BASELINE = "autoregressive"
-"""The kind of decoder that others are held against."""
-ENOUGH = 60.0
-"""Seconds: a decoder that has run for so long has no further trial."""
+"""Tokens per forward that are assumed of random weights by default."""
+AUTOREGRESSIVE = "autoregressive"
+"""The kind of the decoder that others are compared with."""
+TIME_BUDGET = 60.0
+"""Seconds: a decoder that has run for this long gets no further trial."""
 
 
 @dataclass(frozen=True)
 class AtRate(WithoutRemasking):
-    """Commits made up: `rate` tokens a forward on average, from left to right, whatever the network says."""
+    """Assumed commits: `rate` tokens per forward on average, from left to right, whatever the model predicts."""
 
     rate: float
 
@@ -60,14 +60,14 @@ class AtRate(WithoutRemasking):
 
 
 def rule_of(config: GenerationConfig, rate: float | None) -> CommitRule:
-    """The commit rule: the configuration's, or one that commits `rate` tokens a forward."""
+    """The configuration's commit rule, or with a rate one that commits `rate` tokens per forward."""
     return rule_for(config) if rate is None else AtRate(rate)
 
 
-def canvas_of(measured: Measured, ids: list[int], config: GenerationConfig) -> Canvas:
-    """A prompt and its masks. On one of random weights no token ends the answer: an end would be chance."""
-    tokenizer = measured.tokenizer
-    ends = frozenset[int]() if measured.random else tokenizer.end_ids
+def canvas_of(subject: Subject, ids: list[int], config: GenerationConfig) -> Canvas:
+    """A prompt and its masks. With random weights no token ends the answer, since an end would be chance."""
+    tokenizer = subject.tokenizer
+    ends = frozenset[int]() if subject.random else tokenizer.end_ids
     return Canvas.of([ids], config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=ends)
 
 
@@ -76,8 +76,11 @@ class Run:
     """One answer to one prompt.
 
     Attributes:
-        first: seconds until the first token at the left could no longer change.
-        forwards: how many, and of how many positions each: every step's own.
+        seconds: of the whole answer.
+        first: seconds until the answer's leftmost token is final.
+        nfe: the number of forwards.
+        positions: positions forwarded in all.
+        forwards: for each step, its number of forwards and the mean positions of one.
     """
 
     seconds: float
@@ -91,14 +94,15 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """What answers prompts.
+    """One way to answer prompts.
 
     Attributes:
         kind: `diffusion`, `reference` or `autoregressive`.
-        rate: the tokens a forward that are assumed of it; None where they are its own.
-        prompts: tokens of each prompt.
-        run: answers one of them, by its number.
-        warm_up: runs before any counts, once for each prompt; a part of an answer does where all its forwards
+        rate: the tokens per forward that are assumed; None if they are subject.
+        work: the weights that a forward reads.
+        prompts: the number of tokens of each prompt.
+        run: answers the prompt of a given number.
+        warm_up: is called once for each prompt before the first run. Part of an answer is enough if all of its forwards
             are alike.
     """
 
@@ -113,22 +117,22 @@ class Decoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What a decoder's runs came to, round by round: a round is all prompts once."""
+    """A decoder's runs, round by round: a round answers every prompt once."""
 
     decoder: Decoder
     rounds: list[list[Run]]
 
     @property
     def tokens_per_second(self) -> list[float]:
-        """Of each round."""
+        """Useful tokens per second of each round."""
         return [_tokens(runs) / sum(run.seconds for run in runs) for runs in self.rounds]
 
     def ratios(self, other: "Speed") -> list[float]:
-        """This over another's tokens per second, in each round that both have."""
-        return [own / its for own, its in zip(self.tokens_per_second, other.tokens_per_second, strict=False)]
+        """This decoder's tokens per second over `other`'s, in each round that both have."""
+        return [mine / theirs for mine, theirs in zip(self.tokens_per_second, other.tokens_per_second, strict=False)]
 
     def to_dict(self, baseline: "Speed | None", ceilings: Ceilings) -> dict[str, Any]:
-        """As JSON can hold it; `ratio` is to the baseline."""
+        """Ready for JSON; `ratio` is this speed over the baseline's."""
         decoder, runs = self.decoder, self.rounds[0]
         tokens, nfe, positions = _tokens(runs), sum(run.nfe for run in runs), sum(run.positions for run in runs)
         return {
@@ -162,7 +166,7 @@ class Speed:
 
 
 def ideal_seconds(ceilings: Ceilings, work: Work, positions: float) -> float:
-    """What a forward takes at the ceilings, with no overhead: the roofline that shares are of."""
+    """Seconds of a forward at the ceilings, without overhead: the roofline."""
     return max(weights_seconds(ceilings, work), matmul_seconds(ceilings, work, positions))
 
 
@@ -181,45 +185,50 @@ class SideBySide:
 
     def trial(self, delay: float) -> None:
         for speed in self.speeds:
-            if sum(run.seconds for runs in speed.rounds for run in runs) < ENOUGH:
+            if sum(run.seconds for runs in speed.rounds for run in runs) < TIME_BUDGET:
                 time.sleep(delay)
                 speed.rounds.append([speed.decoder.run(number) for number in range(len(speed.decoder.prompts))])
 
     @property
     def baseline(self) -> Speed | None:
-        """What the others are held against."""
-        return next((speed for speed in self.speeds if speed.decoder.kind == BASELINE), None)
+        """The autoregressive decoder, which the others are compared with."""
+        return next((speed for speed in self.speeds if speed.decoder.kind == AUTOREGRESSIVE), None)
 
 
 def denoising(
-    measured: Measured, prompts: list[list[int]], config: GenerationConfig, name: str, kind: str, rate: float | None = None
+    subject: Subject, prompts: list[list[int]], config: GenerationConfig, name: str, kind: str, rate: float | None = None
 ) -> Decoder:
-    """The decoder that a configuration makes of a network, at a rate that is assumed or at its own."""
+    """A decoder that denoises with `config`.
+
+    Args:
+        prompts: ids of each prompt.
+        rate: the tokens per forward to assume; None measures them.
+    """
 
     def run(number: int) -> Run:
-        return denoised(measured, prompts[number], config, rate)
+        return denoised(subject, prompts[number], config, rate)
 
     def warm_up(number: int) -> None:
         few = 2 if kind == "reference" else None
-        denoised(measured, prompts[number], config, rate, steps=few)
+        denoised(subject, prompts[number], config, rate, steps=few)
 
     lengths = [len(ids) for ids in prompts]
-    return Decoder(name=name, kind=kind, rate=rate, work=measured.forwarded, prompts=lengths, run=run, warm_up=warm_up)
+    return Decoder(name=name, kind=kind, rate=rate, work=subject.forwarded, prompts=lengths, run=run, warm_up=warm_up)
 
 
 def reference_of(config: GenerationConfig) -> GenerationConfig:
-    """The reference decoder with a configuration's tokens: one a step on the whole canvas."""
-    own = {"rule": "schedule", "window": "whole", "steps": None, "alg_temp": 0.0, "eps": EPS, "reference": True}
-    return replace(config, **own)  # type: ignore[arg-type]
+    """The configuration with the reference decoder: one token a step on the whole canvas."""
+    fields = {"rule": "schedule", "window": "whole", "steps": None, "alg_temp": 0.0, "eps": EPS, "reference": True}
+    return replace(config, **fields)  # type: ignore[arg-type]
 
 
-def denoised(measured: Measured, ids: list[int], config: GenerationConfig, rate: float | None, steps: int | None = None) -> Run:
-    """One answer, as `generate` makes it, or its first few steps."""
-    tokenizer, mask_id = measured.tokenizer, measured.tokenizer.mask_id
+def denoised(subject: Subject, ids: list[int], config: GenerationConfig, rate: float | None, steps: int | None = None) -> Run:
+    """One answer as `generate` makes it, or only its first `steps` steps that forward."""
+    tokenizer, mask_id = subject.tokenizer, subject.tokenizer.mask_id
     mx.reset_peak_memory()
     start, first, nfe, positions = time.perf_counter(), 0.0, 0, 0
     forwards, last = list[tuple[int, float]](), Step.nothing(np.array(ids, dtype=np.int32))
-    for last in _steps(measured, ids, config, rate):
+    for last in _steps(subject, ids, config, rate):
         if not first and last.tokens[len(ids)] != mask_id:
             first = time.perf_counter() - start
         if fresh := last.nfe - nfe:
@@ -228,7 +237,7 @@ def denoised(measured: Measured, ids: list[int], config: GenerationConfig, rate:
         if steps is not None and len(forwards) >= steps:
             break
     seconds = time.perf_counter() - start
-    useful = config.max_tokens if measured.random else Answer.of(tokenizer, last, len(ids)).useful_tokens
+    useful = config.max_tokens if subject.random else Answer.of(tokenizer, last, len(ids)).useful_tokens
     return Run(
         seconds=seconds,
         first=first or seconds,
@@ -240,14 +249,14 @@ def denoised(measured: Measured, ids: list[int], config: GenerationConfig, rate:
     )
 
 
-def _steps(measured: Measured, ids: list[int], config: GenerationConfig, rate: float | None) -> Iterator[Step]:
-    model, tokenizer = measured.model, measured.tokenizer
-    if not measured.random:
+def _steps(subject: Subject, ids: list[int], config: GenerationConfig, rate: float | None) -> Iterator[Step]:
+    model, tokenizer = subject.model, subject.tokenizer
+    if not subject.random:
         yield from stream_generate(model, tokenizer, ids, config)
         return
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
     with wired_memory():
-        window, canvas = window_for(config), canvas_of(measured, ids, config)
+        window, canvas = window_for(config), canvas_of(subject, ids, config)
         for rows in denoise(model, canvas, rule_of(config, rate), window, config, forbidden=forbidden):
             yield rows[0]
 
@@ -257,9 +266,10 @@ def _tokens(runs: list[Run]) -> int:
 
 
 def break_even_rate(speeds: Sequence[Speed], baseline: Speed) -> float | None:
-    """Tokens a forward at which denoising is as fast as the baseline, between the rates that were assumed.
+    """Tokens per forward at which denoising is as fast as the baseline, interpolated in logarithms.
 
-    By interpolation in logarithms; None where no two of them have it between them.
+    Returns:
+        None if the rates of `speeds` do not bracket it.
     """
     points = sorted((speed.decoder.rate, median(speed.ratios(baseline))) for speed in speeds if speed.decoder.rate)
     for (low, before), (high, after) in pairwise(points):

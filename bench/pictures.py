@@ -1,34 +1,48 @@
-"""Pictures of bench files: forwards under their roofline, useful tokens/s, and where the time of a step goes."""
+"""Pictures of results files: the time of forwards, useful tokens/s, and where the time of a step goes."""
 
+import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlx_diffucoder.errors import BenchError
 from mlx_diffucoder.files import write_output
+from mlx_diffucoder.plotting import plotter
 
 from .ceilings import Ceilings
-from .decoders import BASELINE, ideal_seconds
-from .report import Report, comparable_rows
+from .compare import comparable_rows
+from .decoders import AUTOREGRESSIVE, ideal_seconds
+from .report import Report
 from .roofline import Work
 from .speed import LABELS
 
 KINDS = (".png", ".svg")
 COLOURS = {"forward": "#4269d0", "lm_head": "#efb118", "sampling": "#ff725c", "host": "#6cc5b0"}
-GREYS = {BASELINE: "#9a9a9a", "reference": "#c9c9c9"}
+GREYS = {AUTOREGRESSIVE: "#9a9a9a", "reference": "#c9c9c9"}
 
 
-def draw(pyplot: Any, reports: list[Report], alike: list[Report], folder: Path) -> list[Path]:
-    """Draw all three into a folder, as PNG and SVG; returns the files.
+def draw(reports: list[Report], alike: list[Report], folder: Path) -> list[Path]:
+    """Draw all three pictures into a folder, which is created, as PNG and SVG; return the files.
 
     Args:
-        reports: every one; each forward stands under its own roofline.
-        alike: those that measured the same thing, the first among them: only they are held side by side.
+        reports: all of them; their forwards are drawn, each with its own roofline.
+        alike: those comparable with the first, the first included; only they are compared with each other.
 
     Raises:
+        BenchError: the folder cannot be created or written.
         FileError: a file cannot be written.
+        ExecutionError: matplotlib is not installed.
     """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"--pictures {folder}: cannot be created ({error.strerror}); name another folder") from None
+    if not os.access(folder, os.W_OK):
+        raise BenchError(f"--pictures {folder}: cannot be written (permission denied); name another folder")
+    pyplot = plotter()
     pictures = {"forwards": forwards(pyplot, reports), "speed": speeds(pyplot, alike), "step": steps(pyplot, alike)}
     files = []
     for name, figure in pictures.items():
@@ -38,7 +52,7 @@ def draw(pyplot: Any, reports: list[Report], alike: list[Report], folder: Path) 
 
 
 def forwards(pyplot: Any, reports: list[Report]) -> Any:
-    """Time by positions, log-log, each report's points with their spread under its ceilings."""
+    """The time of a forward by its positions, log-log: each report's points with their spread, and its roofline."""
     figure, axes = pyplot.subplots(figsize=(9, 5.4), layout="constrained")
     colours = pyplot.get_cmap("tab10")
     widest = 1
@@ -65,7 +79,7 @@ def forwards(pyplot: Any, reports: list[Report]) -> Any:
 
 
 def speeds(pyplot: Any, reports: list[Report]) -> Any:
-    """Useful tokens/s of each decoder on each machine, with what a forward gave under its name."""
+    """Useful tokens/s of each decoder on each machine, with the cost in forwards and positions under its name."""
     rows = comparable_rows(reports)
     bars = sum(row is not None for _, own in rows for row in own)
     figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.5 * bars + 0.5 * len(reports)), layout="constrained")
@@ -93,7 +107,7 @@ def speeds(pyplot: Any, reports: list[Report]) -> Any:
 
 
 def steps(pyplot: Any, reports: list[Report]) -> Any:
-    """Where the time of a step goes, a bar for each report, in shares, with its milliseconds."""
+    """Where the time of a step goes: a bar for each report, in shares of the step, with milliseconds."""
     figure, axes = pyplot.subplots(figsize=(9, 1.9 + 0.6 * len(reports)), layout="constrained")
     for place, report in enumerate(reports):
         parts, left = report.content["step"]["parts"], 0.0
@@ -117,13 +131,13 @@ def steps(pyplot: Any, reports: list[Report]) -> Any:
 
 
 def _name(report: Report, reports: list[Report]) -> str:
-    """The machine, and the file's name where two are of the same one."""
+    """The machine, and the file's name if several reports are of the same machine."""
     alone = sum(one.machine == report.machine for one in reports) == 1
     return report.machine if alone else f"{report.label}: {report.machine}"
 
 
 def _speed(row: dict[str, Any]) -> str:
-    ratio = f", {row['ratio']['median']:.2g} times mlx-lm's" if row["ratio"] and row["kind"] != BASELINE else ""
+    ratio = f", {row['ratio']['median']:.2g} times mlx-lm's" if row["ratio"] and row["kind"] != AUTOREGRESSIVE else ""
     return f"{row['useful_tokens_per_second']['median']:.3g}{ratio}"
 
 
@@ -164,8 +178,8 @@ def _legend_below(figure: Any, columns: int = 1) -> None:
 
 
 def _save(figure: Any, base: Path) -> Iterator[Path]:
-    """The figure as a file of each kind, written whole or not at all."""
+    """Write the figure as each kind of file, whole or not at all."""
     for kind in KINDS:
         path = base.with_name(base.name + kind)
-        write_output(path, lambda file: figure.savefig(file, dpi=160), flag="--pictures")
+        write_output(path, partial(figure.savefig, dpi=160), flag="--pictures")
         yield path

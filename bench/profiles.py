@@ -1,6 +1,6 @@
 """Tuned windows, stored for one machine and one model.
 
-A profile is used where the machine and every weight's digest are those it was tuned with, and nowhere else.
+A profile is used only if the machine and the digest of every weight are those it was tuned with.
 """
 
 import hashlib
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_diffucoder.checkpoint import weights_digest
 from mlx_diffucoder.choices import WINDOWS, parse_choice
-from mlx_diffucoder.config import PRESETS
+from mlx_diffucoder.config import PRESETS, GenerationConfig
 from mlx_diffucoder.errors import BenchError, ConfigError
 from mlx_diffucoder.files import write_atomically
 
@@ -20,19 +21,21 @@ from .chip import Card
 
 VERSION = 1
 FOLDER = "DIFFUCODE_PROFILES"
-"""The environment variable that names another folder for profiles than the user's own."""
-AGAIN = "`diffucode bench --tune` makes it anew"
+"""The environment variable that names the folder of profiles, instead of the user's data folder."""
+AGAIN = "`diffucode bench tune` makes a new one"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Windows by the preset whose own they take the place of.
+    """Tuned windows.
 
     Attributes:
-        machine: as `machine_of` has it.
-        model: the name it had, for people.
-        weights: as `weights_digest` has it, the dtype that is computed in included.
-        measured: what the windows were chosen by.
+        machine: what `machine_of` returns.
+        model: the name that the model had, for people.
+        weights: what `weights_digest` returns; it depends on the dtype of the weights too.
+        windows: by preset, the window that replaces the preset's own.
+        made: when, in ISO 8601.
+        measured: the measurements that the windows were chosen by.
     """
 
     machine: dict[str, Any]
@@ -44,7 +47,7 @@ class Profile:
 
 
 def machine_of(card: Card) -> dict[str, Any]:
-    """What of a machine its times depend on."""
+    """The parts of a card that times depend on."""
     return {
         "chip": card.chip,
         "gpu_cores": card.gpu_cores,
@@ -54,7 +57,7 @@ def machine_of(card: Card) -> dict[str, Any]:
 
 
 def folder() -> Path:
-    """Where profiles are stored."""
+    """The folder of profiles."""
     from platformdirs import user_data_path
 
     named = os.environ.get(FOLDER)
@@ -67,7 +70,7 @@ def path_of(weights: str, machine: dict[str, Any]) -> Path:
 
 
 def check_writable() -> None:
-    """Make the folder. Raises `BenchError` where no profile can be stored in it."""
+    """Make the folder. Raises `BenchError` if no profile can be stored in it."""
     there = folder()
     try:
         there.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,7 @@ def check_writable() -> None:
 
 
 def save(profile: Profile) -> Path:
-    """Store a profile in the place of the one before; returns its file."""
+    """Store a profile, replacing an older one, and return its file. Raises `BenchError` if it cannot be written."""
     check_writable()
     path = path_of(profile.weights, profile.machine)
     try:
@@ -90,7 +93,7 @@ def save(profile: Profile) -> Path:
 
 
 def stored() -> bool:
-    """Whether there is a profile of anything."""
+    """Whether there is any profile."""
     try:
         return any(file.suffix == ".json" for file in folder().iterdir())
     except OSError:
@@ -98,13 +101,14 @@ def stored() -> bool:
 
 
 def find(weights: str, card: Callable[[], Card]) -> Profile | None:
-    """The profile of a model on this machine, where there is one.
+    """The profile of a model on this machine, or None.
 
     Args:
-        card: reads this machine's card, which takes a moment; called where there is a profile of the model.
+        weights: the digest of the model's weights.
+        card: reads this machine's card, which takes a moment; called only if there is a profile of the model.
 
     Raises:
-        BenchError: there is one that is damaged, of another version, or not of this model and machine.
+        BenchError: the profile is damaged, of another version, or of another model or machine.
     """
     if not any(folder().glob(f"{weights[:16]}-*.json")):
         return None
@@ -120,12 +124,36 @@ def find(weights: str, card: Callable[[], Card]) -> Profile | None:
     return profile
 
 
+def tuned_window(config: GenerationConfig, model: Any) -> str | None:
+    """The window tuned for this machine and model.
+
+    Args:
+        config: decoding as a preset has it; only presets have tuned windows.
+
+    Returns:
+        None if `config` is that of no preset, or there is no tuned window for it.
+
+    Raises:
+        BenchError: there is a profile that cannot be used.
+    """
+    names = (name for name, own in PRESETS.items() if (config.rule, config.window) == (own["rule"], own["window"]))
+    preset = next(names, None)
+    if preset is None or not stored():
+        return None
+    from .chip import read_card
+
+    profile = find(weights_digest(model), read_card)
+    return profile.windows.get(preset) if profile else None
+
+
 def _read(path: Path) -> Profile:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.pop("version")
         if version != VERSION:
-            raise BenchError(f"{path}: a profile of version {version!r}, and this program reads {VERSION}; not used, {AGAIN}")
+            raise BenchError(
+                f"{path}: a profile of version {version!r}, and this program reads version {VERSION}; not used, {AGAIN}"
+            )
         profile = Profile(**content)
         kinds = {"machine": dict, "model": str, "weights": str, "windows": dict, "made": str, "measured": dict}
         if not all(isinstance(getattr(profile, name), kind) for name, kind in kinds.items()):

@@ -1,4 +1,4 @@
-"""The JSON of `diffucode bench`: its version, its schema, and what makes two of them comparable."""
+"""The JSON that `diffucode bench run` writes: its version, its schema, and how it is read."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from mlx_diffucoder.errors import BenchError
 
 VERSION = 2
-"""It changes when a key goes or means something else. Version 1 had no decoders side by side."""
+"""It changes when a key is removed or gets another meaning. Version 1 had no decoders."""
 MOST_BYTES = 50_000_000
 _NUMBER, _MAYBE = (int, float), (int, float, type(None))
 _TIME = {"seconds": _NUMBER, "low": _NUMBER, "high": _NUMBER, "trials": int}
@@ -73,12 +73,12 @@ SCHEMA: Mapping[str, Any] = {
         }
     ],
 }
-"""Every key that is always there, and the type of its value; others may stand beside them."""
+"""The keys that every file has, and the types of their values; a file may have more."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A bench file: its name, as short as tells it from others, and what it holds."""
+    """A results file: a short name that tells it from others, and its content."""
 
     label: str
     content: dict[str, Any]
@@ -91,38 +91,51 @@ class Report:
         return f"{card['chip']}{cores} ({card['backend']})"
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """A bench file, checked against the schema.
+def read_reports(files: list[Path]) -> list[Report]:
+    """Read results files; a report's label is the file's name without its ending, or its path if two names are the same.
 
     Raises:
-        BenchError: it cannot be read, is no bench file, is damaged, or is of another version.
+        BenchError: as `read_report`.
+    """
+    short = [file.stem for file in files]
+    labels = short if len(set(short)) == len(short) else [str(file) for file in files]
+    return [Report(label, read_report(file)) for file, label in zip(files, labels, strict=True)]
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a results file and check it against the schema.
+
+    Raises:
+        BenchError: it cannot be read, is not a results file, is damaged, or has another version.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise BenchError(f"{path}: too large for a bench file; name one that `diffucode bench --out` wrote")
+            raise BenchError(f"{path}: too large for a results file; name one that `diffucode bench run --out` wrote")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise BenchError(f"{path}: damaged, or no bench file: no JSON; measure again with `diffucode bench --out`") from None
+        raise BenchError(
+            f"{path}: damaged, or not a results file (not JSON); measure again with `diffucode bench run --out`"
+        ) from None
     version = content.get("version") if isinstance(content, dict) else None
     if not isinstance(content, dict) or "version" not in content:
-        raise BenchError(f"{path}: no bench file; name one that `diffucode bench --out` wrote")
+        raise BenchError(f"{path}: not a results file; name one that `diffucode bench run --out` wrote")
     if version != VERSION:
         raise BenchError(
-            f"{path}: a bench file of version {version!r}, and this program reads version {VERSION}; measure again"
-            " with `diffucode bench --out`"
+            f"{path}: a results file of version {version!r}, and this program reads version {VERSION}; measure again"
+            " with `diffucode bench run --out`"
         )
     for wrong in mismatches(content, SCHEMA):
-        raise BenchError(f"{path}: damaged: {wrong}; measure again with `diffucode bench --out`")
+        raise BenchError(f"{path}: damaged: {wrong}; measure again with `diffucode bench run --out`")
     return content
 
 
 def mismatches(value: Any, schema: Any, at: str = "") -> Iterator[str]:
-    """Where a value is not what a schema says, a line each."""
+    """Yield a line for each place where a value does not fit the schema."""
     if isinstance(schema, Mapping):
         if not isinstance(value, dict):
-            yield f"{at or 'the whole'} is no object"
+            yield f"{at or 'the content'} is not an object"
             return
         for key, inner in schema.items():
             where = f"{at}.{key}" if at else key
@@ -132,7 +145,7 @@ def mismatches(value: Any, schema: Any, at: str = "") -> Iterator[str]:
                 yield from mismatches(value[key], inner, where)
     elif isinstance(schema, list):
         if not isinstance(value, list) or not value:
-            yield f"{at} is no list of any length"
+            yield f"{at} is not a list, or is empty"
             return
         for number, one in enumerate(value):
             yield from mismatches(one, schema[0], f"{at}[{number}]")
@@ -140,39 +153,3 @@ def mismatches(value: Any, schema: Any, at: str = "") -> Iterator[str]:
         yield f"{at} is {str(value)[:40]!r}"
     elif isinstance(value, float) and not abs(value) < float("inf"):
         yield f"{at} is {value}"
-
-
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """What was measured differently in two reports: a line for each thing that differs; none where they are comparable.
-
-    The machine and its software may differ: that is what is compared.
-    """
-    found, own, its = list[str](), one["model"], other["model"]
-    if own["shape"] != its["shape"]:
-        found.append(f"a network of {_size(own)}, not of {_size(its)}")
-    if abs(own["bits_per_weight"] - its["bits_per_weight"]) > 0.01:
-        found.append(f"{own['bits_per_weight']:.2f} bits a weight, not {its['bits_per_weight']:.2f}")
-    if own["dtype"] != its["dtype"]:
-        found.append(f"computed in {own['dtype']}, not in {its['dtype']}")
-    if own["random"] != its["random"] or (not found and own["weights"] != its["weights"]):
-        found.append("other weights")
-    for key in sorted(one["config"].keys() | other["config"].keys()):
-        if one["config"].get(key) != other["config"].get(key):
-            found.append(f"{key} {one['config'].get(key)}, not {other['config'].get(key)}")
-    if one["prompts"] != other["prompts"]:
-        found.append("other prompts")
-    return found
-
-
-def _size(model: dict[str, Any]) -> str:
-    shape = model["shape"]
-    return f"{model['parameters'] / 1e6:.1f}M parameters in {shape.get('num_hidden_layers')} layers"
-
-
-def comparable_rows(reports: list[Report]) -> list[tuple[str, list[dict[str, Any] | None]]]:
-    """The decoders by name, each with its row of every report, None where a report has none of them."""
-    names = dict.fromkeys(row["name"] for report in reports for row in report.content["decoders"])
-    return [
-        (name, [next((row for row in report.content["decoders"] if row["name"] == name), None) for report in reports])
-        for name in names
-    ]

@@ -1,9 +1,9 @@
-"""Is this machine right? The bundled checkpoint's recorded answers, computed again on MLX's default device.
+"""The self-test of `diffucode doctor`: compute recorded answers of the bundled checkpoint again on MLX's default device.
 
-Logits are held against those of `bench/reference.py`, an independent float64 network: the largest difference, as
-a share of the largest logit. The tolerances are several times what was found on MLX's CPU backend (float32
-7e-7, float16 5e-4, bfloat16 5e-3, quantized in float32 9e-7), with room for what GPUs do: on some, MLX multiplies
-float32 in TF32 (1e-4 when simulated). They were tried on no GPU. A wrong kernel is off by far more.
+`reference.safetensors` holds them, made by `bench/studies/make_reference.py` with an independent model in float64. The error of
+logits is the largest difference as a share of the largest logit. The tolerances are several times what was found on MLX's CPU
+backend (float32 7e-7, float16 5e-4, bfloat16 5e-3, quantized in float32 9e-7), with a margin for GPUs: on some, MLX multiplies
+float32 in TF32 (1e-4 when simulated). They were not tried on a GPU. A wrong kernel is off by far more.
 """
 
 import math
@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mlx_diffucoder.config import GenerationConfig
@@ -23,20 +25,24 @@ from mlx_diffucoder.generation import stream_generate
 from mlx_diffucoder.loading import DTYPES, POCKET, load
 from mlx_diffucoder.models.transformer import DiffusionModel
 
-from .reference import ANSWERS, CANVASES, FILE, QUANTIZED, quantized_on_cpu
-
+FILE = Path(__file__).parent / "reference.safetensors"
+CANVASES, ANSWERS = 2, 3
+"""How many of each the file holds: canvases with logits, and answers."""
+QUANTIZED = {"8 bits": 8, "4 bits": 4}
+"""The quantized weights that the file has logits of, by name, and their bits."""
 FLOAT32, FLOAT32_TF32, FLOAT16, BFLOAT16 = 1e-4, 2e-3, 5e-3, 4e-2
 QUANTIZED_FLOAT32, QUANTIZED_FLOAT16 = 1e-2, 3e-2
+"""The largest errors that pass, by the dtype that is computed in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was computed, and how far it is from what it should be.
+    """One computation, and how far its result is from the reference.
 
     Attributes:
-        error: the largest difference of logits as a share of the largest logit, or how many tokens differ.
-        allowed: the largest error that is right.
-        problem: what MLX said, where it could not compute at all.
+        error: the largest difference of logits as a share of the largest logit, or the number of tokens that differ.
+        allowed: the largest error that passes.
+        problem: MLX's message if it could not compute at all.
     """
 
     name: str
@@ -47,10 +53,10 @@ class Check:
 
     @property
     def right(self) -> bool:
-        return self.error <= self.allowed  # false for what is no number
+        return self.error <= self.allowed  # false for NaN
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Ready for JSON."""
         error = self.error if math.isfinite(self.error) else None
         return {
             "name": self.name,
@@ -62,7 +68,7 @@ class Check:
         }
 
     def found(self) -> str:
-        """For people: how far it is off, and how far it may be."""
+        """The error and the largest one that passes, for people."""
         if self.problem:
             return self.problem
         if self.allowed:
@@ -71,10 +77,10 @@ class Check:
 
 
 def self_test(name: str | os.PathLike[str] = POCKET) -> Iterator[Check]:
-    """Run every check; on a CPU, where some take minutes, only what is cheap there.
+    """Run every check and yield its result; on a CPU, where some take minutes, only the cheap ones.
 
     Args:
-        name: the checkpoint, which is to be `pocket`.
+        name: the checkpoint; the reference is that of `pocket`.
     """
     arrays: Any = mx.load(str(FILE))
     reference = {key: np.array(value) for key, value in arrays.items()}
@@ -100,8 +106,16 @@ def _quantized(name: str | os.PathLike[str], bits: int, dtype: str) -> Diffusion
     return model
 
 
+def quantized_on_cpu(model: DiffusionModel, bits: int) -> DiffusionModel:
+    """Quantize the model's layers in place, on the CPU, which gives the same numbers on every machine."""
+    with mx.stream(mx.cpu):
+        nn.quantize(model, group_size=64, bits=bits)
+        mx.eval(model.parameters())
+    return model
+
+
 def _logits(name: str, reference: dict[str, Any], kind: str, allowed: float, build: Callable[[], DiffusionModel]) -> Check:
-    """The logits of every canvas against the recorded ones."""
+    """Compare the logits of every canvas with the recorded ones."""
 
     def error() -> float:
         model, worst = build(), 0.0
@@ -116,7 +130,7 @@ def _logits(name: str, reference: dict[str, Any], kind: str, allowed: float, bui
 
 
 def _tokens(name: str, reference: dict[str, Any], number: int, model_name: str | os.PathLike[str]) -> Check:
-    """An answer of the float64 reference decoder, token for token."""
+    """Compare an answer with that of the float64 reference decoder, token by token."""
 
     def error() -> float:
         model, tokenizer = load(model_name, dtype="float32")
@@ -132,6 +146,6 @@ def _check(name: str, allowed: float, error: Callable[[], float]) -> Check:
     began, problem = time.perf_counter(), None
     try:
         off = error()
-    except (RuntimeError, ValueError, DiffucoderError) as failure:  # what MLX raises for a kernel that does not run
+    except (RuntimeError, ValueError, DiffucoderError) as failure:  # MLX raises these for a kernel that does not run
         off, problem = math.inf, " ".join(str(failure).split())[:300]
     return Check(name=name, error=off, allowed=allowed, seconds=time.perf_counter() - began, problem=problem)

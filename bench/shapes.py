@@ -1,6 +1,10 @@
-"""Networks by their shape alone, for what needs no weights of a checkpoint."""
+"""Shapes of models, for work that needs no weights."""
 
+from mlx_diffucoder.errors import BenchError
 from mlx_diffucoder.models.base import ModelConfig
+
+BITS = (2, 3, 4, 5, 6, 8, 16)
+"""The widths of a weight: those that MLX quantizes to, and 16 for floats."""
 
 SHAPES: dict[str, ModelConfig] = {
     "7b": ModelConfig(
@@ -17,7 +21,7 @@ SHAPES: dict[str, ModelConfig] = {
 
 
 def dimensions(config: ModelConfig) -> dict[str, int | bool]:
-    """What the time of a forward depends on."""
+    """The dimensions that the time of a forward depends on."""
     return {
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -30,7 +34,7 @@ def dimensions(config: ModelConfig) -> dict[str, int | bool]:
 
 
 def parameters(config: ModelConfig) -> int:
-    """How many numbers a network of this shape has."""
+    """The number of parameters of a model of this shape."""
     width, inner = config.hidden_size, config.intermediate_size
     kv_width = config.num_key_value_heads * config.head_dim
     layer = 2 * width * width + width + 2 * kv_width * (width + 1) + 3 * width * inner + 2 * width
@@ -39,5 +43,11 @@ def parameters(config: ModelConfig) -> int:
 
 
 def bits_per_weight(bits: int) -> float:
-    """What `bits` come to with their scales: half a bit more in groups of 64, nothing for floats."""
+    """Bits a weight with the scales: half a bit more for quantized weights in groups of 64, none for floats (16).
+
+    Raises:
+        BenchError: MLX cannot quantize to so many bits.
+    """
+    if bits not in BITS:
+        raise BenchError(f"--bits must be one of {', '.join(map(str, BITS))}, not {bits}")
     return bits + 0.5 if bits < 16 else bits

@@ -1,4 +1,4 @@
-"""How fast a network is here: forwards by their positions, and the parts of a step."""
+"""How fast a model is on this machine: the time of forwards by their positions, and the parts of a step."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -19,27 +19,29 @@ from mlx_diffucoder.models.transformer import DiffusionModel
 
 from .ceilings import Ceilings
 from .decoders import canvas_of, ideal_seconds, rule_of
-from .subjects import Measured
+from .subjects import Subject
 from .timing import Spread, Timing
 
 PARTS = ("forward", "lm_head", "sampling", "host")
-
-
 LABELS = {"forward": "layers", "lm_head": "lm_head", "sampling": "sampling", "host": "host"}
-"""The parts, for people: what a forward is without `lm_head` is the layers."""
-LONG = 0.05
-"""Seconds that each forward is timed for in a trial, at least: one that is short is repeated, up to `MOST` times."""
-MOST = 10
+"""The parts of a step, for people; a forward without `lm_head` is the layers."""
+LONG_ENOUGH = 0.05
+"""Seconds: in a trial, a forward is repeated until it has been timed for this long, or `MOST_REPEATS` times."""
+MOST_REPEATS = 10
 
 
 class ForwardCurve:
-    """A forward of each width through all layers and `lm_head`, with no keys and values kept."""
+    """The time of a forward of each width, through all layers and `lm_head`, without a K/V cache.
+
+    Args:
+        widths: in positions.
+    """
 
     name = "forwards"
 
-    def __init__(self, measured: Measured, widths: list[int]):
-        known = len(measured.tokenizer.known_ids)
-        self._model = measured.model
+    def __init__(self, subject: Subject, widths: list[int]):
+        known = len(subject.tokenizer.known_ids)
+        self._model = subject.model
         self._tokens = {width: mx.random.randint(0, known, (1, width), key=mx.random.key(0)) for width in widths}
         self._seconds: dict[int, list[float]] = {width: [] for width in widths}
 
@@ -51,7 +53,7 @@ class ForwardCurve:
         with wired_memory():
             for width, tokens in self._tokens.items():
                 taken = list[float]()
-                while sum(taken) < LONG and len(taken) < MOST:
+                while sum(taken) < LONG_ENOUGH and len(taken) < MOST_REPEATS:
                     time.sleep(delay)
                     start = time.perf_counter()
                     mx.eval(self._model(tokens))
@@ -60,23 +62,23 @@ class ForwardCurve:
 
     @property
     def timings(self) -> dict[int, Timing]:
-        """By width."""
+        """The timing of each width."""
         return {width: Timing.of(seconds) for width, seconds in self._seconds.items()}
 
 
-def forward_rows(curve: ForwardCurve, measured: Measured, ceilings: Ceilings) -> list[dict[str, Any]]:
-    """A curve as JSON can hold it, with the share of the roofline that each width reached."""
+def forward_rows(curve: ForwardCurve, subject: Subject, ceilings: Ceilings) -> list[dict[str, Any]]:
+    """A curve ready for JSON, with the share of the roofline that each width reached."""
     rows = list[dict[str, Any]]()
     for width, took in curve.timings.items():
-        share = ideal_seconds(ceilings, measured.forwarded, width) / took.seconds
+        share = ideal_seconds(ceilings, subject.forwarded, width) / took.seconds
         rows.append({"positions": width, "time": took.to_dict(), "roofline_share": share})
     return rows
 
 
 class Clock:
-    """Seconds by part of the step that is running, and those of the steps that are done.
+    """Seconds of the current step by part, and those of the finished steps.
 
-    A step goes from one decision to the next: the loop forwards for the next step before it shows this one.
+    A step lasts from one decision to the next, because the loop starts the next forward before it yields a step.
     """
 
     def __init__(self) -> None:
@@ -86,7 +88,7 @@ class Clock:
         self.steps: list[dict[str, float]] = []
 
     def decided(self) -> None:
-        """The host has the decision: what was not `lm_head` since the first logits was sampling, and the rest the host's."""
+        """End the step: the time since the first logits is sampling, less `lm_head`; the rest is the host's."""
         ended = time.perf_counter()
         if self.decides_since is not None:
             self.now["sampling"] = ended - self.decides_since - self.now["lm_head"]
@@ -96,7 +98,7 @@ class Clock:
 
 
 class Probe:
-    """A network in whose place it stands for one run, waiting for each part and timing it."""
+    """Stands in for a model during one run, waits for each part of a forward and times it."""
 
     def __init__(self, model: DiffusionModel, clock: Clock):
         self._model, self._clock = model, clock
@@ -127,7 +129,7 @@ class Probe:
 
 
 class Watched:
-    """A window that tells the clock when a decision has been made."""
+    """A window that tells the clock when a step has been decided."""
 
     def __init__(self, window: Window, clock: Clock):
         self._window, self._clock = window, clock
@@ -156,14 +158,15 @@ class _WatchedSight:
 class Split:
     """Seconds of a step, whole and by part: the mean over all steps but the first of each prompt, which encodes it.
 
-    The parts are timed in runs of their own, in which each is waited for; so their sum is near the step's, not
-    the same.
+    The parts are timed in separate runs that wait for each part, so their sum is close to the step's time, not equal to it.
 
     Attributes:
-        sum_over_step: the parts' sum over the step measured without them, trial by trial: 1 where all is accounted
-            for. On a machine with other work the two are held up at different moments, and the spread is wide.
-        encoding: the first forward of the first prompt, which has its `prompt` tokens in it.
-        steps: how many steps are in the mean.
+        step: of a step in a run that waits for no part.
+        parts: the median seconds of each of `PARTS`.
+        sum_over_step: the sum of the parts over the step, trial by trial: 1 if everything is accounted for. On a machine
+            with other work the spread is wide.
+        encoding: of the first forward of the first prompt, which includes its `prompt` tokens.
+        steps: the number of steps in the mean.
     """
 
     step: Timing
@@ -174,21 +177,22 @@ class Split:
     steps: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Ready for JSON."""
         return asdict(self)
 
 
 class Splitting:
-    """Where the time of a step goes: whole steps, and steps whose every part is waited for.
+    """Where the time of a step goes: runs of whole steps, and runs that wait for every part.
 
     Args:
-        rate: tokens a forward that are assumed, as `generations.rule_of` has it.
+        prompts: ids of each prompt.
+        rate: the tokens per forward to assume; None measures them.
     """
 
     name = "the parts of a step"
 
-    def __init__(self, measured: Measured, prompts: list[list[int]], config: GenerationConfig, rate: float | None = None):
-        self._measured, self._prompts, self._config, self._rate = measured, prompts, config, rate
+    def __init__(self, subject: Subject, prompts: list[list[int]], config: GenerationConfig, rate: float | None = None):
+        self._subject, self._prompts, self._config, self._rate = subject, prompts, config, rate
         self._whole, self._parts, self._encodings, self._count = list[float](), list[dict[str, float]](), list[float](), 0
 
     def warm_up(self) -> None:
@@ -204,16 +208,16 @@ class Splitting:
         self._encodings.append(probed[0][0]["forward"])
 
     def _runs(self) -> tuple[list[list[dict[str, float]]], list[list[dict[str, float]]]]:
-        """Every prompt's steps, whole and in parts, one after the other."""
+        """The steps of every prompt: whole, and by part."""
         plain, probed = [], []
         for ids in self._prompts:
-            plain.append(_steps(self._measured, ids, self._config, self._rate, probed=False))
-            probed.append(_steps(self._measured, ids, self._config, self._rate, probed=True))
+            plain.append(_steps(self._subject, ids, self._config, self._rate, probed=False))
+            probed.append(_steps(self._subject, ids, self._config, self._rate, probed=True))
         return plain, probed
 
     @property
     def split(self) -> Split:
-        """What the trials so far came to."""
+        """The result of the trials so far."""
         return Split(
             step=Timing.of(self._whole),
             parts={part: median(one[part] for one in self._parts) for part in PARTS},
@@ -225,22 +229,22 @@ class Splitting:
 
 
 def _later(runs: list[list[dict[str, float]]]) -> list[dict[str, float]]:
-    """All steps but the first of each run; where no run has another, the first."""
+    """All steps but the first of each run; if no run has a second step, the first ones."""
     return [step for run in runs for step in run[1:]] or [run[0] for run in runs]
 
 
 def _steps(
-    measured: Measured, ids: list[int], config: GenerationConfig, rate: float | None, *, probed: bool
+    subject: Subject, ids: list[int], config: GenerationConfig, rate: float | None, *, probed: bool
 ) -> list[dict[str, float]]:
-    """The steps of one generation by part; all is the host's where it is not probed."""
-    model, clock = measured.model, Clock()
-    network = cast(DiffusionModel, Probe(model, clock)) if probed else model
+    """The steps of one answer by part; without probing, all the time is the host's."""
+    model, clock = subject.model, Clock()
+    probe = cast(DiffusionModel, Probe(model, clock)) if probed else model
     window = Watched(window_for(config), clock)
-    canvas = canvas_of(measured, ids, config)
-    forbidden = forbidden_ids(measured.tokenizer, model.config.vocab_size)
+    canvas = canvas_of(subject, ids, config)
+    forbidden = forbidden_ids(subject.tokenizer, model.config.vocab_size)
     mx.eval(forbidden)
     with wired_memory():
         clock.began = time.perf_counter()
-        for _ in denoise(network, canvas, rule_of(config, rate), window, config, forbidden=forbidden):
+        for _ in denoise(probe, canvas, rule_of(config, rate), window, config, forbidden=forbidden):
             pass
     return clock.steps

@@ -1,4 +1,4 @@
-"""What is measured: a network with what is known of its weights, from a checkpoint or made of noise in memory."""
+"""What a benchmark measures: a model from a checkpoint, or one of random weights made in memory."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +21,18 @@ from .chip import read_card
 from .roofline import Work
 from .shapes import SHAPES, bits_per_weight, dimensions, parameters
 
-GROUP = 64  # weights that share a scale
+GROUP_SIZE = 64
+"""Weights that share a quantization scale."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A network to measure. `random` says that its weights are noise: its times are good, its answers are none."""
+class Subject:
+    """A model to measure.
+
+    Attributes:
+        name: for people: a folder, a Hub id, or a shape.
+        random: whether its weights are random; then its times are valid and its answers mean nothing.
+    """
 
     name: str
     model: DiffusionModel
@@ -42,11 +48,11 @@ class Measured:
 
     @property
     def forwarded(self) -> Work:
-        """The weights that a forward reads and multiplies: of a table of embeddings it takes a few rows."""
+        """The weights that a forward reads and multiplies: of an embedding table it reads a few rows only."""
         return without_embeddings(self.model, self.work)
 
     def to_dict(self) -> dict[str, Any]:
-        """What of it makes two runs comparable."""
+        """What two runs must share to be comparable, ready for JSON."""
         work, forwarded = self.work, self.forwarded
         return {
             "name": self.name,
@@ -63,7 +69,7 @@ class Measured:
 
 
 def without_embeddings(model: Any, work: Work) -> Work:
-    """`work` without a table of embeddings that is nothing else, of a network with Qwen2's names."""
+    """`work` less the embedding table of a model with Qwen2's weight names, unless the table is `lm_head` too."""
     table = getattr(getattr(model, "model", None), "embed_tokens", None)
     if table is None or "lm_head" not in model:
         return work
@@ -73,55 +79,60 @@ def without_embeddings(model: Any, work: Work) -> Work:
 
 
 def check_fits(what: str, size: float, memory: int | None = None) -> None:
-    """Raise `BenchError` where weights of `size` bytes leave no room to run them, naming the sizes that would fit.
+    """Check that weights fit into memory with what a run needs besides.
 
     Args:
-        memory: bytes, of what computes: with CUDA the GPU's own; None asks this machine.
+        what: the model, for the message.
+        size: bytes of its weights.
+        memory: bytes that the computing device has; None asks this machine.
+
+    Raises:
+        BenchError: they do not fit; the message names the widths of the 7B that would.
     """
     memory = memory or read_card().memory_bytes
     if memory_to_run(int(size)) <= memory:
         return
-    whole = parameters(SHAPES["7b"])
-    fitting = [bits for bits in (8, 6, 4, 3, 2) if memory_to_run(int(whole * bits_per_weight(bits) / 8)) <= memory]
-    said = f"of the 7B, {', '.join(map(str, fitting))} bits would" if fitting else "no 7B would; use -m pocket"
-    raise BenchError(
-        f"{what}: does not fit, about {format_bytes(memory_to_run(int(size)))} to run of {format_bytes(memory)} of memory; {said}"
-    )
+    count = parameters(SHAPES["7b"])
+    fitting = [bits for bits in (8, 6, 4, 3, 2) if memory_to_run(int(count * bits_per_weight(bits) / 8)) <= memory]
+    advice = f"of the 7B, {', '.join(map(str, fitting))} bits would" if fitting else "no 7B would; use -m pocket"
+    needed = format_bytes(memory_to_run(int(size)))
+    raise BenchError(f"{what}: does not fit, about {needed} to run of {format_bytes(memory)} of memory; {advice}")
 
 
-def noise(shape: str, bits: int, dtype: str, layers: int | None = None, seed: int = 0) -> Measured:
-    """A network of a shape, its weights drawn and quantized in memory one matrix after the other.
-
-    Its tokenizer is that of `pocket`.
+def random_subject(shape: str, bits: int, dtype: str, layers: int | None = None, seed: int = 0) -> Subject:
+    """A model of random weights, drawn and quantized in memory one matrix at a time. Its tokenizer is that of `pocket`.
 
     Args:
         shape: a name of `SHAPES`, or a checkpoint on this machine, of which only `config.json` is read.
+        bits: of a quantized weight; 16 keeps floats of `dtype`.
+        layers: fewer layers than the shape has; None takes all.
 
     Raises:
-        BenchError: no such shape, it does not fit, or its sizes cannot be quantized.
+        BenchError: there is no such shape, it does not fit into memory, or its sizes cannot be quantized.
     """
+    stored = bits_per_weight(bits)  # refuses other widths
     tokenizer = Tokenizer.load(resolve(POCKET))
     config = replace(_shape(shape), mask_token_id=tokenizer.mask_id)
     if config.vocab_size < len(tokenizer.known_ids):
         raise BenchError(f"--shape {shape}: its vocabulary of {config.vocab_size} is smaller than that of {POCKET}")
-    if bits < 16 and (config.hidden_size % GROUP or config.intermediate_size % GROUP):
-        raise BenchError(f"--shape {shape}: its sizes are no multiples of {GROUP} and cannot be quantized; use --bits 16")
+    if bits < 16 and (config.hidden_size % GROUP_SIZE or config.intermediate_size % GROUP_SIZE):
+        raise BenchError(f"--shape {shape}: its sizes are not multiples of {GROUP_SIZE} and cannot be quantized; use --bits 16")
     kind = f"{bits} bits" if bits < 16 else dtype
     name = f"{shape}, {kind}, random weights" + (f", layers: {layers} of {config.num_hidden_layers}" if layers else "")
     config = replace(config, num_hidden_layers=layers or config.num_hidden_layers)
-    stored = bits_per_weight(bits) if bits < 16 else 8 * DTYPES[dtype].size
+    stored = stored if bits < 16 else 8 * DTYPES[dtype].size
     check_fits(name, parameters(config) * stored / 8)
     mx.random.seed(seed)
-    model = DiffusionModel(config)  # nothing is computed yet
+    model = DiffusionModel(config)  # lazy: nothing is computed yet
     model.set_dtype(DTYPES[dtype])
     if bits < 16:
-        nn.quantize(model, group_size=GROUP, bits=bits)
+        nn.quantize(model, group_size=GROUP_SIZE, bits=bits)
     model.eval()
     leaves: Any = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
     for _, module in leaves:
         mx.eval(module.parameters())
         mx.clear_cache()
-    return Measured(name, model, tokenizer, random=True)
+    return Subject(name, model, tokenizer, random=True)
 
 
 def _shape(name: str) -> ModelConfig:
@@ -130,16 +141,16 @@ def _shape(name: str) -> ModelConfig:
     folder = found_here(name)
     if folder is None:
         known = ", ".join(SHAPES)
-        raise BenchError(f"--shape must be {known}, {POCKET}, a checkpoint's folder or one in the Hub's cache, not {name!r}")
+        raise BenchError(f"--shape must be {known}, {POCKET}, a checkpoint folder or one in the Hub's cache, not {name!r}")
     return read_model_config(folder)[1]
 
 
 def found_here(name: str) -> Path | None:
-    """The folder of a checkpoint on this machine: the bundled one, a folder, or the Hub's cache of an id."""
+    """The folder of a checkpoint on this machine: the bundled one, a folder, or a Hub id in the cache; None if there is none."""
     path = Path(name).expanduser()
     if name == POCKET or path.is_dir():
         return resolve(name)
     try:
         return cached(name)
-    except CheckpointError:  # no Hub id
+    except CheckpointError:  # not a Hub id
         return None

@@ -1,7 +1,7 @@
-"""How long work takes: after a warm-up, the median of trials and their spread."""
+"""Timing: after a warm-up, the median of several trials and their spread."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -12,7 +12,7 @@ from mlx_diffucoder.formatting import format_spread
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of the same work done several times: the median, the least and the most."""
+    """Seconds of the same work, done several times: the median, the least (`low`) and the most (`high`)."""
 
     seconds: float
     low: float
@@ -24,7 +24,7 @@ class Timing:
         return cls(median(seconds), min(seconds), max(seconds), len(seconds))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Ready for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Spread:
-    """Any figure found several times: the median, the least and the most."""
+    """Any number measured several times: the median, the least (`low`) and the most (`high`)."""
 
     median: float
     low: float
@@ -44,12 +44,23 @@ class Spread:
         return cls(median(values), min(values), max(values))
 
     def to_dict(self) -> dict[str, float]:
-        """As JSON can hold it."""
+        """Ready for JSON."""
         return asdict(self)
 
 
+def spread_text(numbers: Mapping[str, float], middle: str = "median", factor: float = 1) -> str:
+    """`50.0 (40.0-60.0)`: a `Timing` or `Spread` as a dictionary, each number times `factor`.
+
+    Args:
+        middle: the key of the number before the brackets.
+    """
+    value, low, high = (factor * numbers[key] for key in (middle, "low", "high"))
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
 def timings(work: Callable[[], Any], trials: int, delay: float = 0.0) -> Timing:
-    """`work`, which must wait for its result, timed after one run that does not count.
+    """Time `work`, which must wait for its result, after one run that does not count.
 
     Args:
         delay: seconds of rest before each trial, for a machine that slows down when it is hot.
@@ -65,31 +76,32 @@ def timings(work: Callable[[], Any], trials: int, delay: float = 0.0) -> Timing:
 
 
 class Section(Protocol):
-    """A part of a measurement, whose trials are taken in turns with those of others."""
+    """A part of a measurement. Its trials alternate with those of other parts."""
 
     @property
     def name(self) -> str:
-        """What is being measured, for people."""
+        """Its name, for people."""
         ...
 
     def warm_up(self) -> None:
-        """Run what is to be timed once, for no count."""
+        """Run everything once without timing it."""
         ...
 
     def trial(self, delay: float) -> None:
-        """Time everything once, or several times what is short, after `delay` seconds of rest."""
+        """Time everything once after `delay` seconds of rest; short work is timed several times."""
         ...
 
 
 def take_turns(
     sections: Sequence[Section], trials: int, delay: float, show: Callable[[str], AbstractContextManager[Any]]
 ) -> None:
-    """Measure sections in turns, so that each one's spread is over all the time that they take together.
+    """Measure sections in turns, so that the spread of each covers the whole time of the measurement.
 
-    What else the machine does comes and goes in seconds: trials in one go would agree with each other and with no later run.
+    Other work on a machine comes and goes within seconds. Trials in one go would agree with each other and with no later run.
 
     Args:
-        show: is entered with the name of what is being done.
+        delay: seconds of rest before each trial.
+        show: is entered with the name of each piece of work.
     """
     for section in sections:
         with show(f"warming up: {section.name}"):
@@ -101,10 +113,10 @@ def take_turns(
 
 
 def timed(work: Callable[[], Any], trials: int) -> float:
-    """Median seconds of `work`, as `timings` has it."""
+    """The median seconds of `work`, by `timings`."""
     return timings(work, trials).seconds
 
 
 def best(work: Callable[[], Any], trials: int) -> float:
-    """The least seconds of `work`, as `timings` has it: what a machine can do, whatever else it does."""
+    """The least seconds of `work`, by `timings`: what the machine can do, whatever else it is doing."""
     return timings(work, trials).low

@@ -1,36 +1,45 @@
-"""The width of the sliding window, from the chip: what a forward costs here, and how many a width takes.
+"""Choose the width of the sliding window for this machine and model.
 
-For each width the prompts are decoded once and their forwards counted, no answer judged; then every forward is
-given the time that one of as many positions took here. The preset's own width stays unless another one
-saves more than `GAIN`. Not covered: what a width does to the answers, which must be measured with tasks, and
+Each width decodes the prompts once. Its forwards are counted, the answers are not judged; each forward is then priced
+at the time that a forward of as many positions took on this machine. The preset's own width stays unless another one
+saves more than `GAIN`. Not covered: what a width does to the quality of the answers (measure that with tasks), and
 that `lm_head` runs on the window's rows only.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from mlx_diffucoder.checkpoint import weights_digest
 from mlx_diffucoder.choices import WINDOWS, parse_choice
 from mlx_diffucoder.config import PRESETS, GenerationConfig
+from mlx_diffucoder.generation import prompt_ids
 
+from .chip import read_card
 from .decoders import Run, denoised
-from .subjects import Measured
-from .timing import Timing
+from .profiles import Profile, machine_of
+from .speed import ForwardCurve
+from .subjects import Subject
+from .timing import Timing, take_turns
 
 TUNED = tuple(name for name, fields in PRESETS.items() if fields["window"].startswith("sliding"))
-"""The presets that have a width to choose."""
+"""The presets whose window has a width to choose."""
 WIDTHS = (16, 20, 24, 28, 32)
-"""Others cost answers: of 100 tasks `pocket` passed 97 with a width of 8, 98 with 12, 95 with 48 to 96, all with 16, 24, 32."""
+"""The widths to try. Others cost answers: of 100 tasks `pocket` passed 97 with a width of 8, 98 with 12, 95 with 48 to 96,
+and all with 16, 24 and 32."""
 POSITIONS = (1, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512)
-"""What the curve is measured at: a window's positions come in multiples of 8, the first one's with the prompt."""
+"""Where forwards are timed. A window's positions are multiples of 8; the first forward includes the prompt."""
 GAIN = 0.05
+"""The share of the time that another width must save."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A window, what it took to decode the prompts, and the seconds that come to by the curve."""
+    """A window, what decoding the prompts with it took, and the seconds that this comes to by the timed forwards."""
 
     width: int
     window: str
@@ -41,27 +50,83 @@ class Point:
 
     @property
     def per_token(self) -> float:
-        """Seconds per useful token."""
+        """Seconds per useful token; infinite if there is none."""
         return self.seconds / self.useful_tokens if self.useful_tokens else float("inf")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Ready for JSON."""
         return asdict(self)
 
 
-def points(
-    measured: Measured, prompts: list[list[int]], config: GenerationConfig, preset: str, curve: Mapping[int, Timing]
-) -> Iterator[Point]:
-    """A point for each width, the preset's own among them.
+@dataclass(frozen=True)
+class Tuning:
+    """The points of each preset, the chosen one among them, and the profile to store."""
+
+    points: dict[str, list[Point]]
+    chosen: dict[str, Point]
+    profile: Profile
+
+
+def tune(
+    subject: Subject,
+    prompts: list[str],
+    config: GenerationConfig,
+    trials: int,
+    delay: float,
+    show: Callable[[str], AbstractContextManager[Any]],
+) -> Tuning:
+    """Choose a window for each preset that has a sliding one.
 
     Args:
-        config: the tokens to decode, and how they are drawn.
+        config: the longest answer, and how tokens are drawn.
+        trials: how often each forward is timed.
+        delay: seconds of rest before each trial.
+        show: is entered with the name of each piece of work.
+
+    Raises:
+        PromptError: a prompt does not fit into the model's context.
+    """
+    config = replace(config, seed=config.seed or 0)
+    ids = [prompt_ids(subject.model, subject.tokenizer, prompt, config) for prompt in prompts]
+    longest = subject.model.config.max_position_embeddings
+    curve = ForwardCurve(subject, [width for width in POSITIONS if width <= longest])
+    take_turns([curve], trials, delay, show)
+    found: dict[str, list[Point]] = {}
+    for preset in TUNED:
+        with show(f"decoding with each width: {preset}"):
+            found[preset] = list(points(subject, ids, config, preset, curve.timings))
+    chosen = {preset: choose(preset, candidates) for preset, candidates in found.items()}
+    profile = Profile(
+        machine=machine_of(read_card()),
+        model=subject.name,
+        weights=weights_digest(subject.model),
+        windows={preset: point.window for preset, point in chosen.items()},
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured={
+            "forwards": {str(width): timing.to_dict() for width, timing in curve.timings.items()},
+            "points": {preset: [point.to_dict() for point in candidates] for preset, candidates in found.items()},
+            "prompts": prompts,
+            "config": config.to_dict(),
+        },
+    )
+    return Tuning(found, chosen, profile)
+
+
+def points(
+    subject: Subject, prompts: list[list[int]], config: GenerationConfig, preset: str, curve: Mapping[int, Timing]
+) -> Iterator[Point]:
+    """Yield a point for each width, the preset's own among them.
+
+    Args:
+        prompts: ids of each prompt.
+        config: the longest answer, and how tokens are drawn.
+        curve: the time of a forward by its positions.
     """
     _, own = parse_choice(PRESETS[preset]["window"], WINDOWS, "window")
     for width in sorted({*WIDTHS, int(own["width"])}):
         window = f"sliding:width={width},suffix={own['suffix']:g}"
         decoding = replace(config, rule=PRESETS[preset]["rule"], window=window)
-        runs = [denoised(measured, ids, decoding, None) for ids in prompts]
+        runs = [denoised(subject, ids, decoding, None) for ids in prompts]
         yield Point(
             width=width,
             window=window,
@@ -73,7 +138,7 @@ def points(
 
 
 def seconds_of(runs: Sequence[Run], curve: Mapping[int, Timing]) -> float:
-    """Every forward by the curve's least times, which other work on the machine does not change."""
+    """Seconds of all forwards, each priced by the curve's least times, which other work on the machine does not change."""
     at = sorted(curve)
     least = np.maximum.accumulate([curve[width].low for width in at])  # more positions never take less
     slope = (least[-1] - least[-2]) / (at[-1] - at[-2])
@@ -84,7 +149,7 @@ def seconds_of(runs: Sequence[Run], curve: Mapping[int, Timing]) -> float:
 
 
 def choose(preset: str, found: Sequence[Point]) -> Point:
-    """The fastest width, or the preset's own where none saves more than `GAIN`."""
+    """The fastest point, or the preset's own unless that saves more than `GAIN`."""
     own_width = parse_choice(PRESETS[preset]["window"], WINDOWS, "window")[1]["width"]
     own = next(point for point in found if point.width == own_width)
     best = min(found, key=lambda point: point.per_token)

@@ -56,6 +56,14 @@ def write_output(path: Path, content: Content, *, flag: str) -> None:
         raise FileError(f"{flag} {path}: cannot be written ({error.strerror or error})") from None
 
 
+def check_output(path: Path, *, flag: str) -> None:
+    """Raise `FileError` if a file that a flag names cannot be written later."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise FileError(f"{flag} {path}: {'is a folder' if path.is_dir() else 'its folder does not exist'}; name a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise FileError(f"{flag} {path}: cannot be written (permission denied); name another file")
+
+
 @contextlib.contextmanager
 def folder_atomically(path: Path, *, flush: bool = False) -> Iterator[Path]:
     """A hidden folder to write into. It becomes `path` when the block ends, and is removed where the block fails.

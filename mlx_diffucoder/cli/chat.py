@@ -106,14 +106,13 @@ def chat(
 
         check_trace(numbered(trace))
     from .chat_input import Lines, history
-    from .model_option import load_named
+    from .model_option import load_named, with_tuned_window
 
     lines = Lines()
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     from .conversation import Conversation
-    from .tuning import tuned as with_tuned
 
-    config = with_tuned(config, network, wanted=wants_tuned(context), verbose=verbose)
+    config = with_tuned_window(config, network, wanted=wants_tuned(context), verbose=verbose)
 
     if lines.typed:
         print(f"{name}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)

@@ -124,16 +124,15 @@ def evaluate(
     config = replace(config, seed=config.seed or 0)
     from ..evaluation import Limits, Summary
     from ..tasks import read_tasks
-    from .model_option import load_named
+    from .model_option import load_named, with_tuned_window
 
     limits = Limits(timeout=timeout, memory=memory)
     every = read_tasks(tasks)
     if trace:
         _make(trace)
-    from .tuning import tuned as with_tuned
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
-    config = with_tuned(config, network, wanted=wants_tuned(context), verbose=True)
+    config = with_tuned_window(config, network, wanted=wants_tuned(context), verbose=True)
     from ..evaluation import Traces
     from ..evaluation import evaluate as run
     from ..evaluation.results_file import ResultsFile, identity

@@ -124,11 +124,10 @@ def generate(
         from ..trace.writer import check_trace
 
         check_trace(trace)
-    from .model_option import load_named
-    from .tuning import tuned as with_tuned
+    from .model_option import load_named, with_tuned_window
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
-    config = with_tuned(config, network, wanted=wants_tuned(context), verbose=verbose)
+    config = with_tuned_window(config, network, wanted=wants_tuned(context), verbose=verbose)
     if choice:
         several = Several(network, tokenizer, name, config, choice, trace)
         return (several.fill if lock else several.go)(text, as_json=as_json, verbose=verbose)

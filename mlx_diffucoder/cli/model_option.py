@@ -3,12 +3,14 @@
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from ..errors import HubError
+from ..config import GenerationConfig
+from ..errors import BenchError, HubError
 from ..formatting import format_bytes
 from ..loading import DEFAULT_MODEL, POCKET, Download, check_dtype, load, resolve
 from ..memory import memory_size, memory_to_run
@@ -52,6 +54,29 @@ def folder_named(name: str | None, *, yes: bool) -> tuple[str, Path]:
         check_download(download, yes=yes, ask=not name)
 
     return wanted, resolve(wanted, before_download=before_download)
+
+
+def with_tuned_window(config: GenerationConfig, model: "DiffusionModel", *, wanted: bool, verbose: bool) -> GenerationConfig:
+    """The configuration with the window that `bench tune` stored for this machine, model and preset, if there is one.
+
+    A profile that cannot be used is left, with a note on stderr.
+
+    Args:
+        wanted: False if the user named a window, or wants none that was tuned.
+        verbose: name the window on stderr.
+    """
+    from ..bench.profiles import tuned_window
+
+    try:
+        window = tuned_window(config, model) if wanted else None
+    except BenchError as error:
+        print(f"note: {error}", file=sys.stderr)
+        return config
+    if window is None:
+        return config
+    if verbose:
+        print(f"window: {window}, tuned for this machine (--no-tuned: the preset's)", file=sys.stderr)
+    return replace(config, window=window)
 
 
 def check_download(download: Download, *, yes: bool, ask: bool) -> None:

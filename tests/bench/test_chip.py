@@ -204,7 +204,7 @@ def test_measured_ceilings_are_those_of_the_work_that_was_timed(monkeypatch):
         return 0.5
 
     monkeypatch.setattr("mlx_diffucoder.bench.timing.best", half_a_second)
-    found = ceilings.measure("this")
+    found = ceilings.measure_ceilings("this")
     assert sizes == [(64 << 18,), (2048, 2048), (512, 512)]
     assert found.bandwidth == pytest.approx(max(2 * 4 * (64 << 18), 4 * 2048**2) / 0.5)
     assert found.flops == pytest.approx(2 * 512**3 / 0.5)

@@ -1,4 +1,4 @@
-"""Decoders side by side: what is counted, and that mlx-lm runs the network that is measured."""
+"""Decoders side by side: what is counted, and that mlx-lm runs the same weights."""
 
 import json
 import math
@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, convert, load, stream_generate
-from mlx_diffucoder.bench import baselines as peers
-from mlx_diffucoder.bench import decoders as generations
-from mlx_diffucoder.bench import subjects as networks
+from mlx_diffucoder.bench import baselines, decoders, subjects
 from mlx_diffucoder.bench.baselines import autoregressive, coder, coder_for, generated, same_weights
 from mlx_diffucoder.bench.ceilings import Ceilings
 from mlx_diffucoder.bench.decoders import (
-    BASELINE,
+    AUTOREGRESSIVE,
     Decoder,
     Run,
     SideBySide,
@@ -28,9 +26,9 @@ from mlx_diffucoder.bench.decoders import (
 )
 from mlx_diffucoder.bench.roofline import Work
 from mlx_diffucoder.bench.shapes import parameters
-from mlx_diffucoder.bench.subjects import Measured, noise
+from mlx_diffucoder.bench.subjects import Subject, random_subject
+from mlx_diffucoder.bench.tables import _break_even
 from mlx_diffucoder.bench.timing import take_turns
-from mlx_diffucoder.cli.bench_tables import _break_even
 from mlx_diffucoder.errors import BenchError
 
 from ..conftest import DATA
@@ -40,8 +38,8 @@ ABACUS = Ceilings(chip="abacus", bandwidth=math.inf, flops=1000, source="made up
 
 
 @pytest.fixture(scope="module")
-def measured(dream_b):
-    return Measured("dream-b", *dream_b, random=False)
+def subject(dream_b):
+    return Subject("dream-b", *dream_b, random=False)
 
 
 @pytest.fixture(scope="module")
@@ -50,26 +48,26 @@ def random(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shape")
     content = json.loads((DATA / "dream-b" / "config.json").read_text()) | {"vocab_size": 1024}
     (folder / "config.json").write_text(json.dumps(content))
-    return noise(str(folder), 16, "float32")
+    return random_subject(str(folder), 16, "float32")
 
 
-def test_a_run_counts_what_generate_counts(measured):
+def test_a_run_counts_what_generate_counts(subject):
     config = GenerationConfig.preset("balanced", max_tokens=12, seed=0)
-    run = denoised(measured, PROMPT, config, None)
-    *_, last = stream_generate(measured.model, measured.tokenizer, PROMPT, config)
+    run = denoised(subject, PROMPT, config, None)
+    *_, last = stream_generate(subject.model, subject.tokenizer, PROMPT, config)
     assert (run.nfe, run.positions) == (last.nfe, last.positions)
     assert sum(count for count, _ in run.forwards) == run.nfe
     assert sum(count * each for count, each in run.forwards) == run.positions
     assert 0 < run.first <= run.seconds
 
 
-def test_the_share_of_the_roofline_is_that_of_a_runs_own_forwards(measured):
+def test_the_share_of_the_roofline_is_that_of_a_runs_own_forwards(subject):
     config = GenerationConfig.preset("exact", max_tokens=4, seed=0)
-    sides = SideBySide([denoising(measured, [PROMPT], config, "exact", "diffusion")])
+    sides = SideBySide([denoising(subject, [PROMPT], config, "exact", "diffusion")])
     take_turns([sides], 1, 0, nullcontext)
     said = sides.speeds[0].to_dict(None, ABACUS)
     (one,) = said["generations"]
-    ideal = 2 * parameters(measured.model.config) * one["positions"] / 1000
+    ideal = 2 * parameters(subject.model.config) * one["positions"] / 1000
     assert one["roofline_share"] == pytest.approx(ideal / one["time"]["seconds"])
     assert said["tokens_per_forward"] == said["useful_tokens"] / said["nfe"]
     assert said["ratio"] is None
@@ -80,15 +78,15 @@ def test_assumed_commits_keep_their_rate_from_left_to_right_to_the_last_token(ra
     config = GenerationConfig(max_tokens=12, seed=0, window="sliding:width=120,suffix=0")
     run = denoised(random, PROMPT, config, rate)
     assert (run.nfe, run.useful_tokens) == (steps, 12)
-    firsts = [step.committed for step in generations._steps(random, PROMPT, config, rate)]
+    firsts = [step.committed for step in decoders._steps(random, PROMPT, config, rate)]
     assert np.concatenate(firsts).tolist() == list(range(len(PROMPT), len(PROMPT) + 12))
 
 
 def test_random_weights_never_end_an_answer(random, monkeypatch):
     tokenizer = random.tokenizer
-    canvas = generations.canvas_of(random, PROMPT, GenerationConfig(max_tokens=4))
+    canvas = decoders.canvas_of(random, PROMPT, GenerationConfig(max_tokens=4))
     assert canvas.end_ids == frozenset()
-    assert generations.canvas_of(Measured("x", random.model, tokenizer, random=False), PROMPT, GenerationConfig()).end_ids
+    assert decoders.canvas_of(Subject("x", random.model, tokenizer, random=False), PROMPT, GenerationConfig()).end_ids
     reference = denoised(random, PROMPT, reference_of(GenerationConfig(max_tokens=4, seed=0)), None)
     assert (reference.nfe, reference.positions, reference.useful_tokens) == (4, 4 * 10, 4)
 
@@ -100,7 +98,7 @@ def test_the_reference_is_one_token_a_step_whatever_was_asked_for():
 
 
 def plain_tokens(model, ids, count):
-    """One token after the other with the Dream network itself, every forward from scratch and causal."""
+    """One token after the other with the model itself, every forward from scratch and causal."""
     ids = list(ids)
     for _ in range(count):
         causal = mx.tril(mx.ones((len(ids), len(ids)), dtype=mx.bool_))[None, None]
@@ -109,30 +107,30 @@ def plain_tokens(model, ids, count):
 
 
 @pytest.mark.parametrize("name", ["dream-a", "dream-b"])
-def test_mlx_lm_runs_the_measured_network_itself_read_one_way(name):
+def test_mlx_lm_runs_the_subjects_own_weights_with_causal_attention(name):
     model, tokenizer = load(DATA / name)
-    peer = same_weights(Measured(name, model, tokenizer, random=False))
-    assert list(generated(peer.model, PROMPT, 5))[:5] == plain_tokens(model, PROMPT, 5)
-    assert peer.model.model.layers[0].mlp.up_proj is model.model.layers[0].mlp.up_proj  # nothing is held twice
+    baseline = same_weights(Subject(name, model, tokenizer, random=False))
+    assert list(generated(baseline.model, PROMPT, 5))[:5] == plain_tokens(model, PROMPT, 5)
+    assert baseline.model.model.layers[0].mlp.up_proj is model.model.layers[0].mlp.up_proj  # nothing is held twice
 
 
-def test_mlx_lm_runs_it_in_the_measured_networks_quantization(tmp_path):
+def test_mlx_lm_runs_in_the_subjects_quantization(tmp_path):
     from mlx_diffucoder.convert import ConvertConfig
 
     folder = convert.convert(DATA / "dream-a", tmp_path / "out", ConvertConfig(quantize=True, q_bits=8, q_group_size=32))
     model, tokenizer = load(folder, dtype="float32")
-    peer = same_weights(Measured("q", model, tokenizer, random=False))
-    assert peer.model.model.layers[0].self_attn.q_proj.bits == 8
-    assert list(generated(peer.model, PROMPT, 4))[:4] == plain_tokens(model, PROMPT, 4)
+    baseline = same_weights(Subject("q", model, tokenizer, random=False))
+    assert baseline.model.model.layers[0].self_attn.q_proj.bits == 8
+    assert list(generated(baseline.model, PROMPT, 4))[:4] == plain_tokens(model, PROMPT, 4)
 
 
-def test_what_mlx_lm_forwards_is_counted(measured, monkeypatch):
-    run = same_weights(measured).run(PROMPT, 7)
+def test_what_mlx_lm_forwards_is_counted(subject, monkeypatch):
+    run = same_weights(subject).run(PROMPT, 7)
     assert (run.useful_tokens, run.nfe, run.positions) == (7, 8, 5 + 7)  # the prompt's last token is a step of its own
     assert 0 < run.first < run.seconds
-    monkeypatch.setattr(peers, "CHUNK", 2)
-    assert same_weights(measured).run(PROMPT, 1).nfe == 4
-    assert same_weights(measured).run([5], 2).nfe == 2
+    monkeypatch.setattr(baselines, "PREFILL_STEP", 2)
+    assert same_weights(subject).run(PROMPT, 1).nfe == 4
+    assert same_weights(subject).run([5], 2).nfe == 2
 
 
 def speed(kind, rate, rounds):
@@ -146,7 +144,7 @@ def speed(kind, rate, rounds):
 
 
 def test_a_ratio_is_taken_round_by_round_where_both_ran():
-    baseline, slow = speed(BASELINE, None, [1, 2, 4]), speed("reference", None, [10, 10])
+    baseline, slow = speed(AUTOREGRESSIVE, None, [1, 2, 4]), speed("reference", None, [10, 10])
     assert slow.ratios(baseline) == pytest.approx([0.1, 0.2])
     said = slow.to_dict(baseline, ABACUS)
     assert said["ratio"] == pytest.approx({"median": 0.15, "low": 0.1, "high": 0.2})
@@ -155,15 +153,15 @@ def test_a_ratio_is_taken_round_by_round_where_both_ran():
 
 
 def test_break_even_is_between_the_rates_around_it():
-    baseline = speed(BASELINE, None, [1])
+    baseline = speed(AUTOREGRESSIVE, None, [1])
     rates = [speed("diffusion", rate, [4 / rate]) for rate in (1, 2, 8)]  # as fast at 4
     assert break_even_rate(rates, baseline) == pytest.approx(4)
     assert break_even_rate(rates[:2], baseline) is None
     assert break_even_rate(rates[2:], baseline) is None
 
 
-def test_where_mlx_lm_is_met_is_said_by_the_medians():
-    baseline = speed(BASELINE, None, [1, 1, 1])
+def test_break_even_with_mlx_lm_is_decided_by_the_medians():
+    baseline = speed(AUTOREGRESSIVE, None, [1, 1, 1])
     assert "about 4.0 useful tokens" in _break_even([speed("diffusion", rate, [4 / rate]) for rate in (1, 2, 8)], baseline)
     slow = [speed("diffusion", rate, [0.5, 2, 3]) for rate in (1, 2)]  # one lucky round
     assert _break_even(slow, baseline) == "Slower than mlx-lm at 2 useful tokens per forward, and below."
@@ -172,7 +170,7 @@ def test_where_mlx_lm_is_met_is_said_by_the_medians():
 
 
 def test_a_decoder_that_has_taken_long_enough_has_no_further_trial(monkeypatch):
-    monkeypatch.setattr(generations, "ENOUGH", 5.0)
+    monkeypatch.setattr(decoders, "TIME_BUDGET", 5.0)
     calls = []
 
     def decoder(name, seconds):
@@ -208,40 +206,40 @@ def qwen2(folder, config, model):
     return folder
 
 
-def test_a_checkpoint_of_mlx_lms_own_answers_with_its_template_up_to_its_end(tmp_path, measured):
+def test_a_checkpoint_of_mlx_lms_own_answers_with_its_template_up_to_its_end(tmp_path, subject):
     raw = json.loads((DATA / "dream-b" / "config.json").read_text())
-    model = measured.model
+    model = subject.model
     folder = qwen2(tmp_path / "coder", {**raw, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, model)
-    peer = coder(str(folder), measured)
-    assert peer.ends
-    ids = peer.prompt("hi", PROMPT, GenerationConfig(system=None))
+    baseline = coder(str(folder), subject)
+    assert baseline.ends
+    ids = baseline.prompt("hi", PROMPT, GenerationConfig(system=None))
     assert ids
     assert all(isinstance(token, int) for token in ids)
-    assert peer.prompt("hi", PROMPT, GenerationConfig(raw=True)) != ids
+    assert baseline.prompt("hi", PROMPT, GenerationConfig(raw=True)) != ids
     written = plain_tokens(model, PROMPT, 6)
-    peer.tokenizer.eos_token_ids = {written[3]}
-    assert peer.run(PROMPT, 6).useful_tokens == written.index(written[3]) + 1
-    one = autoregressive(peer, [PROMPT], [6])
-    assert (one.kind, one.prompts, one.name) == (BASELINE, [6], f"mlx-lm, {folder}")
+    baseline.tokenizer.eos_token_ids = {written[3]}
+    assert baseline.run(PROMPT, 6).useful_tokens == written.index(written[3]) + 1
+    one = autoregressive(baseline, [PROMPT], [6])
+    assert (one.kind, one.prompts, one.name) == (AUTOREGRESSIVE, [6], f"mlx-lm, {folder}")
 
 
-def test_a_peer_that_is_not_here_or_not_mlx_lms_is_one_error(tmp_path, measured, monkeypatch):
-    monkeypatch.setattr(networks, "cached", lambda name: None)
+def test_a_baseline_that_is_not_here_or_not_mlx_lms_is_one_error(tmp_path, subject, monkeypatch):
+    monkeypatch.setattr(subjects, "cached", lambda name: None)
     for name in ("nobody/nothing", "nothing"):
-        with pytest.raises(BenchError, match="not on this machine, and bench downloads none"):
-            coder(name, measured)
+        with pytest.raises(BenchError, match="not on this machine, and bench downloads nothing"):
+            coder(name, subject)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BenchError, match="mlx-lm cannot load it"):
-        coder(str(tmp_path), measured)
+        coder(str(tmp_path), subject)
 
 
-def test_a_coder_is_taken_for_a_7b_of_its_bits_that_is_cached_and_never_for_noise(measured, monkeypatch):
+def test_a_coder_is_taken_for_a_7b_of_its_bits_that_is_cached_and_never_for_random_weights(subject, monkeypatch):
     asked = []
-    monkeypatch.setattr(peers, "cached", lambda name: asked.append(name) or DATA)
-    assert coder_for(measured) is None
+    monkeypatch.setattr(baselines, "cached", lambda name: asked.append(name) or DATA)
+    assert coder_for(subject) is None
     assert asked == []
-    monkeypatch.setitem(peers.SHAPES, "7b", measured.model.config)
-    bits = int(measured.work.bits_per_weight)
-    monkeypatch.setitem(peers.CODERS, bits, "Qwen/its-coder")
-    assert coder_for(measured) == "Qwen/its-coder"
-    assert coder_for(Measured("noise", measured.model, measured.tokenizer, random=True)) is None
+    monkeypatch.setitem(baselines.SHAPES, "7b", subject.model.config)
+    bits = int(subject.work.bits_per_weight)
+    monkeypatch.setitem(baselines.CODERS, bits, "Qwen/its-coder")
+    assert coder_for(subject) == "Qwen/its-coder"
+    assert coder_for(Subject("random", subject.model, subject.tokenizer, random=True)) is None

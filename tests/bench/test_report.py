@@ -1,4 +1,4 @@
-"""Bench files: their schema, what makes two comparable, and the pictures drawn of them."""
+"""Results files: their schema, what makes two comparable, and the pictures drawn of them."""
 
 import json
 import re
@@ -6,7 +6,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from mlx_diffucoder.bench.report import SCHEMA, VERSION, Report, comparable_rows, differences, mismatches, read_report
+from mlx_diffucoder.bench.compare import comparable_rows, differences
+from mlx_diffucoder.bench.report import SCHEMA, VERSION, Report, mismatches, read_report
 from mlx_diffucoder.errors import BenchError
 
 TIME = {"seconds": 0.02, "low": 0.01, "high": 0.03, "trials": 5}
@@ -130,12 +131,12 @@ def test_every_key_of_the_schema_is_missed_by_its_name(content):
     [
         (("trials",), "5", "trials is '5'"),
         (("trials",), True, "trials is 'True'"),
-        (("forwards",), [], "forwards is no list"),
-        (("forwards", 1, "time"), 3, "forwards[1].time is no object"),
+        (("forwards",), [], "forwards is not a list"),
+        (("forwards", 1, "time"), 3, "forwards[1].time is not an object"),
         (("step", "parts", "host"), None, "step.parts.host is 'None'"),
         (("ceilings", "flops"), float("nan"), "ceilings.flops is nan"),
         (("decoders", 0, "generations", 0, "nfe"), 1.5, "decoders[0].generations[0].nfe is '1.5'"),
-        (("decoders",), {}, "decoders is no list"),
+        (("decoders",), {}, "decoders is not a list"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named(content, tmp_path, path, value, said):
@@ -154,15 +155,15 @@ def test_a_value_of_the_wrong_type_is_named(content, tmp_path, path, value, said
         ('{"version": 1}', f"version 1, and this program reads version {VERSION}"),
         ('{"version": 99}', "version 99"),
         ('{"version": "2"}', "version '2'"),
-        ("[]", "no bench file"),
-        ("{}", "no bench file"),
+        ("[]", "not a results file"),
+        ("{}", "not a results file"),
         ('{"version": 2, ', "damaged"),
         ("", "damaged"),
         ("\x00\xff", "damaged"),
         ("[" * 100_000, "damaged"),
     ],
 )
-def test_what_is_no_bench_file_of_this_version_is_one_error(tmp_path, text, said):
+def test_what_is_not_a_results_file_of_this_version_is_one_error(tmp_path, text, said):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(BenchError, match=said):
         read_report(tmp_path / "a.json")
@@ -187,7 +188,7 @@ def test_runs_are_comparable_only_where_they_measured_the_same(content):
     assert "2 layers" in changed("model", shape={"num_hidden_layers": 3})[0]
 
 
-def test_decoders_stand_beside_those_of_the_same_name(content):
+def test_decoders_are_matched_by_name(content):
     other = unshared(content)
     other["decoders"] = other["decoders"][2:]
     rows = dict(comparable_rows([Report("a", content), Report("b", other)]))
@@ -202,7 +203,7 @@ def test_pictures_are_drawn_as_png_and_svg_with_units_and_what_a_speed_took(cont
     reports = [Report("a", content), Report("b", content)]
     pyplot.switch_backend("Agg")
     with pyplot.rc_context({"svg.fonttype": "none"}):
-        files = draw(pyplot, reports, reports, tmp_path)
+        files = draw(reports, reports, tmp_path)
     assert sorted(file.name for file in files) == sorted(file.name for file in tmp_path.iterdir())
     assert {file.name for file in files} == {
         f"{name}.{kind}" for name in ("forwards", "speed", "step") for kind in ("png", "svg")

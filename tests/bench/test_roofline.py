@@ -4,6 +4,7 @@ from statistics import median
 
 import pytest
 
+from bench.studies.published import without_chip
 from mlx_diffucoder import DiffusionModel, ModelConfig
 from mlx_diffucoder.bench.ceilings import Ceilings, ceilings_named, table
 from mlx_diffucoder.bench.roofline import (
@@ -14,7 +15,6 @@ from mlx_diffucoder.bench.roofline import (
     free_positions,
     generation_seconds,
     predict,
-    without_chip,
 )
 from mlx_diffucoder.bench.shapes import SHAPES, bits_per_weight, parameters
 from mlx_diffucoder.files import read_json
@@ -103,7 +103,7 @@ def test_break_even_is_what_the_published_speeds_give():
     assert forward_seconds(ceilings_named("M4 Max"), work, 512) == pytest.approx(0.63, rel=0.05)
 
 
-def test_speeds_without_a_chip_are_said_beside_chips_that_could_be_it():
+def test_speeds_without_a_chip_are_listed_for_the_chips_that_could_be_it():
     lines = list(without_chip(parameters(SHAPES["7b"])))
     assert any(line.startswith("M4 Pro: ") for line in lines)
     assert not any(line.startswith(("M1: ", "M5 Max: ")) for line in lines)

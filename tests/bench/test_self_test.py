@@ -10,19 +10,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_diffucoder.bench import self_test as room
-from mlx_diffucoder.bench.reference import (
-    ANSWER,
-    FILE,
-    canvas_of,
-    decode,
-    forward,
-    make,
-    prompts_of,
-    quantized_on_cpu,
-    weights_of,
-)
-from mlx_diffucoder.bench.self_test import Check, self_test
+from bench.studies.make_reference import ANSWER_ON_CANVAS, canvas_of, decode, forward, make, prompts_of, weights_of
+from mlx_diffucoder.bench import self_test as checks
+from mlx_diffucoder.bench.self_test import FILE, Check, quantized_on_cpu, self_test
 from mlx_diffucoder.loading import POCKET, resolve
 
 from ..conftest import DATA
@@ -56,7 +46,7 @@ def test_the_bundled_reference_is_what_its_command_makes():
 
 
 def test_a_canvas_of_the_reference_is_read_at_masks_one_row_to_the_left():
-    prompt, answer, mask = [7, 8, 9], list(range(10, 10 + ANSWER)), 1
+    prompt, answer, mask = [7, 8, 9], list(range(10, 10 + ANSWER_ON_CANVAS)), 1
     tokens, rows = canvas_of(prompt, answer, mask)
     assert len(rows) == 5
     assert all(tokens[row + 1] == mask for row in rows)
@@ -70,7 +60,7 @@ def test_quantizing_moves_the_reference_by_more_than_its_tolerance(pocket, bits)
     arrays = mx.load(str(FILE))
     plain, quantized = (np.array(arrays[f"canvas.0.logits.{kind}"]) for kind in ("float32", f"{bits} bits"))
     moved = np.abs(plain - quantized).max() / np.abs(plain).max()
-    assert (moved > room.QUANTIZED_FLOAT32) == (bits == 4)
+    assert (moved > checks.QUANTIZED_FLOAT32) == (bits == 4)
 
 
 @pytest.fixture
@@ -95,10 +85,10 @@ def test_one_damaged_weight_fails_the_self_test(damaged):
 def test_every_token_that_differs_is_counted(monkeypatch):
     arrays = {name: np.array(value) for name, value in mx.load(str(FILE)).items()}
     tokens = np.concatenate([arrays["answer.0.prompt"], arrays["answer.0.output"]])
-    monkeypatch.setattr(room, "stream_generate", lambda *given: iter([SimpleNamespace(tokens=tokens)]))
-    assert room._tokens("answer", arrays, 0, POCKET).right
+    monkeypatch.setattr(checks, "stream_generate", lambda *given: iter([SimpleNamespace(tokens=tokens)]))
+    assert checks._tokens("answer", arrays, 0, POCKET).right
     tokens[-3:] += 1
-    check = room._tokens("answer", arrays, 0, POCKET)
+    check = checks._tokens("answer", arrays, 0, POCKET)
     assert (check.error, check.right, check.found()) == (3, False, "3 tokens differ")
 
 
@@ -106,7 +96,7 @@ def test_a_kernel_that_does_not_run_is_a_failed_check_that_says_why(monkeypatch)
     def broken(name, dtype):
         raise RuntimeError("[metal::Device] Unable to load kernel\n  steel_gemm")
 
-    monkeypatch.setattr(room, "load", broken)
+    monkeypatch.setattr(checks, "load", broken)
     check = next(self_test())
     assert not check.right
     assert check.found() == "[metal::Device] Unable to load kernel steel_gemm"
@@ -116,7 +106,7 @@ def test_a_kernel_that_does_not_run_is_a_failed_check_that_says_why(monkeypatch)
 def test_what_is_no_number_is_not_right(monkeypatch, pocket):
     assert not Check(name="x", error=math.nan, allowed=1, seconds=0).right
     size = pocket[0].config.vocab_size
-    monkeypatch.setattr(room, "load", lambda name, dtype: (lambda tokens, rows: mx.full((1, 5, size), math.nan), None))
+    monkeypatch.setattr(checks, "load", lambda name, dtype: (lambda tokens, rows: mx.full((1, 5, size), math.nan), None))
     assert next(self_test()).error == math.inf
 
 

@@ -1,4 +1,4 @@
-"""What `diffucode bench` measures is what it says."""
+"""What `diffucode bench run` measures is what it reports."""
 
 import json
 import math
@@ -10,12 +10,11 @@ import mlx.core as mx
 import pytest
 
 from mlx_diffucoder import GenerationConfig, ModelConfig, stream_generate
-from mlx_diffucoder.bench import speed
-from mlx_diffucoder.bench import subjects as networks
+from mlx_diffucoder.bench import speed, subjects
 from mlx_diffucoder.bench.ceilings import Ceilings
 from mlx_diffucoder.bench.shapes import dimensions, parameters
 from mlx_diffucoder.bench.speed import ForwardCurve, Splitting, forward_rows
-from mlx_diffucoder.bench.subjects import Measured, check_fits, noise
+from mlx_diffucoder.bench.subjects import Subject, check_fits, random_subject
 from mlx_diffucoder.bench.timing import Timing, take_turns, timings
 from mlx_diffucoder.errors import BenchError
 from mlx_diffucoder.files import read_json
@@ -37,8 +36,8 @@ TINY = ModelConfig(
 
 
 @pytest.fixture(scope="module")
-def measured(dream_b):
-    return Measured("dream-b", *dream_b, random=False)
+def subject(dream_b):
+    return Subject("dream-b", *dream_b, random=False)
 
 
 def test_a_timing_is_the_median_with_its_spread_and_the_warm_up_does_not_count():
@@ -59,9 +58,9 @@ def test_the_clock_gives_each_second_of_a_step_to_one_part(monkeypatch):
 
 
 @pytest.mark.parametrize("preset", ["exact", "balanced", "fast"])
-def test_probing_a_generation_changes_none_of_its_tokens(measured, preset, monkeypatch):
+def test_probing_a_generation_changes_none_of_its_tokens(subject, preset, monkeypatch):
     config = GenerationConfig.preset(preset, max_tokens=12, seed=0)
-    *_, last = stream_generate(measured.model, measured.tokenizer, PROMPT, config)
+    *_, last = stream_generate(subject.model, subject.tokenizer, PROMPT, config)
     seen = []
     plain = speed.denoise
 
@@ -71,20 +70,20 @@ def test_probing_a_generation_changes_none_of_its_tokens(measured, preset, monke
             yield step
 
     monkeypatch.setattr(speed, "denoise", spy)
-    steps = speed._steps(measured, PROMPT, config, None, probed=True)
+    steps = speed._steps(subject, PROMPT, config, None, probed=True)
     assert seen[-1].tokens.tolist() == last.tokens.tolist()
     assert len(steps) == len(seen)
     assert all(step[part] > 0 for step in steps for part in ("forward", "lm_head", "sampling", "host"))
 
 
-def split_of(measured, config, trials):
-    splitting = Splitting(measured, [PROMPT], config)
+def split_of(subject, config, trials):
+    splitting = Splitting(subject, [PROMPT], config)
     take_turns([splitting], trials, 0, nullcontext)
     return splitting.split
 
 
-def test_a_split_has_every_part_of_the_steps_after_the_first(measured):
-    split = split_of(measured, GenerationConfig.preset("exact", max_tokens=6, steps=3, seed=0), 2)
+def test_a_split_has_every_part_of_the_steps_after_the_first(subject):
+    split = split_of(subject, GenerationConfig.preset("exact", max_tokens=6, steps=3, seed=0), 2)
     assert split.parts.keys() == {"forward", "lm_head", "sampling", "host"}
     assert (split.steps, split.prompt, split.step.trials) == (2, len(PROMPT), 2)
     assert all(seconds > 0 for seconds in split.parts.values())
@@ -93,23 +92,23 @@ def test_a_split_has_every_part_of_the_steps_after_the_first(measured):
 @pytest.mark.slow
 def test_the_parts_of_a_step_add_up_to_a_step_measured_without_them(pocket):
     config = GenerationConfig.preset("exact", max_tokens=32, steps=8, seed=0)
-    measured = Measured("pocket", *pocket, random=False)
+    subject = Subject("pocket", *pocket, random=False)
     # The best of three: on a busy machine a trial measures what it is busy with.
-    assert min(abs(split_of(measured, config, 3).sum_over_step.median - 1) for _ in range(3)) < 0.1
+    assert min(abs(split_of(subject, config, 3).sum_over_step.median - 1) for _ in range(3)) < 0.1
 
 
-def test_a_curve_has_a_point_for_each_width_and_its_share_of_the_roofline(measured):
-    curve = ForwardCurve(measured, [1, 3])
+def test_a_curve_has_a_point_for_each_width_and_its_share_of_the_roofline(subject):
+    curve = ForwardCurve(subject, [1, 3])
     take_turns([curve], 2, 0, nullcontext)
     assert list(curve.timings) == [1, 3]
     assert all(took.low <= took.seconds <= took.high and took.trials >= 2 for took in curve.timings.values())
-    rows = forward_rows(curve, measured, ABACUS)
-    at_best = 2 * parameters(measured.model.config) * 3 / 1000  # its embeddings are tied: every weight is multiplied
+    rows = forward_rows(curve, subject, ABACUS)
+    at_best = 2 * parameters(subject.model.config) * 3 / 1000  # its embeddings are tied: every weight is multiplied
     assert rows[1]["roofline_share"] == pytest.approx(at_best / rows[1]["time"]["seconds"])
 
 
 def test_a_table_of_embeddings_is_no_work_of_a_forward(dream_a):
-    one = Measured("dream-a", *dream_a, random=False)
+    one = Subject("dream-a", *dream_a, random=False)
     table = dream_a[0].model.embed_tokens.weight
     assert one.work.parameters - one.forwarded.parameters == table.size
     assert one.work.bytes - one.forwarded.bytes == pytest.approx(table.nbytes)
@@ -135,16 +134,16 @@ def test_sections_take_turns_after_a_warm_up_of_each():
 
 
 @pytest.mark.parametrize(("bits", "stored"), [(4, 4.5), (8, 8.5), (16, 16)])
-def test_noise_has_the_shape_and_the_bits_that_were_asked_for(monkeypatch, bits, stored):
-    monkeypatch.setitem(networks.SHAPES, "tiny", TINY)
-    made = noise("tiny", bits, "bfloat16", layers=2)
+def test_random_weights_have_the_shape_and_the_bits_asked_for(monkeypatch, bits, stored):
+    monkeypatch.setitem(subjects.SHAPES, "tiny", TINY)
+    made = random_subject("tiny", bits, "bfloat16", layers=2)
     assert made.random
     assert made.work.parameters == parameters(replace(TINY, num_hidden_layers=2))
     assert made.work.bits_per_weight == pytest.approx(stored, rel=0.02)  # norms and biases are not quantized
     logits = made.model(mx.array([PROMPT]))
     assert logits.shape == (1, 6, 1024)
     assert mx.isfinite(logits).all().item()
-    again = noise("tiny", bits, "bfloat16", layers=2)
+    again = random_subject("tiny", bits, "bfloat16", layers=2)
     assert mx.array_equal(logits, again.model(mx.array([PROMPT])))
 
 
@@ -157,21 +156,21 @@ def test_a_model_that_does_not_fit_is_refused_with_the_sizes_that_do():
 
 
 def test_a_shape_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
-    monkeypatch.setattr(networks, "read_card", lambda: SimpleNamespace(memory_bytes=4_000_000_000))
-    monkeypatch.setattr(networks, "DiffusionModel", None)
+    monkeypatch.setattr(subjects, "read_card", lambda: SimpleNamespace(memory_bytes=4_000_000_000))
+    monkeypatch.setattr(subjects, "DiffusionModel", None)
     with pytest.raises(BenchError, match="3, 2 bits would"):
-        noise("7b", 4, "bfloat16")
+        random_subject("7b", 4, "bfloat16")
 
 
-def test_the_shape_of_any_checkpoint_on_this_machine_can_be_made_of_noise(monkeypatch, tmp_path):
+def test_random_weights_can_have_the_shape_of_any_checkpoint_on_this_machine(monkeypatch, tmp_path):
     with pytest.raises(BenchError, match="its vocabulary of 768 is smaller than that of pocket"):
-        noise(str(DATA / "dream-b"), 16, "float32")
+        random_subject(str(DATA / "dream-b"), 16, "float32")
     content = read_json(DATA / "dream-b" / "config.json") | {"vocab_size": 2000}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    made = noise(str(tmp_path), 16, "float32")
+    made = random_subject(str(tmp_path), 16, "float32")
     assert dimensions(made.model.config) == dimensions(ModelConfig.from_dict(content))
     assert made.random
-    monkeypatch.setattr(networks, "cached", lambda name: None)
+    monkeypatch.setattr(subjects, "cached", lambda name: None)
     for name in ("9b", "nobody/nothing", "./nowhere"):
-        with pytest.raises(BenchError, match="--shape must be 7b, pocket, a checkpoint's folder"):
-            noise(name, 4, "float32")
+        with pytest.raises(BenchError, match="--shape must be 7b, pocket, a checkpoint folder"):
+            random_subject(name, 4, "float32")

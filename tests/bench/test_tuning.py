@@ -11,11 +11,11 @@ from mlx_diffucoder.bench import profiles
 from mlx_diffucoder.bench.chip import Card
 from mlx_diffucoder.bench.decoders import Run
 from mlx_diffucoder.bench.profiles import Profile, find, machine_of, path_of, save
-from mlx_diffucoder.bench.subjects import Measured
+from mlx_diffucoder.bench.subjects import Subject
 from mlx_diffucoder.bench.timing import Timing
 from mlx_diffucoder.bench.tuning import GAIN, TUNED, WIDTHS, Point, choose, points, seconds_of
 from mlx_diffucoder.checkpoint import weights_digest
-from mlx_diffucoder.cli.tuning import tuned
+from mlx_diffucoder.cli.model_option import with_tuned_window
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.errors import BenchError
 
@@ -60,15 +60,15 @@ def test_every_preset_that_slides_is_tuned_and_no_other():
 
 
 def test_the_points_are_those_of_the_decoder_at_each_width(dream_b):
-    measured = Measured("dream-b", *dream_b, random=False)
+    subject = Subject("dream-b", *dream_b, random=False)
     config = GenerationConfig(max_tokens=40, seed=0)
     free, paid = {1: took(1.0), 200: took(1.0)}, {1: took(1.0), 201: took(201.0)}  # by the forward; by the position
-    found = list(points(measured, [PROMPT], config, "balanced", free))
+    found = list(points(subject, [PROMPT], config, "balanced", free))
     assert [one.width for one in found] == list(WIDTHS)
     assert all(one.seconds == pytest.approx(one.nfe) for one in found)
-    for one in points(measured, [PROMPT], config, "balanced", paid):
+    for one in points(subject, [PROMPT], config, "balanced", paid):
         assert one.seconds == pytest.approx(one.positions)
-    assert [one.width for one in points(measured, [PROMPT], config, "fast", free)] == sorted({*WIDTHS, 28})
+    assert [one.width for one in points(subject, [PROMPT], config, "fast", free)] == sorted({*WIDTHS, 28})
 
 
 @pytest.fixture
@@ -116,16 +116,16 @@ def test_a_profile_of_another_model_or_machine_is_refused_whatever_its_file_is_c
         ("", "damaged"),
         ("[1]", "damaged"),
         ('{"version": 1}', "damaged"),
-        ('{"version": 2}', "of version 2, and this program reads 1"),
+        ('{"version": 2}', "of version 2, and this program reads version 1"),
         ("{}", "damaged"),
         ("\x00\xff", "damaged"),
     ],
 )
-def test_a_damaged_profile_is_said_and_left(stored, dream_b, capsys, text, said):
+def test_a_damaged_profile_is_named_in_a_note_and_not_used(stored, dream_b, capsys, text, said):
     _, file = stored
     file.write_bytes(text.encode("latin-1"))
     config = GenerationConfig()
-    assert tuned(config, dream_b[0], wanted=True, verbose=False) == config
+    assert with_tuned_window(config, dream_b[0], wanted=True, verbose=False) == config
     (line,) = capsys.readouterr().err.splitlines()
     assert str(file) in line
     assert said in line
@@ -142,7 +142,7 @@ def test_a_profile_with_a_window_that_cannot_be_is_damaged(stored, window, prese
 
 def test_the_tuned_window_takes_the_place_of_its_presets_own_and_of_no_other(stored, dream_b):
     def window(wanted=True, **fields):
-        return tuned(GenerationConfig(**fields), dream_b[0], wanted=wanted, verbose=False).window
+        return with_tuned_window(GenerationConfig(**fields), dream_b[0], wanted=wanted, verbose=False).window
 
     own = PRESETS["balanced"]["window"]
     assert window() == WIDE

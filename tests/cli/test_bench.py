@@ -1,4 +1,4 @@
-"""`diffucode bench` as a user starts it."""
+"""`diffucode bench run`, `card` and `predict` as a user starts them."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from .command import assert_one_line, diffucode
 
 
 def test_a_prediction_is_labelled_in_every_line_that_holds_one():
-    done = diffucode("bench", "--predict", "M5 Max", "--bits", 4, "--nfe", 40, "--positions", 900)
+    done = diffucode("bench", "predict", "M5 Max", "--bits", 4, "--nfe", 40, "--positions", 900)
     assert done.returncode == 0
     assert done.stderr == ""
     first, *lines = done.stdout.splitlines()
@@ -25,7 +25,7 @@ def test_a_prediction_is_labelled_in_every_line_that_holds_one():
 
 
 def test_a_prediction_as_json_holds_the_table_and_its_check():
-    done = diffucode("bench", "--predict", "m4 max 32", "--bits", 16, "--json")
+    done = diffucode("bench", "predict", "m4 max 32", "--bits", 16, "--json")
     said = json.loads(done.stdout)
     assert said["predicted"] is True
     assert said["ceilings"]["gb_per_s"] == 410
@@ -37,7 +37,7 @@ def test_a_prediction_as_json_holds_the_table_and_its_check():
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac is in the table")
 def test_the_card_of_an_unknown_chip_says_so_and_measures_its_ceilings():
-    done = diffucode("bench", "--card", "--json")
+    done = diffucode("bench", "card", "--json")
     assert done.returncode == 0
     said = json.loads(done.stdout)
     assert "not in the table" in done.stderr
@@ -47,17 +47,17 @@ def test_the_card_of_an_unknown_chip_says_so_and_measures_its_ceilings():
 
 
 def test_what_cannot_be_predicted_is_one_line():
-    assert_one_line(diffucode("bench", "--predict", "M6"), "'M6'", "M5 Max", "--predict here")
-    assert_one_line(diffucode("bench", "--predict", "M5", "--bits", 7), "--bits", "not 7")
-    assert_one_line(diffucode("bench", "--predict", "M5", "--measure"), "--measure", "here")
-    assert_one_line(diffucode("bench", "--predict", "M5", "--nfe", 3), "--positions")
-    assert_one_line(diffucode("bench", "--predict", "M5", "--nfe", 3, "--positions", 2), "--positions", "not 2")
-    assert_one_line(diffucode("bench", "--card", "--predict", "M5"), "--card", "--predict")
+    assert_one_line(diffucode("bench", "predict", "M6"), "'M6'", "M5 Max", "bench predict here")
+    assert_one_line(diffucode("bench", "predict", "M5", "--bits", 7), "--bits", "not 7")
+    assert_one_line(diffucode("bench", "predict", "M5", "--measure"), "--measure", "here")
+    assert_one_line(diffucode("bench", "predict", "M5", "--nfe", 3), "--positions")
+    assert_one_line(diffucode("bench", "predict", "M5", "--nfe", 3, "--positions", 2), "--positions", "not 2")
 
 
 def measured(*args):
     return diffucode(
         "bench",
+        "run",
         "-m",
         DATA / "dream-b",
         "--max-tokens",
@@ -128,7 +128,7 @@ def test_a_measurement_as_json_is_the_file_it_writes(tmp_path):
 
 @pytest.mark.slow
 def test_random_weights_of_a_shape_say_what_is_assumed_of_them():
-    shape = ("bench", "--shape", DATA / "dream-b", "--bits", 16, "--dtype", "float32", "--max-tokens", 8)
+    shape = ("bench", "run", "--shape", DATA / "dream-b", "--bits", 16, "--dtype", "float32", "--max-tokens", 8)
     done = diffucode(*shape, "--trials", 1, "--widest", 2)
     assert done.returncode == 0, done.stderr
     for rate in (1, 2, 4, 8):
@@ -143,17 +143,56 @@ def test_random_weights_of_a_shape_say_what_is_assumed_of_them():
 
 
 def test_what_cannot_be_measured_is_one_line(tmp_path):
-    assert_one_line(diffucode("bench", "--shape", "9b"), "--shape", "7b")
-    assert_one_line(diffucode("bench", "-m", "pocket", "--tokens-per-forward", 2), "--tokens-per-forward", "--shape")
-    assert_one_line(diffucode("bench", "--shape", "7b", "--tokens-per-forward", 0.5), "--tokens-per-forward", code=2)
-    assert_one_line(diffucode("bench", "-m", "pocket", "--alone", "--peer", "x"), "--alone", "--peer")
-    assert_one_line(diffucode("bench", "-m", DATA / "dream-b", "--peer", "./nowhere"), "--peer", "not on this machine")
-    assert_one_line(diffucode("bench", "-m", "pocket", "--bits", 8), "--bits", "--shape")
-    assert_one_line(diffucode("bench", "-m", "pocket", "--layers", 8), "--layers", "--shape")
-    assert_one_line(diffucode("bench", "--shape", "7b", "--predict", "M1"), "--shape")
-    assert_one_line(diffucode("bench", "--shape", "7b", "-m", "pocket"), "--shape", "--model")
-    assert_one_line(diffucode("bench", "--card", "--out", tmp_path / "f.json"), "--card", "--out")
-    assert_one_line(diffucode("bench", "-m", "pocket", "--out", tmp_path), "--out", "is a folder")
-    assert_one_line(diffucode("bench", "-m", "pocket", "--out", tmp_path / "no" / "f.json"), "--out", "does not exist")
-    assert_one_line(diffucode("bench", "-m", tmp_path), "has no weights")
+    assert_one_line(diffucode("bench", "run", "--shape", "9b"), "--shape", "7b")
+    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--tokens-per-forward", 2), "--tokens-per-forward", "--shape")
+    assert_one_line(diffucode("bench", "run", "--shape", "7b", "--tokens-per-forward", 0.5), "--tokens-per-forward", code=2)
+    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--alone", "--baseline", "x"), "--alone", "--baseline")
+    assert_one_line(
+        diffucode("bench", "run", "-m", DATA / "dream-b", "--baseline", "./nowhere"), "--baseline", "not on this machine"
+    )
+    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--bits", 8), "--bits", "--shape")
+    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--layers", 8), "--layers", "--shape")
+    assert_one_line(diffucode("bench", "run", "--shape", "7b", "-m", "pocket"), "--shape", "--model")
+    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--out", tmp_path), "--out", "is a folder")
+    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--out", tmp_path / "no" / "f.json"), "--out", "does not exist")
+    assert_one_line(diffucode("bench", "run", "-m", tmp_path), "has no weights")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "subcommand"),
+    [
+        (("-m", "pocket"), "run"),
+        (("--shape", "7b", "--bits", 4), "run"),
+        (("--preset", "fast", "--json"), "run"),
+        (("--card",), "card"),
+        (("--card", "--json"), "card"),
+        (("--predict", "M5"), "predict"),
+        (("--predict=M5", "--bits", 4), "predict"),
+        (("-m", "pocket", "--tune"), "tune"),
+        (("-m", "pocket", "compare", "one.json"), "run"),
+    ],
+)
+def test_options_after_bench_name_the_subcommand_to_use(given, subcommand):
+    assert_one_line(diffucode("bench", *given), f"use `bench {subcommand}`", code=2)
+
+
+@pytest.mark.parametrize(
+    ("subcommand", "option"),
+    [
+        ("card", "--bits"),
+        ("card", "--out"),
+        ("card", "--predict"),
+        ("predict", "--shape"),
+        ("predict", "--out"),
+        ("predict", "--model"),
+        ("tune", "--shape"),
+        ("tune", "--out"),
+        ("tune", "--window"),
+        ("run", "--nfe"),
+        ("run", "--predict"),
+        ("compare", "--model"),
+    ],
+)
+def test_a_subcommand_does_not_offer_options_that_mean_nothing_to_it(subcommand, option):
+    assert_one_line(diffucode("bench", subcommand, option, "1"), f"No such option: {option}", code=2)

@@ -1,10 +1,10 @@
-"""What `diffucode doctor` holds this machine against, made away from MLX's arithmetic.
+"""Make the reference that `diffucode doctor` compares this machine with, without MLX's arithmetic.
 
-    python -m mlx_diffucoder.bench.reference bench/tasks/functions.jsonl bench/reference.safetensors
+    python -m bench.studies.make_reference bench/tasks/functions.jsonl bench/reference.safetensors
 
-The answers are those of `decode`, the reference decoder with `forward`, a plain network in NumPy's float64, and the
-bundled checkpoint's weights. The logits are those of `forward` at a few masked positions of canvases that are half
-filled with these answers. For quantized weights they are those of the weights that `quantized_on_cpu` gives, dequantized.
+`forward` is a plain model in NumPy's float64 with the weights of the bundled checkpoint, and `decode` is the reference
+decoder around it. The file holds the answers of `decode`, and the logits of `forward` at a few masked positions of canvases
+that are partly filled with these answers. For quantized weights, `forward` has those of `quantized_on_cpu`, dequantized.
 """
 
 import json
@@ -19,6 +19,7 @@ import typer
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
+from mlx_diffucoder.bench.self_test import ANSWERS, CANVASES, FILE, QUANTIZED, quantized_on_cpu
 from mlx_diffucoder.config import EPS
 from mlx_diffucoder.decoding.rules.schedule import commit_share
 from mlx_diffucoder.formatting import format_bytes
@@ -27,29 +28,18 @@ from mlx_diffucoder.models.base import ModelConfig
 from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.tokenizer import Tokenizer
 
-FILE = Path(__file__).parent / "reference.safetensors"
-CANVASES = 2
 ROWS = 5
-ANSWER = 24
-"""Canvases, masked positions that are looked at on each, and the length of the answer on them."""
-QUANTIZED = {"8 bits": 8, "4 bits": 4}
-ANSWERS = 3
-LENGTH = 32
-"""Answers, and the positions of each one's canvas."""
+"""Masked positions whose logits are recorded, of each canvas."""
+ANSWER_ON_CANVAS = 24
+"""Positions of the answer on a canvas whose logits are recorded."""
+ANSWER_LENGTH = 32
+"""Positions of a recorded answer."""
 
 Weights = dict[str, NDArray[np.float64]]
 
 
-def quantized_on_cpu(model: DiffusionModel, bits: int) -> DiffusionModel:
-    """The model with its layers quantized, in place, by the CPU: the same numbers on every machine."""
-    with mx.stream(mx.cpu):
-        nn.quantize(model, group_size=64, bits=bits)
-        mx.eval(model.parameters())
-    return model
-
-
 def weights_of(model: DiffusionModel) -> Weights:
-    """The weights as float64 by name, quantized ones dequantized."""
+    """The weights by name, in float64; quantized ones are dequantized."""
     leaves: Any = tree_flatten(model.leaf_modules(), is_leaf=nn.Module.is_module)
     weights: Weights = {}
     with mx.stream(mx.cpu):
@@ -63,15 +53,15 @@ def weights_of(model: DiffusionModel) -> Weights:
 
 
 def forward(config: ModelConfig, weights: Weights, tokens: list[int], rounded: Any = None) -> NDArray[np.float64]:
-    """The logits `[L, V]` of one canvas.
+    """The logits `[L, V]` of one canvas of `L` tokens.
 
     Args:
-        rounded: applied to both sides of each multiplication by weights, to see what less precision does.
+        rounded: is applied to both sides of each multiplication by weights, to see what less precision does.
     """
-    cut = rounded or (lambda x: x)
+    round_ = rounded or (lambda x: x)
 
     def linear(x: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-        return cut(x) @ cut(weights[f"{name}.weight"]).T + weights.get(f"{name}.bias", np.zeros(1))
+        return round_(x) @ round_(weights[f"{name}.weight"]).T + weights.get(f"{name}.bias", np.zeros(1))
 
     def norm(x: NDArray[np.float64], name: str) -> NDArray[np.float64]:
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.rms_norm_eps) * weights[f"{name}.weight"]
@@ -90,7 +80,7 @@ def forward(config: ModelConfig, weights: Weights, tokens: list[int], rounded: A
 
 
 def _attend(config: ModelConfig, q: NDArray[np.float64], k: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Every position to every other, queries in groups that share keys and values."""
+    """Full attention; queries in groups that share keys and values."""
     length, group = len(q), config.num_attention_heads // config.num_key_value_heads
     q, k, v = (one.reshape(length, -1, config.head_dim).swapaxes(0, 1) for one in (q, k, v))  # [heads, L, head_dim]
     q, k = _rotate(config, q), _rotate(config, k)
@@ -102,7 +92,7 @@ def _attend(config: ModelConfig, q: NDArray[np.float64], k: NDArray[np.float64],
 
 
 def _rotate(config: ModelConfig, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotary positions, half-split: dimension i turns with dimension i + head_dim / 2."""
+    """Rotary positions, half-split: dimension i is rotated with dimension i + head_dim / 2."""
     half = config.head_dim // 2
     turns = np.arange(x.shape[1])[:, None] * config.rope_theta ** (-np.arange(half) / half)  # [L, half]
     cos, sin = np.cos(turns), np.sin(turns)
@@ -111,20 +101,20 @@ def _rotate(config: ModelConfig, x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def decode(config: ModelConfig, weights: Weights, tokenizer: Tokenizer, prompt: list[int], length: int) -> list[int]:
-    """The reference decoder's answer, greedy, a step for each of `length` positions, the least entropy first.
+    """The reference decoder's greedy answer: one step for each of `length` positions, the least entropy first.
 
-    Ids that no token has are left out, as is the mask, and behind the text's end there is padding (`--preset exact`).
+    As in `--preset exact`, ids without a token and the mask are never written, and padding follows the end of the text.
     Source: Dream, arXiv 2508.15487; the schedule is `commit_share`.
     """
     start, mask = len(prompt), tokenizer.mask_id
     tokens = prompt + [mask] * length
     forbidden = np.setdiff1d(np.arange(config.vocab_size), np.setdiff1d(tokenizer.known_ids, [mask]))
     for index in range(length):
-        masked = [place for place, token in enumerate(tokens) if token == mask]
+        masked = [position for position, token in enumerate(tokens) if token == mask]
         count = int(len(masked) * commit_share(index, length, EPS))
         if not count:
             continue
-        logits = forward(config, weights, tokens)[[place - 1 for place in masked]]  # one row to the left: the shift
+        logits = forward(config, weights, tokens)[[position - 1 for position in masked]]  # one row to the left: the shift
         logits[:, forbidden] = -np.inf
         probs = np.exp(logits - logits.max(-1, keepdims=True))
         probs /= probs.sum(-1, keepdims=True)
@@ -132,25 +122,25 @@ def decode(config: ModelConfig, weights: Weights, tokenizer: Tokenizer, prompt: 
         for row in np.argsort(entropy, kind="stable")[:count]:
             tokens[masked[row]] = int(probs[row].argmax())
     answer = tokens[start:]
-    end = next((place for place, token in enumerate(answer) if token in tokenizer.end_ids), length)
+    end = next((position for position, token in enumerate(answer) if token in tokenizer.end_ids), length)
     return answer[: end + 1] + [tokenizer.pad_id] * (length - end - 1)
 
 
 def canvas_of(prompt: list[int], answer: list[int], mask: int) -> tuple[list[int], list[int]]:
-    """A canvas with two of three answer tokens masked, and the rows that some of the masks are read from."""
+    """A canvas with two of three answer tokens masked, and the rows whose logits predict some of the masks."""
     start = len(prompt)
-    masked = [place for place in range(ANSWER) if place % 3]
-    tokens = prompt + [mask if place in masked else token for place, token in enumerate(answer[:ANSWER])]
+    masked = [index for index in range(ANSWER_ON_CANVAS) if index % 3]
+    tokens = prompt + [mask if index in masked else token for index, token in enumerate(answer[:ANSWER_ON_CANVAS])]
     chosen = masked[:: len(masked) // ROWS][:ROWS]
-    return tokens, [start + place - 1 for place in chosen]  # one row to the left: the shift
+    return tokens, [start + index - 1 for index in chosen]  # one row to the left: the shift
 
 
 def make(prompts: list[str]) -> dict[str, mx.array]:
-    """The arrays of the file, from `ANSWERS` prompts."""
+    """The arrays of the file, from the prompts of `ANSWERS` tasks."""
     arrays: dict[str, mx.array] = {}
     model, tokenizer = load(POCKET, dtype="float32")
     weights, config = weights_of(model), model.config
-    answers = [(ids, decode(config, weights, tokenizer, ids, LENGTH)) for ids in map(tokenizer.encode_chat, prompts)]
+    answers = [(ids, decode(config, weights, tokenizer, ids, ANSWER_LENGTH)) for ids in map(tokenizer.encode_chat, prompts)]
     for number, (prompt, output) in enumerate(answers):
         arrays[f"answer.{number}.prompt"], arrays[f"answer.{number}.output"] = mx.array(prompt), mx.array(output)
     for kind in ("float32", *QUANTIZED):
@@ -174,7 +164,7 @@ def main(
     tasks: Annotated[Path, typer.Argument(help="Tasks, JSONL; the first three are answered.")],
     out: Annotated[Path, typer.Argument(help="The file to write.")] = FILE,
 ) -> None:
-    """Write the self-test's reference."""
+    """Write the reference of the self-test of `diffucode doctor`."""
     arrays = make(prompts_of(tasks))
     mx.save_safetensors(str(out), arrays)
     print(f"{out}: {len(arrays)} arrays, {format_bytes(out.stat().st_size)}")

@@ -1,0 +1,146 @@
+"""The measurement of `diffucode bench run`: forwards, the parts of a step, and answers next to the alternatives."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from mlx_diffucoder import __version__
+from mlx_diffucoder.config import PRESETS, GenerationConfig
+from mlx_diffucoder.generation import prompt_ids
+
+from .baselines import autoregressive, coder, coder_for, same_weights
+from .ceilings import Ceilings, measure_ceilings
+from .chip import Card
+from .decoders import RATES, Decoder, SideBySide, denoised, denoising, reference_of
+from .report import VERSION
+from .roofline import POSITIONS
+from .speed import ForwardCurve, Split, Splitting, forward_rows
+from .subjects import Subject
+from .timing import take_turns
+
+PROMPTS = (
+    "Write a function f(nums) that returns the sum of the squares of the even numbers in nums.",
+    "Implement process(k): return whether k is a prime number.",
+    "Write a function solve that returns the sum of the digits of n. The argument is n.",
+)
+Show = Callable[[str], AbstractContextManager[Any]]
+"""Is entered with the name of each piece of work."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, and how.
+
+    Attributes:
+        prompts: what to answer; None takes the built-in ones.
+        widest: positions of the widest forward.
+        trials: how often each thing is measured.
+        delay: seconds of rest before each trial.
+        rate: tokens per forward to assume of random weights; None tries several.
+        baseline: the model that mlx-lm runs, a folder or a Hub id in the cache; None chooses.
+        alone: leave out mlx-lm and the reference decoder.
+    """
+
+    prompts: list[str] | None
+    config: GenerationConfig
+    widest: int
+    trials: int
+    delay: float
+    rate: float | None
+    baseline: str | None
+    alone: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What was measured: the report as it is written to a file, and the parts that tables are made of."""
+
+    report: dict[str, Any]
+    ceilings: Ceilings
+    split: Split
+    answers: SideBySide
+
+
+def measure(plan: Plan, subject: Subject, card: Card, ceilings: Ceilings, show: Show) -> Results:
+    """Measure a model on this machine. Ceilings that were measured here are measured again at the end, and the better count.
+
+    Args:
+        card: this machine's.
+
+    Raises:
+        BenchError: the baseline is not on this machine or does not fit into memory.
+        PromptError: a prompt does not fit into the model's context.
+    """
+    config = replace(plan.config, seed=plan.config.seed or 0)  # the same work in every trial
+    # With random weights only a prompt's length matters: one is enough.
+    prompts = plan.prompts or list(PROMPTS[:1] if subject.random else PROMPTS)
+    encoded = [prompt_ids(subject.model, subject.tokenizer, prompt, config) for prompt in prompts]
+    curve = ForwardCurve(subject, _widths(plan, subject))
+    splitting = Splitting(subject, encoded, config, (plan.rate or max(RATES)) if subject.random else None)
+    answers = SideBySide(_decoders(plan, subject, prompts, encoded, config, show))
+    take_turns([curve, splitting, answers], plan.trials, plan.delay, show)
+    if ceilings.measured:
+        with show("measuring bandwidth and matmul again"):
+            ceilings = ceilings.or_better(measure_ceilings(card.chip))
+    report = {
+        "version": VERSION,
+        "program": f"mlx_diffucoder {__version__}",
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "card": card.to_dict(),
+        "ceilings": ceilings.to_dict(),
+        "model": subject.to_dict(),
+        "config": config.to_dict(),
+        "prompts": prompts,
+        "trials": plan.trials,
+        "delay_seconds": plan.delay,
+        "forwards": forward_rows(curve, subject, ceilings),
+        "step": splitting.split.to_dict(),
+        "decoders": [speed.to_dict(answers.baseline, ceilings) for speed in answers.speeds],
+    }
+    return Results(report=report, ceilings=ceilings, split=splitting.split, answers=answers)
+
+
+def busy() -> str | None:
+    """A warning if other work takes the processors, as far as the system's load tells; otherwise None."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load < cores / 4:
+        return None
+    return f"other work runs on this machine (load {load:.1f} on {cores} cores): times are too long, and their spread too wide"
+
+
+def _widths(plan: Plan, subject: Subject) -> list[int]:
+    widest = min(plan.widest, subject.model.config.max_position_embeddings)
+    return [width for width in POSITIONS if width <= widest]
+
+
+def _decoders(
+    plan: Plan, subject: Subject, prompts: list[str], encoded: list[list[int]], config: GenerationConfig, show: Show
+) -> list[Decoder]:
+    """mlx-lm, which others are compared with, then the reference decoder, then the configuration to measure."""
+    rates = [plan.rate] if plan.rate else list(RATES)
+    ours = [
+        denoising(subject, encoded, config, f"diffucode{_suffix(config, rate)}", "diffusion", rate)
+        for rate in (rates if subject.random else [None])
+    ]
+    if plan.alone:
+        return ours
+    name = plan.baseline or coder_for(subject)
+    with show("preparing mlx-lm"):
+        baseline = coder(name, subject) if name else same_weights(subject)
+        its_prompts = [baseline.prompt(text, ids, config) for text, ids in zip(prompts, encoded, strict=True)]
+    tokens = [config.max_tokens] * len(prompts)
+    if not baseline.ends and not subject.random:
+        with show("counting useful tokens"):
+            tokens = [max(1, denoised(subject, ids, config, None).useful_tokens) for ids in encoded]
+    reference = denoising(subject, encoded, reference_of(config), "reference", "reference")
+    return [autoregressive(baseline, its_prompts, tokens), reference, *ours]
+
+
+def _suffix(config: GenerationConfig, rate: float | None) -> str:
+    if rate is not None:
+        return f", {rate:g} assumed"
+    named = (name for name, own in PRESETS.items() if all(getattr(config, key) == value for key, value in own.items()))
+    return f", {next(named, 'own flags')}"

@@ -1,0 +1,193 @@
+"""The tables that `diffucode bench` prints, as lines of at most 80 columns."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mlx_diffucoder.config import PRESETS
+from mlx_diffucoder.formatting import format_bytes, format_seconds, format_spread
+
+from .baselines import SAME_WEIGHTS
+from .ceilings import Ceilings
+from .chip import Card
+from .decoders import AUTOREGRESSIVE, TIME_BUDGET, SideBySide, Speed, break_even_rate
+from .roofline import published
+from .run import Results
+from .speed import LABELS, Split
+from .timing import spread_text
+from .tuning import Point, Tuning
+
+# The heads of the columns in three lines, and the columns' widths: 80 columns in all.
+HEADS = (
+    ("", "", "decoder"),
+    ("useful", "tokens/s", "(least-most)"),
+    ("times", "mlx-lm's", "(least-most)"),
+    ("NFE", "per", "answer"),
+    ("positions", "per", "token"),
+    ("tokens", "per", "forward"),
+)
+WIDTHS = (20, 17, 17, 7, 10, 9)
+
+
+def run_lines(results: Results, card: Card) -> Iterator[str]:
+    """The results of `bench run`, after the machine's card."""
+    report, model, rows = results.report, results.report["model"], results.report["decoders"]
+    yield from card.lines()
+    yield from results.ceilings.lines()
+    yield f"{'model':10} {model['name']}: {format_bytes(model['bytes'])}, {model['bits_per_weight']:.2f} bits a weight"
+    yield f"{'':10} trials: {report['trials']}, in turns; the median (least to most)"
+    yield f"{'':10} share: of the roofline, the speed that the ceilings allow"
+    yield from _forwards(report["forwards"])
+    yield from _split(results.split)
+    yield from details(rows)
+    yield ""
+    yield from decoder_table(rows)
+    yield ""
+    yield from notes(rows, results.answers, report)
+
+
+def _forwards(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "\nforward: positions, time, share"
+    for row in rows:
+        yield f"{row['positions']:9}  {_milliseconds(row['time'])}  {100 * row['roofline_share']:.0f} %"
+    if max(row["roofline_share"] for row in rows) > 1:
+        yield f"{'':9}  above 100 %: the weights fit the processor's cache, or the ceilings are too low"
+
+
+def _split(split: Split) -> Iterator[str]:
+    yield f"\nstep: {split.step}, the mean of {split.steps}"
+    for part, seconds in split.parts.items():
+        yield f"{LABELS[part]:>9}  {format_seconds(seconds):>7}  {100 * seconds / sum(split.parts.values()):.1f} %"
+    sums = split.sum_over_step
+    share = f"{100 * sums.median:.0f} % ({100 * sums.low:.0f} to {100 * sums.high:.0f})"
+    yield f"{'':9}  the parts, timed one by one, add up to {share} of a step"
+    yield f"first forward, with a prompt of {split.prompt} tokens: {split.encoding}"
+
+
+def details(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Each answer of the decoders whose kind is `diffusion`."""
+    for row in (row for row in rows if row["kind"] == "diffusion"):
+        for number, one in enumerate(row["generations"], start=1):
+            first, tokens, seconds = one["first_settled"], one["useful_tokens"], one["time"]["seconds"]
+            yield f"\n{row['name']}, answer {number}: {_milliseconds(one['time'])}"
+            yield f"{one['nfe']:9} forwards (NFE) of {one['positions']} positions, prompt of {one['prompt_tokens']} tokens"
+            yield f"{tokens:9} useful tokens, {tokens / seconds:.1f} useful tokens/s"
+            yield f"{tokens / one['nfe'] if one['nfe'] else 0:9.2f} useful tokens per forward"
+            if tokens:
+                yield f"{one['positions'] / tokens:9.1f} positions per useful token"
+            yield f"{format_seconds(first['seconds']):>9} to the first final token"
+            yield f"{format_bytes(one['peak_memory_bytes']):>9} of memory at most"
+            yield f"{100 * one['roofline_share']:9.0f} % of the roofline"
+
+
+def decoder_table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The decoders side by side, a line each."""
+    answers = len(rows[0]["generations"])
+    each = "1 answer" if answers == 1 else f"{answers} answers"
+    yield f"side by side, {each} each, in turns; medians; only useful tokens count"
+    for line in zip(*HEADS, strict=True):
+        yield _line(line)
+    for row in rows:
+        per_token = row["positions_per_useful_token"]
+        yield _line(
+            (
+                row["name"],
+                spread_text(row["useful_tokens_per_second"]),
+                "" if row["ratio"] is None else "1" if row["kind"] == AUTOREGRESSIVE else spread_text(row["ratio"]),
+                f"{row['nfe'] / answers:.1f}",
+                "" if per_token is None else f"{per_token:.1f}",
+                f"{row['tokens_per_forward']:.2f}",
+            )
+        )
+
+
+def notes(rows: list[dict[str, Any]], answers: SideBySide, report: dict[str, Any]) -> Iterator[str]:
+    """What the table of decoders compares, and what it does not."""
+    baseline, speeds = answers.baseline, answers.speeds
+    if report["model"]["random"]:
+        yield "Random weights: the times are valid, the answers mean nothing. Every decoder"
+        yield f"writes {report['config']['max_tokens']} tokens. How many tokens a forward commits, from left to right, is"
+        yield "assumed; what a trained model commits is not measured here."
+        if baseline:
+            yield _break_even(speeds, baseline)
+    elif baseline and baseline.decoder.name == f"mlx-lm, {SAME_WEIGHTS}":
+        yield "mlx-lm runs its own Qwen2 with the same weights, one token after the other."
+        yield "Its time is that of any Qwen2 of this shape and quantization; its text means"
+        yield "nothing. It writes as many tokens as diffucode's answers have useful ones."
+    elif baseline:
+        yield f"{baseline.decoder.name}: its own greedy answers, up to their end."
+    if any(row["kind"] == "reference" for row in rows):
+        yield "reference: one token a step, the whole canvas in every forward."
+    if any(len(speed.rounds) < max(len(speed.rounds) for speed in speeds) for speed in speeds):
+        yield f"A decoder that had run for {TIME_BUDGET:.0f} s got no further trial."
+
+
+def _break_even(speeds: list[Speed], baseline: Speed) -> str:
+    denoisers = [speed for speed in speeds if speed.decoder.kind == "diffusion"]
+    rate = break_even_rate(denoisers, baseline)
+    if rate is not None:
+        return f"As fast as mlx-lm at about {rate:.1f} useful tokens per forward (interpolated)."
+    rates = [speed.decoder.rate or 0 for speed in denoisers]
+    if max(median(speed.ratios(baseline)) for speed in denoisers) < 1:
+        return f"Slower than mlx-lm at {max(rates):g} useful tokens per forward, and below."
+    return f"As fast as mlx-lm, or faster, at {min(rates):g} useful tokens per forward."
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    name, *numbers = cells
+    first = f"{name:{WIDTHS[0]}}" if len(name) <= WIDTHS[0] else f"{name}\n{'':{WIDTHS[0]}}"
+    return first + "".join(f"{cell:>{width}}" for cell, width in zip(numbers, WIDTHS[1:], strict=True))
+
+
+def _milliseconds(time: dict[str, float]) -> str:
+    return format_spread(time["seconds"], time["low"], time["high"])
+
+
+def prediction_lines(prediction: dict[str, Any], ceilings: Ceilings) -> Iterator[str]:
+    """The results of `bench predict`, from what `predict_7b` returns."""
+    size = format_bytes(prediction["weight_bytes"])
+    yield f"PREDICTED, not measured: DiffuCoder-7B, {prediction['bits']} bits ({size}), on {ceilings.chip}"
+    yield from ceilings.lines()
+    overhead = f"{format_seconds(ceilings.overhead)} a forward" if ceilings.overhead else "not known: times are lower bounds"
+    yield f"{'overhead':10} {overhead}"
+    yield ""
+    yield "positions   predicted ms   bound by"
+    for row in prediction["forwards"]:
+        yield f"{row['positions']:9} {1e3 * row['seconds']:14.1f}   {row['bound_by']}"
+    yield ""
+    yield f"predicted: {prediction['free_positions']:.0f} positions in the time of reading the weights"
+    yield f"predicted: {prediction['autoregressive_tokens_per_second']:.1f} tokens/s one token after the other"
+    per_token = prediction["break_even_positions_per_useful_token"]
+    yield f"predicted: denoising is faster below {per_token:.1f} positions per useful token"
+    if one := prediction.get("generation"):
+        yield f"predicted: {format_seconds(one['seconds'])} for {one['nfe']} forwards of {one['positions']} positions in all"
+    if found := published(ceilings):
+        yield ""
+        yield "the same prediction for Llama-2-7B, and what llama.cpp measured (which its constants are fitted to):"
+        yield from (check.line() for check in found)
+
+
+def tuning_lines(tuning: Tuning, path: Path) -> Iterator[str]:
+    """The results of `bench tune`.
+
+    Args:
+        path: where the profile was stored.
+    """
+    for preset, found in tuning.points.items():
+        yield from _points(preset, found, tuning.chosen[preset])
+    yield f"stored in {path}"
+    yield f"generate, chat and eval use it for {tuning.profile.model} here, unless --window or --no-tuned"
+
+
+def _points(preset: str, found: list[Point], chosen: Point) -> Iterator[str]:
+    own = next(point for point in found if PRESETS[preset]["window"] == point.window)
+    yield f"{preset}: {len(found)} widths; forwards are counted and timed, answers are not judged"
+    yield f"{'width':>9}  {'forwards':>8}  {'positions':>9}  {'useful tokens':>13}  {'per useful token':>19}"
+    for point in found:
+        mark = " chosen" if point is chosen else " preset's" if point is own else ""
+        numbers = f"{point.nfe:8}  {point.positions:9}  {point.useful_tokens:13}  {format_seconds(point.per_token):>19}"
+        yield f"{point.width:9}  {numbers}{mark}"
+    share = chosen.per_token / own.per_token
+    yield f"{'':9}  {chosen.window}: {100 * share:.0f} % of the preset's time, estimated"
+    yield ""
