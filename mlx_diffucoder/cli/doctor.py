@@ -44,7 +44,7 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> int:
     }
     if not as_json:
         print(f"{'versions':10} " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()))
-        print("\n".join([*card.lines(), *(known.lines() if known else ["ceilings   not in the table: diffucode bench --card"])]))
+        print("\n".join([*card.lines(), *(known.lines() if known else ["ceilings   not in the table: diffucode bench card"])]))
         _print_memory(report["memory"])
         _print_cache(report["hub_cache"])
     checks = _self_test(quiet=as_json)
