@@ -116,7 +116,7 @@ def run(
     reference: Reference = False,
     tokens_per_forward: Annotated[
         float | None,
-        typer.Option(min=1, help="With --shape: an assumption.", show_default="1, 2, 4 and 8", rich_help_panel=ADVANCED),
+        typer.Option(min=1, help="With --shape: the number to assume.", show_default="1, 2, 4 and 8", rich_help_panel=ADVANCED),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the results to this JSON file.", show_default=False, rich_help_panel=OUTPUT)
