@@ -1,8 +1,8 @@
-"""Adapters: small trained weights (LoRA, DoRA) beside a checkpoint, in mlx-lm's file layout.
+"""Adapters: small trained weights (LoRA, DoRA) for a checkpoint, in mlx-lm's file layout.
 
-A folder holds `adapters.safetensors` and `adapter_config.json`, as mlx-lm writes and reads them. The
-configuration has one entry of our own, which says of which checkpoint the adapter is; an adapter without it is
-checked by its shapes alone.
+A folder holds `adapters.safetensors` and `adapter_config.json`, as mlx-lm writes and reads them. One more entry in the
+configuration, `diffucoder_base`, names the checkpoint that the adapter belongs to. An adapter without it is checked by its
+shapes alone.
 """
 
 import math
@@ -24,22 +24,22 @@ LEAVES = ("lora_a", "lora_b", "m")
 
 
 def base_identity(model: DiffusionModel, name: str) -> dict[str, str]:
-    """What `adapter_config.json` says about the checkpoint that an adapter is of."""
+    """The entry of `adapter_config.json` that names the checkpoint an adapter belongs to."""
     return {"name": name, "weights": weights_digest(model)}
 
 
 def apply_adapter(model: DiffusionModel, folder: Path) -> None:
-    """Put an adapter's layers and weights into a model, which is as its checkpoint has it.
+    """Add an adapter's layers and weights to a model as it was loaded, before any cast.
 
     Raises:
-        CheckpointError: the folder is no adapter or a damaged one, or it is another model's.
+        CheckpointError: the folder is not an adapter, is damaged, or belongs to another model.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; an adapter is a folder with {WEIGHTS} and {CONFIG}")
     config = _checked(read_json(folder / CONFIG), folder / CONFIG)
     base = config.get(BASE)
     if isinstance(base, dict) and base.get("weights") != weights_digest(model):
-        raise CheckpointError(f"{folder}: is an adapter of another model, {base.get('name')}; name that one with --model")
+        raise CheckpointError(f"{folder}: the adapter belongs to another model, {base.get('name')}; name that one with --model")
     from mlx_lm.tuner.utils import load_adapters
 
     try:
@@ -47,32 +47,32 @@ def apply_adapter(model: DiffusionModel, folder: Path) -> None:
             names = set(stored.keys())
         load_adapters(model=model, adapter_path=str(folder))
     except ValueError as error:  # mlx-lm's list of what does not fit
-        raise CheckpointError(f"{folder}: is an adapter of another model: {str(error).splitlines()[1].strip()}") from None
+        raise CheckpointError(f"{folder}: the adapter belongs to another model: {str(error).splitlines()[1].strip()}") from None
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]})") from None
     if missing := sorted(adapter_names(model) - names):
-        raise CheckpointError(f"{folder / WEIGHTS}: lacks {missing[0]}; is it damaged, or of another model?")
+        raise CheckpointError(f"{folder / WEIGHTS}: lacks {missing[0]}; it is damaged, or belongs to another model")
     model.eval()
 
 
 def adapter_names(model: DiffusionModel) -> set[str]:
-    """The weights of a model that are an adapter's."""
+    """The names of a model's weights that belong to an adapter."""
     parameters: Any = tree_flatten(model.parameters())
     return {name for name, _ in parameters if name.rpartition(".")[2] in LEAVES}
 
 
 def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """An adapter's configuration, or `CheckpointError` where mlx-lm would stumble over it."""
+    """An adapter's configuration. Raises `CheckpointError` for one that mlx-lm would fail on."""
     kind = config.get("fine_tune_type", "lora")
     if kind not in KINDS:
         raise CheckpointError(f"{path}: fine_tune_type is {kind!r}, not one of {', '.join(KINDS)}")
     settings = config.get("lora_parameters")
     if not isinstance(settings, dict):
-        raise CheckpointError(f"{path}: has no lora_parameters; is it an adapter's?")
+        raise CheckpointError(f"{path}: has no lora_parameters; is this the file of an adapter?")
     numbers = {"num_layers": config.get("num_layers"), **{name: settings.get(name) for name in ("rank", "scale", "dropout")}}
     for name, value in numbers.items():
         whole = name in ("num_layers", "rank")
         fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if value is None or not fits or not (1 if whole else 0) <= value < math.inf:
-            raise CheckpointError(f"{path}: {name} is {value!r}, not a number that can be")
+            raise CheckpointError(f"{path}: {name} is {value!r}, which is not a valid number")
     return config

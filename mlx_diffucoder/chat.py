@@ -1,4 +1,4 @@
-"""A conversation: its turns, what of them fits into a model's context, and the file it is kept in."""
+"""A conversation: its turns, the turns that fit a model's context, and its file."""
 
 import json
 from bisect import bisect_left
@@ -15,7 +15,7 @@ VERSION = 1
 
 
 class Fitting(NamedTuple):
-    """A prompt, and how many of the oldest turns were left out of it."""
+    """A prompt's ids, and the number of the oldest turns that it leaves out."""
 
     ids: list[int]
     dropped: int
@@ -23,7 +23,7 @@ class Fitting(NamedTuple):
 
 @dataclass(frozen=True)
 class Turn:
-    """What was said, and what was answered; of an answer that was stopped, what was finished."""
+    """A message and its answer; of an answer that was stopped, the finished part."""
 
     user: str
     answer: str
@@ -31,25 +31,26 @@ class Turn:
 
 @dataclass(frozen=True)
 class Chat:
-    """The system message and the turns so far. A value: what is added makes another one."""
+    """The system message and the turns so far. Adding a turn makes a new object."""
 
     system: str | None = None
     turns: tuple[Turn, ...] = ()
 
     def with_turn(self, user: str, answer: str) -> Self:
+        """The chat with one more turn."""
         return type(self)(self.system, (*self.turns, Turn(user, answer)))
 
     def messages(self, user: str, dropped: int = 0) -> list[dict[str, str]]:
-        """A chat template's messages, up to a new one of the user's; without the oldest `dropped` turns."""
-        said = [{"role": "system", "content": self.system}] if self.system is not None else []
+        """The chat template's messages up to a new message of the user, without the oldest `dropped` turns."""
+        messages = [{"role": "system", "content": self.system}] if self.system is not None else []
         for turn in self.turns[dropped:]:
-            said += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.answer}]
-        return [*said, {"role": "user", "content": user}]
+            messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.answer}]
+        return [*messages, {"role": "user", "content": user}]
 
-    def prompt(self, tokenizer: Tokenizer, user: str, room: int) -> Fitting:
-        """The ids of the chat with a new message: of all turns, or of as many of the latest as take `room` ids at most.
+    def prompt(self, tokenizer: Tokenizer, user: str, limit: int) -> Fitting:
+        """The ids of the chat with a new message, without as many of the oldest turns as `limit` ids require.
 
-        The system message and the new one always stay, whether they fit or not.
+        The system message and the new message always stay, even if they are longer than `limit`.
 
         Raises:
             PromptError, CheckpointError: as `Tokenizer.encode_messages`.
@@ -58,14 +59,14 @@ class Chat:
         def ids(dropped: int) -> list[int]:
             return tokenizer.encode_messages(self.messages(user, dropped))
 
-        dropped = bisect_left(range(len(self.turns)), True, key=lambda count: len(ids(count)) <= room)
+        dropped = bisect_left(range(len(self.turns)), True, key=lambda count: len(ids(count)) <= limit)
         return Fitting(ids(dropped), dropped)
 
     def save(self, path: Path) -> None:
-        """Write the chat as JSON. A file that is there is replaced only if it is a saved chat.
+        """Write the chat as JSON. An existing file is replaced only if it is a saved chat.
 
         Raises:
-            ChatError: it cannot be written, or would take another file's place.
+            ChatError: the file cannot be written, or exists and is not a saved chat.
         """
         try:
             if path.exists():
@@ -73,37 +74,39 @@ class Chat:
             text = json.dumps({"diffucode_chat": VERSION, **asdict(self)}, indent=1, ensure_ascii=False)
             write_atomically(path, text + "\n", private=True)
         except OSError as error:
-            raise ChatError(f"{path}: the chat cannot be saved there ({error.strerror}); name another file") from None
+            raise ChatError(f"{path}: cannot be written ({error.strerror}); name another file") from None
 
     def _check_replaceable(self, path: Path) -> None:
         try:
             self.load(path)
         except ChatError:
-            raise ChatError(f"{path}: is there and is no saved chat, so it stays as it is; name another file") from None
+            raise ChatError(f"{path}: exists and is not a saved chat; name another file") from None
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote. Raises `ChatError`, naming the file and what is wrong with it."""
+        """Read what `save` wrote. Raises `ChatError`, which names the file and what is wrong with it."""
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ChatError(f"{path}: cannot be read ({error.strerror})") from None
         except (ValueError, RecursionError) as error:
-            raise ChatError(f"{path}: damaged, or no saved chat ({error})") from None
+            raise ChatError(f"{path}: damaged, or not a saved chat ({error})") from None
         version = kept.get("diffucode_chat") if isinstance(kept, dict) else None
         if not isinstance(version, int):
-            raise ChatError(f"{path}: no saved chat (it has no diffucode_chat)")
+            raise ChatError(f"{path}: not a saved chat (it has no diffucode_chat)")
         if version != VERSION:
-            raise ChatError(f"{path}: a chat of version {version}, and this program reads {VERSION}; use the one that saved it")
+            raise ChatError(
+                f"{path}: a chat of version {version}, but this program reads version {VERSION}; use the one that saved it"
+            )
         return cls._of(path, kept)
 
     @classmethod
     def _of(cls, path: Path, kept: Mapping[str, Any]) -> Self:
         system, turns = kept.get("system"), kept.get("turns")
         if not (system is None or _is_text(system)):
-            raise ChatError(f"{path}: damaged: system is no text")
+            raise ChatError(f"{path}: damaged: system is not text")
         if not isinstance(turns, list):
-            raise ChatError(f"{path}: damaged: turns is no list")
+            raise ChatError(f"{path}: damaged: turns is not a list")
         for number, turn in enumerate(turns, 1):
             if not isinstance(turn, dict) or not (_is_text(turn.get("user")) and _is_text(turn.get("answer"))):
                 raise ChatError(f"{path}: damaged: turn {number} is not a user's text and an answer")

@@ -1,4 +1,4 @@
-"""A checkpoint folder: what its files hold, checked from their headers before any weight is read."""
+"""A checkpoint folder: its configuration and its weights, checked from the files' headers before any weight is read."""
 
 import hashlib
 import os
@@ -26,8 +26,8 @@ QUANTIZATIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "mxfp8": ((32,), (8,)),
     "nvfp4": ((16,), (4,)),
 }
-"""What each of MLX's modes can do: group sizes and bits, the default first."""
-SAMPLED = 16  # elements of each weight
+"""The group sizes and bits of each of MLX's modes, the default first."""
+SAMPLED = 16  # elements of each weight in a digest
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def read_headers(folder: Path) -> dict[str, StoredWeight]:
     """Every weight of a folder by its name, from the headers of its shards.
 
     Raises:
-        CheckpointError: no weights, a shard that is missing or whose size does not fit its header,
-            or a weight that two shards hold.
+        CheckpointError: the folder has no weights, a shard is missing or truncated, or two shards hold the same
+            weight.
     """
     weights: dict[str, StoredWeight] = {}
     for file in shards(folder):
@@ -71,22 +71,22 @@ def read_headers(folder: Path) -> dict[str, StoredWeight]:
                 raise CheckpointError(f"{file}: cannot be read (permission denied)") from None
             raise CheckpointError(f"{file}: truncated or damaged ({error}); download the file again") from None
         if twice := weights.keys() & found.keys():
-            raise CheckpointError(f"{file}: {min(twice)} also stands in {weights[min(twice)].file.name}; which is right?")
+            raise CheckpointError(f"{file}: {min(twice)} is also in {weights[min(twice)].file.name}; remove one of the two files")
         weights |= found
     return weights
 
 
 def shards(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights. Raises `CheckpointError` where one is missing."""
+    """The files of a folder's weights. Raises `CheckpointError` where one is missing."""
     if (folder / INDEX).exists():
         names = read_json(folder / INDEX).get("weight_map")
         if not isinstance(names, dict) or not names:
             raise CheckpointError(f"{folder / INDEX}: has no weight_map; download the file again")
         files = [folder / str(name) for name in sorted(set(map(str, names.values())))]
         if odd := [file for file in files if file.parent != folder or file.suffix != ".safetensors"]:
-            raise CheckpointError(f"{folder / INDEX}: names {str(odd[0])[:200]}, which is no .safetensors file of this folder")
+            raise CheckpointError(f"{folder / INDEX}: names {str(odd[0])[:200]}, which is not a .safetensors file of this folder")
         if lost := [file.name for file in files if not file.exists()]:
-            raise CheckpointError(f"{folder}: the shard {lost[0]} is missing, which {INDEX} names; download it again")
+            raise CheckpointError(f"{folder}: the shard {lost[0]} is missing, though {INDEX} names it; download it again")
         return files
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
@@ -101,14 +101,14 @@ def stored_weights(folder: Path, model: DiffusionModel) -> dict[str, StoredWeigh
 
 
 def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
-    """The model of a folder with its weights not read yet, and its `config.json`.
+    """The model of a folder, its weights not read yet, and its `config.json`.
 
-    MLX reads an array from its file when it is first evaluated. Nothing is copied or held twice.
+    MLX reads an array from its file when the array is first evaluated. Nothing is copied or held twice.
 
     Raises:
         ConfigError: `config.json` is of no family that is known, or has a value that cannot work.
-        CheckpointError: the folder lacks a file or a weight, has one too many, or one of a wrong
-            shape; the message names it.
+        CheckpointError: the folder lacks a file or a weight, or has an unknown weight or one of a wrong shape; the
+            message names it.
     """
     family, config, raw = read_model_config(folder)
     model = DiffusionModel(config, family)
@@ -137,17 +137,17 @@ def weights_digest(model: DiffusionModel) -> str:
 
 
 def check_quantization(entry: dict[str, Any], path: Path) -> None:
-    """Raise `CheckpointError` for bits, a group size or a mode that MLX does not have: it would stop the process."""
+    """Raise `CheckpointError` for a mode, bits or a group size that MLX does not have; MLX would end the process."""
     mode = entry.get("mode", "affine")
     groups, bits = QUANTIZATIONS.get(mode, ((), ())) if isinstance(mode, str) else ((), ())
-    # Null is the mode's default: mlx-lm writes it for each layer of a mixed recipe.
+    # Null means the mode's default. mlx-lm writes it for each layer of a mixed recipe.
     if not groups or entry.get("group_size") not in (None, *groups) or entry.get("bits") not in (None, *bits):
-        said = ", ".join(f"{key} {entry.get(key)!r}" for key in ("mode", "bits", "group_size") if key in entry)
-        raise CheckpointError(f"{path}: the quantization block cannot be used ({said})")
+        stated = ", ".join(f"{key} {entry.get(key)!r}" for key in ("mode", "bits", "group_size") if key in entry)
+        raise CheckpointError(f"{path}: the quantization block cannot be used ({stated})")
 
 
 def _quantize_structure(model: DiffusionModel, raw: dict[str, Any], stored: dict[str, StoredWeight], folder: Path) -> None:
-    """Put quantized layers where the folder has quantized weights, with the bits `config.json` gives them."""
+    """Replace the layers whose weights are quantized in the folder by quantized ones, as `config.json` describes them."""
     quantization = raw.get("quantization") or raw.get("quantization_config")
     quantized = any(name.endswith(".scales") for name in stored)
     if not quantized and not quantization:
@@ -176,7 +176,7 @@ def _quantize_structure(model: DiffusionModel, raw: dict[str, Any], stored: dict
             mode=quantization.get("mode", "affine"),
             class_predicate=parameters,
         )
-    except (ValueError, TypeError) as error:  # a width that the group size does not divide
+    except (ValueError, TypeError) as error:  # the group size does not divide a row
         raise CheckpointError(f"{path}: the quantization block does not fit the model ({_first(error)})") from None
 
 
@@ -192,7 +192,7 @@ def _check_weights(model: DiffusionModel, stored: dict[str, StoredWeight], folde
         name = wrong[0]
         raise CheckpointError(
             f"{stored[name].file}: {_few('wrongly shaped weight', wrong)}: {name} is"
-            f" {list(stored[name].shape)}, and config.json makes it {list(expected[name])}"
+            f" {list(stored[name].shape)}, but by config.json it must be {list(expected[name])}"
         )
     if odd := sorted(name for name in expected if stored[name].dtype not in kinds[name]):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The names, parameters and bounds of the commit rules and windows. Nothing is imported here that is slow."""
+"""The names, parameters and bounds of the commit rules and windows. This module imports nothing slow."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from .errors import ConfigError, did_you_mean
 
 
 class Parameter(NamedTuple):
-    """A number that a rule or window takes: whole where its default is."""
+    """A number that a rule or window takes; a whole number where its default is an `int`."""
 
     default: float
     low: float
@@ -28,7 +28,7 @@ RULES: Choices = {
     "prior": {"tau": Parameter(0.9, 0, 1), "decay": Parameter(0.01, 0, 100)},
     "backtrack": {"tau": Parameter(0.8, 0, 1), "fall": Parameter(0.8, 0, 1), "limit": Parameter(1, 0, 2**10)},
 }
-"""What `GenerationConfig.rule` can name; `rules.py` says what each does."""
+"""The values of `GenerationConfig.rule`; `decoding/rules` implements them."""
 
 
 BLOCK = {"size": Parameter(32, 1, 2**20), "stop": Parameter(1, 0, 1)}
@@ -42,14 +42,14 @@ WINDOWS: Choices = {
     "drafts": {"ahead": Parameter(8, 1, 256)},
     "sliding": {"width": Parameter(24, 1, 2**20), "suffix": Parameter(4, 0, 2**20), "refresh": Parameter(0, 0, 2**20)},
 }
-"""What `GenerationConfig.window` can name; `windows.py` says what each does."""
+"""The values of `GenerationConfig.window`; `decoding/windows` implements them."""
 
 
 def parse_choice(text: str, choices: Choices, field: str) -> tuple[str, dict[str, float]]:
-    """`threshold:tau=0.8` -> `("threshold", {"tau": 0.8})`, with the defaults of what is not said.
+    """`threshold:tau=0.8` -> `("threshold", {"tau": 0.8})`; parameters that are not given have their defaults.
 
     Raises:
-        ConfigError: a name, parameter or value that is not among `choices`; it says what is.
+        ConfigError: the name, a parameter or a value is not among `choices`; the message lists those that are.
     """
     name, _, rest = str(text).partition(":")
     if name not in choices:

@@ -1,4 +1,4 @@
-"""The two configurations: the checkpoint's, read leniently, and the user's, read strictly."""
+"""`GenerationConfig`: how to decode, and the presets. Unknown names and values that cannot work are errors."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from typing import Any, Self
 from .choices import RULES, WINDOWS, parse_choice
 from .errors import ConfigError, did_you_mean
 
-MAX_STEPS = 2**20  # past this, float32 cannot tell one timestep of the schedule from the next
+MAX_STEPS = 2**20  # with more, float32 cannot tell one timestep of the schedule from the next
 EPS = 1e-3
 ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
 
@@ -18,49 +18,46 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {"rule": "threshold:tau=0.9", "window": "sliding:width=24,suffix=4"},
     "fast": {"rule": "backtrack:tau=0.7,fall=0.8", "window": "sliding:width=28,suffix=0"},
 }
-"""Named configurations; the README has what each was measured to do, and on which model."""
+"""Named configurations. The documentation has what was measured of each, and on which model."""
 
 HOLES: Mapping[str, Any] = {"max_tokens": 64, "window": "sliding:width=64,suffix=0"}
-"""What holds for holes in a text where nothing else is said: `max_tokens` is the longest hole."""
-OF_ANSWERS = ("reference", "prefill", "until")
-"""Fields of `GenerationConfig` that mean nothing to holes."""
+"""Defaults for infilling; `max_tokens` is the length of the longest hole that is tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """How to decode. The defaults are greedy, as the preset `balanced` has it.
+    """How to decode. The defaults are the preset `balanced` at temperature 0.
 
     Attributes:
-        max_tokens: masks on the canvas behind the prompt; the longest answer, in tokens.
-        steps: denoising steps the schedule is spread over; None is one step a token.
-        alg: the score that orders the commits: `entropy`, `maskgit_plus` (probability of the
-            chosen token), `topk_margin` (p1 - p2), or `origin` (uniformly random order).
-        temperature: 0 takes the most probable token, above 0 draws.
-        top_p: nucleus: drop the tokens past this cumulative probability. It truncates the
-            distribution that scores are computed of, so it matters at temperature 0 as well.
-        top_k: keep the k most probable tokens; 0 keeps all. At temperature 0 as for `top_p`.
-        alg_temp: 0 commits the best scores; above 0 draws the positions from softmax(score / alg_temp).
-        eps: where the reference's timesteps end (they run from 1).
-        seed: of every random choice; None takes a fresh one.
-        raw: a text prompt is taken as it is, with no chat template, and special tokens written
-            in it act as such.
-        system: the system message of the chat template, where it has room for one.
-        rule: how many are committed in a step: `schedule` (the reference's), or an adaptive rule with
-            its parameters, as in `threshold:tau=0.8`; see `RULES`. `auto` is the preset `balanced`'s,
-            but the schedule where one of its fields is given (steps, eps, alg_temp, alg `origin`,
-            reference) or the window is `drafts`.
-        window: what is forwarded: `whole` (the reference) or `sliding:width=24`; see `WINDOWS`. `auto` is
-            `whole` for the schedule and `balanced`'s for other rules. Neither stays `auto`: what it
-            stood for is what the object holds.
-        prefill: how the answer starts: known text on the canvas behind the prompt, and part of the answer.
-        until: texts at which an answer ends, before the first that its settled text contains.
-        ban_tokens: tokens never to be chosen, as text (that of one token) or ids.
-        reference: the reference decoder to the letter. Nothing keeps it from choosing the mask
-            token or an id that the tokenizer does not know, and every one of `steps` runs a forward.
+        max_tokens: the masks after the prompt, and so the longest answer, in tokens.
+        steps: the denoising steps of the schedule; None for one step a token.
+        alg: the score that orders the commits: `entropy`, `maskgit_plus` (the probability of the chosen token),
+            `topk_margin` (p1 - p2), or `origin` (a uniformly random order).
+        temperature: 0 takes the most probable token, a larger value draws.
+        top_p: nucleus sampling: keep the most probable tokens up to this cumulative probability. Scores are
+            computed from what is kept, so this matters at temperature 0 too.
+        top_k: keep the k most probable tokens; 0 keeps all. It matters at temperature 0 too.
+        alg_temp: 0 commits the best scores; a larger value draws the positions from softmax(score / alg_temp).
+        eps: the last timestep of the reference's schedule, which starts at 1.
+        seed: the seed of every random choice; None for a new one each time.
+        raw: use no chat template. Special tokens written in a text prompt become control tokens.
+        system: the system message of the chat template.
+        rule: how many tokens a step commits: `schedule` (the reference's), or an adaptive rule with its
+            parameters, such as `threshold:tau=0.8`; see `RULES`. `auto` becomes the preset `balanced`'s rule,
+            or `schedule` where a field of the schedule is set (steps, eps, alg_temp, alg `origin`, reference)
+            or the window is `drafts`.
+        window: which positions a step forwards: `whole` (the reference's), or a window with its parameters, such
+            as `sliding:width=24`; see `WINDOWS`. `auto` becomes `whole` for the schedule, and the preset
+            `balanced`'s window for other rules.
+        prefill: the start of the answer, as text that is on the canvas from the beginning.
+        until: an answer ends before the first of these texts.
+        ban_tokens: tokens that are never chosen, as ids or as the text of one token.
+        reference: decode as the reference code does. It may choose the mask token or an id without a token, and
+            every one of `steps` runs a forward.
 
     Raises:
-        ConfigError: a value that cannot work, by the field's name.
-        TypeError: a field that does not exist.
+        ConfigError: a value cannot work; the message begins with the field's name.
+        TypeError: there is no such field.
 
     Source: the generation config of Dream's `diffusion_generate` (DiffuCoder, arXiv 2506.20639).
     """
@@ -96,7 +93,7 @@ class GenerationConfig:
         self._check_whole("top_k", 0, None)
         if self.seed is not None:
             self._check_whole("seed", 0, 2**64 - 1)
-        # Beyond these float32 overflows; nothing between 0 and the first can be told from 0.
+        # Beyond these float32 overflows. A smaller temperature cannot be told from 0.
         self._check_real("temperature", lambda t: t == 0 or 1e-6 <= t <= 1e6, "0, or from 1e-06 to 1e+06")
         self._check_real("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1")
         self._check_real("alg_temp", lambda t: t == 0 or 1e-6 <= t <= 1e6, "0, or from 1e-06 to 1e+06")
@@ -107,28 +104,28 @@ class GenerationConfig:
         if self.system is not None and not isinstance(self.system, str):
             raise self._wrong("system", "text")
         if self.raw and self.system is not None:
-            raise ConfigError("system needs the chat template, and raw goes without it", field="system")
+            raise ConfigError("system needs the chat template, which raw leaves out", field="system")
 
         self._check_constraints()
         self._choose_for_auto()
         parse_choice(self.rule, RULES, "rule")
         parse_choice(self.window, WINDOWS, "window")
         if self.rule != "schedule" and (self.steps is not None or self.alg == "origin" or self.alg_temp):
-            raise ConfigError(f"rule {self.rule} decides by itself: steps, alg_temp and origin belong to schedule", field="rule")
+            raise ConfigError(f"rule {self.rule} takes no steps, alg_temp or origin; use the rule schedule", field="rule")
         if self.reference and (self.rule, self.window) != ("schedule", "whole"):
-            raise ConfigError("reference is the rule 'schedule' on the window 'whole'", field="reference")
+            raise ConfigError("reference needs the rule 'schedule' and the window 'whole'", field="reference")
 
     def _check_constraints(self) -> None:
         if not isinstance(self.prefill, str):
             raise self._wrong("prefill", "text")
-        for name in ("until", "ban_tokens"):  # lists are taken too, as JSON has them
+        for name in ("until", "ban_tokens"):  # JSON has lists
             if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), tuple | list):
                 raise self._wrong(name, "a list")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not all(isinstance(text, str) and text for text in self.until):
-            raise self._wrong("until", "texts, and not empty")
+            raise self._wrong("until", "a list of texts that are not empty")
         if not all(one if isinstance(one, str) else is_number(one, int) and one >= 0 for one in self.ban_tokens):
-            raise self._wrong("ban_tokens", "tokens' texts or ids")
+            raise self._wrong("ban_tokens", "a list of tokens, each as text or id")
 
     def _choose_for_auto(self) -> None:
         scheduled = self.steps is not None or self.eps != EPS or self.alg_temp or self.alg == "origin" or self.reference
@@ -154,11 +151,11 @@ class GenerationConfig:
 
     @classmethod
     def preset(cls, name: str, **fields: Any) -> Self:
-        """The configuration that a preset names, with other values for some fields.
+        """The configuration of a preset, with other values for some fields.
 
         Raises:
             ConfigError: there is no such preset, or a value cannot work.
-            TypeError: a field that does not exist.
+            TypeError: there is no such field.
         """
         if name not in PRESETS:
             near = did_you_mean(str(name), PRESETS)
@@ -166,9 +163,10 @@ class GenerationConfig:
         return cls(**{**PRESETS[name], **fields})
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
+        """Every field, ready for JSON."""
         return asdict(self)
 
 
 def is_number(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind of number, and not True or False."""
     return isinstance(value, kind) and not isinstance(value, bool)  # True is an int to Python

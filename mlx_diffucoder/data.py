@@ -1,7 +1,7 @@
-"""Files of texts, one JSON object a line, as the ids of a prompt and of what was answered.
+"""Files of texts to train, calibrate or compare on: JSONL rows, and their token ids.
 
-Of a task file the prompts and the solutions are taken. Not covered: conversations' tool calls, and
-content that is not text.
+Task files serve too, with their solutions as answers. Not covered: tool calls in conversations, and content that is
+not text.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from .tasks import read_rows, task_of, text_in
 from .tokenizer import Tokenizer
 
 HELD_OUT = Path(__file__).with_name("texts.jsonl")
-"""80 small Python functions and the English that asks for them: the unseen ones of `bench/tasks/functions.jsonl`."""
+"""80 small Python functions with prompts in English: the unseen tasks of `bench/tasks/functions.jsonl`."""
 
 Message = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A row of a file: what was asked, as a chat (empty where nothing was), and what was answered."""
+    """A row of a file: the messages of a chat (none for plain text), and the answer. `where` is its file and line."""
 
     where: str
     messages: tuple[Message, ...]
@@ -30,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Text:
-    """A sample in a tokenizer's ids; the prompt has at least one and is never masked, the answer has its end token."""
+    """The ids of a sample. The prompt has at least one id and is never masked; the answer ends with its end token."""
 
     where: str
     prompt: tuple[int, ...]
@@ -40,12 +40,12 @@ class Text:
 def read_samples(path: Path, limit: int | None = None) -> list[Sample]:
     """The samples of a JSONL file, at most `limit`.
 
-    A row has `prompt` and `completion`; or `messages`, of which the last is the answer; or is a task
-    with its solution, as `read_tasks` reads them; or has a `text`.
+    A row has `prompt` and `completion`; or `messages`, the last of which is the answer; or a `text`; or it is a task
+    with its solution, in a format of `read_tasks`.
 
     Raises:
-        TaskError: the file cannot be read or holds no text, or a line is none of these; the message
-            names file and line.
+        TaskError: the file cannot be read or holds no text, or a line has another format; the message names the
+            file and the line.
     """
     samples = [_sample(row, where) for where, row in read_rows(path)][:limit]
     if not samples:
@@ -54,11 +54,11 @@ def read_samples(path: Path, limit: int | None = None) -> list[Sample]:
 
 
 def encode_samples(samples: Sequence[Sample], tokenizer: Tokenizer, context: int) -> list[Text]:
-    """The ids of samples, prompts by the checkpoint's chat template, or as they are where it has none.
+    """The ids of samples. Prompts go through the checkpoint's chat template where it has one.
 
     Raises:
-        TaskError: a sample is longer than `context`, too short to mask a token of it, or cannot be
-            encoded; the message names file and line.
+        TaskError: a sample is longer than `context` tokens, has a single token, or cannot be encoded; the message
+            names the file and the line.
     """
     return [_encoded(sample, tokenizer, context) for sample in samples]
 
@@ -72,16 +72,16 @@ def _encoded(sample: Sample, tokenizer: Tokenizer, context: int) -> Text:
         else:
             prompt = tokenizer.encode_plain("\n\n".join(message["content"] for message in sample.messages))
         answer = tokenizer.encode_plain(sample.answer) + ([end] if end is not None else [])
-    except CheckpointError as error:  # its template refuses these messages
+    except CheckpointError as error:  # the template refuses these messages
         raise CheckpointError(f"{sample.where}: {error}") from None
     except DiffucoderError as error:
         raise TaskError(f"{sample.where}: {error}") from None
-    if not prompt:  # the shift: the first token of a canvas is predicted by none
+    if not prompt:  # by the shift, no row predicts the first token
         prompt, answer = answer[:1], answer[1:]
     if not answer:
-        raise TaskError(f"{sample.where}: is a single token; there must be one before those that are masked")
+        raise TaskError(f"{sample.where}: is a single token; give at least two")
     if (length := len(prompt) + len(answer)) > context:
-        raise TaskError(f"{sample.where}: is {length} tokens long, and the model's context {context}; shorten or remove it")
+        raise TaskError(f"{sample.where}: is {length} tokens long, but the model's context is {context}; shorten or remove it")
     return Text(sample.where, tuple(prompt), tuple(answer))
 
 
@@ -94,14 +94,14 @@ def _sample(row: dict[str, Any], where: str) -> Sample:
     if "canonical_solution" in row or "test_list" in row:
         task = task_of(row, where)
         if task.solution is None:
-            raise TaskError(f"{where}: has no solution (canonical_solution, or MBPP's code) that could be masked")
-        # A stub is asked for in a markdown code block.
+            raise TaskError(f"{where}: has no solution; add canonical_solution, or code for MBPP")
+        # The prompt of a stub asks for a markdown code block.
         answer = task.solution if task.stub is None else f"```python\n{task.solution.strip()}\n```"
         return _asked(task.prompt, answer, where)
     if "text" in row:
         return Sample(where, (), text_in(row, "text", where))
     raise TaskError(
-        f"{where}: not a text of a known format: rows have prompt and completion, or messages, or text, or are tasks with a"
+        f"{where}: not a known format; a row has prompt and completion, or messages, or text, or is a task with a"
         " canonical_solution"
     )
 

@@ -1,4 +1,4 @@
-"""What can go wrong because of what a user gave us: each class is one line on stderr in the CLI.
+"""Errors that a user's input can cause. The command line prints each as one line on stderr.
 
 Every message names the file, field or flag at fault and says what to do about it.
 """
@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 class DiffucoderError(Exception):
     """Base of every error that a user's input can cause.
 
-    `field` is the `GenerationConfig` field at fault, where there is one; messages open with it.
+    Attributes:
+        field: the field of a configuration that is at fault, or None. The message begins with its name.
     """
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
@@ -18,7 +19,7 @@ class DiffucoderError(Exception):
 
 
 class ConfigError(DiffucoderError, ValueError):
-    """A `config.json` or a `GenerationConfig` holds a value that cannot work."""
+    """A `config.json` or a configuration object holds a value that cannot work."""
 
 
 class CheckpointError(DiffucoderError):
@@ -30,56 +31,56 @@ class PromptError(DiffucoderError, ValueError):
 
 
 class FileError(DiffucoderError):
-    """A file has no hole where one is asked for, is no text, or cannot be replaced."""
+    """A file to infill has no hole or is not text, or a file cannot be written."""
 
 
 class HubError(DiffucoderError):
-    """The Hugging Face Hub could not be reached, or does not have what was asked for."""
+    """The Hugging Face Hub cannot be reached, or does not have the model."""
 
 
 class ConvertError(DiffucoderError):
-    """A conversion was asked for that cannot be written."""
+    """A conversion cannot be made, or its folder cannot be written."""
 
 
 class TaskError(DiffucoderError):
-    """A file of tasks, texts or results is broken, or does not fit the run."""
+    """A file of tasks, texts or results is damaged, or belongs to another run."""
 
 
 class ExecutionError(DiffucoderError):
-    """Generated code may not be run, or no process could be started for it."""
+    """Generated code may not be run, no process could be started for it, or a package is missing."""
 
 
 class BenchError(DiffucoderError):
-    """A measurement was asked for that cannot be made, or of a chip that is not known."""
+    """A measurement cannot be made, or a chip is not known."""
 
 
 class DoctorError(DiffucoderError):
-    """This machine does not compute what it should."""
+    """This machine computes wrong results."""
 
 
 class TraceError(DiffucoderError):
-    """A trace cannot be written, is damaged, or was written by another version."""
+    """A trace cannot be written, is damaged, or is of another version."""
 
 
 class ChatError(DiffucoderError):
-    """A command in a chat, or the file of a saved one, that cannot be followed."""
+    """A command in a chat is wrong, or the file of a saved chat cannot be used."""
 
 
 class SettingsError(DiffucoderError):
-    """The file of defaults, or a variable that sets one, holds a key or value that cannot work."""
+    """The file of defaults, or a variable that sets one, holds a wrong key or value."""
 
 
 class TrainError(DiffucoderError):
-    """A training run was asked for that cannot be made, cannot go on, or has gone astray."""
+    """A training run cannot start or continue, or has diverged."""
 
 
 def one_of(among: Sequence[str], word: object) -> str:
-    """`one of a, b, not 'c'`, and what may be meant."""
+    """`one of a, b, not 'c'`, followed by a guess at what was meant."""
     return f"one of {', '.join(among)}, not {word!r}{did_you_mean(str(word), among)}"
 
 
 def did_you_mean(word: str, among: Iterable[str]) -> str:
-    """`; did you mean 'this'?`, where something is spelt much like `word`, capitals or not; otherwise nothing."""
+    """`; did you mean 'this'?` where a name is spelt much like `word`, whatever its capitals; otherwise an empty text."""
     from difflib import get_close_matches
 
     names = {one.lower(): one for one in among}

@@ -1,17 +1,17 @@
-"""EvalPlus's rows that carry inputs and no tests: the answer against the canonical solution.
+"""Tests for EvalPlus rows, which have inputs but no tests: the answer must do what the canonical solution does.
 
-Two results agree when they are equal, or when their numbers are within `atol` (plus 1e-7 relative);
-floats get 1e-6 where the row says 0, as in EvalPlus (arXiv 2305.01210). One task, the root of a
-polynomial, has more than one right answer and is checked by its own equation.
+Two results agree when they are equal, or when their numbers differ by at most `atol` (plus 1e-7 relative). As in EvalPlus
+(arXiv 2305.01210), floats get an `atol` of 1e-6 where the row says 0. One task, the root of a polynomial, has several
+right answers, so the answer is put into the polynomial.
 
-Not covered: EvalPlus's time limit for each input; the whole program has one.
+Not covered: EvalPlus's time limit for each input. The program as a whole has a time limit.
 """
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-# Python that runs beside the answer, behind limits. One name only, lest it takes the place of one of the answer's.
+# Runs in the answer's process. It defines one name only, so that it hides none of the answer's.
 PROGRAM = '''
 def _diffucode_compare(candidate, name, solution, inputs, atol):
     import copy
@@ -48,6 +48,11 @@ def _diffucode_compare(candidate, name, solution, inputs, atol):
 
 
 def differential_tests(name: str, solution: str, inputs: Sequence[Sequence[Any]], atol: float) -> str:
-    """Python that raises `AssertionError` unless the function `name` does on `inputs` what it does in `solution`."""
+    """Python that raises `AssertionError` unless the function `name` gives the same results as in `solution`.
+
+    Args:
+        inputs: the arguments of each call.
+        atol: the largest absolute difference of two numbers that count as equal.
+    """
     call = f"_diffucode_compare({name}, {name!r}, {solution!r}, {json.dumps(list(inputs))!r}, {float(atol)!r})"
     return f"{PROGRAM}\n\n{call}\n"

@@ -1,6 +1,6 @@
 """From a name to a model: the bundled checkpoint, a folder, or the Hugging Face Hub.
 
-This is the program's one door to the Hub.
+Only this module and `convert/hub.py` talk to the Hub.
 """
 
 import os
@@ -24,12 +24,12 @@ from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
 
 DEFAULT_MODEL = "mlx-community/DiffuCoder-7B-cpGRPO-8bit"
-"""What the command line runs when no model is named."""
+"""The model of the command line when you name none."""
 POCKET = "pocket"
-"""The name of the bundled checkpoint; it is never downloaded."""
+"""The name of the bundled checkpoint, which is never downloaded."""
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")
-"""What is fetched of a Hub repository: never code."""
-NO_DOWNLOAD = f"check the network and the disk, name a folder, or use -m {POCKET}, which needs neither"
+"""The files to download from a Hub repository: never code."""
+NO_DOWNLOAD = f"check the network and the disk, name a folder, or use -m {POCKET}, which is never downloaded"
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -37,7 +37,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Download:
-    """What resolving a name would fetch: the repository, and bytes in all and still to come."""
+    """A download that `resolve` is about to start: the repository, its bytes in all, and those not in the cache."""
 
     repo: str
     total: int
@@ -93,16 +93,20 @@ def default_dtype(model: DiffusionModel) -> str | None:
 
 
 def check_dtype(dtype: str | None) -> None:
-    """Raises `ConfigError` unless `load` can compute in it."""
+    """Raise `ConfigError` unless `dtype` is None or one of `DTYPES`."""
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype must be {one_of(list(DTYPES), dtype)}", field="dtype")
 
 
 def resolve(name: str | os.PathLike[str], *, before_download: Callable[[Download], None] | None = None) -> Path:
-    """The folder that a name stands for, downloaded first where it must be.
+    """The folder of a model, downloaded first if it is on the Hub and not in its cache.
 
     Args:
-        before_download: called with what is about to be fetched; whatever it raises stops it.
+        before_download: called before a download; it may raise to stop it.
+
+    Raises:
+        CheckpointError: the name is neither a folder nor a Hub id.
+        HubError: the Hub cannot be reached or does not have the model.
     """
     if name == POCKET:
         return Path(__file__).parent / "pocket"
@@ -115,12 +119,12 @@ def resolve(name: str | os.PathLike[str], *, before_download: Callable[[Download
     name = os.fspath(name)
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
         near = did_you_mean(name, known_models())
-        raise CheckpointError(f'{name}: no such folder, nor is it a Hub id ("owner/name") or "{POCKET}"{near}')
+        raise CheckpointError(f'{name}: no such folder, and not a Hub id ("owner/name") or "{POCKET}"{near}')
     return cached(name) or _download(name, before_download)
 
 
 def cached(repo: str) -> Path | None:
-    """The Hub's cache of a repository, where all of its weights are there."""
+    """The folder of a repository in the Hub's cache, or None unless all of its weights are there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -128,14 +132,14 @@ def cached(repo: str) -> Path | None:
         folder = Path(snapshot_download(repo, allow_patterns=list(HUB_FILES), local_files_only=True))
         shards(folder)
     except HFValidationError as error:
-        raise CheckpointError(f"{repo}: no such folder, and no valid Hub id ({_first_line(error)})") from None
+        raise CheckpointError(f"{repo}: no such folder, and not a valid Hub id ({_first_line(error)})") from None
     except (LocalEntryNotFoundError, CheckpointError):  # not there, or not all of it
         return None
     return folder if (folder / "config.json").exists() else None
 
 
 def known_models() -> list[str]:
-    """Names that `load` takes: the bundled one, the default, and the checkpoints in the Hub's cache that it runs."""
+    """Names for `load`: the bundled model, the default, and the models in the Hub's cache that this program runs."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     names = [POCKET, DEFAULT_MODEL]
@@ -148,7 +152,7 @@ def known_models() -> list[str]:
 
 
 def source_card(name: str, folder: Path) -> dict[str, Any]:
-    """What the model card of a checkpoint states (licence, base model); empty where it cannot be read."""
+    """The metadata of a checkpoint's model card (licence, base model); empty where it cannot be read."""
     from huggingface_hub import HfApi, ModelCard
 
     if name == POCKET or Path(name).expanduser().exists():
@@ -157,7 +161,7 @@ def source_card(name: str, folder: Path) -> dict[str, Any]:
     try:
         with hub_errors(name):
             data = HfApi().model_info(name).card_data
-    except HubError:  # it was downloaded before, and the Hub is out of reach now
+    except HubError:  # the model is in the cache, and the Hub cannot be reached
         return {}
     return data.to_dict() if data else {}
 
@@ -183,10 +187,10 @@ def _download(repo: str, before_download: Callable[[Download], None] | None) -> 
 
 @contextmanager
 def hub_errors(repo: str, done: str = "downloaded", advice: str = NO_DOWNLOAD) -> Iterator[None]:
-    """What the Hub's client raises, as one line that says what to do.
+    """Turn what the Hub's client raises into a `HubError` of one line that says what to do.
 
     Args:
-        done: what was to be done with `repo`.
+        done: the participle of what is attempted with `repo`.
         advice: what to do where the reason is not known.
     """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -194,15 +198,15 @@ def hub_errors(repo: str, done: str = "downloaded", advice: str = NO_DOWNLOAD) -
     try:
         yield
     except GatedRepoError:
-        raise HubError(f"{repo}: the Hub asks for its terms to be accepted there, then `hf auth login`") from None
+        raise HubError(f"{repo}: accept its terms on the Hub, then run `hf auth login`") from None
     except RepositoryNotFoundError:
         near = did_you_mean(repo, known_models())
-        raise HubError(f"{repo}: no such model on the Hub (or a private one: `hf auth login`){near}") from None
+        raise HubError(f"{repo}: no such model on the Hub (for a private one, run `hf auth login`){near}") from None
     except OfflineModeIsEnabled:
-        raise HubError(f"{repo}: not {done} yet, and HF_HUB_OFFLINE forbids it; unset it, or use -m {POCKET}") from None
+        raise HubError(f"{repo}: cannot be {done} while HF_HUB_OFFLINE is set; unset it, or use -m {POCKET}") from None
     except HfHubHTTPError as error:
-        raise HubError(f"{repo}: the Hub refuses ({_first_line(error)}); try again later") from None
-    except Exception as error:  # the HTTP library's own classes, and which library it is changes
+        raise HubError(f"{repo}: the Hub refused ({_first_line(error)}); try again later") from None
+    except Exception as error:  # classes of the HTTP library, which differs between versions
         raise HubError(f"{repo}: cannot be {done} ({_first_line(error)}); {advice}") from None
 
 

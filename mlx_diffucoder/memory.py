@@ -1,16 +1,16 @@
-"""How much memory this machine has, and how much a generation needs."""
+"""The memory of this machine, and the memory that a generation needs."""
 
 import os
 
-ROOM_TO_RUN = 1.1
-"""Memory for a generation, over the weights' bytes."""
+RUN_FACTOR = 1.1
+"""The memory for a generation, as a multiple of the weights' bytes."""
 
 
 def memory_size() -> int:
-    """Bytes of memory that this machine has."""
+    """This machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def memory_to_run(weights: int) -> int:
-    """Bytes of memory that a generation takes, about, with so many bytes of weights."""
-    return int(weights * ROOM_TO_RUN)
+    """About how many bytes of memory a generation takes with `weights` bytes of weights."""
+    return int(weights * RUN_FACTOR)

@@ -1,4 +1,4 @@
-"""matplotlib, imported where a picture is drawn."""
+"""matplotlib, which is imported only to draw a picture."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from .errors import ExecutionError
 
 
 def plotter() -> Any:
-    """matplotlib's pyplot, without a screen. Raises `ExecutionError` where it is not installed."""
+    """matplotlib's pyplot, drawing to files only. Raises `ExecutionError` where matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:

@@ -1,4 +1,4 @@
-"""pass@k and how far it and other means can be trusted. Knows no model."""
+"""pass@k, and confidence intervals of means and ratios."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
-SEED = 0  # the interval of the same results is the same interval
+SEED = 0  # the same results always give the same interval
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """The chance that one of k answers passes, estimated without bias from `samples` of which `passed` did.
+    """An unbiased estimate of the probability that at least one of k answers passes.
 
-    Equation 1 of the Codex paper (arXiv 2107.03374): 1 - C(n - c, k) / C(n, k), as a product.
+    Args:
+        samples, passed: the number of answers, and of those that passed.
+
+    Source: equation 1 of the Codex paper (arXiv 2107.03374), 1 - C(n - c, k) / C(n, k), as a product.
 
     Raises:
         ValueError: `k` is not between 1 and `samples`, or `passed` not between 0 and `samples`.
@@ -27,14 +30,14 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
 def confidence_interval(scores: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean of `scores` (one a task), over the choice of tasks.
 
-    It says nothing about the randomness of sampling within a task. Where every score is the same it
-    has no width, which is not certainty: 20 of 20 does not show a pass rate of 1.
+    It does not cover the randomness of sampling within a task. Where all scores are the same it has no width, but
+    that is not certainty: 20 of 20 does not show a pass rate of 1.
 
     Raises:
         ValueError: `scores` is empty.
     """
     if not len(scores):
-        raise ValueError("there is no interval of no scores")
+        raise ValueError("no scores: there is no interval")
     values = np.asarray(scores, dtype=np.float64)
     rng = np.random.default_rng(SEED)
     # One resample at a time: 10,000 of a large benchmark at once would be hundreds of megabytes.
@@ -44,19 +47,19 @@ def confidence_interval(scores: Sequence[float], level: float = 0.95) -> tuple[f
 
 
 def ratio_intervals(above: NDArray[np.float64], below: NDArray[np.float64], level: float = 0.95) -> list[tuple[float, float]]:
-    """The percentile bootstrap intervals of ratios of sums, over the choice of what the rows are.
+    """The percentile bootstrap intervals of ratios of sums, over the choice of the rows.
 
     Args:
-        above, below: `[rows, measures]`; a measure is `above.sum(0) / below.sum(0)`. A row where both are 0 has
-            nothing to say of that measure.
+        above, below: `[rows, measures]`; a measure is `above.sum(0) / below.sum(0)`. A row with 0 in both does not
+            count for that measure.
 
     Returns:
-        `(low, high)` of each measure. NaN where no row has anything to say.
+        `(low, high)` of each measure; NaN where no row counts.
     """
     rows = len(above)
     rng = np.random.default_rng(SEED)
     drawn = []
-    block = max(1, 2**22 // rows)  # resamples at once: their counts are 32 MB
+    block = max(1, 2**22 // rows)  # this many resamples at once need 32 MB
     for start in range(0, RESAMPLES, block):
         counts = rng.multinomial(rows, np.full(rows, 1 / rows), size=min(block, RESAMPLES - start)).astype(np.float64)
         with np.errstate(invalid="ignore"):

@@ -1,7 +1,7 @@
-"""Task files: HumanEval's, MBPP's and EvalPlus's rows, one JSON object a line, as `Task`s.
+"""Task files: rows of HumanEval, MBPP and EvalPlus as `Task` objects.
 
-Not covered: EvalPlus's own MBPP+ rows without `test` or `test_list`. JSON has made lists of their
-tuples and sets, and several need a comparison of their own. The export of MBPP+ with `test` works.
+Not covered: MBPP+ rows that have neither `test` nor `test_list`. JSON has turned their tuples and sets into lists, and
+several need a special comparison. The export of MBPP+ with `test` works.
 """
 
 import json
@@ -14,26 +14,26 @@ from typing import Any
 from .errors import TaskError
 from .evalplus import differential_tests
 
-# What EvalPlus asks of instruction-tuned models, and with it DiffuCoder's published figures. Their
-# harnesses also write the first words of the answer for the model; that is not done here.
+# EvalPlus's prompt for instruction-tuned models, which DiffuCoder's published figures use. Their harnesses also write
+# the first words of the answer; we do not.
 INSTRUCTION = "Please provide a self-contained Python script that solves the following problem in a markdown code block:"
-# The MBPP paper's (arXiv 2108.07732): without the tests nobody could know the function's name.
+# From the MBPP paper (arXiv 2108.07732). Only the tests name the function.
 MBPP_TESTS = "Your code should pass these tests:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One thing to write, and how to tell whether it was written.
+    """A program to write, and the tests that tell whether it is right.
 
     Attributes:
-        id: as the file has it; whole numbers as text.
-        where: file and line, for messages.
-        prompt: what a chat model is asked.
-        stub: the code to be completed (imports, signature, docstring) where the task is one; what a
-            base model is given, and what an answer without the function's head is put behind.
-        entry_point: the function's name; None where only the tests know it.
-        tests: Python that raises unless the code before it is right.
-        solution: a whole program that passes, where the file has one.
+        id: the task's id in the file; whole numbers become text.
+        where: its file and line, for messages.
+        prompt: the prompt for a chat model.
+        stub: the code to complete (imports, signature, docstring), where there is some. A base model gets it as its
+            prompt, and an answer without the function's head is appended to it.
+        entry_point: the function's name; None where only the tests name it.
+        tests: Python to run after the answer; it raises unless the answer is right.
+        solution: a complete program that passes, where the file has one.
     """
 
     id: str
@@ -45,22 +45,22 @@ class Task:
     solution: str | None = None
 
     def prompt_for(self, *, raw: bool) -> str:
-        """What to give the model: with `raw` (no chat template) the code to go on with, where there is some."""
+        """The prompt: with `raw` (no chat template) the code to complete, where there is some."""
         return self.stub if raw and self.stub is not None else self.prompt
 
 
 def read_tasks(path: Path) -> list[Task]:
-    """The tasks of a JSONL file, in its order; empty lines are skipped.
+    """The tasks of a JSONL file, in its order. Empty lines are skipped.
 
     Raises:
-        TaskError: the file cannot be read or holds no task; a line is not JSON, not a row of a known
-            format, or repeats an earlier `task_id`. The message names file and line.
+        TaskError: the file cannot be read or holds no task; a line is not JSON, has an unknown format, or repeats
+            an earlier `task_id`. The message names the file and the line.
     """
     tasks: dict[str, Task] = {}
     for where, row in read_rows(path):
         task = task_of(row, where)
         if task.id in tasks:
-            raise TaskError(f"{where}: task_id {task.id!r} is already that of {tasks[task.id].where}")
+            raise TaskError(f"{where}: task_id {task.id!r} is already used in {tasks[task.id].where}")
         tasks[task.id] = task
     if not tasks:
         raise TaskError(f"{path}: holds no task")
@@ -68,10 +68,10 @@ def read_tasks(path: Path) -> list[Task]:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file, each with its file and line for messages; empty lines are skipped.
+    """The objects of a JSONL file, each with its file and line for messages. Empty lines are skipped.
 
     Raises:
-        TaskError: the file cannot be read, or a line is no JSON object.
+        TaskError: the file cannot be read, or a line is not a JSON object.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -89,7 +89,7 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise TaskError(f"{where}: not UTF-8 text (byte {error.start} of the line)") from None
     except RecursionError:
-        raise TaskError(f"{where}: nested too deep") from None
+        raise TaskError(f"{where}: nested too deeply") from None
     except ValueError as error:
         raise TaskError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(row, dict):
@@ -98,21 +98,22 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
 
 
 def task_of(row: Mapping[str, Any], where: str) -> Task:
-    """The task of one row. Raises `TaskError`, opening with `where`."""
+    """The task of one row. Raises `TaskError`; the message begins with `where`."""
     if "test_list" in row:
         return _mbpp(row, where)
     if "entry_point" in row and ("test" in row or {"canonical_solution", "base_input"} <= row.keys()):
         return _human_eval(row, where)
     raise TaskError(
-        f"{where}: not a task of a known format: HumanEval's rows have task_id, prompt, entry_point and test; MBPP's have"
-        " task_id, text or prompt, and test_list; EvalPlus's have task_id, prompt, entry_point, canonical_solution and base_input"
+        f"{where}: not a task of a known format: HumanEval rows have task_id, prompt, entry_point and test; MBPP rows have"
+        " task_id, text or prompt, and test_list; EvalPlus rows have task_id, prompt, entry_point, canonical_solution and"
+        " base_input"
     )
 
 
 def _human_eval(row: Mapping[str, Any], where: str) -> Task:
     prompt, name = text_in(row, "prompt", where), text_in(row, "entry_point", where)
     if not name.isidentifier():
-        raise TaskError(f"{where}: entry_point {name!r} is not a name that Python could call")
+        raise TaskError(f"{where}: entry_point {name!r} is not a valid Python name")
     is_code = defines(prompt, name)
     body = text_in(row, "canonical_solution", where) if row.get("canonical_solution") is not None else None
     solution = prompt + body if is_code and body is not None and not defines(body, name) else body
@@ -134,7 +135,7 @@ def _human_eval(row: Mapping[str, Any], where: str) -> Task:
 
 def _plus(row: Mapping[str, Any], where: str, name: str, solution: str) -> str:
     if str(row.get("task_id", "")).startswith("Mbpp/"):
-        raise TaskError(f"{where}: an MBPP+ row with neither test nor test_list; use the export of MBPP+ that has them")
+        raise TaskError(f"{where}: an MBPP+ row has neither test nor test_list; use the export of MBPP+ that has them")
     inputs = [row["base_input"], row.get("plus_input") or []]
     if not all(isinstance(some, list) and all(isinstance(one, list) for one in some) for some in inputs):
         raise TaskError(f"{where}: base_input and plus_input must be lists of argument lists")
@@ -151,7 +152,7 @@ def _mbpp(row: Mapping[str, Any], where: str) -> Task:
         raise TaskError(f"{where}: test_list is empty")
     setup = [text_in(row, "test_setup_code", where, empty=True)] if row.get("test_setup_code") else []
     imports = _lines(row, "test_imports", where) if row.get("test_imports") else []
-    # MBPP+ carries its larger tests as a program of their own beside MBPP's list.
+    # MBPP+ has a program with more tests next to MBPP's list.
     tests = [text_in(row, "test", where)] if "test" in row else asserts
     return Task(
         id=_id(row, where),
@@ -163,7 +164,7 @@ def _mbpp(row: Mapping[str, Any], where: str) -> Task:
 
 
 def text_in(row: Mapping[str, Any], key: str, where: str, *, empty: bool = False) -> str:
-    """The text that a row has under a key. Raises `TaskError` where there is none, or a blank one unless `empty`."""
+    """The text of a key in a row. Raises `TaskError` where it is missing, not text, or blank (unless `empty`)."""
     if key not in row:
         raise TaskError(f"{where}: {key} is missing")
     value = row[key]
@@ -189,6 +190,6 @@ def _id(row: Mapping[str, Any], where: str) -> str:
 
 
 def defines(code: str, name: str) -> bool:
-    """Whether code has `name` at its top level, as a function, a class or a variable."""
+    """Whether code defines `name` at its top level, as a function, a class or a variable."""
     name = re.escape(name)
     return re.search(rf"^(?:(?:(?:async\s+)?def|class)\s+{name}\b|{name}\s*(?::[^=\n]+)?=(?!=))", code, re.MULTILINE) is not None

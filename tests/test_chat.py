@@ -62,7 +62,7 @@ def test_a_chat_comes_back_from_its_file_as_it_was(tmp_path):
 def test_another_file_is_never_replaced(tmp_path):
     file = tmp_path / "code.py"
     file.write_text("print(1)")
-    with pytest.raises(ChatError, match=r"code\.py: .*stays as it is"):
+    with pytest.raises(ChatError, match=r"code\.py: .*is not a saved chat; name another file"):
         Chat().save(file)
     assert file.read_text() == "print(1)"
 
@@ -70,15 +70,15 @@ def test_another_file_is_never_replaced(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda kept: "{", "damaged, or no saved chat"),
-        (lambda kept: "[1]", "no saved chat"),
-        (lambda kept: "{}", "no saved chat"),
+        (lambda kept: "{", "damaged, or not a saved chat"),
+        (lambda kept: "[1]", "not a saved chat"),
+        (lambda kept: "{}", "not a saved chat"),
         (lambda kept: json.dumps(kept | {"diffucode_chat": 2}), "version 2"),
         (lambda kept: json.dumps(kept | {"system": 5}), "system"),
         (lambda kept: json.dumps(kept | {"turns": 5}), "turns"),
         (lambda kept: json.dumps(kept | {"turns": [kept["turns"][0], {"user": "x"}]}), "turn 2"),
         (lambda kept: json.dumps(kept | {"turns": [{"user": "\ud800", "answer": ""}]}), "turn 1"),
-        (lambda kept: "[" * 100_000, "damaged, or no saved chat"),
+        (lambda kept: "[" * 100_000, "damaged, or not a saved chat"),
     ],
 )
 def test_a_damaged_file_says_what_is_wrong_with_it(tmp_path, damage, said):
@@ -90,10 +90,10 @@ def test_a_damaged_file_says_what_is_wrong_with_it(tmp_path, damage, said):
     assert str(file) in str(raised.value)
 
 
-def test_what_is_no_file_is_said(tmp_path):
+def test_a_path_that_cannot_be_read_or_written_is_named(tmp_path):
     with pytest.raises(ChatError, match="cannot be read"):
         Chat.load(tmp_path)
-    with pytest.raises(ChatError, match="cannot be saved"):
+    with pytest.raises(ChatError, match="cannot be written"):
         Chat().save(tmp_path / "none" / "chat.json")
     (tmp_path / "bytes").write_bytes(b"\xff")
     with pytest.raises(ChatError, match="damaged"):

@@ -172,7 +172,7 @@ def test_a_weight_of_a_type_that_is_no_weight_is_named(broken, name, dtype):
 def test_an_index_names_files_of_its_own_folder_only(broken, shard):
     index = {"weight_map": {"model.norm.weight": shard}}
     (broken / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"no \.safetensors file of this folder"):
+    with pytest.raises(CheckpointError, match=r"not a \.safetensors file of this folder"):
         load(broken)
 
 

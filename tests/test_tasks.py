@@ -113,7 +113,7 @@ def without(row, key):
         (b'{"task_id": 1,', "not valid JSON"),
         (b"[1]", "list, not an object"),
         (b"caf\xe9", "not UTF-8"),
-        (b"[" * 100_000, "nested too deep"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"{}", "not a task of a known format"),
         (json.dumps(without(HUMAN_EVAL, "prompt")).encode(), "prompt is missing"),
         (json.dumps(without(HUMAN_EVAL, "task_id")).encode(), "task_id is missing"),
@@ -125,7 +125,7 @@ def without(row, key):
         (json.dumps(EVAL_PLUS | {"base_input": [1]}).encode(), "base_input and plus_input"),
         (json.dumps(EVAL_PLUS | {"atol": "x"}).encode(), "atol"),
         (json.dumps(EVAL_PLUS | {"task_id": "Mbpp/2"}).encode(), "MBPP+"),
-        (json.dumps(SANITIZED).encode(), "already that of"),
+        (json.dumps(SANITIZED).encode(), "already used in"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

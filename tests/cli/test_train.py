@@ -63,7 +63,7 @@ def test_an_adapter_of_another_model_is_one_line(tmp_path, floats, rows):
     verbs = ("generate", "hi"), ("eval", tmp_path / "tasks.jsonl", "--allow-code-execution"), ("fuse", "--out", tmp_path / "f")
     for verb in verbs:
         done = diffucode(*verb, "-m", CHECKPOINT, "--adapter", tmp_path / "a")
-        assert_one_line(done, "is an adapter of another model", str(floats))
+        assert_one_line(done, "the adapter belongs to another model", str(floats))
     assert not (tmp_path / "f").exists()
 
 

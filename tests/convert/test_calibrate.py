@@ -307,7 +307,7 @@ def test_a_damaged_source_is_named(broken, texts_file):
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("{", "not valid JSON"), ('{"a": 1}', "not a text of a known format"), ('{"text": "%s"}' % ("x " * 9000), "tokens long")],
+    [("{", "not valid JSON"), ('{"a": 1}', "not a known format"), ('{"text": "%s"}' % ("x " * 9000), "tokens long")],
 )
 def test_a_bad_text_is_named_by_its_line(line, said, texts_file):
     texts_file.write_text(texts_file.read_text() + line)

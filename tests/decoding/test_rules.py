@@ -159,9 +159,9 @@ def test_rules_are_named_with_their_parameters_and_print_back():
         ({"rule": "schedule:tau=1"}, "its parameters: none"),
         ({"window": "tiny"}, "window must be one of whole, blocks:size=32,stop=1, "),
         ({"window": "sliding:width=0"}, "width must be a whole number from 1"),
-        ({"rule": "threshold", "steps": 3}, "rule threshold decides by itself"),
-        ({"rule": "threshold", "reference": True}, "reference is the rule"),
-        ({"window": "sliding", "reference": True}, "reference is the rule"),
+        ({"rule": "threshold", "steps": 3}, "rule threshold takes no steps"),
+        ({"rule": "threshold", "reference": True}, "reference needs the rule"),
+        ({"window": "sliding", "reference": True}, "reference needs the rule"),
     ],
 )
 def test_what_cannot_work_is_named_with_what_can(options, said):

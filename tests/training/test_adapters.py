@@ -77,7 +77,7 @@ def test_an_adapter_without_our_mark_is_taken_where_it_fits(tmp_path, floats, ed
     before = logits(floats, tmp_path / "a")
     edit_json(tmp_path / "a" / "adapter_config.json", diffucoder_base=None)
     assert (logits(floats, tmp_path / "a") == before).all()
-    with pytest.raises(CheckpointError, match=r"is an adapter of another model: .*lora_a"):
+    with pytest.raises(CheckpointError, match=r"the adapter belongs to another model: .*lora_a"):
         load(CHECKPOINT, adapter=tmp_path / "a")
 
 
@@ -90,7 +90,7 @@ def test_an_adapter_of_another_model_is_refused_and_says_of_which(tmp_path, floa
     weights = mx.load(str(other / "model.safetensors"))
     weights["model.norm.weight"] = weights["model.norm.weight"] + 0.01  # as shaped as the first, and another
     mx.save_safetensors(str(other / "model.safetensors"), weights)
-    with pytest.raises(CheckpointError, match=f"is an adapter of another model, {floats}; name that one"):
+    with pytest.raises(CheckpointError, match=f"the adapter belongs to another model, {floats}; name that one"):
         load(other, adapter=tmp_path / "a")
 
 
