@@ -29,10 +29,6 @@ FUNCTIONS = ROOT / "bench" / "tasks" / "functions.jsonl"
 COMMITTED = ROOT / "bench" / "tasks" / "wide.jsonl"
 
 
-def named_after(family):
-    return family.name
-
-
 def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -49,48 +45,48 @@ def test_there_are_far_more_than_sixty_families_and_no_two_share_a_name():
     assert sum(len(family.says) > 1 or len(family.code) > 1 for family in SINGLES) >= 60
 
 
-@pytest.mark.parametrize("family", SINGLES, ids=named_after)
-def test_every_way_of_writing_a_single_family_agrees_with_what_it_means(family):
-    random = Drawer(family.name)
-    for code in family.code:
-        for _ in range(8):
-            given, blanks = names(random, family.takes), [random.choice(family.blanks)] if family.blanks else []
-            function = written(filled(code, blank=blanks[0]) if blanks else code, given)
-            for _ in range(4):
-                values = arguments(random, family.takes)
-                answer, expected = function(*copied(values)), family.means(*copied(values), *blanks)
-                assert (answer, type(answer)) == (expected, type(expected)), (code, values)
+def test_every_way_of_writing_a_single_family_agrees_with_what_it_means():
+    for family in SINGLES:
+        random = Drawer(family.name)
+        for code in family.code:
+            for _ in range(8):
+                given, blanks = names(random, family.takes), [random.choice(family.blanks)] if family.blanks else []
+                function = written(filled(code, blank=blanks[0]) if blanks else code, given)
+                for _ in range(4):
+                    values = arguments(random, family.takes)
+                    answer, expected = function(*copied(values)), family.means(*copied(values), *blanks)
+                    assert (answer, type(answer)) == (expected, type(expected)), (code, values)
 
 
-@pytest.mark.parametrize("family", SINGLES, ids=named_after)
-def test_every_wording_and_code_speaks_of_all_arguments_and_of_its_blank_alone(family):
-    wanted = set("XY"[: len(family.takes)])
-    for text in (*family.says, *family.code):
-        found = set(BLANK.findall(text))
-        assert found - {"N", "C"} == wanted, text
-        assert len(found & {"N", "C"}) == bool(family.blanks), text
+def test_every_wording_and_code_speaks_of_all_arguments_and_of_its_blank_alone():
+    for family in SINGLES:
+        wanted = set("XY"[: len(family.takes)])
+        for text in (*family.says, *family.code):
+            found = set(BLANK.findall(text))
+            assert found - {"N", "C"} == wanted, text
+            assert len(found & {"N", "C"}) == bool(family.blanks), text
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=named_after)
-def test_compositions_of_every_family_pass_their_own_tests(family):
-    random = Drawer(family.name)
-    for composition in random.sample(family.compositions, min(30, len(family.compositions))):
-        made = make(name(random, family.draw(random, composition)), seen=True, tests=4)  # raises where it does not pass
-        assert not BLANK.search(made.prompt.replace("I need", "")) and "*" not in made.prompt, made.prompt
+def test_compositions_of_every_family_pass_their_own_tests():
+    for family in FAMILIES:
+        random = Drawer(family.name)
+        for composition in random.sample(family.compositions, min(30, len(family.compositions))):
+            made = make(name(random, family.draw(random, composition)), seen=True, tests=4)  # raises where it does not pass
+            assert not BLANK.search(made.prompt.replace("I need", "")) and "*" not in made.prompt, made.prompt
 
 
-@pytest.mark.parametrize("family", GRIDS, ids=named_after)
-def test_every_way_of_writing_a_composition_agrees_with_what_it_means(family):
-    random = Drawer(family.name)
-    for composition in random.sample(family.compositions, 8):
-        for draft in [family.draw(random, composition) for _ in range(6)]:
-            given = names(random, draft.takes)
-            for body in draft.bodies:
-                for _ in range(3):
-                    values = arguments(random, draft.takes)
-                    assert written(body, given)(*copied(values)) == draft.means(*copied(values)), (body, values)
-            if isinstance(family, Grid):
-                assert len(draft.bodies) == (1 if composition[0] == "product" else 2)
+def test_every_way_of_writing_a_composition_agrees_with_what_it_means():
+    for family in GRIDS:
+        random = Drawer(family.name)
+        for composition in random.sample(family.compositions, 8):
+            for draft in [family.draw(random, composition) for _ in range(6)]:
+                given = names(random, draft.takes)
+                for body in draft.bodies:
+                    for _ in range(3):
+                        values = arguments(random, draft.takes)
+                        assert written(body, given)(*copied(values)) == draft.means(*copied(values)), (body, values)
+                if isinstance(family, Grid):
+                    assert len(draft.bodies) == (1 if composition[0] == "product" else 2)
 
 
 def test_which_way_a_function_is_written_follows_from_the_form_of_its_instruction():
@@ -122,35 +118,34 @@ KINDS = {"int": int, "bool": bool, "str": str, "ints": list, "words": list, "row
 ELEMENTS = {"ints": int, "words": str, "rows": list}
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=named_after)
-def test_the_kind_of_a_compositions_value_is_what_it_returns(family):
-    random = Drawer(family.name)
-    for composition in family.compositions:
-        if kind := KINDS.get(family.value(composition)):
-            draft = family.draw(random, composition)
-            value = draft.means(*arguments(random, draft.takes))
-            assert type(value) is kind, composition
-            assert all(type(one) is ELEMENTS[family.value(composition)] for one in value) if kind is list else True
+def test_the_kind_of_a_compositions_value_is_what_it_returns():
+    for family in FAMILIES:
+        random = Drawer(family.name)
+        for composition in family.compositions:
+            if kind := KINDS.get(family.value(composition)):
+                draft = family.draw(random, composition)
+                value = draft.means(*arguments(random, draft.takes))
+                assert type(value) is kind, composition
+                assert all(type(one) is ELEMENTS[family.value(composition)] for one in value) if kind is list else True
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=named_after)
-def test_what_an_operation_more_is_put_around_passes_its_own_tests_and_none_unseen_of_its_family_stands_right_around_it(family):
-    random = Drawer(family.name)
-    for composition in random.sample(compositions(family, seen=True), min(6, len(compositions(family, seen=True)))):
-        inner = family.draw(random, composition)
-        outer = nest(random, family, inner)
-        assert outer.composition == composition
-        kind = family.value(composition)
-        if kind not in (MORE_OUTER if composition == PLAIN else OUTER):
-            assert outer is inner
-        else:
-            assert 1 <= len(outer.nested) == len({*outer.nested} - {*composition})
-            if composition == PLAIN:
-                assert (
-                    outer.nested[0] in {part.name for part in MORE_OUTER[kind]} and (outer.nested[0],) not in family.compositions
-                )
-            made = make(name(random, outer), seen=True, tests=4)  # raises where it does not pass
-            assert not BLANK.search(made.prompt.replace("I need", "")) and "*" not in made.prompt, made.prompt
+def test_what_an_operation_more_is_put_around_passes_its_own_tests_and_none_unseen_of_its_family_stands_right_around_it():
+    for family in FAMILIES:
+        random = Drawer(family.name)
+        for composition in random.sample(compositions(family, seen=True), min(6, len(compositions(family, seen=True)))):
+            inner = family.draw(random, composition)
+            outer = nest(random, family, inner)
+            assert outer.composition == composition
+            kind = family.value(composition)
+            if kind not in (MORE_OUTER if composition == PLAIN else OUTER):
+                assert outer is inner
+            else:
+                assert 1 <= len(outer.nested) == len({*outer.nested} - {*composition})
+                if composition == PLAIN:
+                    first = outer.nested[0]
+                    assert first in {part.name for part in MORE_OUTER[kind]} and (first,) not in family.compositions
+                made = make(name(random, outer), seen=True, tests=4)  # raises where it does not pass
+                assert not BLANK.search(made.prompt.replace("I need", "")) and "*" not in made.prompt, made.prompt
 
 
 def test_operations_are_worded_so_that_it_is_plain_what_is_inside():
