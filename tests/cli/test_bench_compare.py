@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from ..bench.test_report import content  # noqa: F401  a fixture
+from ..bench.reports import made_report
 from .command import assert_one_line, diffucode
 
 
 @pytest.fixture
-def files(tmp_path, content):  # noqa: F811
+def files(tmp_path):
+    content = made_report()
     for name, seed, chip in (("one", 0, "Abacus"), ("two", 0, "Slide Rule"), ("three", 1, "Abacus")):
         content["config"]["seed"], content["card"]["chip"] = seed, chip
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
