@@ -17,7 +17,7 @@ from .test_reference import made
 PAGES = [README, *GUIDES]
 NAMES = [page.stem for page in PAGES]
 BASH = blocks(README, "bash")
-COMING = ("rules", "bench run", "bench card", "bench predict", "bench tune", "trace animate")
+COMING = ("rules",)
 """Commands that the pages name and that are still to be made."""
 EXAMPLE = next(block for block in blocks(README, "python") if "import" in block)
 
