@@ -121,7 +121,7 @@ def answers_at(model: DiffusionModel, tokenizer: Tokenizer, tasks: Sequence[Task
     """Answer each task `samples` times, the answers to one together, and look at their order."""
     from mlx_diffucoder.evaluation.run import seed_of
     from mlx_diffucoder.generation import Answer, prompt_ids, stream_batch
-    from mlx_diffucoder.training.rollouts import judge_all
+    from mlx_diffucoder.training.rollouts import rewards_of
 
     run = Run()
     for task in tasks:
@@ -129,7 +129,7 @@ def answers_at(model: DiffusionModel, tokenizer: Tokenizer, tasks: Sequence[Task
         seeded = replace(config, seed=seed_of(0, task.id, 0))
         steps = list(stream_batch(model, tokenizer, [ids] * samples, seeded))
         answers = [Answer.of(tokenizer, last, len(ids), config) for last in steps[-1]]
-        run.passed.append(sum(one.passed for one in judge_all([(task, answer) for answer in answers], Limits())))
+        run.passed.append(sum(one.passed for one in rewards_of([(task, answer) for answer in answers], Limits())))
         for row, answer in enumerate(answers):
             end = len(ids) + answer.useful_tokens
             masked: NDArray[np.bool_] = np.arange(end) >= len(ids)

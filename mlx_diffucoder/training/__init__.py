@@ -1,1 +1,1 @@
-"""Learning: the masked-diffusion objective, the one training loop, what is written and gone on from; the task maker."""
+"""Training: the objectives, the one training loop, and the folder of a run."""

@@ -1,24 +1,22 @@
-"""Batches of canvases: which examples, how long, and where the holes are.
+"""Batches of canvases: which examples, their length, and the holes.
 
-Everything about a batch follows from the seed and its number, so a run that goes on from a checkpoint
-draws what an unbroken one would have drawn.
+A batch follows from the seed and its number alone, so a resumed run draws what an uninterrupted one would have drawn.
 
-A canvas is one of two:
+There are two kinds of canvas:
 
-    answer    prompt + answer + end token + padding                              all behind the prompt is learnt
-    infilling prompt + text + [span + padding] + text + … + end token + padding        the holes are learnt
+    answer    prompt + answer + end token + padding                              targets: everything after the prompt
+    infilling prompt + text + [span + padding] + text + … + end token + padding        targets: the holes
 
-In a hole, what the span leaves over is filled with the padding token (`Tokenizer.pad_id`): how long the text
-is can be found, and need not be told. There are one to `HOLES` of them. The prompt of an infilling canvas is left away
-for some, which is then code alone and ends as texts do (`Tokenizer.end_id`). Spans are cut where tokens end, half of the
-time at the ends of lines.
+Padding tokens (`Tokenizer.pad_id`) fill the rest of a hole, so the model learns where the text of a hole ends. A canvas
+has one to `HOLES` holes. Some infilling canvases have no prompt: they are code alone and end as texts do
+(`Tokenizer.end_id`). Spans are cut between tokens; half of the time, at line ends.
 
-Each token to be learnt is masked with a probability that is drawn for its canvas. Some answers are masked from a place on
-instead, one of the answer's or where its padding begins. The padding behind some answers is masked with a probability of its
-own: a decoder that commits the surest tokens first knows much of it before anything of the answer.
+Each target is masked with a probability drawn for its canvas. Some answers are instead masked from some position to the
+end, which lies in the answer or at the start of its padding. The padding after some answers is masked with a probability
+of its own, because a decoder that commits the most confident tokens first commits much of it before the answer.
 
-For the causal objective a canvas is prompt + answer + end token, and what fills the batch up to its longest is not learnt; for
-the mixed one every second batch is so, with masks to fill it up.
+For the causal objective a canvas is prompt + answer + end token, and the padding up to the longest row is not a target.
+For the mixed one every second batch is such, filled up with masks.
 """
 
 from collections.abc import Sequence
@@ -32,19 +30,19 @@ from .data import Example
 from .objective import LEAST_T, Noised, draw_masks, mask_from, timesteps
 
 SORTED_TOGETHER = 32  # batches whose examples are sorted by length
-MULTIPLE = 8  # of canvas lengths, so that few shapes are met
-NO_PROMPT = 0.5  # share of the infilling canvases that are code alone
-HOLES = 3  # at most on a canvas; one half of the time
+MULTIPLE = 8  # canvas lengths are multiples of this, so that there are few shapes
+NO_PROMPT = 0.5  # share of infilling canvases without a prompt
+HOLES = 3  # the most on a canvas; half of the time there is one
 
 
 @dataclass(frozen=True, eq=False)
 class Canvases:
-    """What a batch is made of.
+    """The canvases of a batch, before masking.
 
     Attributes:
         tokens: int32 `[B, L]`, with nothing masked.
-        learnt: bool `[B, L]`.
-        answers: `[B]`, tokens of the answer, its end with them, where that is what is learnt; 0 where it is holes.
+        learnt: bool `[B, L]`, the targets.
+        answers: `[B]`, tokens of the answer with its end token; 0 for infilling canvases.
     """
 
     tokens: NDArray[np.int32]
@@ -53,25 +51,26 @@ class Canvases:
 
 
 Row = tuple[NDArray[np.int32], NDArray[np.bool_], int]
-"""One of them: tokens `[L]`, which are learnt, and the answer's."""
+"""One canvas: tokens `[L]`, targets `[L]`, and the length of the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How batches are drawn.
+    """How to draw batches.
 
     Attributes:
-        size: examples a batch.
-        max_length: of a canvas, the longest.
-        infill: share of the examples that become holes.
-        canvas: `random`: a length between the batch's longest example and `max_length`, most of them short (the sixth power
-            of a uniform number, on a logarithmic scale); `longest`: the batch's longest example; `full`: `max_length`.
-        seed: of all that is drawn.
+        size: examples per batch.
+        max_length: the longest canvas, in tokens.
+        infill: share of examples that become infilling canvases.
+        canvas: length of the canvases. `random` draws between the batch's longest example and `max_length`, mostly
+            short (the sixth power of a uniform number, on a logarithmic scale); `longest` is the batch's longest
+            example; `full` is `max_length`.
+        seed: seeds all draws.
         least_t: see `timesteps`.
-        prefixes: share of the answers that are masked from a place on.
-        padding: share of the answers whose padding is masked with a probability of its own.
+        prefixes: share of answers that are masked from some position to the end.
+        padding: share of answers whose padding is masked with its own probability.
         objective: `masked`, `causal` or `mixed`, see `objective.py`.
-        smoothing: how much of a target is spread over all tokens, far behind what is shown.
+        smoothing: label smoothing of targets far from visible tokens.
     """
 
     size: int
@@ -87,7 +86,7 @@ class Drawing:
 
 
 class Batches:
-    """The endless sequence of a run's batches, each known by its number."""
+    """The endless sequence of a run's batches, addressed by number."""
 
     def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, drawing: Drawing):
         self._examples, self._drawing = examples, drawing
@@ -101,9 +100,9 @@ class Batches:
         return batches_per_epoch(len(self._examples), self._drawing.size)
 
     def draw(self, number: int, together: int = 1) -> list[Noised]:
-        """Batches number, number + 1, …: `together` of them, whose losses sum up to a mean over all their tokens.
+        """`together` batches from `number` on, whose losses sum to a mean over all their targets.
 
-        To one mean for each objective, where two are mixed.
+        If two objectives are mixed, to one mean for each.
         """
         drawn = [(self._causal(one), *self._canvases(one)) for one in range(number, number + together)]
         counts = {
@@ -116,7 +115,7 @@ class Batches:
         if self._drawing.objective == "causal":
             return Noised.left_to_right(tokens, learnt, count)
         if causal:
-            return Noised.behind_prompts(tokens, learnt, self._mask_id, count)
+            return Noised.after_prompts(tokens, learnt, self._mask_id, count)
         t = timesteps(rng, len(tokens), self._drawing.least_t)
         masked, weights = draw_masks(rng, learnt, t), np.broadcast_to(1 / t[:, None], tokens.shape).copy()
         length = tokens.shape[1]
@@ -124,7 +123,7 @@ class Batches:
             first = int(learnt[row].argmax())
             end = first + answer
             if answer and self._drawing.prefixes and rng.random() < self._drawing.prefixes:
-                places = min(answer + 1, length - first)  # the answer's, and the first behind it
+                places = min(answer + 1, length - first)  # the answer's positions, and the first after it
                 masked[row], weights[row] = mask_from(first + int(rng.integers(places)), places, length)
             if answer and self._drawing.padding and rng.random() < self._drawing.padding:
                 (own,) = timesteps(rng, 1, self._drawing.least_t)
@@ -146,7 +145,7 @@ class Batches:
         return Canvases(np.stack(tokens), np.stack(learnt), answers), rng
 
     def _order(self, epoch: int) -> list[list[int]]:
-        """The examples of an epoch in batches of like lengths, in random order."""
+        """The examples of an epoch in batches of similar lengths, in random order."""
         rng = np.random.default_rng([self._drawing.seed, 0, epoch])
         order, size = rng.permutation(len(self._examples)), self._drawing.size
         lengths = np.array([len(example) for example in self._examples])
@@ -178,7 +177,7 @@ class Batches:
         if not asked and self._end_id is not None:
             end = np.array([self._end_id], dtype=np.int32)
         before = example.prompt if asked else example.prompt[:0]
-        # The shift: the first token of a canvas is predicted by none.
+        # The shift: no row predicts the first token of a canvas.
         spans = self._spans(rng, text, least=0 if len(before) else 1)
         room = rng.multinomial(rng.integers(length - len(before) - len(text)), np.full(len(spans), 1 / len(spans)))
         tokens, learnt = [before], [np.zeros(len(before), dtype=bool)]
@@ -195,10 +194,10 @@ class Batches:
         return row, np.pad(found, (0, length - len(found))), 0
 
     def _spans(self, rng: np.random.Generator, text: NDArray[np.int32], least: int = 0) -> list[tuple[int, int]]:
-        """Where spans start and stop, with text between them: cut between any two tokens, or in whole lines.
+        """Starts and stops of spans with text between them, cut between any two tokens or at line ends.
 
         Args:
-            least: where the first may start.
+            least: the first position where a span may start.
         """
         cuts = np.arange(least, len(text) + 1)
         if rng.random() < 0.5:
@@ -215,7 +214,7 @@ def batches_per_epoch(examples: int, size: int) -> int:
 
 
 def _line_ends(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """For each id, whether its text ends a line."""
+    """For each id, whether its text ends with a newline."""
     ends = np.zeros(int(tokenizer.known_ids.max()) + 1, dtype=bool)
     for id in tokenizer.known_ids.tolist():
         ends[id] = tokenizer.decode([id]).endswith("\n")

@@ -1,24 +1,24 @@
-"""The coupled estimator of log π, and the clipped objective that is made of it.
+"""The coupled estimator of log π, and the clipped objective built on it.
 
-DiffuCoder, arXiv 2506.20639, section 4. As its equations are read here, for token k of an answer o to a prompt c:
+DiffuCoder, arXiv 2506.20639, section 4. Our reading of its equations, for token k of an answer o to a prompt c:
 
     log π(o_k) = 1/(λ + 1) · [ ℓ_1(k) + Σ over λ pairs (t, 1 - t) of ( ℓ_t(k) + ℓ_1-t(k) ) ],       λ = 1
-    ℓ_t(k)     = 1/t · log p(o_k | c, what is left of o)  where the mask of t hides k, otherwise 0
+    ℓ_t(k)     = 1/t · log p(o_k | c, the visible part of o)  if the mask of t hides k, otherwise 0
 
-The masks of a pair are complementary: that of t hides each token with probability t, drawn from [0.2, 0.8], and
-that of 1 - t hides the others. So a pair asks for each token exactly once, with others in sight as there are
-while decoding; ℓ_1 is the canvas with the whole answer hidden. Both halves of the sum are weighted 1/t, as in the
-masked-diffusion bound; so log π is no normalised log-probability, and over the draws of a pair its mean is about one
-and a half times one. What is made of it is only ever a difference of two, with the same masks in both:
+The masks of a pair are complementary: the mask of t hides each token with probability t, drawn from [0.2, 0.8],
+and the mask of 1 - t hides the others. So a pair scores each token exactly once, with other tokens visible as
+they are while decoding. ℓ_1 is the canvas with the whole answer hidden. Both halves of the sum are weighted 1/t,
+as in the masked-diffusion bound. So log π is not a normalised log-probability: its mean over pairs is about one and
+a half times one. It is only used in differences of two, with the same masks in both:
 
     ρ_k  = exp(log π(o_k) - log π_old(o_k))
     loss = - mean over answers, and over the tokens of each, of  min(ρ_k A, clip(ρ_k, 1 - ε, 1 + ε) A) - β KL_k
     KL_k = exp(log π_ref - log π) - (log π_ref - log π) - 1
 
-`tests/training/test_coupled.py` writes it out one token after another.
+`tests/training/test_coupled.py` computes it token by token.
 
-An answer's tokens are those up to and with its end token. The padding behind it is hidden with them, for so
-it is while decoding, but nothing is asked of it. The temperature of log p is 1, whatever the rollouts had.
+An answer's tokens are those up to and including its end token. The padding after it is hidden as well, as it is
+while decoding, but it is not scored. The temperature of log p is 1, whatever the rollouts used.
 """
 
 from dataclasses import dataclass
@@ -31,18 +31,18 @@ from ..models.transformer import DiffusionModel
 from .recompute import cross_entropies
 
 T_RANGE = (0.2, 0.8)
-FURTHEST = 20.0  # differences of two log π are cut there, so that no exponential overflows
-CANVASES = 3  # forwarded for an answer: all of it hidden, and the pair
+FURTHEST = 20.0  # differences of two log π are clipped here, so that no exponential overflows
+CANVASES = 3  # per answer: one with all of it hidden, and the pair
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Answers to one prompt, on the canvases that they were written on.
+    """Answers to one prompt, on their canvases.
 
     Attributes:
-        tokens: int32 `[N, L]`: prompt, answer, padding behind its end.
-        start: where the answers start.
-        lengths: int64 `[N]`, the tokens of each, its end token with them.
+        tokens: int32 `[N, L]`: prompt, answer, padding after its end.
+        start: first position of the answers.
+        lengths: int64 `[N]`, tokens of each answer, its end token included.
     """
 
     tokens: NDArray[np.int32]
@@ -57,12 +57,12 @@ class Answers:
 
     @property
     def hidden(self) -> NDArray[np.bool_]:
-        """`[N, L]`, what is hidden while they are written: all behind the prompt."""
+        """`[N, L]`, the positions hidden at the start of decoding: everything after the prompt."""
         return np.broadcast_to(np.arange(self.tokens.shape[1]) >= self.start, self.tokens.shape)
 
     @property
     def scored(self) -> NDArray[np.bool_]:
-        """`[N, L]`, what is theirs: up to and with the end token."""
+        """`[N, L]`, the positions to score: up to and including the end token."""
         place = np.arange(self.tokens.shape[1])
         return (place >= self.start) & (place < self.start + self.lengths[:, None])
 
@@ -72,7 +72,7 @@ class Pair:
     """Complementary masks over some answers.
 
     Attributes:
-        first: bool `[N, L]`, what the mask of t hides; the other hides the rest of what is hidden at all.
+        first: bool `[N, L]`, the positions that the mask of t hides; the other mask hides the rest of `hidden`.
         t: float64 `[N]`.
     """
 
@@ -87,14 +87,14 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """What is forwarded to score M tokens, and where each is read, twice: one row to its left.
+    """The canvases that score M tokens, and the two rows that predict each (by the shift, one to its left).
 
     Attributes:
-        tokens: int32 `[3N, L]`: all hidden, the pair's first masks, and its second.
+        tokens: int32 `[3N, L]`: everything hidden, the pair's first masks, its second masks.
         full, paired: int32 `[M]`, rows of the flattened `[3N · L]`.
-        targets: int32 `[M]`.
+        targets: int32 `[M]`, the ids to score.
         weights: float32 `[M]`, 1/t of the mask of the pair that hides the token.
-        owner: int64 `[M]`, whose token it is.
+        owner: int64 `[M]`, the answer that the token belongs to.
     """
 
     tokens: NDArray[np.int32]
@@ -124,14 +124,14 @@ class Questions:
         )
 
     def arrays(self) -> tuple[mx.array, ...]:
-        """What `log_pi` takes after the model."""
+        """The arguments of `log_pi` after the model."""
         return tuple(mx.array(one) for one in (self.tokens, self.full, self.paired, self.targets, self.weights))
 
 
 def log_pi(
     model: DiffusionModel, tokens: mx.array, full: mx.array, paired: mx.array, targets: mx.array, weights: mx.array
 ) -> mx.array:
-    """`[M]`, the coupled estimate for each token; arguments as in `Questions`."""
+    """The coupled estimate of log π for each token, `[M]`. Arguments as in `Questions`."""
     hidden = model.model(tokens, 0, None, None)  # [3N, L, D]
     read = hidden.reshape(-1, hidden.shape[-1])[mx.concatenate([full, paired])]  # [2M, D]
     losses = cross_entropies(model, read, mx.concatenate([targets, targets]))
@@ -141,13 +141,13 @@ def log_pi(
 def clipped_loss(
     now: mx.array, old: mx.array, reference: mx.array, advantages: mx.array, shares: mx.array, *, clip_ratio: float, kl: float
 ) -> mx.array:
-    """The objective of M tokens, to be made small.
+    """The loss over M tokens.
 
     Args:
-        now: `[M]`, log π of the weights that learn.
-        old: `[M]`, that of those that wrote the answers; empty where they are the same.
-        reference: `[M]`, that of the reference model; not looked at where `kl` is 0.
-        shares: `[M]`, what each token counts: one over the answers and the answer's tokens.
+        now: `[M]`, log π of the weights in training.
+        old: `[M]`, log π of the weights that generated the answers; empty if they are the same.
+        reference: `[M]`, log π of the reference model; ignored if `kl` is 0.
+        shares: `[M]`, the weight of each token: 1 / (answers · tokens of its answer).
     """
     before = mx.stop_gradient(now) if old.size == 0 else old
     ratio = mx.exp(mx.clip(now - before, -FURTHEST, FURTHEST))
@@ -159,7 +159,7 @@ def clipped_loss(
 
 
 def leave_one_out(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[G]`: each reward less the mean of the others to the same prompt; 0 to the bit where all are the same."""
+    """Advantages `[G]`: each reward minus the mean of the others for the same prompt; exactly 0 if all are equal."""
     if (rewards == rewards[0]).all():
         return np.zeros(len(rewards))
     return rewards - (rewards.sum() - rewards) / (len(rewards) - 1)

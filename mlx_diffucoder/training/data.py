@@ -1,4 +1,4 @@
-"""What is learnt from: texts as `evaluation/texts.py` reads them, in ids, and how many do not fit."""
+"""Training examples: the texts that `data.py` reads, in ids, and the number that do not fit."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ..data import encode_samples, read_samples
 from ..errors import TrainError
 from ..tokenizer import Tokenizer
 
-MOST_TOKENS = 2**30  # of one text; whether it fits is asked later, of all of them
+MOST_TOKENS = 2**30  # per text; whether all fit is checked later
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +19,9 @@ class Example:
     """A text in ids: int32 arrays.
 
     Attributes:
-        prompt: never masked, at least one id.
-        answer: with its end token, where the tokenizer has one.
+        where: file and line.
+        prompt: never masked; at least one id.
+        answer: includes its end token, if the tokenizer has one.
     """
 
     where: str
@@ -33,7 +34,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The examples of a file that fit, and how many did not."""
+    """The examples of a file that fit, and the number of those that do not."""
 
     kept: list[Example]
     skipped: int
@@ -44,11 +45,11 @@ class Examples:
 
 
 def read_examples(path: Path, tokenizer: Tokenizer, *, max_length: int, skip_long: bool) -> Examples:
-    """Every text of a JSONL file, all of them checked before any is used.
+    """Read every text of a JSONL file; all are checked before any is used.
 
     Raises:
-        TaskError: the file cannot be read or is empty, or a line is no text; the message names the line.
-        TrainError: texts are longer than `max_length` and `skip_long` is not asked for, or none is left.
+        TaskError: the file cannot be read or is empty, or a line is not a text; the message names the line.
+        TrainError: texts are longer than `max_length` and `skip_long` is not set, or no text is left.
     """
     every = [
         Example(text.where, np.array(text.prompt, dtype=np.int32), np.array(text.answer, dtype=np.int32))
@@ -58,9 +59,9 @@ def read_examples(path: Path, tokenizer: Tokenizer, *, max_length: int, skip_lon
     kept = [example for example in every if len(example) <= max_length]
     skipped = len(every) - len(kept)
     if skipped and not skip_long:
-        raise TrainError(f"{path}: {_too_long(every, max_length)}; --skip-long leaves them out, --max-length makes room for more")
+        raise TrainError(f"{path}: {_too_long(every, max_length)}; skip them with --skip-long, or raise --max-length")
     if not kept:
-        raise TrainError(f"{path}: {_too_long(every, max_length)}, so nothing is left; --max-length makes room for more")
+        raise TrainError(f"{path}: {_too_long(every, max_length)}, so none is left; raise --max-length")
     return Examples(kept, skipped)
 
 

@@ -1,4 +1,4 @@
-"""An adapter added to the weights it belongs to."""
+"""Fuse an adapter into the weights of its model."""
 
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from .learners import ModelWriter
 
 
 def fuse(folder: Path, adapter: Path, out: Path, *, dequantize: bool = False) -> None:
-    """Write the checkpoint `folder` with `adapter` added to its weights into the new folder `out`.
+    """Write the checkpoint `folder` with `adapter` fused into its weights to the new folder `out`.
 
-    Layers that are quantized are quantized again, as they were, unless `dequantize`.
+    Quantized layers are quantized again with the same widths, unless `dequantize` is set.
 
     Raises:
-        CheckpointError, ConfigError: either folder is none, or the adapter is another model's.
+        CheckpointError, ConfigError: a folder cannot be loaded, or the adapter belongs to another model.
         ConvertError: `out` cannot be written, or there is nothing to dequantize.
     """
     with new_folder(out) as unfinished:

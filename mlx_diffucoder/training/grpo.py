@@ -1,8 +1,8 @@
-"""Coupled-GRPO as a method of the trainer: rounds of answers, what they earned, and the coupled objective.
+"""Coupled-GRPO as a method of the trainer: rounds of answers, their rewards, and the coupled objective.
 
-A round is `prompts_per_step` prompts with `group` answers each, written by the weights at its beginning; it
-serves `updates` optimizer steps, each with masks of its own. What the steps after the first need of a round is kept in the
-checkpoint, so that a run goes on in the middle of one. What a round draws follows from the seed and its number.
+A round is `prompts_per_step` prompts with `group` answers each, generated with the weights at its start. It
+serves `updates` optimizer steps, each with its own masks. A checkpoint keeps the data that later steps of the
+round need, so a run can resume in the middle of one. All draws of a round follow from the seed and its number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from ..tokenizer import Tokenizer
 from .coupled import CANVASES, Answers, Pair, Questions, clipped_loss, leave_one_out, log_pi
 from .grpo_settings import GrpoSettings
 from .recompute import computed_once
-from .rollouts import Reward, judge_all, write
+from .rollouts import Reward, rewards_of, write
 from .state import ROUND
 from .trainer import Arrays
 
@@ -32,11 +32,11 @@ NOTHING = np.zeros(0, dtype=np.float32)
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some answers to one prompt, and what the steps of a round need of them.
+    """Some answers to one prompt, with the data that the steps of a round need.
 
     Attributes:
         advantages: float32 `[N]`.
-        old, reference: float32 `[M]` for each step of the round; empty where it is not needed.
+        old, reference: log π, float32 `[M]`, for each step of the round; empty if not needed.
     """
 
     answers: Answers
@@ -47,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """The answers that some steps learn from, known by the round's number."""
+    """The answers that `updates` steps learn from, with the number of the round."""
 
     number: int
     parts: list[Part]
@@ -55,7 +55,7 @@ class Round:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A task and what the model is asked, in ids."""
+    """A task and its prompt in ids."""
 
     task: Task
     ids: list[int]
@@ -65,10 +65,10 @@ class CoupledGrpo:
     """Coupled-GRPO on tasks.
 
     Args:
-        prompts: what is asked, all of it known to fit.
-        decoding: how the answers are written; its seed is not looked at.
-        together: canvases forwarded together.
-        reference: the trainable weights of the reference model, where there is a KL to it.
+        prompts: the prompts, already checked to fit.
+        decoding: how to generate the answers; its seed is ignored.
+        together: canvases per forward.
+        reference: the trainable weights of the reference model, if the objective has a KL term.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class CoupledGrpo:
         self._round: Round | None = None
         self._told: list[dict[str, float]] = []
         self._last: list[dict[str, float]] = []
-        self.forwarded = self.learnt = 0  # positions so far: to write and to compare; and those with a gradient
+        self.forwarded = self.learnt = 0  # positions so far: without a gradient (generation, scoring) and with one
 
     def batches(self, model: DiffusionModel, step: int) -> Sequence[Arrays]:
         number, update = divmod(step, self._settings.updates)
@@ -109,13 +109,13 @@ class CoupledGrpo:
         return clipped_loss(now, old, reference, advantages, shares, clip_ratio=settings.clip_ratio, kl=settings.kl)
 
     def news(self) -> dict[str, float]:
-        """Means over the rounds since the last report, or of the last round where there was none."""
+        """Means over the rounds since the last report, or those of the last round if there was none."""
         told = self._told or self._last
         self._told, self._last = [], told[-1:]
         return {name: float(np.mean([one[name] for one in told])) for name in told[0]} if told else {}
 
     def _next(self, model: DiffusionModel, number: int) -> Round:
-        """Write a round's answers, run them, and score them where later steps compare with it."""
+        """Generate a round's answers, run them, and score them if later steps need it."""
         chosen = [self._prompts[index] for index in self._chosen(number)]
         with computed_once(model):
             written = [
@@ -124,7 +124,7 @@ class CoupledGrpo:
             ]
         self.forwarded += sum(one.positions for one in written)
         pairs = [(prompt.task, text) for prompt, one in zip(chosen, written, strict=True) for text in one.texts]
-        earned = np.array(judge_all(pairs, self._limits), dtype=object).reshape(len(chosen), -1)
+        earned = np.array(rewards_of(pairs, self._limits), dtype=object).reshape(len(chosen), -1)
         advantages = [leave_one_out(self._values(group)) for group in earned]
         self._tell(earned, advantages)
         cut = [
@@ -133,12 +133,12 @@ class CoupledGrpo:
             for which in self._slices()
         ]
         kept = [part for part in cut if self._settings.kl or part.advantages.any()]
-        # A round that teaches nothing still is a step: weights decay, and the learning rate goes on.
+        # A round without a signal is still a step: weights decay and the learning rate advances.
         parts = [self._compared(model, part, number, place) for place, part in enumerate(kept or cut[:1])]
         return Round(number, parts)
 
     def _chosen(self, number: int) -> list[int]:
-        """The prompts of a round: all of them in random order, again and again."""
+        """The prompts of a round, drawn epoch by epoch in random order."""
         many, most = self._settings.prompts_per_step, len(self._prompts)
         places = range(number * many, (number + 1) * many)
         return [int(np.random.default_rng([self._seed, 2, place // most]).permutation(most)[place % most]) for place in places]
@@ -166,10 +166,10 @@ class CoupledGrpo:
         )
 
     def _compared(self, model: DiffusionModel, part: Part, number: int, place: int) -> Part:
-        """With log π of the weights as they are, and of the reference model, for the masks of each step."""
+        """Add log π of the current weights and of the reference model, for the masks of each step."""
         updates = range(self._settings.updates)
         asked = [self._questions(part, number, place, update) for update in updates]
-        old = [NOTHING, *(self._score(model, one) for one in asked[1:])]  # in the first step both are the same
+        old = [NOTHING, *(self._score(model, one) for one in asked[1:])]  # in the first step old and new are equal
         if not self._settings.kl:
             return replace(part, old=old, reference=[NOTHING for _ in updates])
         learning = model.trainable_parameters()
@@ -195,7 +195,7 @@ class CoupledGrpo:
         return (*asked.arrays(), *(mx.array(one) for one in given))
 
     def save(self, folder: Path) -> None:
-        """Put the round that is at work beside a checkpoint's weights."""
+        """Write the current round into a checkpoint folder."""
         if self._round is None:
             return
         kept: dict[str, mx.array] = {"number": mx.array(self._round.number)}
@@ -213,7 +213,7 @@ class CoupledGrpo:
         mx.save_safetensors(str(folder / ROUND), kept)
 
     def read(self, folder: Path) -> None:
-        """Take that round up again. Raises `CheckpointError` where it cannot be read."""
+        """Read the round of a checkpoint. Raises `CheckpointError` if it cannot be read."""
         try:
             kept: Any = mx.load(str(folder / ROUND))
             places = sorted({name.partition(".")[0] for name in kept if name[0].isdigit()})

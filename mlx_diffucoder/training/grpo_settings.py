@@ -1,4 +1,4 @@
-"""What a run of coupled-GRPO was asked for, checked."""
+"""The settings of a coupled-GRPO run, checked."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -13,11 +13,11 @@ class GrpoSettings:
 
     Attributes:
         group: answers to a prompt; each is compared with the others.
-        prompts_per_step: prompts a round.
-        updates: optimizer steps that a round serves.
-        clip_ratio: how far from 1 a ratio counts.
-        kl: the weight of the KL to the model that the run began with.
-        format_reward: what a well-formed answer earns; one that passes its tests earns 1 more.
+        prompts_per_step: prompts per round.
+        updates: optimizer steps per round.
+        clip_ratio: ε of the clipped ratio.
+        kl: weight of the KL to the initial model.
+        format_reward: reward of a well-formed answer; passing the tests adds 1.
     """
 
     group: int = 8
@@ -29,7 +29,7 @@ class GrpoSettings:
 
     def __post_init__(self) -> None:
         if self.group == 1:
-            raise TrainError("group must be 2 or more: an answer is compared with the others to its prompt", field="group")
+            raise TrainError("group must be 2 or more: an answer is compared with the others to the same prompt", field="group")
         for name, low, high in (
             ("group", 2, 2**12),
             ("prompts_per_step", 1, 2**16),
@@ -43,5 +43,5 @@ class GrpoSettings:
                 raise TrainError(f"{name} must be from {low:g} to {high:g}, not {value!r}", field=name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
+        """Every field, JSON-ready."""
         return asdict(self)

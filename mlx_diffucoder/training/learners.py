@@ -1,6 +1,6 @@
-"""What can be trained: a whole model, one of random weights, or adapters on a model that stays as it is.
+"""Models to train: a whole model, one with random weights, or adapters on a frozen model.
 
-A `Learner` is a model with its trainable weights marked, and how these are written and read again.
+A `Learner` is a model with its trainable weights marked, and functions to write and read them.
 """
 
 import json
@@ -26,21 +26,21 @@ from ..tokenizer_files import copy_unchanged
 
 DEVIATION = 0.02  # Qwen2's initializer_range
 TUNES = ("full", *KINDS)
-WHOLE_BYTES = (2, 4, 8)  # widths of which mlx-lm's DoRA knows how many share a word
+WHOLE_BYTES = (2, 4, 8)  # bits that mlx-lm's DoRA supports
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """Which weights are trained, and how.
+    """Which weights to train, and how.
 
     Attributes:
         tune: `full`, `lora` or `dora`.
-        rank, scale, dropout: of the adapters, as mlx-lm has them.
-        layers: the last so many get adapters; None is all.
-        dtype: to compute in another type than the weights are stored in; float16 becomes float32 where
-            nothing is said, for its gradients underflow.
-        unpack: quantized weights are held as floats of the same values, rounded to `dtype`; None does so on
-            a CPU alone, where MLX's quantized products take some fifty times longer.
+        rank, scale, dropout: the adapters' parameters, as in mlx-lm.
+        layers: add adapters to this many of the last layers; None means all.
+        dtype: the dtype to compute in; None uses that of the weights, but float32 instead of float16,
+            whose gradients underflow.
+        unpack: hold quantized weights as floats of the same values, rounded to `dtype`. None does so only
+            on a CPU, where MLX's quantized products take some fifty times longer.
     """
 
     tune: str = "full"
@@ -64,12 +64,12 @@ class Tuning:
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """A model that learns.
+    """A model to train.
 
     Attributes:
-        identity: of what it began as, and how it is trained, as JSON can hold it.
-        write: writes what is trained into a folder that loads.
-        read: reads that again.
+        identity: the initial model and the way it is trained, JSON-ready.
+        write: writes the trained weights into a folder that can be loaded.
+        read: reads them again.
     """
 
     model: DiffusionModel
@@ -83,12 +83,12 @@ def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unrea
     """The model of a checkpoint folder.
 
     Args:
-        name: what the folder was named by.
-        seed: of the adapters' first weights.
-        unread: leave the weights in their files, and say nothing of which they are: to look at shapes.
+        name: the name or path that the user gave.
+        seed: seeds the adapters' initial weights.
+        unread: do not read or identify the weights; for shapes only.
 
     Raises:
-        TrainError: it is quantized, and not adapters but all of it is to be trained; or as `add_adapters`.
+        TrainError: it is quantized and `tune` is `full`; or as `add_adapters`.
         CheckpointError, ConfigError: as `load`.
     """
     model, raw = build(folder)
@@ -96,7 +96,7 @@ def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unrea
     base = {"name": name, "weights": ""} if unread else base_identity(model, name)
     quantized = any(hasattr(module, "bits") for module in model.modules())
     if quantized and tuning.tune == "full":
-        raise TrainError(f"{name}: is quantized, and quantized weights cannot be trained; use --tune lora")
+        raise TrainError(f"{name}: its weights are quantized and cannot be trained; use --tune lora")
     if quantized and (mx.default_device().type == mx.cpu if tuning.unpack is None else tuning.unpack):
         model = _unpacked(model)
     _set_dtype(model, tuning.dtype)
@@ -119,7 +119,7 @@ def from_scratch(path: Path, tokenizer_folder: Path, seed: int, dtype: str | Non
     """The model that a `config.json` describes, with random weights, and the tokenizer of a folder.
 
     Raises:
-        ConfigError, CheckpointError: either cannot be read, or the tokenizer has ids that the model lacks.
+        ConfigError, CheckpointError: one of them cannot be read, or the tokenizer has ids beyond the vocabulary.
     """
     raw = read_json(path)
     try:
@@ -129,7 +129,9 @@ def from_scratch(path: Path, tokenizer_folder: Path, seed: int, dtype: str | Non
         raise ConfigError(f"{path}: {error}") from None
     tokenizer = Tokenizer.load(tokenizer_folder, raw)
     if (most := int(tokenizer.known_ids.max())) >= config.vocab_size:
-        raise CheckpointError(f"{path}: vocab_size is {config.vocab_size}, and {tokenizer_folder} has the id {most}")
+        raise CheckpointError(
+            f"{path}: vocab_size is {config.vocab_size}, but the tokenizer in {tokenizer_folder} has the id {most}"
+        )
     model = DiffusionModel(config, family)
     _initialize(model, float(raw.get("initializer_range") or DEVIATION), mx.random.key(seed))
     _set_dtype(model, dtype)
@@ -156,19 +158,19 @@ def _read_weights(model: DiffusionModel, file: Path) -> None:
 
 
 def add_adapters(model: DiffusionModel, tuning: Tuning, seed: int) -> dict[str, Any]:
-    """Adapters on every linear of the last layers, by mlx-lm; what `adapter_config.json` says of them.
+    """Add adapters to every linear layer of the last blocks, by mlx-lm. Returns their part of `adapter_config.json`.
 
     Raises:
-        TrainError: the model has no such layers, or widths that mlx-lm's DoRA cannot take.
+        TrainError: the model has fewer layers, or bits that mlx-lm's DoRA does not support.
     """
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
     layers = len(model.layers) if tuning.layers is None else tuning.layers
     if layers > len(model.layers):
-        raise TrainError(f"layers is {layers}, and the model has {len(model.layers)}", field="layers")
+        raise TrainError(f"layers is {layers}, but the model has only {len(model.layers)}", field="layers")
     widths = {module.bits for module in model.modules() if isinstance(module, nn.QuantizedLinear)}
     if tuning.tune == "dora" and (odd := sorted(widths - set(WHOLE_BYTES))):
-        raise TrainError(f"tune dora cannot take weights of {odd[0]} bits; use lora", field="tune")
+        raise TrainError(f"tune dora does not support weights of {odd[0]} bits; use lora", field="tune")
     parameters = {"rank": tuning.rank, "scale": tuning.scale, "dropout": tuning.dropout}
     model.freeze()
     mx.random.seed(seed)
@@ -204,7 +206,7 @@ class ModelWriter:
 
 
 def _initialize(model: DiffusionModel, deviation: float, key: mx.array) -> None:
-    """Normal weights, narrower where a layer adds to the residual stream (GPT-2, section 2.3); norms 1, biases 0."""
+    """Normal weights, scaled down where a layer adds to the residual stream (GPT-2, section 2.3); norms 1, biases 0."""
     residual = deviation / math.sqrt(2 * model.config.num_hidden_layers)
     weights = []
     parameters: Any = tree_flatten(model.parameters())

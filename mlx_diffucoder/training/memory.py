@@ -1,8 +1,8 @@
-"""What training takes at most, computed from shapes before anything is read.
+"""Upper bound on the memory of training, computed from shapes before anything is read.
 
-The counts of what a layer keeps for its gradient are those of `model.py`, operation by operation; those of what
-is alive for a moment were fitted to MLX's measured peaks at small shapes (`tests/training/test_memory.py`
-compares). Not covered: what an allocator loses between arrays, and other programs.
+What a layer keeps for its gradient is counted operation by operation from `models/transformer.py`. Temporary
+arrays were fitted to MLX's measured peaks at small shapes (`tests/training/test_memory.py` compares). Not
+covered: allocator overhead, and other programs.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,20 +15,20 @@ from mlx.utils import tree_flatten
 from ..models.transformer import DiffusionModel
 from .recompute import HEAD_ROWS, recomputes
 
-FLOAT = 4  # bytes: of logits, and of adapters' arithmetic
-LOGITS = 6  # copies of the logits that cross-entropy and its gradient hold
+FLOAT = 4  # bytes of a float32: logits and adapter arithmetic
+LOGITS = 6  # copies of the logits held by cross-entropy and its gradient
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes.
+    """Memory by purpose, in bytes.
 
     Attributes:
-        weights: as they are stored, adapters included.
-        gradients: of what is trained; twice where batches are accumulated.
-        optimizer: the averages that it keeps.
-        activations: what the layers keep for the gradient, and what one holds for a moment.
-        logits: of the rows that are read.
+        weights: as stored, adapters included.
+        gradients: of the trained weights; twice if batches are accumulated.
+        optimizer: its state.
+        activations: kept by the layers for the gradient, plus the temporary arrays of one layer.
+        logits: of the rows in the loss.
     """
 
     weights: int
@@ -48,17 +48,17 @@ class Memory:
 def memory_to_train(
     model: DiffusionModel, optimizer: optim.Optimizer, *, batch: int, length: int, accumulate: int = 1, lanes: int = 1
 ) -> Memory:
-    """What a step takes at most, of a model as it is going to be trained.
+    """The memory that a step takes at most, for a model set up for training.
 
     Args:
-        optimizer: new; what it keeps is asked of it, and not allocated.
-        batch, length: canvases forwarded together, and the longest of them.
-        lanes: batches computed side by side.
+        optimizer: new; its state is described lazily, not allocated.
+        batch, length: canvases per forward, and the longest canvas in tokens.
+        lanes: batches computed in parallel.
     """
     trained = bytes_of(model.trainable_parameters())
     optimizer.init(model.trainable_parameters())
     tokens, side_by_side = batch * length, min(lanes, accumulate)
-    rows = length * (batch + 1) // 2  # timesteps stand in equal parts of (0, 1]
+    rows = length * (batch + 1) // 2  # timesteps are stratified over (0, 1]
     if recomputes(model):
         rows = min(rows, HEAD_ROWS)
     return Memory(
@@ -71,7 +71,7 @@ def memory_to_train(
 
 
 def _activations(model: DiffusionModel, tokens: int, length: int) -> int:
-    """Of the layers: what each keeps for its gradient, and what the backward pass of one holds for a moment."""
+    """Bytes that the layers keep for their gradients, plus the temporary arrays of one backward pass."""
     config, size = model.config, model.model.norm.weight.dtype.size
     width, inner = config.hidden_size, config.intermediate_size
     scores = config.num_attention_heads * length
@@ -83,11 +83,11 @@ def _activations(model: DiffusionModel, tokens: int, length: int) -> int:
 
 
 def _kept(model: DiffusionModel, layer: nn.Module, tokens: int, length: int) -> int:
-    """Of one layer, in bytes."""
+    """Bytes that one layer keeps."""
     config, size = model.config, model.model.norm.weight.dtype.size
     width, inner = config.hidden_size, config.intermediate_size
     kv = config.num_key_value_heads * config.head_dim
-    # Residuals and norms 4, queries turned and not 2, attention's sum 2; keys, values; gate, up, silu, product; scores.
+    # Residuals and norms 4, queries before and after RoPE 2, attention output 2; keys, values; gate, up, silu, product; scores.
     numbers = 8 * width + 2 * kv + 4 * inner + config.num_attention_heads * length
     total = size * tokens * numbers
     for module in layer.modules():
@@ -97,8 +97,8 @@ def _kept(model: DiffusionModel, layer: nn.Module, tokens: int, length: int) -> 
         out = module.lora_b.shape[1]
         total += FLOAT * tokens * rank
         if size != FLOAT:
-            total += FLOAT * tokens * into  # the input once more, in the adapter's type
-        if "m" in module:  # DoRA's own: the output before it is scaled, and weights that were packed
+            total += FLOAT * tokens * into  # a copy of the input in the adapter's dtype
+        if "m" in module:  # DoRA: the output before scaling, and the dequantized weights
             total += size * tokens * out
             total += size * into * out if isinstance(module.linear, nn.QuantizedLinear) else 0
     return total

@@ -1,24 +1,22 @@
-"""The masked-diffusion objective: which tokens of a canvas are masked, and the loss of what stood there.
+"""The masked-diffusion objective: which tokens of a canvas are masked, and the loss at these positions.
 
-    L = E over t, masks of  (1/t) · Σ over masked i of  -log p(x_i | canvas),   divided by the tokens to learn.
+    L = E over t, masks of  (1/t) · Σ over masked i of  -log p(x_i | canvas),   divided by the number of target tokens.
 
 With t uniform in (0, 1] and each token masked with probability t, this bounds the negative log-likelihood
 (Dream 7B, arXiv 2508.15487, section 3; LLaDA, arXiv 2502.09992, equation 3). The distribution of position i
-is read at row i - 1: DiffuCoder's shift (arXiv 2506.20639).
+is in row i - 1: DiffuCoder's shift (arXiv 2506.20639).
 
-The shift is there because these models were autoregressive ones first, and so can be begun here too: with the causal
-objective nothing is masked, each row attends to itself and those before it, and every token to be learnt counts alike.
-With the mixed one every second batch is from left to right still, and what was learnt so is kept while denoising is learnt;
-but a prompt is seen whole there (a prefix LM, arXiv 1910.10683, section 3.2.1) and masks stand where nothing is, as while
-denoising.
+The shift exists because these models started as autoregressive ones, and training can start that way here too. With the
+causal objective nothing is masked, each row attends to itself and earlier rows, and every target token counts equally. With
+the mixed one every second batch is still left to right, which keeps what was learnt while denoising is learnt. There the
+prompt is visible as a whole (a prefix LM, arXiv 1910.10683, section 3.2.1) and masks fill the rest, as while denoising.
 
-A canvas can be masked from a place on, too, as writing from the left leaves it. What it says of tokens far behind that place
-is little; so theirs counts less, by the geometric distribution that Dream weighs tokens by (context-adaptive noise
-rescheduling, arXiv 2508.15487, section 3).
+A canvas can also be masked from some position to its end, as decoding from the left leaves it. Tokens far after that
+position are hardly determined, so they count less, by the geometric distribution with which Dream weighs tokens
+(context-adaptive noise rescheduling, arXiv 2508.15487, section 3).
 
-What a model says far behind all that is shown it is too sure of, where the whole was never met; a decoder that commits the
-surest token first begins there. Targets there can be smoothed (label smoothing: arXiv 1512.00567, section 7), the more the
-farther they are.
+Far from all visible tokens a model tends to be overconfident, and a decoder that commits the most confident token first
+starts there. Targets there can be smoothed (label smoothing: arXiv 1512.00567, section 7), more with growing distance.
 """
 
 from dataclasses import dataclass, field, replace
@@ -32,23 +30,23 @@ from ..models.transformer import DiffusionModel
 from .recompute import cross_entropies
 
 LEAST_T = 1e-3
-"""Where the reference's timesteps end; 1/t without an end has no finite variance."""
-NEAR = 0.3  # the geometric distribution's p: the share that the first token behind a prefix has of the loss
-SOON = 0.5  # each further mask before a target brings its smoothing so much of the way to the full one
-ROWS = 64  # rows are filled up to a multiple of this, so that few shapes are met
+"""The smallest timestep, as in the reference; without a bound 1/t has no finite variance."""
+NEAR = 0.3  # p of the geometric distribution: the share of the loss of the first token after a prefix
+SOON = 0.5  # each further mask before a target closes this share of the gap to full smoothing
+ROWS = 64  # rows are padded to a multiple of this, so that there are few shapes
 
 
 @dataclass(frozen=True, eq=False)
 class Noised:
-    """A batch, and what is to be said about it.
+    """A masked batch with its targets.
 
     Attributes:
         tokens: int32 `[B, L]`, the canvases.
-        rows: int32 `[M]`, rows of the flattened `[B · L]` to read, one to the left of each position that is asked for.
-        targets: int32 `[M]`, the ids that stood there.
-        weights: float32 `[M]`, what the loss of each counts; 0 for rows that only fill up.
-        seen: bool, what each row attends to: `[L, L]`, or `[B, 1, L, L]`; of size 0 where that is everything.
-        spread: float32 `[M]`, the share of each target that is spread over all tokens; of size 0 where none is.
+        rows: int32 `[M]`, rows of the flattened `[B · L]` that predict the targets, one to the left of each.
+        targets: int32 `[M]`, the original ids.
+        weights: float32 `[M]`, the weight of each loss; 0 for padding rows.
+        seen: bool attention mask `[L, L]` or `[B, 1, L, L]`; size 0 means full attention.
+        spread: float32 `[M]`, label smoothing of each target; size 0 means none.
     """
 
     tokens: NDArray[np.int32]
@@ -67,13 +65,13 @@ class Noised:
         mask_id: int,
         smoothing: float = 0.0,
     ) -> Self:
-        """Canvases with their masks put on.
+        """Apply masks to canvases.
 
         Args:
             tokens: `[B, L]`, with nothing masked.
-            masked: `[B, L]`; the first column is never, for no row predicts it.
-            weights: `[B, L]`, what the loss of a masked token counts.
-            smoothing: how much of a target is spread where many masks stand before it; nothing behind a shown token.
+            masked: `[B, L]`; never the first column, which no row predicts.
+            weights: `[B, L]`, the weight of the loss of a masked token.
+            smoothing: label smoothing of targets far from a visible token; 0 right after one.
         """
         asking = cls._asking(np.where(masked, np.int32(mask_id), tokens), tokens, masked, weights)
         if not smoothing:
@@ -83,16 +81,16 @@ class Noised:
 
     @classmethod
     def left_to_right(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], count: int) -> Self:
-        """Canvases with nothing masked, asked for what is to be learnt; for the causal objective."""
+        """Unmasked canvases with causal attention, for the causal objective."""
         asking = cls._asking(tokens, tokens, learnt, np.full(tokens.shape, 1 / count))
         return replace(asking, seen=_before(tokens.shape[1]))
 
     @classmethod
-    def behind_prompts(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], mask_id: int, count: int) -> Self:
-        """From left to right, but that what is before and behind the answers is seen by all rows: prompts, and masks.
+    def after_prompts(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], mask_id: int, count: int) -> Self:
+        """Left to right within the answers; prompts and trailing masks are visible to all rows.
 
         Args:
-            learnt: `[B, L]`; what is to be learnt of a row stands together.
+            learnt: `[B, L]`, the targets; those of a row are contiguous.
         """
         length = tokens.shape[1]
         places = np.arange(length)
@@ -116,12 +114,12 @@ class Noised:
         )
 
     def arrays(self) -> tuple[mx.array, ...]:
-        """What `loss` takes after the model."""
+        """The arguments of `loss` after the model."""
         return tuple(mx.array(one) for one in (self.tokens, self.rows, self.targets, self.weights, self.seen, self.spread))
 
 
 def _since_shown(masked: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """`[B, L]`, how far the last token that is not masked is to the left; 0 for itself."""
+    """Distance `[B, L]` to the nearest unmasked token at or to the left of each position."""
     places = np.broadcast_to(np.arange(masked.shape[1]), masked.shape)
     return places - np.maximum.accumulate(np.where(masked, 0, places), axis=1)
 
@@ -131,28 +129,28 @@ def _before(length: int) -> NDArray[np.bool_]:
 
 
 def timesteps(rng: np.random.Generator, count: int, least: float = LEAST_T) -> NDArray[np.float64]:
-    """`[count]`, each uniform in [least, 1], and one in each of `count` equal parts of it, in any order.
+    """Stratified timesteps `[count]`: each is uniform in [least, 1], one in each of `count` equal parts, shuffled.
 
-    Each is as good as drawn alone, and together they vary less (the low-discrepancy sampler of
-    variational diffusion models, arXiv 2107.00630, appendix I.1).
+    Each alone is uniform, and together they vary less (the low-discrepancy sampler of variational diffusion
+    models, arXiv 2107.00630, appendix I.1).
     """
     spread = (rng.permutation(count) + 1 - rng.random()) / count  # in (0, 1]
     return least + (1 - least) * spread
 
 
 def draw_masks(rng: np.random.Generator, learnt: NDArray[np.bool_], t: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """bool `[B, L]`: each token that is to be learnt is masked with its canvas's probability t `[B]`."""
+    """Masks, bool `[B, L]`: each target is masked with its canvas's probability t `[B]`."""
     return learnt & (rng.random(learnt.shape) < t[:, None])
 
 
 def mask_from(place: int, count: int, length: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """A canvas that is masked from a place on, and what its tokens' losses count, which sums up to about `count`.
+    """A mask from position `place` to the end, and the weights of its losses, which sum to about `count`.
 
     Returns:
-        bool `[length]`, and float64 `[length]`: `count` · p (1 - p)^d, d places behind the first mask.
+        bool `[length]`, and float64 `[length]`: `count` · p (1 - p)^d at distance d from the first mask.
     """
-    behind = np.arange(length) - place
-    return behind >= 0, count * NEAR * (1 - NEAR) ** np.maximum(behind, 0.0)
+    distance = np.arange(length) - place
+    return distance >= 0, count * NEAR * (1 - NEAR) ** np.maximum(distance, 0.0)
 
 
 def loss(
@@ -164,13 +162,13 @@ def loss(
     seen: mx.array,
     spread: mx.array,
 ) -> mx.array:
-    """The weighted sum of the cross-entropies of what is asked for; arguments as in `Noised`.
+    """The weighted sum of the cross-entropies of the targets. Arguments as in `Noised`.
 
-    Only the rows that are read go through `lm_head`.
+    Only the rows that predict a target go through `lm_head`.
 
     Args:
-        seen: bool `[L, L]` or `[B, 1, L, L]`, what each row attends to; of size 0 where that is everything.
-        spread: `[M]`, or of size 0.
+        seen: bool attention mask `[L, L]` or `[B, 1, L, L]`; size 0 means full attention.
+        spread: `[M]`, or size 0.
     """
     hidden = model.model(tokens, 0, seen if seen.size else None, None)  # [B, L, D]
     read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [M, D]

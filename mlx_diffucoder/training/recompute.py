@@ -1,6 +1,6 @@
-"""Gradient checkpointing: what the layers and the head compute on the way is computed again when gradients need it.
+"""Gradient checkpointing: activations of the layers and the head are recomputed when gradients need them.
 
-Memory for the activations of one layer in place of all, for about a third more time.
+This needs memory for the activations of one layer instead of all, for about a third more time.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ import mlx.nn as nn
 
 from ..models.transformer import DiffusionModel, KeyValues, Layer, Positions
 
-HEAD_ROWS = 128  # rows whose logits are held at a time
+HEAD_ROWS = 128  # rows of logits to hold at a time
 
 
 class Recomputed(Layer):
-    """A layer of which only the input is kept for the gradient."""
+    """A layer that keeps only its input for the gradient."""
 
     def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
         def forward(trained: Any, x: mx.array) -> mx.array:
@@ -27,7 +27,7 @@ class Recomputed(Layer):
 
 
 def recompute_layers(model: DiffusionModel) -> None:
-    """From here on the model's layers are `Recomputed`; their weights and names stay."""
+    """Turn the model's layers into `Recomputed` ones; weights and names stay."""
     for layer in model.layers:
         layer.__class__ = Recomputed
 
@@ -38,7 +38,7 @@ def recomputes(model: DiffusionModel) -> bool:
 
 @contextmanager
 def computed_once(model: DiffusionModel) -> Iterator[None]:
-    """Within it no layer is `Recomputed`: for forwards that keep keys and values, and no gradient."""
+    """Within this context no layer is `Recomputed`: for forwards with a K/V cache and no gradient."""
     again = recomputes(model)
     for layer in model.layers:
         layer.__class__ = Layer
@@ -50,12 +50,12 @@ def computed_once(model: DiffusionModel) -> Iterator[None]:
 
 
 def cross_entropies(model: DiffusionModel, rows: mx.array, targets: mx.array, spread: mx.array | None = None) -> mx.array:
-    """`[M]`, those of what the layers put out, `rows` `[M, D]`, with the ids `targets` `[M]`.
+    """Cross-entropies `[M]` between hidden rows `[M, D]` and target ids `[M]`.
 
-    Where the layers are `Recomputed`, so is the head, `HEAD_ROWS` at a time.
+    If the layers are `Recomputed`, so is the head, `HEAD_ROWS` rows at a time.
 
     Args:
-        spread: `[M]`, the share of each target that is spread over all tokens; none, or of size 0, where nothing is.
+        spread: `[M]`, label smoothing: the share of each target spread over all tokens; None or size 0 for none.
     """
 
     head: list[nn.Module] = [model.model.norm]
@@ -70,7 +70,7 @@ def cross_entropies(model: DiffusionModel, rows: mx.array, targets: mx.array, sp
             plain = nn.losses.cross_entropy(logits, targets[piece])
             if spread is None or not spread.size:
                 return plain
-            of_all = mx.logsumexp(logits, axis=-1) - logits.mean(axis=-1)  # the mean cross-entropy with every token
+            of_all = mx.logsumexp(logits, axis=-1) - logits.mean(axis=-1)  # the mean cross-entropy over all tokens
             return plain + spread[piece] * (of_all - plain)
 
         computed = mx.checkpoint(forward) if recomputes(model) else forward

@@ -1,4 +1,4 @@
-"""What a run was asked for, checked, and the learning rate that follows from it."""
+"""The settings of a training run, checked, and its learning-rate schedule."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -13,21 +13,21 @@ OBJECTIVES = ("masked", "causal", "mixed")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How to train. Fields are the flags of `diffucode train`.
+    """How to train. The fields are the options of `diffucode train`.
 
     Attributes:
-        steps: optimizer steps of the whole run; the learning rate's cosine ends with the last.
-        batch_size: canvases forwarded together.
-        accumulate: batches a step.
-        max_length: of a canvas, prompt and padding included.
-        learning_rate: at the end of the warm-up, from where it falls to `final` of itself.
+        steps: optimizer steps of the whole run; the cosine of the learning rate ends with the last.
+        batch_size: canvases per forward.
+        accumulate: batches per step.
+        max_length: the longest canvas in tokens, prompt and padding included.
+        learning_rate: peak, at the end of the warm-up; it then falls to `final` times the peak.
         warmup: steps of the linear rise.
-        clip: the largest norm of a gradient.
-        weight_decay: AdamW's, on matrices that are no embeddings.
-        optimizer: `adamw`; or `muon` for the matrices of the layers (Jordan et al. 2024), AdamW for the rest.
-        save_every, eval_every: in steps.
-        patience: evaluations without a better loss after which the run ends; 0 never ends it.
-        objective: `masked`; `causal`, left to right, which a model can be begun with; or `mixed`; see `objective.py`.
+        clip: the largest gradient norm.
+        weight_decay: AdamW's, on matrices other than embeddings.
+        optimizer: `adamw`, or `muon` for the layers' matrices (Jordan et al. 2024) with AdamW for the rest.
+        save_every, eval_every: steps between checkpoints, and between evaluations.
+        patience: the run ends after this many evaluations without a better loss; 0 disables that.
+        objective: `masked`, `causal` (left to right, to start a model with) or `mixed`; see `objective.py`.
         infill, canvas, least_t, prefixes, padding, smoothing, seed: see `Drawing`.
     """
 
@@ -81,21 +81,23 @@ class TrainSettings:
             if (value := getattr(self, name)) not in known:
                 raise TrainError(f"{name} must be {one_of(known, value)}", field=name)
         if self.objective == "causal" and self.infill:
-            raise TrainError("infill is for the masked objective: left to right, nothing behind a hole is seen", field="infill")
+            raise TrainError("infill needs the masked objective: a causal model sees nothing after a hole", field="infill")
         if self.objective == "causal" and self.prefixes:
-            raise TrainError("prefixes is for the masked objective: left to right, every prefix is asked for", field="prefixes")
+            raise TrainError(
+                "prefixes needs the masked objective: the causal one already learns from every prefix", field="prefixes"
+            )
         if self.objective == "causal" and self.padding:
-            raise TrainError("padding is for the masked objective: left to right, there is none to learn", field="padding")
+            raise TrainError("padding needs the masked objective: the causal one has no padding to learn", field="padding")
         if self.objective == "causal" and self.smoothing:
-            raise TrainError("smoothing is for the masked objective: left to right, nothing is far", field="smoothing")
+            raise TrainError("smoothing needs the masked objective: the causal one has no distant masks", field="smoothing")
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0: a linear rise, then half a cosine."""
+        """The learning rate of a step, counted from 0: a linear warm-up, then half a cosine."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         gone = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.learning_rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, gone))))
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
+        """Every field, JSON-ready."""
         return asdict(self)

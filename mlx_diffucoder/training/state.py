@@ -1,12 +1,12 @@
-"""The folder of a run: its checkpoints, each whole or not there, and the log of its curve.
+"""The folder of a run: complete checkpoints and the log.
 
-    OUT/log.jsonl           one line a report
-    OUT/step-00000200/      a checkpoint: what is trained, optimizer.safetensors, training.json
-    OUT/...                 at the end, the files of what was trained
+    OUT/log.jsonl           one line per report
+    OUT/step-00000200/      a checkpoint: trained weights, optimizer.safetensors, training.json
+    OUT/...                 at the end, the files of the trained model or adapter
 
-A checkpoint is written beside under a hidden name and renamed, and only then the one before is removed: a
-run that was killed, or met a full disk, leaves the previous one. What is drawn follows from seed and step, so
-that no generator's state needs to be kept.
+A checkpoint is written under a hidden name and renamed. Only then is the previous one removed, so a run that
+is killed or meets a full disk leaves that one intact. All randomness follows from seed and step, so no
+generator state is stored.
 """
 
 import fcntl
@@ -28,21 +28,21 @@ from ..errors import CheckpointError, TrainError
 from ..files import folder_atomically, read_json, write_atomically
 
 STATE, OPTIMIZER, LOG = "training.json", "optimizer.safetensors", "log.jsonl"
-ROUND = "round.safetensors"  # answers that a method has begun to learn from
+ROUND = "round.safetensors"  # the round that a method is in the middle of
 WriteWeights = Callable[[Path, nn.Module], None]
-"""Writes what is trained into a folder, as a folder that loads."""
+"""Writes the trained weights into a folder that can be loaded."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         step: optimizer steps done.
-        best, best_step: the lowest loss of an evaluation, and when.
-        worse: evaluations since.
-        running, lowest: the loss of the steps, smoothed; and its lowest.
-        seconds: spent on training.
+        best, best_step: the lowest evaluation loss, and its step.
+        worse: evaluations since then.
+        running, lowest: the smoothed training loss, and its minimum.
+        seconds: seconds of training.
     """
 
     step: int = 0
@@ -55,17 +55,17 @@ class Progress:
 
 
 class RunFolder:
-    """Where a run is kept; held by this process until it ends.
+    """The folder of a run, locked by this process until it closes.
 
     Args:
-        path: OUT; made where it is not there.
-        identity: what a run that goes on must have in common with this one, as JSON can hold it.
+        path: OUT; created if it does not exist.
+        identity: what a resumed run must share with this one, JSON-ready.
         write: writes the weights.
-        resume: whether a run that is there is gone on with.
+        resume: continue the run in the folder.
 
     Raises:
-        TrainError: OUT cannot be made, is no run's folder, holds a run that is not to be gone on with, or one
-            that is running.
+        TrainError: OUT cannot be created, is not the folder of a run, holds a run and `resume` is not set, or
+            holds one that is running.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], write: WriteWeights, *, resume: bool = False):
@@ -75,35 +75,35 @@ class RunFolder:
             self._lock = (path / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TrainError(f"{path}: another run is writing it; wait for that, or name another folder") from None
+            raise TrainError(f"{path}: another run is writing to it; wait for it to end, or choose another folder") from None
         except OSError as error:
             raise TrainError(f"{path}: cannot be written ({_reason(error)})") from None
         self._begin(resume)
 
     def _begin(self, resume: bool) -> None:
-        for left in self.path.glob(".step-*.unfinished"):  # by a run that was killed
+        for left in self.path.glob(".step-*.unfinished"):  # left by a killed run
             shutil.rmtree(left, ignore_errors=True)
         if self.newest() is not None:
             if not resume:
-                raise TrainError(f"{self.path}: holds a run already; --resume goes on with it, or name another folder")
+                raise TrainError(f"{self.path}: already holds a run; continue it with --resume, or choose another folder")
         elif others := [one.name for one in self.path.iterdir() if one.name not in (".lock", LOG)]:
-            raise TrainError(f"{self.path}: holds {others[0]} and no run; name another folder")
+            raise TrainError(f"{self.path}: holds {others[0]} but no run; choose another folder")
         else:
-            (self.path / LOG).unlink(missing_ok=True)  # of a run that was stopped before its first checkpoint
+            (self.path / LOG).unlink(missing_ok=True)  # left by a run that stopped before its first checkpoint
 
     def close(self) -> None:
-        """Let another run have the folder."""
+        """Unlock the folder."""
         self._lock.close()
 
     def newest(self) -> Path | None:
-        """The last checkpoint, where there is one."""
+        """The last checkpoint, if there is one."""
         return max(self.path.glob("step-[0-9]*"), default=None)
 
     def save(self, model: nn.Module, optimizer: optim.Optimizer, progress: Progress) -> None:
-        """Write a checkpoint, and then remove those that are neither it nor the best.
+        """Write a checkpoint, then remove all others except the best.
 
         Raises:
-            TrainError: it cannot be written; those before are as they were.
+            TrainError: it cannot be written; earlier checkpoints are untouched.
         """
         done = self.path / f"step-{progress.step:08d}"
         if done.exists():
@@ -116,7 +116,7 @@ class RunFolder:
                 self._write_state(unfinished, progress)
         except (OSError, RuntimeError) as error:  # MLX raises RuntimeError where it cannot write
             kept = self.newest()
-            where = f"{kept} is whole, --resume goes on from it" if kept else "there is none before it"
+            where = f"{kept} is complete, continue from it with --resume" if kept else "there is no earlier one"
             raise TrainError(f"{done}: the checkpoint cannot be written ({_reason(error)}); {where}") from None
         for old in self.path.glob("step-[0-9]*"):
             if old not in (done, self._best(progress)):
@@ -130,10 +130,10 @@ class RunFolder:
         return None if progress.best_step is None else self.path / f"step-{progress.best_step:08d}"
 
     def restore(self, read_weights: Callable[[Path], None], optimizer: optim.Optimizer) -> Progress:
-        """The progress of the last checkpoint, its weights and the optimizer's state read; nothing where there is none.
+        """Read the last checkpoint's weights and optimizer state, and return its progress; None without a checkpoint.
 
         Raises:
-            TrainError: it is another run's; the message names what differs.
+            TrainError: it belongs to another run; the message names the difference.
             CheckpointError: it is damaged.
         """
         folder = self.newest()
@@ -141,7 +141,7 @@ class RunFolder:
             return Progress()
         state = read_json(folder / STATE)
         if state.get("run") != json.loads(json.dumps(self._identity)):
-            raise TrainError(f"{folder}: is of another run: {_difference(state.get('run') or {}, self._identity)}")
+            raise TrainError(f"{folder}: belongs to another run: {_difference(state.get('run') or {}, self._identity)}")
         read_weights(folder)
         try:
             kept: Any = mx.load(str(folder / OPTIMIZER))
@@ -153,7 +153,7 @@ class RunFolder:
         return progress
 
     def publish(self, progress: Progress) -> None:
-        """Put the files of the best checkpoint (the last, where nothing was evaluated) into OUT itself."""
+        """Put the files of the best checkpoint into OUT itself; the last one if there was no evaluation."""
         folder = self._best(progress) or self.newest()
         for file in folder.iterdir() if folder else ():
             if file.name not in (STATE, OPTIMIZER, ROUND):
@@ -164,7 +164,7 @@ class RunFolder:
             log.write(json.dumps(line) + "\n")
 
     def _cut_log(self, step: int) -> None:
-        """Drop what an interrupted run logged after its last checkpoint."""
+        """Drop the log lines that an interrupted run wrote after its last checkpoint."""
         file = self.path / LOG
         if file.exists():
             lines = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
@@ -174,7 +174,7 @@ class RunFolder:
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # cut off when the process was killed
+    except (ValueError, KeyError, TypeError):  # cut off by a kill
         return float("inf")
 
 

@@ -1,4 +1,4 @@
-"""Supervised learning as a method of the trainer: examples in, the loss out."""
+"""Supervised training as a method of the trainer."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from .trainer import Arrays
 
 
 class Supervised:
-    """The masked-diffusion objective, the causal one or both, on examples."""
+    """The masked-diffusion objective, the causal one, or both, on examples."""
 
     def __init__(self, batches: Batches, accumulate: int = 1):
         self._batches, self._accumulate = batches, accumulate
@@ -27,7 +27,7 @@ class Supervised:
 
 
 def validation(batches: Batches) -> Callable[[DiffusionModel], float]:
-    """The loss of every example, with canvases and masks that are the same each time."""
+    """The loss over all validation examples, with the same canvases and masks each time."""
     kept = batches.draw(0, batches.per_epoch)
 
     def evaluate(model: DiffusionModel) -> float:

@@ -1,6 +1,6 @@
-"""THE LOOP: a method's batches, their gradients, one optimizer step; reports, evaluations, checkpoints.
+"""The training loop: a method's batches, their gradients, one optimizer step; reports, evaluations, checkpoints.
 
-What is learnt from, and how it is scored, is a `Method`. There is no second loop.
+A `Method` supplies the data and the loss. There is no second loop.
 """
 
 import math
@@ -23,36 +23,36 @@ from .settings import TrainSettings
 from .state import Progress, RunFolder
 
 Arrays = tuple[mx.array, ...]
-SMOOTH = 0.98  # of the running loss that is watched,
-WATCHED = 50  # once so many steps are in it
-FAR = 3.0  # times the best running loss, and
-MUON_RATE = 6.0  # times AdamW's; at a width of a few hundred the entries then move about as far
-FAR_NATS = 1.0  # so many nats above it: the run has gone astray
+SMOOTH = 0.98  # decay of the running loss
+WATCHED = 50  # steps before divergence is checked
+FAR = 3.0  # a running loss this many times the lowest,
+MUON_RATE = 6.0  # times AdamW's rate; at a width of a few hundred, weights then move about equally far
+FAR_NATS = 1.0  # and this many nats above it, means that training diverged
 
 
 class Method(Protocol):
-    """What one step learns from, and the loss of it."""
+    """Supplies the data of a step and its loss."""
 
     def batches(self, model: DiffusionModel, step: int) -> Sequence[Arrays]:
-        """What the step forwards, in parts whose losses are summed; the first array of each is the tokens `[B, L]`.
+        """The parts of a step; their losses are summed. The first array of each is the tokens `[B, L]`.
 
-        A function of the step, the seed and the model's weights alone: a run that goes on from a
-        checkpoint must get what an unbroken one would have got.
+        They depend only on the step, the seed and the model's weights: a resumed run must get the same as
+        an uninterrupted one.
         """
         ...
 
     def loss(self, model: DiffusionModel, *arrays: mx.array) -> mx.array:
-        """The scalar loss of one of these parts."""
+        """The scalar loss of one part."""
         ...
 
     def news(self) -> dict[str, float]:
-        """What else there is to report of the steps since it was last asked, by name."""
+        """More numbers to report, by name, over the steps since the last call."""
         ...
 
 
 @dataclass
 class Report:
-    """Some steps together: what they cost and what came of them; `news` is the method's own."""
+    """Means over some steps; `news` holds the method's own numbers."""
 
     step: int
     loss: float
@@ -80,11 +80,11 @@ class Report:
 
 @dataclass
 class Hooks:
-    """What the loop tells, and asks.
+    """Callbacks of the loop.
 
     Attributes:
-        report: told every `report_every` steps, and of each evaluation.
-        stop: asked after each step; the run is saved and ends.
+        report: called every `report_every` steps and after each evaluation.
+        stop: called after each step; True saves the run and ends it.
     """
 
     report: Callable[[Report], None] = lambda report: None
@@ -94,10 +94,10 @@ class Hooks:
 
 @dataclass
 class Trainer:
-    """A run in the making: model, method, optimizer and folder, and how far it has come.
+    """A training run: model, method, optimizer, folder and progress.
 
     Attributes:
-        evaluate: the loss on what is kept apart; None where nothing is.
+        evaluate: returns the validation loss; None without validation data.
     """
 
     model: DiffusionModel
@@ -112,15 +112,15 @@ class Trainer:
         self.optimizer = make_optimizer(self.settings)
         self.optimizer.init(self.model.trainable_parameters())
         self._gradient = nn.value_and_grad(self.model, lambda *arrays: self.method.loss(self.model, *arrays))
-        self._window: list[tuple[float, float, int]] = []  # loss, norm, tokens of the steps since the last report
+        self._window: list[tuple[float, float, int]] = []  # loss, gradient norm and tokens of the steps since the last report
         self._since = time.perf_counter()
         self.last: dict[str, Any] = {}
 
     def run(self) -> bool:
-        """Train to the last step; returns whether it came to its end (and was not told to stop).
+        """Train to the last step. Returns False if it was stopped before.
 
         Raises:
-            TrainError: the loss is no number, or far above the best; the last checkpoint is kept.
+            TrainError: the loss is not a number, or far above the lowest; the last checkpoint is kept.
         """
         with wired_memory():
             return self._run()
@@ -144,7 +144,7 @@ class Trainer:
 
     def _step(self) -> None:
         step = self.progress.step
-        mx.random.seed((self.settings.seed * 1_000_003 + step) % 2**63)  # of dropout
+        mx.random.seed((self.settings.seed * 1_000_003 + step) % 2**63)  # for dropout
         set_rate(self.optimizer, self.settings.rate(step))
         parts = self.method.batches(self.model, step)
         value, gradient = self._sum(parts)
@@ -157,10 +157,10 @@ class Trainer:
         self._window.append((loss, size, sum(part[0].size for part in parts)))
 
     def _sum(self, parts: Sequence[Arrays]) -> tuple[mx.array, Any]:
-        """The loss and the gradient of all parts together.
+        """The loss and the gradient, summed over all parts.
 
-        On a CPU, where MLX computes a stream of operations in one thread, each part has its own stream; the
-        order of the sum is the same.
+        On a CPU, where MLX runs a stream in one thread, each part has its own stream. The order of the sum
+        stays the same.
         """
         total: tuple[mx.array, Any] | None = None
         lanes = streams()
@@ -173,11 +173,11 @@ class Trainer:
                 total = one if total is None else (total[0] + one[0], tree_map(mx.add, total[1], one[1]))
             mx.eval(total)
         if total is None:
-            raise ValueError("a step of no batches")
+            raise ValueError("a step needs at least one batch")
         return total
 
     def _watch(self, loss: float, norm: float, step: int) -> None:
-        """Raise `TrainError` where the loss has gone astray."""
+        """Raise `TrainError` if training has diverged."""
         kept = self.folder.newest()
         where = f"{kept} is the last checkpoint" if kept else "nothing was saved"
         advice = f"{where}; a smaller --learning-rate or a longer --warmup may help"
@@ -218,7 +218,7 @@ class Trainer:
         self.hooks.report(report)
 
     def _evaluate(self) -> bool:
-        """Evaluate, and save where it is the best so far; returns whether the run ends for want of any better."""
+        """Evaluate, and save if the loss is the best so far. Returns True if `patience` ends the run."""
         if self._window:
             self._report()
         self.model.eval()
@@ -239,7 +239,7 @@ class Trainer:
 
 
 class _Muon(optim.Muon):
-    """Muon, whose matrices are made orthogonal side by side where there are streams for that."""
+    """Muon that orthogonalizes its matrices in parallel if there are several streams."""
 
     def apply_gradients(self, gradients: Any, parameters: Any) -> Any:
         self._lanes = cycle(streams())
@@ -251,7 +251,7 @@ class _Muon(optim.Muon):
 
 
 def make_optimizer(settings: TrainSettings) -> optim.MultiOptimizer:
-    """AdamW that decays matrices, and leaves biases, norms and embeddings as they are; or Muon for the layers' matrices."""
+    """AdamW, with weight decay on matrices only (not on biases, norms or embeddings), or Muon for the layers' matrices."""
 
     def adamw(decay: float) -> optim.Optimizer:
         return optim.AdamW(
@@ -266,13 +266,13 @@ def make_optimizer(settings: TrainSettings) -> optim.MultiOptimizer:
 
     kinds, owners = [adamw(settings.weight_decay), adamw(0.0)], [is_matrix]
     if settings.optimizer == "muon":
-        # Its decay stands in the gradient, which it makes orthogonal: nothing would be left of it.
+        # MLX's Muon adds the decay to the gradient before orthogonalizing, which would remove it.
         kinds, owners = [_Muon(settings.learning_rate, weight_decay=0.0), *kinds], [is_layers, *owners]
     return optim.MultiOptimizer(kinds, owners)
 
 
 def set_rate(optimizer: optim.MultiOptimizer, rate: float) -> None:
-    """Give every part its rate: `rate` for AdamW, more for Muon."""
+    """Set the learning rate of every part: `rate` for AdamW, a multiple for Muon."""
     for part in optimizer.optimizers:
         part.learning_rate = rate * (MUON_RATE if isinstance(part, optim.Muon) else 1.0)
 
@@ -281,7 +281,7 @@ _STREAMS: list[Any] = []
 
 
 def streams() -> list[Any]:
-    """On a CPU a stream for each core; on a GPU, which one keeps busy, the default one."""
+    """One stream per core on a CPU; on a GPU the default one, which keeps it busy."""
     if mx.default_device().type == mx.DeviceType.gpu:
         return [mx.default_stream(mx.default_device())]
     if not _STREAMS:

@@ -92,7 +92,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, rows, how):
         assert b"--resume goes on" in err.splitlines()[-1]
         assert int(kept[0][5:]) >= 5
     assert not (tmp_path / "run" / "config.json").exists()
-    assert_one_line(diffucode(*command), "holds a run already")
+    assert_one_line(diffucode(*command), "already holds a run")
     assert diffucode(*command, "--resume").returncode == 0
     assert same(tmp_path / "whole" / "model.safetensors", tmp_path / "run" / "model.safetensors")
 
@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(tmp_path, rows):
     shell = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", COMMAND, *map(str, run), "--resume"]
     done = subprocess.run(shell, capture_output=True, text=True, env=environment())
     assert done.returncode == 1
-    assert "step-00000003 is whole, --resume goes on from it" in done.stderr.splitlines()[-1]
+    assert "step-00000003 is complete, continue from it with --resume" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert [one.name for one in (tmp_path / "run").iterdir() if "step" in one.name] == ["step-00000003"]
     assert diffucode(*run, "--resume").returncode == 0

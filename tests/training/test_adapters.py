@@ -178,12 +178,12 @@ def test_quantized_weights_that_are_unpacked_learn_as_those_that_are_not(packed)
 
 
 def test_whole_quantized_models_and_odd_widths_for_dora_are_refused(tmp_path, floats, packed):
-    with pytest.raises(TrainError, match="is quantized, and quantized weights cannot be trained; use --tune lora"):
+    with pytest.raises(TrainError, match="its weights are quantized and cannot be trained; use --tune lora"):
         from_checkpoint(packed, "packed", Tuning(tune="full"), 0)
     three = convert(floats, tmp_path / "three", ConvertConfig(quantize=True, q_bits=3, q_group_size=32))
-    with pytest.raises(TrainError, match="tune dora cannot take weights of 3 bits"):
+    with pytest.raises(TrainError, match="tune dora does not support weights of 3 bits"):
         from_checkpoint(three, "three", Tuning(tune="dora", unpack=False), 0)
-    with pytest.raises(TrainError, match="layers is 3, and the model has 2"):
+    with pytest.raises(TrainError, match="layers is 3, but the model has only 2"):
         from_checkpoint(floats, "floats", Tuning(tune="lora", layers=3), 0)
 
 

@@ -216,11 +216,13 @@ def test_long_examples_are_counted_and_stop_it_unless_they_are_to_be_skipped(tmp
     file = write_rows(tmp_path / "rows.jsonl", 5)
     with file.open("a") as rows:
         rows.write('{"prompt": "Much.", "completion": "' + "x = 1; " * 80 + '"}\n')
-    with pytest.raises(TrainError, match=r"1 text is longer than 60 tokens \(the longest \d+, at 6\); --skip-long"):
+    with pytest.raises(
+        TrainError, match=r"1 text is longer than 60 tokens \(the longest \d+, at 6\); skip them with --skip-long"
+    ):
         read_examples(file, dream_a_tokenizer, max_length=60, skip_long=False)
     found = read_examples(file, dream_a_tokenizer, max_length=60, skip_long=True)
     assert (len(found.kept), found.skipped) == (5, 1)
-    with pytest.raises(TrainError, match="nothing is left"):
+    with pytest.raises(TrainError, match="none is left"):
         read_examples(file, dream_a_tokenizer, max_length=8, skip_long=True)
 
 

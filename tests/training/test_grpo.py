@@ -15,7 +15,7 @@ from mlx_diffucoder.tasks import read_tasks
 from mlx_diffucoder.training import grpo
 from mlx_diffucoder.training.grpo_job import Asked, GrpoJob, read_prompts
 from mlx_diffucoder.training.grpo_settings import GrpoSettings
-from mlx_diffucoder.training.rollouts import Reward, is_formed, judge_all
+from mlx_diffucoder.training.rollouts import Reward, is_formed, rewards_of
 from mlx_diffucoder.training.settings import TrainSettings
 
 from .small import small_learner
@@ -39,7 +39,7 @@ def tasks(tmp_path):
 @pytest.fixture(autouse=True)
 def rewarded(monkeypatch):
     """An untrained model passes nothing: here an answer passes that has an even number of characters."""
-    monkeypatch.setattr(grpo, "judge_all", lambda answers, limits: [Reward(len(one.text) % 2 == 0, False) for _, one in answers])
+    monkeypatch.setattr(grpo, "rewards_of", lambda answers, limits: [Reward(len(one.text) % 2 == 0, False) for _, one in answers])
 
 
 def job_of(tasks, steps=6, gradient_checkpointing=False, batch_size=6, learning_rate=1e-2, **changes):
@@ -95,7 +95,7 @@ def test_before_anything_is_learnt_the_old_and_the_reference_log_pi_are_those_of
 
 
 def test_groups_whose_answers_all_earn_the_same_are_not_forwarded_but_for_a_kl(tasks, monkeypatch):
-    monkeypatch.setattr(grpo, "judge_all", lambda answers, limits: [Reward(True, True) for _ in answers])
+    monkeypatch.setattr(grpo, "rewards_of", lambda answers, limits: [Reward(True, True) for _ in answers])
     for kl, parts in ((0.0, 1), (0.1, 4)):
         job = job_of(tasks, kl=kl)
         method = job._method()
@@ -117,7 +117,7 @@ def test_how_many_are_forwarded_together_changes_no_gradient(tasks):
 def test_what_earns_more_becomes_more_probable(tmp_path, tasks, monkeypatch):
     """Answers with a digit earn; few have one at first, and nearly all in the end."""
     monkeypatch.setattr(
-        grpo, "judge_all", lambda answers, limits: [Reward(any(map(str.isdigit, one.text)), False) for _, one in answers]
+        grpo, "rewards_of", lambda answers, limits: [Reward(any(map(str.isdigit, one.text)), False) for _, one in answers]
     )
     seen = []
     run(
@@ -163,7 +163,7 @@ def test_an_answer_earns_by_its_tests_and_a_little_by_its_form(tasks):
     texts = ["def f(x):\n    return x + 2\n", "def f(x):\n    return x\n", "def g(x):\n    return x\n", "def f(x:\n", ""]
     answers = [(task, Answer(text, ended=True)) for text in texts]
     answers.append((task, replace(answers[0][1], ended=False)))
-    found = judge_all(answers, Limits())
+    found = rewards_of(answers, Limits())
     assert [(one.passed, one.formed) for one in found] == [
         (True, True),
         (False, True),

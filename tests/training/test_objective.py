@@ -68,7 +68,7 @@ def test_from_left_to_right_behind_a_prompt_prompt_and_masks_are_seen_by_all_row
         for place in range(first, end):
             read = logits[place - 1]
             expected += np.log(np.exp(read - read.max()).sum()) + read.max() - read[tokens[row, place]]
-    batch = Noised.behind_prompts(tokens, learnt, mask, 10)
+    batch = Noised.after_prompts(tokens, learnt, mask, 10)
     assert float(loss(model, *batch.arrays())) == pytest.approx(expected / 10, rel=1e-5)
 
 

@@ -148,7 +148,9 @@ def test_a_full_disk_while_saving_leaves_the_checkpoint_before_whole(tmp_path, r
         trainer.folder._write = full
     else:
         monkeypatch.setattr(mx, "save_safetensors", full)
-    with pytest.raises(TrainError, match=r"step-00000003.*No space left on device.*step-00000002 is whole, --resume goes on"):
+    with pytest.raises(
+        TrainError, match=r"step-00000003.*No space left on device.*step-00000002 is complete, continue from it with --resume"
+    ):
         trainer.run()
     trainer.folder.close()
     assert [one.name for one in out.iterdir() if "step" in one.name] == ["step-00000002"]
@@ -189,21 +191,21 @@ def test_one_odd_batch_stops_nothing(tmp_path, rows):
 def test_a_folder_is_one_runs(tmp_path, rows):
     out = tmp_path / "run"
     run(job_of(rows), out, stop_after=2)
-    with pytest.raises(TrainError, match="holds a run already; --resume goes on with it"):
+    with pytest.raises(TrainError, match="already holds a run; continue it with --resume"):
         job_of(rows).trainer(out, Hooks(), resume=False)
-    with pytest.raises(TrainError, match=r"is of another run: learning_rate was 0.001 and is 0.002 now"):
+    with pytest.raises(TrainError, match=r"belongs to another run: learning_rate was 0.001 and is 0.002 now"):
         job_of(rows, learning_rate=2e-3).trainer(out, Hooks(), resume=True)
     with pytest.raises(TrainError, match="another run"):
         job_of(write_rows(tmp_path / "other.jsonl", 9)).trainer(out, Hooks(), resume=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(TrainError, match=r"holds thesis.tex and no run"):
+    with pytest.raises(TrainError, match=r"holds thesis.tex but no run"):
         job_of(rows).trainer(tmp_path / "mine", Hooks(), resume=False)
 
 
 def test_two_runs_at_once_in_one_folder_are_one_run_and_one_error(tmp_path, rows):
     first = job_of(rows).trainer(tmp_path / "run", Hooks(), resume=False)
-    with pytest.raises(TrainError, match="another run is writing it"):
+    with pytest.raises(TrainError, match="another run is writing to it"):
         job_of(rows).trainer(tmp_path / "run", Hooks(), resume=True)
     first.folder.close()
     job_of(rows).trainer(tmp_path / "run", Hooks(), resume=True)
@@ -233,7 +235,7 @@ def test_settings_that_cannot_work_are_refused_by_the_fields_name(field, value):
 
 @pytest.mark.parametrize("field", ["infill", "prefixes", "padding", "smoothing"])
 def test_what_masks_is_refused_where_nothing_is_masked(field):
-    with pytest.raises(TrainError, match=f"^{field} is for the masked objective") as refused:
+    with pytest.raises(TrainError, match=f"^{field} needs the masked objective") as refused:
         TrainSettings(steps=1, objective="causal", **{field: 0.1})
     assert refused.value.field == field
 
