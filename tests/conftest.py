@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ DATA = Path(__file__).parent / "data"
 
 # The workers that pytest starts, and the commands that tests start, share the cores: OpenBLAS takes one each.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Tests press Ctrl-C in commands that they start, and a shell has its background jobs, and what they start, ignore that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("no_deadline", deadline=None)
