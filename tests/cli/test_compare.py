@@ -139,7 +139,7 @@ def test_a_broken_text_names_its_line_and_a_long_one_the_context(conversions, te
     assert_one_line(run(conversions / "2-bit", "--texts", texts), f"{texts}:3: not valid JSON")
     texts.write_text(text)
     edit_json(broken / "config.json", max_position_embeddings=20)
-    assert_one_line(run(broken, "--texts", texts), f"{texts}:1: is ", "tokens long, and the model's context 20")
+    assert_one_line(run(broken, "--texts", texts), f"{texts}:1: is ", "tokens long, but the model's context is 20")
 
 
 def test_another_vocabulary_is_refused(broken, edit_json):
