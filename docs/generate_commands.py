@@ -13,6 +13,7 @@ from typing import Any, get_args
 import typer
 
 from mlx_diffucoder.cli.app import app
+from mlx_diffucoder.cli.command import examples_of
 
 REFERENCE = Path(__file__).parent / "reference"
 COMMANDS = REFERENCE / "commands.md"
@@ -76,7 +77,7 @@ def _section(words: Words, command: Any) -> Iterator[str]:
     if arguments:
         yield ""
     yield from _tables(options_of(command))
-    if examples := _examples(command.epilog or ""):
+    if examples := examples_of(command):
         yield "```bash\n" + "\n".join(examples) + "\n```\n"
 
 
@@ -136,12 +137,6 @@ def _default(parameter: Any) -> str:
     if not parameter.show_default or default is None or isinstance(default, bool) or callable(default):
         return ""
     return f" Default: `{default}`."
-
-
-def _examples(epilog: str) -> list[str]:
-    """The command lines below a help text. Brackets are escaped there, for they are markup."""
-    lines = [line.strip().replace("\\[", "[") for line in epilog.splitlines()]
-    return [line for line in lines if line and not re.fullmatch(r"Examples?:", line)]
 
 
 def _prose(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The names, parameters and bounds of the commit rules and windows. This module imports nothing slow."""
+"""The commit rules and windows: their names, what each does, and its parameters. Imports nothing slow."""
 
 import math
 from collections.abc import Mapping
@@ -8,60 +8,129 @@ from .errors import ConfigError, did_you_mean
 
 
 class Parameter(NamedTuple):
-    """A number that a rule or window takes; a whole number where its default is an `int`."""
+    """A number that a rule or window takes. It is a whole number when its default is one.
+
+    Attributes:
+        low, high: the smallest and the largest value allowed.
+        meaning: one sentence for the user.
+    """
 
     default: float
     low: float
     high: float
+    meaning: str
 
 
-Choices = Mapping[str, Mapping[str, Parameter]]
+class Choice(NamedTuple):
+    """A rule or a window.
+
+    Attributes:
+        summary: what it does, in one sentence for the user.
+        parameters: by name.
+    """
+
+    summary: str
+    parameters: Mapping[str, Parameter] = {}
+
+
+Choices = Mapping[str, Choice]
+
+
+def _tau(default: float) -> Parameter:
+    return Parameter(default, 0, 1, "The smallest probability to commit.")
 
 
 RULES: Choices = {
-    "schedule": {},
-    "threshold": {"tau": Parameter(0.9, 0, 1)},
-    "factor": {"f": Parameter(1.0, 0, 100)},
-    "entropy-bound": {"gamma": Parameter(0.1, 0, 1e6)},
-    "stability": {"tau": Parameter(0.9, 0, 1), "epsilon": Parameter(0.001, 0, 100), "span": Parameter(2, 0, 2**20)},
-    "local": {"tau": Parameter(0.9, 0, 1), "relaxed": Parameter(0.8, 0, 1), "radius": Parameter(4, 0, 2**20)},
-    "prior": {"tau": Parameter(0.9, 0, 1), "decay": Parameter(0.01, 0, 100)},
-    "backtrack": {"tau": Parameter(0.8, 0, 1), "fall": Parameter(0.8, 0, 1), "limit": Parameter(1, 0, 2**10)},
+    "schedule": Choice("Commit a fixed number of tokens in each step, as the reference decoder does; --steps sets the number."),
+    "threshold": Choice("Commit every token that is probable enough.", {"tau": _tau(0.9)}),
+    "factor": Choice(
+        "Commit the n most probable tokens, with n as large as their probabilities allow.",
+        {"f": Parameter(1.0, 0, 100, "Token n must have a probability of at least 1 - f / (n + 1).")},
+    ),
+    "entropy-bound": Choice(
+        "Commit the most certain tokens until their entropies add up to a bound.",
+        {"gamma": Parameter(0.1, 0, 1e6, "The bound, in nats.")},
+    ),
+    "stability": Choice(
+        "Commit a token that is probable enough and whose distribution has stopped changing.",
+        {
+            "tau": _tau(0.9),
+            "epsilon": Parameter(0.001, 0, 100, "The largest change from step to step: a KL divergence, in nats."),
+            "span": Parameter(2, 0, 2**20, "How many steps in a row the change must be that small."),
+        },
+    ),
+    "local": Choice(
+        "Commit every token that is probable enough, and less probable ones close to it.",
+        {
+            "tau": _tau(0.9),
+            "relaxed": Parameter(0.8, 0, 1, "The smallest probability near a token that reaches tau."),
+            "radius": Parameter(4, 0, 2**20, "How many positions away is near."),
+        },
+    ),
+    "prior": Choice(
+        "Commit every token that is probable enough, and ask for more the further right it is.",
+        {
+            "tau": _tau(0.9),
+            "decay": Parameter(0.01, 0, 100, "Multiply a probability by exp(-decay) per position after the first mask."),
+        },
+    ),
+    "backtrack": Choice(
+        "Commit early, and mask a token again when its probability falls later.",
+        {
+            "tau": _tau(0.8),
+            "fall": Parameter(0.8, 0, 1, "Mask it again below this share of its probability at commit."),
+            "limit": Parameter(1, 0, 2**10, "How often a position can be masked again."),
+        },
+    ),
 }
-"""The values of `GenerationConfig.rule`; `decoding/rules` implements them."""
+"""What `GenerationConfig.rule` can name. `decoding/rules/` holds the code."""
 
 
-BLOCK = {"size": Parameter(32, 1, 2**20), "stop": Parameter(1, 0, 1)}
+_BLOCK = {
+    "size": Parameter(32, 1, 2**20, "Positions in a block."),
+    "stop": Parameter(1, 0, 1, "1 stops at the end of the text, 0 at the end of the canvas."),
+}
 
 
 WINDOWS: Choices = {
-    "whole": {},
-    "blocks": BLOCK,
-    "blocks-prefix": BLOCK,
-    "blocks-dual": BLOCK,
-    "drafts": {"ahead": Parameter(8, 1, 256)},
-    "sliding": {"width": Parameter(24, 1, 2**20), "suffix": Parameter(4, 0, 2**20), "refresh": Parameter(0, 0, 2**20)},
+    "whole": Choice("Compute the whole canvas in each step, as the reference decoder does."),
+    "blocks": Choice("Fill one block after another, and compute the whole canvas in each step.", _BLOCK),
+    "blocks-prefix": Choice("Fill one block after another, and reuse keys and values of the text before it.", _BLOCK),
+    "blocks-dual": Choice("Fill one block after another, and reuse keys and values on both sides of it.", _BLOCK),
+    "drafts": Choice(
+        "Compute the whole canvas and the likely next canvases in one batch, and skip the steps it guessed right.",
+        {"ahead": Parameter(8, 1, 256, "Canvases in a batch.")},
+    ),
+    "sliding": Choice(
+        "Compute only the positions near the first mask, and reuse keys and values of the text before them.",
+        {
+            "width": Parameter(24, 1, 2**20, "Positions that can be committed, from the first mask on."),
+            "suffix": Parameter(4, 0, 2**20, "Masks after them that the model also sees, at least."),
+            "refresh": Parameter(0, 0, 2**20, "Compute all keys and values anew after this many commits; 0 is never."),
+        },
+    ),
 }
-"""The values of `GenerationConfig.window`; `decoding/windows` implements them."""
+"""What `GenerationConfig.window` can name. `decoding/windows/` holds the code."""
 
 
 def parse_choice(text: str, choices: Choices, field: str) -> tuple[str, dict[str, float]]:
-    """`threshold:tau=0.8` -> `("threshold", {"tau": 0.8})`; parameters that are not given have their defaults.
+    """`threshold:tau=0.8` -> `("threshold", {"tau": 0.8})`. Parameters that are not given have their defaults.
 
     Raises:
-        ConfigError: the name, a parameter or a value is not among `choices`; the message lists those that are.
+        ConfigError: an unknown name or parameter, or a value out of bounds. The message lists what is allowed.
     """
     name, _, rest = str(text).partition(":")
     if name not in choices:
         near = did_you_mean(name, choices)
         raise ConfigError(f"{field} must be one of {', '.join(describe(choices))}, not {text!r}{near}", field=field)
-    values = {key: parameter.default for key, parameter in choices[name].items()}
+    parameters = choices[name].parameters
+    values = {key: parameter.default for key, parameter in parameters.items()}
     for part in filter(None, rest.split(",")):
         key, _, value = (word.strip() for word in part.partition("="))
         if key not in values:
             known = ", ".join(values) or "none"
             raise ConfigError(f"{field} {name} has no parameter {key!r}; its parameters: {known}", field=field)
-        default, low, high = choices[name][key]
+        default, low, high, _ = parameters[key]
         try:
             values[key] = type(default)(value)
         except ValueError:
@@ -73,6 +142,8 @@ def parse_choice(text: str, choices: Choices, field: str) -> tuple[str, dict[str
 
 
 def describe(choices: Choices) -> list[str]:
-    """Each choice with its default parameters, as `parse_choice` reads it."""
-    parameters = {name: ",".join(f"{key}={one.default:g}" for key, one in choices[name].items()) for name in choices}
+    """Each choice with its default parameters, in the form that `parse_choice` reads."""
+    parameters = {
+        name: ",".join(f"{key}={one.default:g}" for key, one in own.parameters.items()) for name, own in choices.items()
+    }
     return [f"{name}:{given}" if given else name for name, given in parameters.items()]

@@ -1,4 +1,4 @@
-"""The verbs put together, and the one place where errors become a line on stderr."""
+"""All commands together, and the one place where errors become a line on stderr."""
 
 import io
 import os
@@ -9,13 +9,13 @@ import typer
 
 from .. import __version__
 from ..errors import DiffucoderError
-from . import bench, chat, compare, config, convert, doctor, eval, fuse, generate, infill, trace, train
+from . import bench, chat, compare, config, convert, doctor, eval, fuse, generate, infill, rules, trace, train
 from .settings import Schema, Settings
 from .terminal import code_of, fail, print_error, terminable
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C, what was finished is"
-    " kept; 143 the same by SIGTERM; 141 nobody reads the output any more (a closed pipe)."
+    " kept; 143 the same by SIGTERM; 141 nothing reads the output any more (a closed pipe)."
 )
 EXAMPLE = 'Example: diffucode generate -m pocket "Implement f(n): return n squared."'
 
@@ -27,13 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for one in (generate, infill, chat, convert, eval, compare):
-    app.add_typer(one.app)
-app.add_typer(bench.app, name="bench")
-for one in (train, fuse, doctor):
-    app.add_typer(one.app)
-app.add_typer(trace.app, name="trace")
-app.add_typer(config.app, name="config")
+for command in (generate, infill, chat, convert, eval, compare, train, fuse, doctor, bench, trace, rules, config):
+    app.add_typer(command.app)  # a group has a name, a single command goes to the top
 
 UNREAD = 141  # 128 + SIGPIPE
 DEBUG = "DIFFUCODE_DEBUG"
@@ -55,7 +50,7 @@ def diffucode(
 
 
 def run() -> int:
-    """Run the command line; returns the exit code, having said on stderr what went wrong."""
+    """Run the command line, and print errors on stderr. Returns the exit code."""
     _open_streams()
     try:
         code = _run()

@@ -67,7 +67,7 @@ class BenchGroup(TyperGroup):
         return list(super().parse_args(ctx, args))
 
 
-app = typer.Typer(cls=BenchGroup, no_args_is_help=True, help="Measure speed on this machine, and predict it for other chips.")
+app = typer.Typer(name="bench", cls=BenchGroup, no_args_is_help=True, help="Measure speed here, and predict it for other chips.")
 
 
 @app.command(cls=Command, epilog=examples("diffucode bench run -m pocket --max-tokens 64"))

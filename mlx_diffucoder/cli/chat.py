@@ -112,7 +112,7 @@ def chat(
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
     from .conversation import Conversation
 
-    config = with_tuned_window(config, network, wanted=wants_tuned(context), verbose=verbose)
+    config = with_tuned_window(config, network, wanted=wants_tuned(context, tuned), verbose=verbose)
 
     if lines.typed:
         print(f"{name}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)

@@ -1,10 +1,7 @@
-"""`diffucode compare`: checkpoints against a base on the same masked canvases."""
+"""`diffucode compare`: compare checkpoints with a base on the same masked canvases."""
 
 import json
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,116 +9,124 @@ import typer
 
 from ..config import PRESETS, GenerationConfig
 from ..errors import CheckpointError, ConfigError, ExecutionError
+from ..formatting import format_bytes
 from .command import Command, examples
-from .options import Dtype, Json, Quiet, Yes, among, complete_model
+from .options import MODEL, OUTPUT, Dtype, Json, Quiet, Yes, among, complete_model
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..data import Text
+    from ..divergence.kl import Divergence
     from ..divergence.masking import Masked
-    from ..evaluation.compare import Checkpoint, Comparison
+    from ..evaluation.compare import Checkpoint
+    from ..evaluation.quality import Row
     from ..tasks import Task
 
+PASS = "Pass@1"
+WIDEST = 1000  # columns: no table is wider
+MEASURES = ("KL,\nnats", "top-1,\n%", "order,\n%", "first,\n%")
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One checkpoint's numbers; `label` is its name as short as tells it from the others."""
-
-    name: str
-    label: str
-    bytes_on_disk: int
-    bits_per_weight: float
-    comparison: Any = None
-    passed: float | None = None
-    passed_interval: tuple[float, float] | None = None
-
+Base = Annotated[
+    str,
+    typer.Argument(
+        help="The checkpoint to compare with: a folder, a Hub id or pocket.", autocompletion=complete_model, show_default=False
+    ),
+]
+Others = Annotated[
+    list[str], typer.Argument(help="One or more checkpoints to compare.", autocompletion=complete_model, show_default=False)
+]
+Texts = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSONL with prompt and completion, messages, text, or tasks with solutions.", show_default="80 small functions"
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many texts and tasks, from the first on.")]
+Ratio = Annotated[
+    list[float] | None,
+    typer.Option(help="The share of an answer to mask; then the rest is masked. Repeatable.", show_default="0.25, 0.5, 0.75, 1"),
+]
+Draws = Annotated[int, typer.Option(min=1, help="Pairs of masks for each ratio.")]
+Seed = Annotated[int, typer.Option(min=0, help="The seed of the masks.")]
+ByLayer = Annotated[
+    bool | None,
+    typer.Option(
+        "--by-layer/--whole",
+        help="Hold one layer in memory at a time.",
+        show_default="for models that do not fit",
+        rich_help_panel=MODEL,
+    ),
+]
+Tasks = Annotated[
+    Path | None, typer.Option(help="Also answer these tasks, as eval does.", show_default=False, rich_help_panel=PASS)
+]
+Allow = Annotated[
+    bool,
+    typer.Option("--allow-code-execution", help="Run the models' code here, without a sandbox.", rich_help_panel=PASS),
+]
+MaxTokens = Annotated[int, typer.Option(help="The longest answer, in tokens.", rich_help_panel=PASS)]
+Preset = Annotated[str, typer.Option(help="How to decode.", autocompletion=among(PRESETS), rich_help_panel=PASS)]
+Picture = Annotated[
+    Path | None,
+    typer.Option(help="Draw quality against size into this file: .png, .svg, .pdf.", show_default=False, rich_help_panel=OUTPUT),
+]
 
 app = typer.Typer()
 
 
 @app.command(cls=Command, epilog=examples("diffucode compare pocket ./conversions/* --picture quality.png"))
 def compare(
-    base: Annotated[
-        str,
-        typer.Argument(
-            help="What to compare with: a folder, a Hub id or pocket.", autocompletion=complete_model, show_default=False
-        ),
-    ],
-    others: Annotated[
-        list[str],
-        typer.Argument(help="What is compared with it, one or more.", autocompletion=complete_model, show_default=False),
-    ],
-    texts: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSONL: prompt and completion, messages, text, or tasks with solutions.", show_default="80 small functions"
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many texts, and tasks.")] = None,
-    ratio: Annotated[
-        list[float] | None,
-        typer.Option(help="Share of an answer to mask, with its complement; repeatable.", show_default="0.25, 0.5, 0.75, 1"),
-    ] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Pairs of masks for each ratio.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the masks.")] = 0,
+    base: Base,
+    others: Others,
+    texts: Texts = None,
+    limit: Limit = None,
+    ratio: Ratio = None,
+    draws: Draws = 1,
+    seed: Seed = 0,
     dtype: Dtype = None,
-    by_layer: Annotated[
-        bool | None,
-        typer.Option("--by-layer/--whole", help="Hold one layer in memory.", show_default="where a model does not fit"),
-    ] = None,
-    tasks: Annotated[Path | None, typer.Option(help="Tasks for pass@1, as eval reads them.", show_default=False)] = None,
-    allow_code_execution: Annotated[
-        bool, typer.Option("--allow-code-execution", help="For --tasks: run what the models write; no sandbox.")
-    ] = False,
-    max_tokens: Annotated[int, typer.Option(help="For --tasks: the longest answer.")] = 256,
-    preset: Annotated[str, typer.Option(help="For --tasks: how to decode.", autocompletion=among(PRESETS))] = "exact",
-    picture: Annotated[Path | None, typer.Option(help="Draw quality against size into this file.", show_default=False)] = None,
+    by_layer: ByLayer = None,
+    yes: Yes = False,
+    tasks: Tasks = None,
+    allow_code_execution: Allow = False,
+    max_tokens: MaxTokens = 256,
+    preset: Preset = "exact",
+    picture: Picture = None,
     as_json: Json = False,
     quiet: Quiet = False,
-    yes: Yes = False,
 ) -> int:
     """Measure how far checkpoints are from a base.
 
-    Answers are masked in pairs of complementary masks, and both networks' distributions there compared: KL (nats), the
-    most probable token, the order of commits (0.5 is chance), perplexity.
+    Both models fill the same masked texts. The tables show the KL divergence in nats, how often the most probable token is the
+    same, how often two commits have the same order (0.5 is chance), and the perplexity.
     """
-    ratios = _checked(ratio)
     config = GenerationConfig.preset(preset, max_tokens=max_tokens, seed=0)
     if tasks and not allow_code_execution:
         raise ExecutionError(
-            "--tasks runs the code that the models write on this machine, as you, within limits of time and memory but in no"
-            " sandbox; if you accept that, add --allow-code-execution"
+            "--tasks runs the models' code on this machine, as you, with limits on time and memory but without a sandbox;"
+            " if you accept that, add --allow-code-execution"
         )
-    from .picture import check_picture, draw_picture
-
-    pyplot = check_picture(picture) if picture else None
     from ..data import HELD_OUT, read_samples
     from ..divergence.masking import masked_canvases
-    from ..evaluation.compare import compare as compare_checkpoints
+    from ..evaluation.quality import check_picture, draw_picture
     from ..tasks import read_tasks
-    from .progress import waiting
 
+    ratios = _checked(ratio)
+    pyplot = check_picture(picture) if picture else None
     samples = read_samples(texts or HELD_OUT, limit)
     problems = read_tasks(tasks)[:limit] if tasks else []
-    with waiting("reading headers"):
-        first, *rest = checkpoints = _open([base, *others], dtype, yes)
-    if problems and (by_layer or not all(one.fits for one in checkpoints)):
-        large = next((one.name for one in checkpoints if not one.fits), base)
-        raise ExecutionError(f"{large}: --tasks needs each model in memory whole; leave --tasks or --by-layer away")
+    checkpoints = _open([base, *others], dtype, yes=yes, whole=bool(problems), by_layer=by_layer)
     encoded = _encode(samples, checkpoints)
-    canvases = masked_canvases(encoded, first.tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
-    with _progress("comparing", len(canvases) * len(checkpoints)) as advance:
-        comparisons = list(compare_checkpoints(first, rest, canvases, by_layer=by_layer, advance=advance))
-    rows = _rows(checkpoints, [None, *comparisons], problems, config)
+    canvases = masked_canvases(encoded, checkpoints[0].tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
+    rows = _rows(checkpoints, canvases, problems, config, by_layer)
     if picture:
-        draw_picture(pyplot, rows[0], rows[1:], picture)
+        draw_picture(pyplot, rows, picture)
     if as_json:
-        said = {"texts": str(texts or "bundled"), "seed": seed, "draws": draws, "dtype": dtype, "by_layer": by_layer}
-        tried = {"tasks": str(tasks), "config": config.to_dict()} if tasks else {}
-        print(json.dumps(_report(rows, encoded, canvases, said | tried), ensure_ascii=False))
+        used = {"texts": str(texts or "bundled"), "seed": seed, "draws": draws, "dtype": dtype, "by_layer": by_layer}
+        used |= {"tasks": str(tasks), "config": config.to_dict()} if tasks else {}
+        print(json.dumps(_report(rows, encoded, canvases, used), ensure_ascii=False))
     else:
-        from .comparison import print_tables
-
-        print_tables(rows, encoded, canvases)
+        _print_tables(rows, encoded, canvases)
     return 0
 
 
@@ -134,23 +139,27 @@ def _checked(ratios: Sequence[float] | None) -> Sequence[float]:
     return ratios or RATIOS
 
 
-def _open(names: list[str], dtype: str | None, yes: bool) -> "list[Checkpoint]":
-    """The named checkpoints, none of them twice and all comparable with the first."""
+def _open(names: list[str], dtype: str | None, *, yes: bool, whole: bool, by_layer: bool | None) -> "list[Checkpoint]":
+    """The named checkpoints, each a different folder, all comparable with the first; with `whole` they must fit in memory."""
     from ..evaluation.compare import Checkpoint, check_comparable
-    from ..loading import DTYPES, resolve
+    from ..loading import check_dtype, resolve
     from .model_option import check_download
+    from .progress import waiting
 
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}", field="dtype")
-    folders = [resolve(name, before_download=lambda what: check_download(what, yes=yes, ask=False)) for name in names]
-    seen: dict[Path, str] = {}
-    for name, folder in zip(names, folders, strict=True):
-        if (real := folder.resolve()) in seen:
-            raise CheckpointError(f"{name}: is the same folder as {seen[real]}; name each checkpoint once")
-        seen[real] = name
-    opened = [Checkpoint.of(name, folder, dtype) for name, folder in zip(names, folders, strict=True)]
-    for other in opened[1:]:
-        check_comparable(opened[0], other)
+    check_dtype(dtype)
+    with waiting("reading headers"):
+        folders = [resolve(name, before_download=lambda what: check_download(what, yes=yes, ask=False)) for name in names]
+        seen: dict[Path, str] = {}
+        for name, folder in zip(names, folders, strict=True):
+            if (real := folder.resolve()) in seen:
+                raise CheckpointError(f"{name}: is the same folder as {seen[real]}; name each checkpoint once")
+            seen[real] = name
+        opened = [Checkpoint.of(name, folder, dtype) for name, folder in zip(names, folders, strict=True)]
+        for other in opened[1:]:
+            check_comparable(opened[0], other)
+    large = [one.name for one in opened if by_layer or not one.fits]
+    if whole and large:
+        raise ExecutionError(f"{large[0]}: --tasks needs the whole model in memory; remove --tasks or --by-layer")
     return opened
 
 
@@ -161,79 +170,120 @@ def _encode(samples: Any, checkpoints: "list[Checkpoint]") -> "list[Text]":
 
 
 def _rows(
-    checkpoints: "list[Checkpoint]", comparisons: "Sequence[Comparison | None]", tasks: "list[Task]", config: GenerationConfig
-) -> list[Row]:
-    labels = _labels([one.name for one in checkpoints])
-    rows = []
-    with _progress("answering", len(tasks) * len(checkpoints)) if tasks else nullcontext(lambda count: None) as advance:
-        for one, label, comparison in zip(checkpoints, labels, comparisons, strict=True):
-            passed, interval = _pass_at_1(one, tasks, config, advance) if tasks else (None, None)
-            rows.append(
-                Row(
-                    name=one.name,
-                    label=label,
-                    bytes_on_disk=one.bytes_on_disk,
-                    bits_per_weight=one.bits_per_weight,
-                    comparison=comparison,
-                    passed=passed,
-                    passed_interval=interval,
-                )
-            )
-    return rows
-
-
-def _labels(names: list[str]) -> list[str]:
-    short = [Path(name).name or name for name in names]
-    return short if len(set(short)) == len(short) else names
-
-
-def _pass_at_1(
-    checkpoint: "Checkpoint", tasks: "list[Task]", config: GenerationConfig, advance: Callable[[float], None]
-) -> tuple[float | None, tuple[float, float] | None]:
-    from ..evaluation import Summary, evaluate
-
-    results = []
-    for result in evaluate(checkpoint.open(), checkpoint.tokenizer, tasks, config):
-        results.append(result)
-        advance(1)
-    summary = Summary.of(results)
-    return summary.pass_at[1], summary.interval
-
-
-def _progress(what: str, total: int) -> AbstractContextManager[Callable[[float], None]]:
-    """A bar where stderr is a terminal."""
-    if not sys.stderr.isatty():
-        return nullcontext(lambda count: None)
+    checkpoints: "list[Checkpoint]",
+    canvases: "list[Masked]",
+    tasks: "list[Task]",
+    config: GenerationConfig,
+    by_layer: bool | None,
+) -> "list[Row]":
+    from ..evaluation.compare import compare as compare_checkpoints
+    from ..evaluation.quality import rows_of
     from .progress import counting
 
-    return counting(what, total)
+    first, *rest = checkpoints
+    with counting("comparing", len(canvases) * len(checkpoints)) as advance:
+        comparisons = list(compare_checkpoints(first, rest, canvases, by_layer=by_layer, advance=advance))
+    with counting("answering", len(tasks) * len(checkpoints)) as advance:
+        return rows_of(checkpoints, comparisons, tasks, config, advance)
 
 
-def _report(rows: list[Row], texts: "list[Text]", canvases: "list[Masked]", said: dict[str, Any]) -> dict[str, Any]:
+def _report(rows: "list[Row]", texts: "list[Text]", canvases: "list[Masked]", used: dict[str, Any]) -> dict[str, Any]:
     import mlx.core as mx
 
-    def described(row: Row) -> dict[str, Any]:
-        passed = {} if row.passed is None else {"pass@1": row.passed, "pass@1_interval": row.passed_interval}
-        found = {} if row.comparison is None else row.comparison.to_dict()
-        return {"model": row.name, "bytes": row.bytes_on_disk, "bits_per_weight": row.bits_per_weight, **passed, **found}
-
     return {
-        "base": {**described(rows[0]), "perplexity": rows[1].comparison.overall.perplexity},
-        "checkpoints": [described(row) for row in rows[1:]],
+        "base": {**rows[0].to_dict(), "perplexity": _base_perplexity(rows)},
+        "checkpoints": [row.to_dict() for row in rows[1:]],
         "text_count": len(texts),
         "answer_tokens": sum(len(text.answer) for text in texts),
         "canvases": len(canvases),
-        **said,
+        **used,
         "peak_memory_bytes": mx.get_peak_memory(),
         "peak_resident_bytes": _peak_resident(),
     }
 
 
+def _base_perplexity(rows: "list[Row]") -> float:
+    """The base's perplexity; every comparison holds it."""
+    return next(row.comparison.overall.perplexity for row in rows if row.comparison)
+
+
 def _peak_resident() -> int:
-    """The most memory that this process had at once, in bytes."""
+    """The most memory that this process used at once, in bytes."""
     import resource
 
     status = Path("/proc/self/status")
-    if status.exists():  # Linux: getrusage counts that of whoever started the process as well
+    if status.exists():  # Linux: getrusage also counts the parent process
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _print_tables(rows: "list[Row]", texts: "list[Text]", canvases: "list[Masked]") -> None:
+    """Print a row for each checkpoint, then one for each masked share."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    tokens = sum(len(text.answer) for text in texts)
+    console = Console()
+    for table in (_summary(rows), _by_ratio(rows[1:])):
+        needed = Console(width=WIDEST).measure(table).maximum
+        Console(width=max(console.width, needed)).print(table)  # whole, also when the terminal is narrower
+    console.print(
+        f"{len(texts)} texts, {tokens} answer tokens, {len(canvases)} canvases. KL: from {escape(rows[0].label)} at masked"
+        " positions, with its 95 % interval. top-1: the same most probable token. order: two masks are committed in the same"
+        " order (50 is chance). first: the same first commit. perplexity: by the coupled estimator.",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _summary(rows: "list[Row]") -> "Table":
+    from rich.markup import escape
+
+    passed = rows[0].passed is not None
+    table = _table("size", "bits per\nweight", *MEASURES, "perplex-\nity", *(["pass@1,\n%"] if passed else []))
+    for row in rows:
+        cells = [escape(row.label), format_bytes(row.bytes_on_disk), f"{row.bits_per_weight:.2f}"]
+        if row.comparison:
+            mean = row.comparison.overall
+            cells += [*_measures(mean), _perplexity(mean.other_perplexity)]
+        else:
+            cells += ["the base", "", "", "", _perplexity(_base_perplexity(rows))]
+        if row.passed is not None and row.passed_interval:
+            low, high = row.passed_interval
+            cells.append(f"{100 * row.passed:.1f}\n[dim]{100 * low:.0f}–{100 * high:.0f}[/dim]")
+        table.add_row(*cells)
+    return table
+
+
+def _by_ratio(rows: "list[Row]") -> "Table":
+    from rich.markup import escape
+
+    table = _table("masked", *MEASURES, "perplex-\nity")
+    for row in rows:
+        for number, (ratio, mean) in enumerate(row.comparison.by_ratio.items() if row.comparison else ()):
+            name = "" if number else escape(row.label)
+            table.add_row(name, f"{100 * ratio:g} %", *_measures(mean, interval=False), _perplexity(mean.other_perplexity))
+        table.add_section()
+    return table
+
+
+def _table(*columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("checkpoint", overflow="fold", max_width=16)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _measures(mean: "Divergence", *, interval: bool = True) -> list[str]:
+    low, high = mean.kl_interval
+    kl = f"{mean.kl:.3g}" + (f"\n[dim]{low:.2g}–{high:.2g}[/dim]" if interval else "")
+    order = "-" if mean.order is None else f"{100 * mean.order:.2f}"
+    return [kl, f"{100 * mean.top1:.2f}", order, f"{100 * mean.first:.1f}"]
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:.3f}" if value < 1000 else f"{value:.0f}"

@@ -1,4 +1,4 @@
-"""`diffucode config`: the defaults that a user has set."""
+"""`diffucode config`: list, set and edit the user's defaults."""
 
 import json
 import sys
@@ -14,18 +14,18 @@ from .command import Command, Option, examples
 from .options import Json, Quiet
 from .settings import Key, Schema, Settings, config_path, leaves, read_file
 from .terminal import edit_file, fail
-from .toml import with_value, written
 
-HEAD = """# Defaults of diffucode: `diffucode config list --all` lists the keys.
-# model = "pocket"          for every verb
+HEAD = """# Defaults of diffucode. `diffucode config list --all` lists the keys.
+# model = "pocket"          for all commands
 #
 # [generate]
-# max_tokens = 512          for one: its flag --max-tokens
+# max_tokens = 512          for one command: its option --max-tokens
 """
 
 app = typer.Typer(
-    help="Set defaults of your own.\n\nWhat is asked for on the command line goes before a variable (as in"
-    " DIFFUCODE_GENERATE_MAX_TOKENS or DIFFUCODE_MODEL), and that before the file.",
+    name="config",
+    help="Set your own defaults.\n\nAn option on the command line overrides a variable (such as DIFFUCODE_GENERATE_MAX_TOKENS or"
+    " DIFFUCODE_MODEL), and a variable overrides the configuration file.",
     no_args_is_help=True,
 )
 
@@ -37,15 +37,20 @@ def _complete_key(context: typer.Context, incomplete: str) -> list[str]:
 
 KeyArgument = Annotated[
     str,
-    typer.Argument(metavar="KEY", help="generate.max_tokens, say, or model.", autocompletion=_complete_key, show_default=False),
+    typer.Argument(
+        metavar="KEY",
+        help="As generate.max_tokens, or model for all commands.",
+        autocompletion=_complete_key,
+        show_default=False,
+    ),
 ]
 
 
 @app.command(cls=Command, epilog=examples("diffucode config path"))
 def path(quiet: Quiet = False) -> int:
-    """Print where the file of defaults is, or would be.
+    """Print where the configuration file is.
 
-    DIFFUCODE_CONFIG names another one.
+    Set DIFFUCODE_CONFIG to use another file.
     """
     print(config_path())
     return 0
@@ -54,18 +59,18 @@ def path(quiet: Quiet = False) -> int:
 @app.command("list", cls=Command, epilog=examples("diffucode config list", "diffucode config list --all"))
 def list_settings(
     context: typer.Context,
-    every: Annotated[bool, typer.Option("--all", help="Every key there is, with what it takes.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every key, with the values it takes.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """List what is set, and where each value comes from."""
+    """List the defaults you set, and where each comes from."""
     settings, schema = _settings(context)
     keys = [key for key in schema.options if every or key in settings.values]
     rows = {".".join(key): _row(settings, schema.options[key], key) for key in keys}
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
     for name, row in ({} if as_json else rows).items():
-        value = "" if row["value"] is None else f" = {written(row['value'])}"
+        value = "" if row["value"] is None else f" = {_toml(row['value'])}"
         print(f"{name}{value}  ({row['from']}{'; ' + row['takes'] if every else ''})")
     for problem in settings.problems.values():
         fail(problem, 1)
@@ -74,7 +79,7 @@ def list_settings(
 
 @app.command("get", cls=Command, epilog=examples("diffucode config get generate.max_tokens"))
 def get_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) -> int:
-    """Print one value: what is set, or the program's own default."""
+    """Print one value: your default, or else the program's."""
     settings, schema = _settings(context)
     spelt = schema.spelt(key.split("."))
     option = schema.option(spelt)
@@ -82,8 +87,8 @@ def get_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) 
         raise SettingsError(settings.problems.get(spelt) or settings.problems[()])
     value = _row(settings, option, spelt)["value"]
     if value is None:
-        raise SettingsError(f"{key}: is not set")
-    print(value if isinstance(value, str) else written(value))
+        raise SettingsError(f"{key} is not set")
+    print(value if isinstance(value, str) else _toml(value))
     return 0
 
 
@@ -94,11 +99,12 @@ def set_setting(
     context: typer.Context,
     key: KeyArgument,
     value: Annotated[
-        list[str], typer.Argument(metavar="VALUE", help="Several for a flag that is repeatable.", show_default=False)
+        list[str],
+        typer.Argument(metavar="VALUE", help="Several for an option that can be repeated.", show_default=False),
     ],
     quiet: Quiet = False,
 ) -> int:
-    """Set a default in the file."""
+    """Set a default in the configuration file."""
     _, schema = _settings(context)
     spelt = schema.spelt(key.split("."))
     _change(schema, spelt, schema.check(spelt, schema.option(spelt).read(value)))
@@ -107,18 +113,18 @@ def set_setting(
 
 @app.command("unset", cls=Command, epilog=examples("diffucode config unset generate.max_tokens"))
 def unset_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) -> int:
-    """Take a default out of the file."""
+    """Remove a default from the configuration file."""
     _, schema = _settings(context)
-    spelt = schema.spelt(key.split("."))  # a key that does not exist is what must go, sometimes
+    spelt = schema.spelt(key.split("."))  # not checked: it may be a key that no longer exists
     if spelt not in _in_file(schema, read_file(config_path())):
-        raise SettingsError(f"{config_path()}: {key} is not set there")
+        raise SettingsError(f"{config_path()}: {key} is not set in it")
     _change(schema, spelt, None)
     return 0
 
 
 @app.command(cls=Command, epilog=examples("diffucode config edit"))
 def edit(context: typer.Context, quiet: Quiet = False) -> int:
-    """Open the file of defaults in $EDITOR, and check what became of it."""
+    """Edit the configuration file in $EDITOR, then check it."""
     _, schema = _settings(context)
     file = config_path()
     if not file.exists():
@@ -132,14 +138,14 @@ def edit(context: typer.Context, quiet: Quiet = False) -> int:
 def _settings(context: typer.Context) -> tuple[Settings, Schema]:
     settings = Settings.of(context)
     if settings.schema is None:
-        raise SettingsError("config works in the command `diffucode` only")
+        raise SettingsError("config needs the command `diffucode`")
     return settings, settings.schema
 
 
 def _row(settings: Settings, option: Option, key: Key) -> dict[str, Any]:
-    """What a key is set to, where that was done, and what it takes."""
+    """A key's value, where it is set, and the values it takes."""
     found = settings.values.get(key)
-    # A key for all verbs has no default of its own: each verb has one.
+    # A key for all commands has no default of its own: each command has one.
     own = option.default if len(key) > 1 and isinstance(option.default, bool | int | float | str) else None
     origin = ("file" if found.from_file else found.origin) if found else "not set" if own is None else "default"
     return {"value": found.value if found else own, "from": origin, "takes": option.wanted}
@@ -150,20 +156,39 @@ def _in_file(schema: Schema, table: dict[str, Any]) -> dict[Key, Any]:
 
 
 def _change(schema: Schema, key: Key, value: Any) -> None:
-    """Set or take out one key of the file, or leave it as it was and say so."""
+    """Set or remove one key of the file, and say so. Raises `SettingsError` when other keys would change with it."""
     file = config_path()
     before = _in_file(schema, read_file(file))
-    text = file.read_bytes().decode() if file.exists() else ""  # with the ends of lines that it has
-    changed = with_value(text, key[:-1], key[-1], value)
+    text = file.read_bytes().decode() if file.exists() else ""  # bytes: line ends stay as they are
+    changed = with_value(text, key, value)
     wanted = {name: one for name, one in before.items() if name != key} | ({} if value is None else {key: value})
-    try:
-        right = _in_file(schema, tomllib.loads(changed)) == wanted
-    except tomllib.TOMLDecodeError:
-        right = False
-    if not right:
-        raise SettingsError(f"{file}: written in a way that only you can change without loss: diffucode config edit")
+    if _in_file(schema, tomllib.loads(changed)) != wanted:
+        raise SettingsError(f"{file}: cannot be changed without losing another line; edit it with: diffucode config edit")
     _write(file, changed)
-    print(f"{file}: {'.'.join(key)} {'is not set any more' if value is None else '= ' + written(value)}", file=sys.stderr)
+    print(f"{file}: {'.'.join(key)} {'is no longer set' if value is None else '= ' + _toml(value)}", file=sys.stderr)
+
+
+def with_value(text: str, key: Key, value: Any) -> str:
+    """A TOML text with one key set to a value, or removed when that is None. Comments and other lines stay."""
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    table: Any = document
+    for word in key[:-1]:
+        table = table.setdefault(word, tomlkit.table())
+    name = next((name for name in table if name.replace("-", "_") == key[-1]), key[-1])  # the user may write hyphens
+    if value is not None:
+        table[name] = value
+    elif name in table:
+        table.remove(name)
+    return tomlkit.dumps(document)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it."""
+    import tomlkit
+
+    return tomlkit.item(value).as_string()
 
 
 def _write(file: Path, text: str) -> None:

@@ -132,7 +132,7 @@ def evaluate(
         _make(trace)
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
-    config = with_tuned_window(config, network, wanted=wants_tuned(context), verbose=True)
+    config = with_tuned_window(config, network, wanted=wants_tuned(context, tuned), verbose=True)
     from ..evaluation import Traces
     from ..evaluation import evaluate as run
     from ..evaluation.results_file import ResultsFile, identity

@@ -127,7 +127,7 @@ def generate(
     from .model_option import load_named, with_tuned_window
 
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
-    config = with_tuned_window(config, network, wanted=wants_tuned(context), verbose=verbose)
+    config = with_tuned_window(config, network, wanted=wants_tuned(context, tuned), verbose=verbose)
     if choice:
         several = Several(network, tokenizer, name, config, choice, trace)
         return (several.fill if lock else several.go)(text, as_json=as_json, verbose=verbose)

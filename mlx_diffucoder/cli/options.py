@@ -202,10 +202,10 @@ def decoding_config(
     return GenerationConfig(**{**usual, **chosen})
 
 
-def wants_tuned(context: typer.Context) -> bool:
+def wants_tuned(context: typer.Context, tuned: bool) -> bool:
     """Whether to use a stored window width: not with `--no-tuned`, nor when the user names a window."""
     given = Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
-    return bool(context.params["tuned"]) and "window" not in given
+    return tuned and "window" not in given
 
 
 def _token(given: str) -> str | int:

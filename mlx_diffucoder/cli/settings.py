@@ -92,6 +92,15 @@ class Schema:
         """The tables of the file: commands, and groups of commands."""
         return {key[:end] for key in self.options for end in range(1, len(key))}
 
+    @cached_property
+    def moved(self) -> dict[Key, Key]:
+        """Keys of commands that became groups, and what they are now: `bench.trials` is `bench.run.trials`."""
+        moved: dict[Key, Key] = {}
+        for key in self.options:
+            if len(key) > 2 and (old := (key[0], key[-1])) not in self.options:
+                moved.setdefault(old, key)
+        return moved
+
     def spelt(self, words: Iterable[str]) -> Key:
         """The key with underscores, as a user may have written it with hyphens."""
         *table, last = words
@@ -114,6 +123,8 @@ class Schema:
         """The option that a key sets. Raises `SettingsError` when there is no such key."""
         if key in self.options:
             return self.options[key]
+        if key in self.moved:
+            raise SettingsError(f"{'.'.join(key)}: no such key; it is now {'.'.join(self.moved[key])}")
         name, others = ".".join(key), [".".join(one) for one in [*self.options, *self.tables] if len(one) == len(key)]
         raise SettingsError(f"{name}: no such key{did_you_mean(name, others) or '; diffucode config list --all lists them'}")
 
@@ -174,7 +185,7 @@ class Settings:
     def check(self, words: Words) -> None:
         """Raise `SettingsError` for the first problem that concerns a command."""
         for key, problem in self.problems.items():
-            if words[0] != OWN and (len(key) <= 1 or key[:-1] == words):
+            if words[0] != OWN and words[: len(key) - 1] == key[:-1]:
                 raise SettingsError(problem)
 
     def get(self, words: Words, key: str) -> Setting | None:
@@ -248,7 +259,11 @@ def _variables() -> list[str]:
 
 
 def _strays(schema: Schema) -> Iterator[str]:
+    moved = {variable_of(old): variable_of(new) for old, new in schema.moved.items()}
     for name in _variables():
+        if name in moved:
+            yield f"{name}: no such variable; it has no effect; it is now {moved[name]}"
+            continue
         known = [*map(variable_of, schema.options), *OTHER_VARIABLES]
         if name not in known:
             near = did_you_mean(name.removeprefix(PREFIX), (one.removeprefix(PREFIX) for one in known))

@@ -17,7 +17,7 @@ from .options import Json, Quiet
 if TYPE_CHECKING:
     from ..trace.run import Trace
 
-app = typer.Typer(help="Show, draw, animate and compare the runs that --trace recorded.", no_args_is_help=True)
+app = typer.Typer(name="trace", help="Show, draw, animate and compare the runs that --trace recorded.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="What --trace wrote.", show_default=False)]
 Row = Annotated[
     int | None,

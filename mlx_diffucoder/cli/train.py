@@ -68,7 +68,8 @@ def train(
         str | None, typer.Option(help="Compute in float32, float16 or bfloat16.", show_default="the weights', float16 in float32")
     ] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Compute each layer twice, for less memory.")
+        bool,
+        typer.Option("--gradient-checkpointing", help="Compute each layer twice, for less memory.", rich_help_panel="Advanced"),
     ] = False,
     save_every: Annotated[int, typer.Option(help="Steps from one checkpoint to the next.")] = 500,
     eval_every: Annotated[int, typer.Option(help="Steps from one evaluation to the next.")] = 100,

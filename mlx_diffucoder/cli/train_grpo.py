@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..choices import RULES, WINDOWS, describe
 from ..config import PRESETS, GenerationConfig
 from ..errors import ExecutionError, TrainError, one_of
 from ..training.grpo_settings import GrpoSettings
 from .command import option_name
-from .options import among, decoding_config
+from .options import Rule, Window, among, decoding_config
 from .settings import METHODS
 
 if TYPE_CHECKING:
@@ -68,14 +67,13 @@ def asked(
             show_default="balanced",
         ),
     ] = None,
-    rule: Annotated[
-        str, typer.Option(help=f"coupled-grpo: how many tokens are committed in a step: {', '.join(describe(RULES))}.")
-    ] = "auto",
-    window: Annotated[str, typer.Option(help=f"coupled-grpo: what is forwarded: {', '.join(describe(WINDOWS))}.")] = "auto",
+    rule: Rule = "auto",
+    window: Window = "auto",
     timeout: Annotated[float, typer.Option(help="coupled-grpo: seconds for each program.")] = 5.0,
     memory: Annotated[int, typer.Option(help="coupled-grpo: MB for each program; macOS ignores it.")] = 1024,
     allow_code_execution: Annotated[
-        bool, typer.Option("--allow-code-execution", help="coupled-grpo: run what the model writes on this machine; no sandbox.")
+        bool,
+        typer.Option("--allow-code-execution", help="Run the model's code here, without a sandbox.", rich_help_panel="Advanced"),
     ] = False,
 ) -> "Asked":
     """What the flags ask for. Raises `TrainError` and `ConfigError`, and `ExecutionError` where no code may be run."""

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from mlx_diffucoder.cli.app import app
 from mlx_diffucoder.cli.command import Command, Group
+from mlx_diffucoder.cli.config import with_value
 from mlx_diffucoder.cli.options import MaxTokens, Preset, Reference, Rule, Steps, Window, decoding_config
 from mlx_diffucoder.cli.settings import Schema, Settings
-from mlx_diffucoder.cli.toml import with_value
 from mlx_diffucoder.errors import SettingsError
 
 from ..conftest import DATA
@@ -153,7 +153,7 @@ def test_set_and_unset_leave_every_other_line_as_it_was(run, file):
     run("config", "set", "generate.top_k", "3")
     assert file.read_bytes().decode() == before + "\n[generate]\ntop_k = 3\n"
     run("config", "set", "chat.max_tokens", "8")
-    assert "max_tokens = 8\n\n# the end\n" in file.read_text()
+    assert "\n  max-tokens=8\n\n# the end\n" in file.read_text()
     run("config", "unset", "chat.max_tokens")
     run("config", "unset", "generate.top_k")
     assert file.read_bytes().decode() == '\r\n# mine\nmodel = "pocket" # the small one\n\n[chat]\n\n# the end\n\n[generate]\n'
@@ -216,6 +216,14 @@ def test_a_bad_file_names_itself_the_key_and_what_is_allowed(file, monkeypatch, 
         assert words in str(raised.value)
 
 
+def test_a_key_of_a_command_that_became_a_group_is_named_with_its_new_key(run, file):
+    file.parent.mkdir()
+    file.write_text("[bench]\ntrials = 3\n")
+    assert_one_line(run("bench", "card"), f"{file}: bench.trials: no such key; it is now bench.run.trials")
+    assert run("config", "unset", "bench.trials").returncode == 0
+    assert "it is now DIFFUCODE_BENCH_RUN_TRIALS" in run("config", "list", DIFFUCODE_BENCH_TRIALS="3").stderr
+
+
 def test_a_method_that_is_misspelt_is_refused_where_it_is_set(run, file):
     assert_one_line(run("config", "set", "train.method", "coupled_grpo"), "train.method must be one of", "'coupled-grpo'?")
     assert run("config", "set", "train.method", "sft").returncode == 0
@@ -250,8 +258,8 @@ def test_what_another_verb_has_wrong_is_no_matter(file, monkeypatch):
 
 def test_a_default_that_a_verb_refuses_is_blamed_where_it_stands(run, file):
     file.parent.mkdir()
-    file.write_text("[bench]\nlayers = 2\n[generate]\nmax_tokens = 5000\n")
-    assert_one_line(run("bench", "-m", TINY), f"{file}: bench.layers: --layers is for --shape")
+    file.write_text("[bench.run]\nlayers = 2\n[generate]\nmax_tokens = 5000\n")
+    assert_one_line(run("bench", "run", "-m", TINY), f"{file}: bench.run.layers: --layers needs --shape")
     assert_one_line(run("generate", "-m", TINY, "hi"), f"{file}: generate.max_tokens", "context is 2048")
     done = run("generate", "-m", TINY, "--max-tokens", "3000", "hi")
     assert_one_line(done, "--max-tokens 3000")
@@ -263,14 +271,15 @@ def test_a_default_that_a_verb_refuses_is_blamed_where_it_stands(run, file):
     [
         (["set", "generate.max_tokens", "many"], ["generate.max_tokens", "a whole number"]),
         (["set", "generate.max_tokens", "5", "6"], ["generate.max_tokens", "a whole number"]),
-        (["set", "bench.trials", "0"], ["bench.trials", "at least 1"]),
+        (["set", "bench.run.trials", "0"], ["bench.run.trials", "at least 1"]),
+        (["set", "bench.trials", "3"], ["bench.trials: no such key; it is now bench.run.trials"]),
         (["set", "generate.top_p", "9" * 400], ["generate.top_p", "a number"]),
         (["set", "generate.json", "perhaps"], ["true or false"]),
         (["set", "eval.allow_code_execution", "true"], ["allow_code_execution", "command line"]),
         (["set", "config.all", "true"], ["config.all", "no such key"]),
         (["get", "generate.seed"], ["generate.seed", "not set"]),
         (["get", "nothing"], ["nothing", "no such key"]),
-        (["unset", "generate.seed"], ["generate.seed", "not set there"]),
+        (["unset", "generate.seed"], ["generate.seed", "not set"]),
         (["edit"], ["terminal"]),
     ],
     ids=lambda value: " ".join(value[:2]),
@@ -287,11 +296,12 @@ def test_a_variable_that_cannot_work_is_named(run):
     assert_one_line(run("generate", "-m", TINY, "hi", **variable), "DIFFUCODE_GENERATE_TOP_P", "at most 1")
 
 
-def test_a_file_that_cannot_be_changed_without_loss_is_left_alone(run, file):
+def test_a_key_is_changed_in_the_way_that_the_file_is_written(run, file):
     file.parent.mkdir()
-    file.write_text("generate.max_tokens = 5\n")
-    assert_one_line(run("config", "set", "generate.max_tokens", "6"), str(file), "config edit")
-    assert file.read_text() == "generate.max_tokens = 5\n"
+    file.write_text("generate.max_tokens = 5 # mine\nchat = { max_tokens = 7, seed = 1 }\n")
+    run("config", "set", "generate.max_tokens", "6")
+    run("config", "unset", "chat.seed")
+    assert file.read_text() == "generate.max_tokens = 6 # mine\nchat = { max_tokens = 7  }\n"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -306,14 +316,17 @@ VALUES = st.one_of(
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c_d"]), VALUES), st.sampled_from([(), ("t",), ("t", "u")]), VALUES)
-def test_any_value_set_in_toml_reads_back(existing, table, value):
-    text = ""
+def test_any_value_set_in_toml_reads_back_and_can_be_removed(existing, table, value):
+    text = "# mine\n"
     for key, one in existing.items():
-        text = with_value(text, ("t",), key, one)
-    changed = tomllib.loads(with_value(text, table, "b", value))
+        text = with_value(text, ("t", key), one)
+    changed = with_value(text, (*table, "b"), value)
     expected = {"t": dict(existing)} if existing else {}
     inner = expected
     for word in table:
         inner = inner.setdefault(word, {})
     inner["b"] = value
-    assert changed == expected
+    assert tomllib.loads(changed) == expected
+    assert changed.startswith("# mine\n")
+    inner.pop("b")
+    assert tomllib.loads(with_value(changed, (*table, "b"), None)) == expected

@@ -1,13 +1,22 @@
 """What can be asked without a model."""
 
-import os
-import pty
+import json
+import re
 import shutil
 import subprocess
 import sys
 import time
+from functools import cache
+
+import pytest
+import typer
 
 import mlx_diffucoder
+from mlx_diffucoder import GenerationConfig
+from mlx_diffucoder.choices import RULES, WINDOWS
+from mlx_diffucoder.cli.app import app
+from mlx_diffucoder.cli.command import commands_of, options_of
+from mlx_diffucoder.config import HOLES, PRESETS
 
 from .command import COMMAND, assert_one_line, diffucode, environment
 
@@ -99,27 +108,76 @@ def test_a_closed_pipe_is_no_error_message():
     assert done.stderr == ""
 
 
-def test_help_on_a_terminal_fits_80_columns():
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [COMMAND, "generate", "--help"], stdin=slave, stdout=slave, stderr=slave, env=environment(COLUMNS="80")
-    )
-    os.close(slave)
-    text = b""
-    while True:
-        try:
-            chunk = os.read(master, 4096)
-        except OSError:
-            break
-        if not chunk:
-            break
-        text += chunk
-    process.wait()
-    import re
+@cache
+def helps():
+    """The help of the program, of every group and of every command at 80 columns, by their words."""
+    return {words: diffucode(*words, "--help", env={"COLUMNS": "80"}).stdout for words in every_command()}
 
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text.decode())
-    assert "--max-tokens" in plain
-    assert max(len(line) for line in plain.splitlines()) <= 80
+
+def every_command():
+    def below(command, words):
+        yield words
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from below(inner, (*words, name))
+
+    return list(below(typer.main.get_command(app), ()))
+
+
+@pytest.mark.parametrize("words", every_command(), ids=" ".join)
+def test_help_is_whole_at_80_columns(words):
+    shown = helps()[words]
+    assert "Usage: diffucode" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert "…" not in shown
+    command = typer.main.get_command(app)
+    for word in words:
+        command = command.commands[word]
+    for one in command.params:  # each name and each text is there to the last word
+        if one.param_type_name == "option":
+            for name in [*one.opts, *one.secondary_opts]:
+                assert re.search(rf"(^|[ ,│]){re.escape(name)}(?![\w-])", shown), name
+            assert " ".join(one.help.split()) in flowing(shown), one.name
+
+
+def flowing(shown):
+    """The last column of the panels as one text, and what is outside of them."""
+    rows = [re.sub(r"^.*\s{2,}(?=\S)", "", line.strip("│ ")) for line in shown.splitlines()]
+    return " ".join(" ".join(rows).split())
+
+
+def test_rules_are_whole_at_80_columns_and_list_every_parameter_with_its_default():
+    shown = diffucode("rules").stdout
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert "…" not in shown
+    text = " ".join(shown.split())
+    for name, choice in [*RULES.items(), *WINDOWS.items()]:
+        assert f" {name} {choice.summary} " in text
+        for key, parameter in choice.parameters.items():
+            assert f" {key}={parameter.default:g} {parameter.meaning} " in text
+    for name, own in PRESETS.items():
+        assert f" {name} --rule {own['rule']} --window {own['window']}" in text
+
+
+def test_rules_as_json():
+    found = json.loads(diffucode("rules", "--json").stdout)
+    assert found["rules"]["threshold"]["parameters"]["tau"]["default"] == 0.9
+    assert set(found["windows"]) == set(WINDOWS)
+    assert found["presets"]["fast"] == PRESETS["fast"]
+
+
+def test_rules_and_windows_are_named_in_the_help_of_generate():
+    shown = flowing(helps()["generate",])
+    assert ", ".join(RULES) in shown
+    assert ", ".join(WINDOWS) in shown
+    assert "diffucode rules" in shown
+
+
+def test_shown_defaults_are_those_that_decode():
+    for words, usual in ((("generate",), {}), (("chat",), {}), (("eval",), {}), (("infill",), HOLES)):
+        config = GenerationConfig(**usual)
+        for option in options_of(dict(commands_of(typer.main.get_command(app)))[words]):
+            if hasattr(config, option.parameter) and option.parameter not in ("preset", "rule", "window", "until", "ban_tokens"):
+                assert option.default == getattr(config, option.parameter), option.parameter
 
 
 def test_help_breaks_a_paragraph_only_where_the_terminal_ends():

@@ -135,7 +135,7 @@ def test_a_row_without_candidates_commits_nothing(rule):
 def test_every_rule_has_its_parameters_in_the_table():
     assert set(ADAPTIVE) | {"schedule"} == set(RULES)
     for name, kind in ADAPTIVE.items():
-        assert set(kind.__dataclass_fields__) == set(RULES[name])
+        assert set(kind.__dataclass_fields__) == set(RULES[name].parameters)
 
 
 def test_rules_are_named_with_their_parameters_and_print_back():

@@ -1,0 +1,158 @@
+"""The quality of checkpoints against their size: a row of numbers for each, and a picture of all."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import GenerationConfig
+from ..errors import ConfigError
+from ..files import write_output
+from ..tasks import Task
+from .compare import Checkpoint, Comparison
+from .run import evaluate
+from .summary import Summary
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One checkpoint's numbers.
+
+    Attributes:
+        name: as the user gave it.
+        label: the last part of the name; the whole name when two end alike.
+        bytes_on_disk: bytes of its weight files.
+        bits_per_weight: stored bits per weight, scales included.
+        comparison: its divergence from the base; None for the base.
+        passed: pass@1, from 0 to 1, and its 95 % interval; None when no tasks were given.
+    """
+
+    name: str
+    label: str
+    bytes_on_disk: int
+    bits_per_weight: float
+    comparison: Comparison | None = None
+    passed: float | None = None
+    passed_interval: tuple[float, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        passed = {} if self.passed is None else {"pass@1": self.passed, "pass@1_interval": self.passed_interval}
+        found = {} if self.comparison is None else self.comparison.to_dict()
+        return {"model": self.name, "bytes": self.bytes_on_disk, "bits_per_weight": self.bits_per_weight, **passed, **found}
+
+
+def rows_of(
+    checkpoints: Sequence[Checkpoint],
+    comparisons: Sequence[Comparison],
+    tasks: Sequence[Task],
+    config: GenerationConfig,
+    advance: Callable[[float], None],
+) -> list[Row]:
+    """A row for each checkpoint, the base first. Each answers the tasks, if there are any.
+
+    Args:
+        comparisons: of all checkpoints but the first.
+        advance: called with 1 after each answer.
+    """
+    names = [one.name for one in checkpoints]
+    short = [Path(name).name or name for name in names]
+    labels = short if len(set(short)) == len(short) else names
+    rows = []
+    for one, label, comparison in zip(checkpoints, labels, [None, *comparisons], strict=True):
+        passed, interval = _pass_at_1(one, tasks, config, advance) if tasks else (None, None)
+        rows.append(
+            Row(
+                name=one.name,
+                label=label,
+                bytes_on_disk=one.bytes_on_disk,
+                bits_per_weight=one.bits_per_weight,
+                comparison=comparison,
+                passed=passed,
+                passed_interval=interval,
+            )
+        )
+    return rows
+
+
+def _pass_at_1(
+    checkpoint: Checkpoint, tasks: Sequence[Task], config: GenerationConfig, advance: Callable[[float], None]
+) -> tuple[float | None, tuple[float, float] | None]:
+    results = []
+    for result in evaluate(checkpoint.open(), checkpoint.tokenizer, tasks, config):
+        results.append(result)
+        advance(1)
+    summary = Summary.of(results)
+    return summary.pass_at[1], summary.interval
+
+
+def check_picture(path: Path) -> Any:
+    """matplotlib's pyplot. Call it before the measurement, which takes minutes.
+
+    Raises:
+        ConfigError: the folder does not exist, cannot be written, or the name ends in none of `PICTURES`.
+        ExecutionError: matplotlib is not installed.
+    """
+    from ..plotting import plotter
+
+    if path.suffix.lower() not in PICTURES:
+        raise ConfigError(f"--picture {path}: the name must end in .png, .svg or .pdf")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--picture {path}: cannot be written; name a file in a folder that exists")
+    return plotter()
+
+
+def draw_picture(pyplot: Any, rows: Sequence[Row], path: Path) -> None:
+    """Draw the KL to the base against bytes on disk, and pass@1 next to it if it was measured.
+
+    Args:
+        pyplot: from `check_picture`.
+        rows: the base first.
+
+    Raises:
+        FileError: the picture cannot be written.
+    """
+    base, *others = rows
+    passed = [row.passed for row in rows if row.passed is not None]
+    figure, axes = pyplot.subplots(
+        1, 2 if passed else 1, figsize=(13 if passed else 8.5, 4.8), layout="constrained", squeeze=False
+    )
+    colours = pyplot.get_cmap("tab10" if len(others) <= 10 else "tab20")
+    unit, name = (1e9, "GB") if base.bytes_on_disk >= 1e9 else (1e6, "MB")
+    for number, row in enumerate(others):
+        _draw_kl(axes[0][0], row, row.bytes_on_disk / unit, colours(number))
+        if row.passed is not None:
+            axes[0][1].plot(row.bytes_on_disk / unit, 100 * row.passed, "o", color=colours(number))
+    _scale(axes[0][0], [row.comparison.overall.kl for row in others if row.comparison])
+    if base.passed is not None:
+        axes[0][1].axhline(100 * base.passed, color="grey", linestyle="--", label="the base")
+        axes[0][1].set_ylabel("pass@1, %")
+        axes[0][1].legend()
+    for one in axes[0]:
+        one.set_xlabel(f"size on disk, {name} (the base: {base.bytes_on_disk / unit:.3g})")
+        one.set_xlim(left=0)
+        one.grid(alpha=0.3)
+    figure.suptitle(f"against {base.label}")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
+    write_output(path, lambda file: figure.savefig(file, dpi=150), flag="--picture")
+    pyplot.close(figure)
+
+
+def _draw_kl(axes: Any, row: Row, size: float, colour: Any) -> None:
+    if row.comparison:
+        mean = row.comparison.overall
+        low, high = mean.kl_interval
+        spread = [[max(0.0, mean.kl - low)], [max(0.0, high - mean.kl)]]
+        label = f"{row.label} ({row.bits_per_weight:.2f} bits per weight)"
+        axes.errorbar(size, mean.kl, yerr=spread, fmt="o", color=colour, label=label, capsize=3)
+
+
+def _scale(axes: Any, every: Sequence[float]) -> None:
+    if min(every) > 0:
+        axes.set_yscale("log")
+    else:  # an exact copy of the base is at 0
+        axes.set_yscale("symlog", linthresh=min((kl for kl in every if kl > 0), default=1.0))
+    axes.set_ylabel("KL to the base, nats per masked position")
