@@ -92,6 +92,10 @@ class Probe:
         return self.opened().config
 
     @cached_property
+    def _shift(self) -> int:
+        return self.opened().shift
+
+    @cached_property
     def _blocks(self) -> list[tuple[str, Part]]:
         """All blocks but the head, in forward order."""
         blocks: list[tuple[str, Part]] = [(EMBEDDING, lambda model: model.model.embed_tokens)]
@@ -129,7 +133,7 @@ class Probe:
 
     def _kl(self, hidden: Hidden, widths: Widths) -> float:
         """The KL for hidden states after the last layer; `widths` are those of the head."""
-        rows = tuple(predicting_rows(one, batch) for one, batch in zip(hidden, batches(self.canvases), strict=True))
+        rows = tuple(predicting_rows(one, batch, self._shift) for one, batch in zip(hidden, batches(self.canvases), strict=True))
         head = head_of(self._open(widths), mx.float32) if widths else self.reference.head
         return mean_kl(self._against(Outputs(rows, head)))
 

@@ -94,7 +94,7 @@ def _outputs(
                 if advance:
                     advance(sum(map(len, group)))
             for place, batch in enumerate(group):
-                rows.append(predicting_rows(hidden[place], batch))
+                rows.append(predicting_rows(hidden[place], batch, model.shift))
                 mx.eval(rows[-1])
     return Outputs(tuple(rows), head_of(opened(), rows[0].dtype))
 
@@ -135,10 +135,14 @@ def tokens_of(batch: Sequence[Masked]) -> mx.array:
     return mx.array(np.stack([canvas.tokens for canvas in batch]))  # [B, L]
 
 
-def predicting_rows(hidden: mx.array, batch: Sequence[Masked]) -> mx.array:
-    """`hidden` `[B, L, D]` -> `[n, D]`, the rows to the left of the masked positions of the batch."""
+def predicting_rows(hidden: mx.array, batch: Sequence[Masked], shift: int) -> mx.array:
+    """`hidden` `[B, L, D]` -> `[n, D]`, the rows that predict the masked positions of the batch.
+
+    Args:
+        shift: `DiffusionModel.shift`.
+    """
     B, L, D = hidden.shape
-    at = np.concatenate([row * L + canvas.positions - 1 for row, canvas in enumerate(batch)])
+    at = np.concatenate([row * L + canvas.positions - shift for row, canvas in enumerate(batch)])
     return hidden.reshape(B * L, D)[mx.array(at)]
 
 
