@@ -87,11 +87,11 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """The canvases that score M tokens, and the two rows that predict each (by the shift, one to its left).
+    """The canvases that score M tokens, and the two positions of each.
 
     Attributes:
         tokens: int32 `[3N, L]`: everything hidden, the pair's first masks, its second masks.
-        full, paired: int32 `[M]`, rows of the flattened `[3N · L]`.
+        full, paired: int32 `[M]`, positions in the flattened `[3N · L]`.
         targets: int32 `[M]`, the ids to score.
         weights: float32 `[M]`, 1/t of the mask of the pair that hides the token.
         owner: int64 `[M]`, the answer that the token belongs to.
@@ -116,8 +116,8 @@ class Questions:
         t = np.where(in_first, pair.t[owner], 1 - pair.t[owner])
         return cls(
             canvases,
-            (owner * length + place - 1).astype(np.int32),
-            (canvas * length + place - 1).astype(np.int32),
+            (owner * length + place).astype(np.int32),
+            (canvas * length + place).astype(np.int32),
             answers.tokens[owner, place],
             (1 / t).astype(np.float32),
             owner,
@@ -133,7 +133,8 @@ def log_pi(
 ) -> mx.array:
     """The coupled estimate of log π for each token, `[M]`. Arguments as in `Questions`."""
     hidden = model.model(tokens, 0, None, None)  # [3N, L, D]
-    read = hidden.reshape(-1, hidden.shape[-1])[mx.concatenate([full, paired])]  # [2M, D]
+    rows = mx.concatenate([full, paired]) - model.shift
+    read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [2M, D]
     losses = cross_entropies(model, read, mx.concatenate([targets, targets]))
     return -0.5 * (losses[: len(targets)] + weights * losses[len(targets) :])
 

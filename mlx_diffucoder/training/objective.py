@@ -4,7 +4,7 @@
 
 With t uniform in (0, 1] and each token masked with probability t, this bounds the negative log-likelihood
 (Dream 7B, arXiv 2508.15487, section 3; LLaDA, arXiv 2502.09992, equation 3). The distribution of position i
-is in row i - 1: DiffuCoder's shift (arXiv 2506.20639).
+is in row i - `model.shift`.
 
 The shift exists because these models started as autoregressive ones, and training can start that way here too. With the
 causal objective nothing is masked, each row attends to itself and earlier rows, and every target token counts equally. With
@@ -33,7 +33,7 @@ LEAST_T = 1e-3
 """The smallest timestep, as in the reference; without a bound 1/t has no finite variance."""
 NEAR = 0.3  # p of the geometric distribution: the share of the loss of the first token after a prefix
 SOON = 0.5  # each further mask before a target closes this share of the gap to full smoothing
-ROWS = 64  # rows are padded to a multiple of this, so that there are few shapes
+ROWS = 64  # targets are padded to a multiple of this, so that there are few shapes
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +42,15 @@ class Noised:
 
     Attributes:
         tokens: int32 `[B, L]`, the canvases.
-        rows: int32 `[M]`, rows of the flattened `[B · L]` that predict the targets, one to the left of each.
+        positions: int32 `[M]`, the targets' positions in the flattened `[B · L]`; 0 for padding.
         targets: int32 `[M]`, the original ids.
-        weights: float32 `[M]`, the weight of each loss; 0 for padding rows.
+        weights: float32 `[M]`, the weight of each loss; 0 for padding.
         seen: bool attention mask `[L, L]` or `[B, 1, L, L]`; size 0 means full attention.
         spread: float32 `[M]`, label smoothing of each target; size 0 means none.
     """
 
     tokens: NDArray[np.int32]
-    rows: NDArray[np.int32]
+    positions: NDArray[np.int32]
     targets: NDArray[np.int32]
     weights: NDArray[np.float32]
     seen: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
@@ -77,7 +77,7 @@ class Noised:
         if not smoothing:
             return asking
         spread = smoothing * (1 - (1 - SOON) ** (_since_shown(masked) - 1.0))[masked]
-        return replace(asking, spread=np.pad(spread, (0, len(asking.rows) - len(spread))).astype(np.float32))
+        return replace(asking, spread=np.pad(spread, (0, len(asking.positions) - len(spread))).astype(np.float32))
 
     @classmethod
     def left_to_right(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], count: int) -> Self:
@@ -108,14 +108,14 @@ class Noised:
         filling = -len(row) % ROWS if len(row) else ROWS
         return cls(
             shown,
-            np.pad(row * tokens.shape[1] + place - 1, (0, filling)).astype(np.int32),
+            np.pad(row * tokens.shape[1] + place, (0, filling)).astype(np.int32),
             np.pad(tokens[row, place], (0, filling)).astype(np.int32),
             np.pad(weights[row, place], (0, filling)).astype(np.float32),
         )
 
     def arrays(self) -> tuple[mx.array, ...]:
         """The arguments of `loss` after the model."""
-        return tuple(mx.array(one) for one in (self.tokens, self.rows, self.targets, self.weights, self.seen, self.spread))
+        return tuple(mx.array(one) for one in (self.tokens, self.positions, self.targets, self.weights, self.seen, self.spread))
 
 
 def _since_shown(masked: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -156,7 +156,7 @@ def mask_from(place: int, count: int, length: int) -> tuple[NDArray[np.bool_], N
 def loss(
     model: DiffusionModel,
     tokens: mx.array,
-    rows: mx.array,
+    positions: mx.array,
     targets: mx.array,
     weights: mx.array,
     seen: mx.array,
@@ -171,5 +171,6 @@ def loss(
         spread: `[M]`, or size 0.
     """
     hidden = model.model(tokens, 0, seen if seen.size else None, None)  # [B, L, D]
+    rows = mx.maximum(positions - model.shift, 0)
     read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [M, D]
     return (weights * cross_entropies(model, read, targets, spread)).sum()

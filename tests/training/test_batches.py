@@ -107,7 +107,7 @@ def test_the_causal_objective_asks_for_the_answer_and_its_end_and_masks_nothing(
     assert length == -(-max(len(one) for one in (examples[index] for index in batches._order(0)[3])) // 8) * 8
     kept = batch.weights > 0
     for row in range(4):
-        asked = batch.rows[kept & (batch.rows // length == row)] % length + 1
+        asked = batch.positions[kept & (batch.positions // length == row)] % length
         assert batch.tokens[row, asked].tobytes() in answers
         assert (np.diff(asked) == 1).all()
 
@@ -119,7 +119,7 @@ def test_the_mixed_objective_has_every_second_batch_from_left_to_right(examples,
     for batch in drawn[1::2]:  # a prompt, an answer that is asked for, and masks where nothing is
         count, length = batch.tokens.shape
         assert batch.seen.shape == (count, 1, length, length)
-        rows, last = batch.rows[batch.weights > 0] // length, (batch.rows[batch.weights > 0] + 1) % length
+        rows, last = np.divmod(batch.positions[batch.weights > 0], length)
         for row in range(count):
             masked = batch.tokens[row] == dream_a_tokenizer.mask_id
             assert (masked == (np.arange(length) > last[rows == row].max())).all()
@@ -137,7 +137,7 @@ def test_the_padding_of_a_share_of_the_answers_is_masked_with_a_probability_of_i
         (batch,) = batches.draw(number)
         whole, _ = batches._canvases(number)
         counted = np.zeros(batch.tokens.size)
-        counted[batch.rows + 1] = batch.weights * whole.learnt.sum()
+        counted[batch.positions] = batch.weights * whole.learnt.sum()
         masked = (batch.tokens == dream_a_tokenizer.mask_id) & whole.learnt
         for row, (weights, answer) in enumerate(zip(counted.reshape(batch.tokens.shape), whole.answers, strict=True)):
             end = int(whole.learnt[row].argmax()) + answer
@@ -174,7 +174,7 @@ def test_a_share_of_the_answers_is_masked_from_a_place_on_and_none_of_the_holes(
         for row, answer in enumerate(whole.answers):
             masked = batch.tokens[row] == mask
             drawn += answer > 0
-            weights = batch.weights[batch.rows // masked.size == row]
+            weights = batch.weights[batch.positions // masked.size == row]
             weights = weights[weights > 0]
             if len(weights) > 1 and weights[1] == pytest.approx(0.7 * weights[0], rel=1e-5):
                 assert answer and not masked[: masked.argmax()].any() and masked[masked.argmax() :].all()
@@ -197,7 +197,7 @@ def test_batches_drawn_together_share_the_count_they_are_divided_by(examples, dr
     single = [batches.draw(number)[0] for number in (0, 1)]
     together = batches.draw(0, 2)
     for one, part in zip(single, together, strict=True):
-        assert (one.rows == part.rows).all()
+        assert (one.positions == part.positions).all()
         share = part.weights[0] / one.weights[0]
         assert 0 < share < 1
     assert sum(part.weights[0] / one.weights[0] for one, part in zip(single, together, strict=True)) == pytest.approx(1)
@@ -234,5 +234,5 @@ def test_empty_data_and_bad_lines_are_named(tmp_path, dream_a_tokenizer):
     write_rows(file, 3)
     with file.open("a") as rows:
         rows.write('{"prompt": "no completion"}\n')
-    with pytest.raises(TaskError, match=":4: not a text"):
+    with pytest.raises(TaskError, match=":4: not a known format"):
         read_examples(file, dream_a_tokenizer, max_length=256, skip_long=False)

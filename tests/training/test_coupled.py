@@ -41,7 +41,7 @@ def test_each_token_is_masked_exactly_once_by_a_pair_and_the_prompt_never():
         assert (first.astype(int) + second.astype(int) == behind).all()
         assert (questions.tokens[~mask] == np.tile(answers.tokens, (3, 1))[~mask]).all()
         assert ((pair.t >= 0.2) & (pair.t <= 0.8)).all()
-        read = questions.paired + 1  # of the flattened canvases, the place asked for
+        read = questions.paired  # of the flattened canvases, the place asked for
         assert mask.ravel()[read].all()
         assert len(set(read.tolist())) == len(read) == answers.lengths.sum()
 

@@ -132,7 +132,7 @@ def test_rows_that_fill_up_weigh_nothing():
     model = small_model()
     *_, batch = noised(model)
     real = int((batch.weights > 0).sum())
-    assert len(batch.rows) % 64 == 0
+    assert len(batch.positions) % 64 == 0
     assert (batch.weights[real:] == 0).all()
     tokens, rows, targets, weights, *others = batch.arrays()
     assert float(loss(model, tokens, rows[:real], targets[:real], weights[:real], *others)) == pytest.approx(
