@@ -1,28 +1,28 @@
-"""The recipe of the bundled model: tasks, a vocabulary of its own, training from scratch, float16.
+"""The recipe of the bundled model: tasks, its vocabulary, training from scratch, float16.
 
     python -m bench.pocket.recipe FOLDER
 
-writes `FOLDER/start` (configuration and tokenizer), for each of `STAGES` a checkpoint with its curve (`FOLDER/causal` and
-`FOLDER/causal/log.jsonl` are the first's), for each mean of several a checkpoint, the tasks that they learn from
+writes `FOLDER/start` (configuration and tokenizer), a checkpoint with its log for each of `STAGES` (the first is
+`FOLDER/causal` with `FOLDER/causal/log.jsonl`), a checkpoint for each mean of several, the training tasks
 (`FOLDER/tasks/plain`), and `FOLDER/pocket`.
 
-The model begins from left to right, as Dream and DiffuCoder did (arXiv 2508.15487, section 3): every token of an answer
-teaches then, with no noise of masks. It goes on by masked diffusion, of which every second batch stays from left to right,
-and half of the answers in the others are masked from a place on: for otherwise what it knows of the tasks is lost on the way.
-From `padded` on the padding behind half of the answers is masked with a probability of its own, for the reference decoder
-commits most of it before anything of the answer.
+The model starts left to right, as Dream and DiffuCoder did (arXiv 2508.15487, section 3): then every token of an answer is
+a target, without the noise of masks. It continues with masked diffusion. There every second batch stays left to right, and
+half of the answers in the others are masked from some position to the end; otherwise the model forgets the tasks. From
+`padded` on, the padding after half of the answers is masked with its own probability, because the reference decoder commits
+most of it before the answer.
 
-A stage's rate falls to its end and the next one's begins high again: at the end of each the loss was still falling. The tasks
-become harder: first mostly single operations, then operations around operations (`nested`), then such with any numbers, letters
-and names (`wide`), which must be copied and cannot be learnt by heart. Tamer tasks at a lower rate (`calm`) end those; there
-the targets far behind what is shown are smoothed, for the reference decoder begins where the model is surest.
+Within a stage the learning rate falls, and the next stage starts high again, because the loss was still falling at each end.
+The tasks become harder: first mostly single operations, then nested ones (`nested`), then nested ones with arbitrary
+numbers, letters and names (`wide`), which must be copied and cannot be memorized. Easier tasks at a lower rate (`calm`) end
+these. There the targets far from visible text are smoothed, because the reference decoder starts where the model is most
+confident.
 
-The rate that a stage ends with leaves noise in the weights. In the mean of several stages' weights there is less of it, and it
-costs nothing (Wortsman et al. 2022, arXiv 2203.05482), where they go on from one another or from the same.
+The final learning rate of a stage leaves noise in the weights. The mean of the weights of several stages has less of it at
+no cost (Wortsman et al. 2022, arXiv 2203.05482), if they continue one another or share an ancestor.
 
-Each part but a mean, made in a moment, is left alone where it is there already, and a training that was stopped goes on, so the
-same command continues a recipe that was broken off. It is `diffucode train` and `diffucode convert` that do the work; their
-command lines are printed.
+Finished parts are kept and a stopped training is resumed, so the same command continues an interrupted recipe (means are
+computed anew; they take a moment). `diffucode train` and `diffucode convert` do the work; their command lines are printed.
 """
 
 import json
@@ -44,21 +44,21 @@ from .vocabulary import write_vocabulary
 
 VOCABULARY = 1024
 WEIGHTS = "model.safetensors"
-# The first pocket model's, but for a wider vocabulary and what is said beside: 5.0M parameters, 10 MB in float16.
+# As the first pocket model, with a larger vocabulary and the changes noted: 5.0M parameters, 10 MB in float16.
 SHAPE: dict[str, Any] = {
     "architectures": ["DreamModel"],
     "model_type": "Dream",
     "hidden_act": "silu",
     "hidden_size": 256,
-    "initializer_range": 0.06,  # 1 / sqrt(hidden_size), so that queries tell keys apart from the beginning
+    "initializer_range": 0.06,  # 1 / sqrt(hidden_size), so that queries can tell keys apart from the start
     "intermediate_size": 768,
     "max_position_embeddings": 2048,
     "num_attention_heads": 4,
     "num_hidden_layers": 6,
     "num_key_value_heads": 2,
     "rms_norm_eps": 1e-6,
-    "rope_theta": 1e4,  # for canvases of a few hundred; 1e6, as Qwen2 has it, tells few places apart there
-    "tie_word_embeddings": True,  # so that what is learnt of copying one name holds for all of them
+    "rope_theta": 1e4,  # for canvases of a few hundred tokens; Qwen2's 1e6 hardly separates positions there
+    "tie_word_embeddings": True,  # so that learning to copy one name helps with all of them
     "torch_dtype": "float32",
     "vocab_size": VOCABULARY,
 }
@@ -86,9 +86,9 @@ NESTED = MIXED | {"padding": 0.5}
 WIDE = NESTED | {"learning-rate": 1.2e-3, "warmup": 60, "max-length": 160, "skip-long": True}
 SMOOTHED = WIDE | {"learning-rate": 9e-4, "smoothing": 0.12}
 CALM = NESTED | {"learning-rate": 6e-4, "warmup": 60, "eval-every": 600, "smoothing": 0.1}
-LEARNT_FROM = 20_000  # tasks that the vocabulary is learnt from
+LEARNT_FROM = 20_000  # tasks in the corpus of the vocabulary
 
-# What the task maker is told of each set of tasks: its size and seed, and the shares of what it draws.
+# Options of the task maker for each set of tasks: size, seed and shares.
 TASKS: dict[str, dict[str, Any]] = {
     "plain": {"size": 200_000, "seed": 0, "nested": 0, "wide": 0, "classic": 0.34, "copied": 0},
     "nested": {"size": 200_000, "seed": 0, "nested": 0.75, "wide": 0, "classic": 0.12, "copied": 0},
@@ -106,7 +106,7 @@ TASKS: dict[str, dict[str, Any]] = {
 
 
 class Stage(NamedTuple):
-    """A run of `diffucode train`: its name, what it goes on from, its tasks, and what `train` is told."""
+    """A run of `diffucode train`: its name, its start, its tasks, and the options for `train`."""
 
     name: str
     begun: str
@@ -116,7 +116,7 @@ class Stage(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A checkpoint whose weights are so much of some and so much of others."""
+    """A checkpoint whose weights are a weighted mean of others."""
 
     name: str
     shares: dict[str, float]
@@ -145,13 +145,13 @@ STAGES: tuple[Stage | Mean, ...] = (
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Where everything goes.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of every stage, in place of its own.")] = None,
-    tasks: Annotated[int | None, typer.Option(min=1, help="Tasks of every set, in place of its own.")] = None,
-    seed: Annotated[int, typer.Option(help="Added to those of the tasks, the weights and the masks.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="The folder for everything.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of every stage instead of its own.")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Tasks of every set instead of its own.")] = None,
+    seed: Annotated[int, typer.Option(help="Added to the seeds of tasks, weights and masks.")] = 0,
 ) -> None:
-    """Make a pocket model from nothing."""
-    if (folder / "pocket").exists():  # convert leaves it whole or not there
+    """Train a pocket model from scratch."""
+    if (folder / "pocket").exists():  # convert leaves it complete or not there
         return
     try:
         for name, told in TASKS.items():
@@ -165,20 +165,20 @@ def main(
         if isinstance(stage, Mean):
             average({folder / name: share for name, share in stage.shares.items()}, folder / stage.name)
         else:
-            # Each stage has another seed, so that other texts are met first.
+            # Each stage has its own seed, so that it sees the texts in another order.
             flags = stage.flags | {"steps": steps or stage.steps, "seed": seed + number}
             train(folder / "tasks" / stage.tasks, folder / stage.name, folder / stage.begun, flags)
     run(["convert", folder / STAGES[-1].name, folder / "pocket", "--dtype", "float16"])
 
 
 def make(folder: Path, *, size: int, seed: int, **shares: float) -> None:
-    """Write tasks to train and to validate on, where there are none yet; `shares` as the maker has them."""
+    """Write training and validation tasks, unless they exist; `shares` as for the task maker."""
     if not (folder / "train.jsonl").exists():
         write(folder, {"train": size, "valid": min(1000, size // 50)}, seed, **shares, force=True)
 
 
 def train(tasks: Path, out: Path, begun: Path, flags: dict[str, Any]) -> None:
-    """Train on a folder's tasks into `out`, or go on where that was broken off; `begun` has weights, or none yet."""
+    """Train on a folder's tasks into `out`, or resume there; `begun` is a checkpoint, or a start without weights."""
     model: list[Any] = ["--model", begun, "--tune", "full"]
     if not (begun / WEIGHTS).exists():
         model = ["--from-scratch", begun / "config.json", "--tokenizer", begun]
@@ -188,7 +188,7 @@ def train(tasks: Path, out: Path, begun: Path, flags: dict[str, Any]) -> None:
 
 
 def average(shares: dict[Path, float], out: Path) -> None:
-    """Write a checkpoint whose weights are the sum of others', each times its share, in float32; one tokenizer is theirs."""
+    """Write a checkpoint whose weights are the weighted sum of others', in float32. They share one tokenizer."""
     first, *_ = shares
     shutil.copytree(first, out, ignore=shutil.ignore_patterns("step-*", "log.jsonl", "*.safetensors"), dirs_exist_ok=True)
     total: dict[str, Any] = {}
@@ -199,7 +199,7 @@ def average(shares: dict[Path, float], out: Path) -> None:
 
 
 def start(tasks: Path, folder: Path) -> None:
-    """Write the configuration and the tokenizer of a model that has learnt nothing yet."""
+    """Write the configuration and the tokenizer of an untrained model."""
     rows = [json.loads(line) for _, line in zip(range(LEARNT_FROM), tasks.open(encoding="utf-8"), strict=False)]
     texts = [f"user\n{row['prompt']}\nassistant\n{row['completion']}" for row in rows]
     ids = write_vocabulary(texts, VOCABULARY, folder)
@@ -214,11 +214,11 @@ def start(tasks: Path, folder: Path) -> None:
 
 
 def run(arguments: list[Any]) -> None:
-    """Run a verb of `diffucode`, saying which; what it prints is shown, and its failure is ours."""
+    """Print and run a `diffucode` command. Its output is shown, and its failure ends the recipe."""
     words = [str(word) for word in arguments]
     print(f"diffucode {shlex.join(words)}", file=sys.stderr, flush=True)
     command = [sys.executable, "-c", "from mlx_diffucoder.cli import main; main()", *words]
-    # On a CPU a step's parts are computed side by side where their graphs are walked in breadth; MLX's own limit is 20.
+    # On a CPU the parts of a step run in parallel if MLX walks their graphs breadth-first; its default limit is 20.
     environment = {"MLX_BFS_MAX_WIDTH": "200", **os.environ}
     if code := subprocess.run(command, check=False, env=environment).returncode:
         raise SystemExit(code)

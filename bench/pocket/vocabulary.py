@@ -1,8 +1,7 @@
-"""A tokenizer of one's own for a model trained from scratch: Qwen2's byte-level BPE, small.
+"""Learn a small tokenizer for a model trained from scratch: Qwen2's byte-level BPE.
 
-Cut and merged as DiffuCoder's is, with its special tokens by its names, so that `Tokenizer.load`
-reads the folder as it reads the Hub's. Not covered: a vocabulary for text other than the corpus's;
-what is not in it costs a token a byte.
+It splits and merges as DiffuCoder's does, with special tokens of the same names, so `Tokenizer.load` reads the folder like
+one from the Hub. Not covered: text unlike the corpus, which costs a token a byte.
 """
 
 import json
@@ -15,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.tokenizer_files import QWEN2_SPLIT
 
-# DiffuCoder's own, in the order of their ids.
+# DiffuCoder's, in the order of their ids.
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|beginoftext|>", "<|mask|>", "<|dlm_pad|>")
 _ROLES = {"bos_token": "<|beginoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|dlm_pad|>", "mask_token": "<|mask|>"}
 CHAT_TEMPLATE = (
@@ -25,18 +24,18 @@ CHAT_TEMPLATE = (
 
 
 def write_vocabulary(texts: Iterable[str], size: int, folder: Path) -> dict[str, int]:
-    """Learn a vocabulary of `size` ids, special ones included, and write the Hub's tokenizer files.
+    """Learn a vocabulary of `size` ids and write the Hub's tokenizer files.
 
     Args:
-        texts: what to learn the merges from.
-        size: ids in all; the 256 bytes and the six special tokens are among them.
-        folder: gets `vocab.json`, `merges.txt` and `tokenizer_config.json`.
+        texts: the corpus.
+        size: total number of ids, including the 256 bytes and the six special tokens.
+        folder: receives `vocab.json`, `merges.txt` and `tokenizer_config.json`.
 
     Returns:
-        The special tokens' ids.
+        The ids of the special tokens.
 
     Raises:
-        ConfigError: `size` leaves no room for the bytes, or the texts do not fill it.
+        ConfigError: `size` is too small for the bytes, or too large for the texts.
     """
     merged = size - len(SPECIAL)
     if merged < 256:
@@ -52,7 +51,9 @@ def write_vocabulary(texts: Iterable[str], size: int, folder: Path) -> dict[str,
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     fast.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=merged, initial_alphabet=alphabet, show_progress=False))
     if (learned := fast.get_vocab_size()) != merged:
-        raise ConfigError(f"vocab_size {size} is more than these texts give: {learned + len(SPECIAL)}", field="vocab_size")
+        raise ConfigError(
+            f"vocab_size {size} is more than these texts yield, which is {learned + len(SPECIAL)}", field="vocab_size"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     fast.model.save(str(folder))
     ids = {token: merged + place for place, token in enumerate(SPECIAL)}

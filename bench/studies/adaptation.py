@@ -1,10 +1,10 @@
-"""What an adapter teaches: functions over records, which `pocket` does not know, by LoRA on its quantized weights.
+"""Teach `pocket` functions over records, which it does not know, by LoRA on its quantized weights.
 
     python -m bench.studies.adaptation
 
 quantizes the checkpoint to 4 bits, trains an adapter on small functions over lists of dicts, and prints pass@1 before and
-after on functions that are not among those trained on: other triples of a result, a change and a condition. Ends with one line of
-JSON. Runs the code that the model writes.
+after on functions that are not in the training data: other triples of a result, a change and a condition. Ends with one line
+of JSON. Runs code that the model writes.
 """
 
 import json
@@ -51,7 +51,7 @@ MAX_LENGTH = 128
 
 
 def family(seed: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows to train on, and tasks of other triples of a result, a change and a condition: a fifth of the triples."""
+    """Training rows, and tasks made of a held-out fifth of the triples of a result, a change and a condition."""
     rng = random.Random(seed)
     train: list[dict[str, Any]] = []
     tasks: list[dict[str, Any]] = []
@@ -87,22 +87,22 @@ def _row(id: str, phrase: str, result: str, change: str, condition: str, rng: ra
 
 def main(
     model: Annotated[str, typer.Argument(help="A checkpoint that is not quantized.")] = "pocket",
-    bits: Annotated[int, typer.Option(help="To quantize it to.")] = 4,
+    bits: Annotated[int, typer.Option(help="Bits to quantize it to.")] = 4,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 600,
-    tasks: Annotated[int, typer.Option(min=1, max=60, help="How many to judge by.")] = 48,
+    tasks: Annotated[int, typer.Option(min=1, max=60, help="Tasks to evaluate on.")] = 48,
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")] = False,
 ) -> None:
-    """Measure what an adapter teaches."""
+    """Measure pass@1 before and after an adapter is trained."""
     with one_line("adaptation"):
         if not allow_code_execution:
-            raise ExecutionError("this runs the code that the model writes; if you accept that, add --allow-code-execution")
+            raise ExecutionError("this runs code that the model writes; add --allow-code-execution to accept that")
         with tempfile.TemporaryDirectory() as parent:
             report = measure(model, Path(parent), bits=bits, steps=steps, tasks=tasks)
     print(json.dumps(report))
 
 
 def measure(model: str, folder: Path, *, bits: int = 4, steps: int = 600, tasks: int = 48) -> dict[str, Any]:
-    """pass@1 of the quantized checkpoint before and after, and the seconds that training took."""
+    """pass@1 of the quantized checkpoint before and after training, and the seconds of training."""
     from mlx_diffucoder.convert import ConvertConfig, convert
     from mlx_diffucoder.training.fusing import fuse
 
@@ -146,7 +146,7 @@ def _train(checkpoint: Path, folder: Path, steps: int) -> None:
 
 
 def _passed(checkpoint: Path, tasks: Path) -> float:
-    """pass@1 of float weights: those of the quantized ones, whose products MLX's CPU backend is slow at."""
+    """pass@1 with the quantized weights turned into floats, because MLX's CPU backend is slow at quantized products."""
     from mlx_diffucoder import GenerationConfig, load
     from mlx_diffucoder.evaluation import evaluate
     from mlx_diffucoder.tasks import read_tasks

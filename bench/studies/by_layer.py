@@ -1,10 +1,10 @@
-"""The memory that a comparison takes, with a model held whole and layer by layer.
+"""Memory of `diffucode compare`, with models held whole and layer by layer.
 
     python -m bench.studies.by_layer
 
 writes two checkpoints of random float32 weights (309M parameters, 1.2 GB each) into a temporary folder, runs
-`diffucode compare` on them in both ways, each in a process of its own, and ends with one line of JSON. Not
-covered: what a GPU's driver keeps beside the process.
+`diffucode compare` on them in both ways, each in a separate process, and ends with one line of JSON. Not
+covered: memory that a GPU's driver holds outside the process.
 """
 
 import json
@@ -52,7 +52,7 @@ def main(
 
 
 def run(*args: str) -> Any:
-    """What `diffucode ARGS` prints."""
+    """The output of `diffucode ARGS`."""
     script = "from mlx_diffucoder.cli import main; main()"
     return json.loads(subprocess.run([sys.executable, "-c", script, *args], stdout=subprocess.PIPE, check=True).stdout)
 

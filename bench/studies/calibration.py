@@ -1,10 +1,10 @@
-"""Calibrated widths against uniform ones and mlx-lm's recipes, each at that one's own bits a weight.
+"""Compare calibrated widths with uniform ones and mlx-lm's recipes, at equal bits per weight.
 
     python -m bench.studies.calibration pocket --calibrate TEXTS.jsonl --dtype float32
 
 converts the checkpoint at every uniform width and by every recipe, and again with the widths that a calibration
-chooses for no more bits; compares all with the checkpoint on texts that are not those of the calibration; prints a
-table and ends with one line of JSON. Not covered: pass@1, which says little at the sizes where all pass.
+chooses for no more bits. It compares all of them with the checkpoint on texts that were not calibrated on, prints a
+table and ends with one line of JSON. Not covered: pass@1, which says little where everything passes.
 """
 
 import json
@@ -28,25 +28,25 @@ UNIFORM = (2, 3, 4, 5, 6, 8)
 
 def main(
     model: Annotated[str, typer.Argument(help="A checkpoint that is not quantized: a folder, or pocket.")] = "pocket",
-    calibrate: Annotated[Path | None, typer.Option(help="Texts to choose the widths by.", show_default=False)] = None,
-    texts: Annotated[Path | None, typer.Option(help="Texts to judge by.", show_default="80 small functions")] = None,
-    dtype: Annotated[str | None, typer.Option(help="The type to compare in.", show_default="that of the weights")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many texts, of each file.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="Texts to calibrate on.", show_default=False)] = None,
+    texts: Annotated[Path | None, typer.Option(help="Texts to compare on.", show_default="80 small functions")] = None,
+    dtype: Annotated[str | None, typer.Option(help="The dtype to compare in.", show_default="that of the weights")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many texts of each file.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only these: 2 to 8, or a recipe; repeatable.")] = None,
 ) -> None:
-    """Measure what calibrating is worth."""
+    """Measure the benefit of calibration."""
     from mlx_diffucoder.data import HELD_OUT, read_samples
 
     with one_line("calibration"):
         if calibrate is None:
-            raise TaskError("--calibrate is missing: a JSONL file of texts that are not those to judge by")
+            raise TaskError("--calibrate is missing: give a JSONL file of texts other than those to compare on")
         names = [*map(str, UNIFORM), *recipes()]
         if unknown := set(only or ()) - set(names):
             raise TaskError(f"--only {min(unknown)}: not one of {', '.join(names)}")
         chosen_by, judged_by = read_samples(calibrate, limit), read_samples(texts or HELD_OUT, limit)
         judges = [replace(sample, where="") for sample in judged_by]
         if same := [sample.where for sample in chosen_by if replace(sample, where="") in judges]:
-            raise TaskError(f"{same[0]}: is among the texts to judge by; calibrate on others")
+            raise TaskError(f"{same[0]}: is among the texts to compare on; calibrate on others")
         report = measure(model, chosen_by, judged_by, dtype, only or names)
     print(json.dumps(report))
 
@@ -58,7 +58,7 @@ def recipes() -> tuple[str, ...]:
 
 
 def measure(model: str, chosen_by: Any, judged_by: Any, dtype: str | None, names: list[str]) -> dict[str, Any]:
-    """Every pair: the numbers of both, and the seconds that the first calibration took."""
+    """Yield the numbers of every pair, and the seconds of the first calibration."""
     from mlx_diffucoder.convert.calibrate import Calibrator
     from mlx_diffucoder.data import encode_samples
     from mlx_diffucoder.divergence.masking import masked_canvases

@@ -1,12 +1,12 @@
-"""What a conversion takes, against its parts and against mlx-lm, on the same weights.
+"""Time and memory of a conversion, next to the sum of its parts and to mlx-lm, on the same weights.
 
     python -m bench.studies.synthetic /tmp/full
     python -m bench.studies.conversion /tmp/full
 
-Each in a process of its own, in turns, the median of the rounds: our conversion to 4 bits; the plain sum
-of reading every weight, `mx.quantize` of it and writing the result, the three timed apart; and `mlx_lm.convert`
-with the same files under a `qwen2` configuration. Memory is the most that the process had resident. The
-weights are read once before each, into the page cache. Not covered: a disk that is slower than that.
+Runs in turns, each in a separate process: our conversion to 4 bits; the sum of reading every weight, `mx.quantize` and
+writing the result, timed separately; and `mlx_lm.convert` on the same files under a `qwen2` configuration. Prints
+medians over the rounds. Memory is the peak resident size of the process. The weights are read into the page cache
+before each run. Not covered: a disk that is slower than that.
 """
 
 import json
@@ -34,8 +34,8 @@ PARTS = ("ours", "sum", "mlx-lm")
 def main(
     folder: Annotated[Path, typer.Argument(help="A checkpoint folder, as bench.synthetic writes one.")],
     q_bits: Annotated[int, typer.Option()] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured; the median counts.")] = 3,
-    scratch: Annotated[Path | None, typer.Option(help="Where to write, for a while.", show_default="beside FOLDER")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; the median is printed.")] = 3,
+    scratch: Annotated[Path | None, typer.Option(help="A folder for temporary output.", show_default="next to FOLDER")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
     part: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -45,14 +45,14 @@ def main(
             print(json.dumps(sum_of_parts(folder, scratch or folder.parent, q_bits)))
             return
         if not (folder / "config.json").exists():
-            raise ConvertError(f"{folder}: no checkpoint folder; python -m bench.studies.synthetic writes one")
+            raise ConvertError(f"{folder}: not a checkpoint folder; python -m bench.studies.synthetic writes one")
         with tempfile.TemporaryDirectory(dir=scratch or folder.resolve().parent, prefix="conversion-") as name:
             report = measure(folder.resolve(), Path(name), q_bits, rounds, quiet=as_json)
     print(json.dumps(report) if as_json else table(report))
 
 
 def measure(folder: Path, scratch: Path, q_bits: int, rounds: int, *, quiet: bool = False) -> dict[str, Any]:
-    """Every part `rounds` times, in turns; seconds and bytes as medians, and what the bars are about."""
+    """Run every part `rounds` times, in turns; median seconds and bytes, and their ratios."""
     qwen = as_qwen2(folder, scratch / "qwen2")
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     runs: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
@@ -83,7 +83,7 @@ def one_run(part: str, folder: Path, qwen: Path, out: Path, q_bits: int) -> dict
         "sum": ["-m", MODULE, str(folder), "--part", "sum", "--scratch", str(out.parent), *bits],
         "mlx-lm": ["-m", "mlx_lm", "convert", "--hf-path", str(qwen), "--mlx-path", str(out), "-q", *bits],
     }[part]
-    os.sync()  # what the run before left to be written is not this one's to wait for
+    os.sync()  # flush what the previous run wrote, so that this one does not wait for it
     began = time.perf_counter()
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen([sys.executable, *command], stdout=said, stderr=errors, stdin=subprocess.DEVNULL)
@@ -102,7 +102,7 @@ def one_run(part: str, folder: Path, qwen: Path, out: Path, q_bits: int) -> dict
 
 
 def read_once(folder: Path) -> None:
-    """The weights into the page cache, as far as memory goes: none of the three reads a colder disk than the others."""
+    """Read the weights into the page cache, as far as memory allows, so that all three start equally warm."""
     for file in folder.glob("*.safetensors"):
         with file.open("rb", buffering=0) as opened:
             while opened.read(1 << 24):
@@ -110,7 +110,7 @@ def read_once(folder: Path) -> None:
 
 
 def sum_of_parts(folder: Path, scratch: Path, q_bits: int) -> dict[str, float]:
-    """Read, quantize and write every weight, one after the other, each timed for itself."""
+    """Read, quantize and write every weight in turn, timing each part separately."""
     import mlx.core as mx
 
     took = {"read": 0.0, "quantize": 0.0, "write": 0.0}
@@ -135,7 +135,7 @@ def sum_of_parts(folder: Path, scratch: Path, q_bits: int) -> dict[str, float]:
 
 
 def as_qwen2(folder: Path, out: Path) -> Path:
-    """The same shards, by links, under a configuration that mlx-lm knows: Qwen2's."""
+    """Link the same shards under a configuration that mlx-lm supports: Qwen2's."""
     from mlx_diffucoder.tokenizer import Tokenizer
 
     out.mkdir()
@@ -150,7 +150,7 @@ def as_qwen2(folder: Path, out: Path) -> Path:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """The report as a table."""
     lines = [f"{format_bytes(report['source_bytes'])} to {report['q_bits']} bits, medians of {report['rounds']}"]
     for part in PARTS:
         row = report[part]

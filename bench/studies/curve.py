@@ -1,10 +1,10 @@
-"""The curve of a training run: its loss by steps, as a picture.
+"""Draw the loss of training runs over steps.
 
     python -m bench.studies.curve FOLDER/causal/log.jsonl FOLDER/mixed/log.jsonl curve.svg
 
-draws the `log.jsonl` that `diffucode train` writes: the loss since the last report, and where there is one, that on the
-validation texts. Several are the stages of one training, one behind the other; losses of another objective are another
-measure. Ends with one line of JSON: each log's last step and losses.
+draws the `log.jsonl` that `diffucode train` writes: the training loss, and the validation loss if there is one. Several logs
+are drawn as consecutive stages of one training. Losses of different objectives cannot be compared. Ends with one line of
+JSON: each log's last step and losses.
 """
 
 import json
@@ -22,13 +22,13 @@ Row = dict[str, Any]
 
 
 def main(
-    files: Annotated[list[Path], typer.Argument(help="Logs, and last the picture to write: .svg, .png or .pdf.")],
+    files: Annotated[list[Path], typer.Argument(help="Logs, then the picture to write: .svg, .png or .pdf.")],
 ) -> None:
     """Draw training logs."""
     with one_line("curve"):
         *logs, picture = files
         if not logs:
-            raise BenchError("name at least one log.jsonl, and behind it the picture to write")
+            raise BenchError("name at least one log.jsonl, then the picture to write")
         if picture.suffix not in (".svg", ".png", ".pdf"):
             raise BenchError(f"{picture}: the picture's name must end with .svg, .png or .pdf")
         curves = {str(path): read(path) for path in logs}
@@ -37,10 +37,10 @@ def main(
 
 
 def read(path: Path) -> list[Row]:
-    """A log's reports.
+    """The reports of a log.
 
     Raises:
-        BenchError: it has none, or a line that is no report.
+        BenchError: it holds none, or a line that is not a report.
     """
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -50,21 +50,21 @@ def read(path: Path) -> list[Row]:
             if not {"step", "loss"} <= rows[-1].keys():
                 raise ValueError
         except (ValueError, TypeError):
-            raise BenchError(f"{path}: line {number} is no report of diffucode train") from None
+            raise BenchError(f"{path}: line {number} is not a report of diffucode train") from None
     if not rows:
-        raise BenchError(f"{path}: no report in it")
+        raise BenchError(f"{path}: holds no report")
     return rows
 
 
 def summary(rows: list[Row]) -> dict[str, float]:
-    """The last step and its loss, and the last and the lowest loss on validation texts."""
+    """The last step and its loss, and the last and the lowest validation loss."""
     valid = [row["valid"] for row in rows if "valid" in row]
     ends = {"step": rows[-1]["step"], "loss": rows[-1]["loss"]}
     return {**ends, "valid": valid[-1], "lowest": min(valid)} if valid else ends
 
 
 def draw(pyplot: Any, curves: dict[str, list[Row]], path: Path) -> None:
-    """Loss by steps, logarithmic, one log behind the other."""
+    """Draw the loss over steps, on a logarithmic scale, one log after another."""
     from matplotlib.ticker import LogLocator
 
     figure, axes = pyplot.subplots(figsize=(10, 4), layout="constrained")

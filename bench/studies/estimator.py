@@ -1,13 +1,13 @@
-"""How much the coupled estimator of log π varies, against one with independent masks at the same cost.
+"""Variance of the coupled estimator of log π, next to one with independent masks at the same cost.
 
     python -m bench.studies.estimator bench/tasks/functions.jsonl
 
 takes the tasks' own solutions as answers (with `--temp`, answers that the model draws), draws pairs of masks for each,
 and prints variances: of a token's log π, of an answer's (the mean over its tokens), and of the gradient of that (summed
-over all weights). Both estimators forward the canvas with all hidden, and two with t and 1 - t; both have the same mean.
-Coupled masks are complementary, independent ones are not: both are made of the same draws, for the first mask of one
-pair and the second of another are independent. Variances are at a given t, averaged over t in [0.2, 0.8]; the term with
-all hidden adds nothing to them. Ends with one line of JSON.
+over all weights). Both estimators forward the fully hidden canvas and two with t and 1 - t, and have the same mean.
+Coupled masks are complementary, independent ones are not. Both use the same draws: the first mask of one pair and the
+second of another are independent. Variances are averaged over t in [0.2, 0.8]; the fully hidden term adds nothing to
+them. Ends with one line of JSON.
 """
 
 import json
@@ -38,12 +38,12 @@ def main(
     tasks: Annotated[Path, typer.Argument(help="Tasks with solutions, as diffucode eval reads them.")],
     model: Annotated[str, typer.Option("--model", "-m")] = "pocket",
     dtype: Annotated[str, typer.Option(help="The dtype to compute in.")] = "float32",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer's canvas, behind the prompt.")] = 64,
-    limit: Annotated[int, typer.Option(min=1, help="Only the first so many tasks.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Masks after the prompt.")] = 64,
+    limit: Annotated[int, typer.Option(min=1, help="Use only this many tasks.")] = 8,
     times: Annotated[int, typer.Option(min=1, help="Values of t for each answer.")] = 8,
     draws: Annotated[int, typer.Option(min=2, help="Pairs of masks at each t.")] = 8,
-    gradients: Annotated[bool, typer.Option(help="Also the gradient's variance.")] = True,
-    temp: Annotated[float, typer.Option(help="Above 0: answers of the model, drawn at this temperature.")] = 0.0,
+    gradients: Annotated[bool, typer.Option(help="Measure the variance of the gradient, too.")] = True,
+    temp: Annotated[float, typer.Option(help="Above 0: use answers that the model draws at this temperature.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Measure the estimator's variance."""
@@ -55,7 +55,7 @@ def main(
         network, tokenizer = load(model, dtype=dtype)
         solved = [(task.prompt, task.solution) for task in read_tasks(tasks) if task.solution][:limit]
         if not solved:
-            raise TaskError(f"{tasks}: no task has a canonical_solution; the estimator is measured on these")
+            raise TaskError(f"{tasks}: no task has a canonical_solution to measure on")
         decoding = GenerationConfig(max_tokens=max_tokens, temperature=temp, seed=seed)
         answers = [
             write(network, tokenizer, tokenizer.encode_chat(prompt), 1, decoding).answers
@@ -85,11 +85,11 @@ def main(
 
 
 def answer_of(tokenizer: Tokenizer, prompt: str, solution: str, max_tokens: int) -> Answers:
-    """A solution as the answer on a canvas. Raises `TaskError` where it does not fit."""
+    """A solution as the answer on a canvas. Raises `TaskError` if it does not fit."""
     asked = tokenizer.encode_chat(prompt)
     said = [*tokenizer.encode_plain(solution), tokenizer.end_id(chat=True)]
     if len(said) > max_tokens:
-        raise TaskError(f"a solution has {len(said)} tokens, and --max-tokens is {max_tokens}")
+        raise TaskError(f"a solution has {len(said)} tokens, more than --max-tokens {max_tokens}")
     tokens = [*asked, *said, *[tokenizer.pad_id] * (max_tokens - len(said))]
     return Answers(np.array([tokens], dtype=np.int32), len(asked), np.array([len(said)]))
 
@@ -126,7 +126,7 @@ def measure(
 
 @dataclass
 class Moments:
-    """Of two parts of a sum, drawn together again and again: arrays of one size."""
+    """Running moments of the two parts of a sum, over joint draws of arrays of equal size."""
 
     sums: list[mx.array] = field(default_factory=list)
     squares: float = 0.0
@@ -143,13 +143,13 @@ class Moments:
 
     @property
     def independent(self) -> float:
-        """The variance of the sum, its parts taken from different draws; summed over the array."""
+        """The variance of the sum with parts from different draws; summed over the array."""
         means = sum(float((one * one).sum()) for one in self.sums) / self.count
         return (self.squares - means) / (self.count - 1)
 
     @property
     def coupled(self) -> float:
-        """Its variance, both parts taken from the same draw."""
+        """The variance of the sum with both parts from the same draw."""
         means = float((self.sums[0] * self.sums[1]).sum()) / self.count
         return self.independent + 2 * (self.products - means) / (self.count - 1)
 
@@ -180,7 +180,7 @@ def _moments(model: DiffusionModel, mask_id: int, answer: Answers, pairs: Sequen
 
 
 def term(model: DiffusionModel, answer: Answers, canvas: mx.array, weights: mx.array) -> mx.array:
-    """`[M]`, what one canvas `[1, L]` adds to the estimate of each token's log π; `weights` are 1/t where it is hidden."""
+    """The term `[M]` of one canvas `[1, L]` in the estimate of each token's log π; `weights` are 1/t where it is hidden."""
     places = np.flatnonzero(answer.scored[0])
     logits = model.logits(model.model(canvas, 0, None, None)[:, mx.array(places - 1)])[0].astype(mx.float32)  # [M, V]
     return -0.5 * weights * nn.losses.cross_entropy(logits, mx.array(answer.tokens[0, places]))

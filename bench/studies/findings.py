@@ -1,11 +1,11 @@
-"""DiffuCoder's findings (arXiv 2506.20639, section 4), looked for in any checkpoint.
+"""Look for DiffuCoder's findings (arXiv 2506.20639, section 4) in any checkpoint.
 
     python -m bench.studies.findings bench/tasks/functions.jsonl --out findings --allow-code-execution
 
-writes `findings/findings.json` and `findings/findings.svg` and prints tables: over temperatures pass@1 and pass@n, and
-local and global autoregressiveness@k (`order.py` says what they are) of answers denoised one token a step; what half of the
-steps cost, greedily; and the entropy sink, how sure the first forward is by the distance from the prompt. Ends with
-one line of JSON. Autoregressiveness counts what stands before an answer's end: behind it there is only padding.
+writes `findings/findings.json` and `findings/findings.svg` and prints tables. For each temperature: pass@1, pass@n, and local
+and global autoregressiveness@k (see `trace/autoregressiveness.py`) of answers denoised one token a step. Then the cost of
+half the steps, greedily, and the entropy sink: the confidence of the first forward by distance from the prompt. Ends with
+one line of JSON. Autoregressiveness counts only the text before an answer's end; the rest is padding.
 """
 
 import json
@@ -36,7 +36,7 @@ KS = (1, 2, 4, 8)
 
 @dataclass
 class Run:
-    """Answers at one temperature: how many of each task's passed, and in what order they were written."""
+    """Answers at one temperature: how many of each task passed, and the order of their commits."""
 
     passed: list[int] = field(default_factory=list)
     local: dict[int, list[float]] = field(default_factory=lambda: {k: [] for k in KS})
@@ -57,7 +57,7 @@ def main(
     max_tokens: Annotated[int, typer.Option(min=2)] = 64,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Answers to each task at a temperature.")] = 10,
     temp: Annotated[list[float] | None, typer.Option(help="A temperature; repeatable.", show_default="0.2 to 1.2")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many tasks.")] = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("findings"),
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")] = False,
 ) -> None:
@@ -67,11 +67,11 @@ def main(
 
     with one_line("findings"):
         if not allow_code_execution:
-            raise ExecutionError("this runs the code that the model writes; if you accept that, add --allow-code-execution")
+            raise ExecutionError("this runs code that the model writes; add --allow-code-execution to accept that")
         temperatures = tuple(temp or TEMPERATURES)
         if not all(one > 0 for one in temperatures):
-            raise BenchError(f"--temp must be above 0, not {min(temperatures):g}: the greedy answer is measured in any case")
-        pyplot = plotter()  # asked before minutes are spent
+            raise BenchError(f"--temp must be above 0, not {min(temperatures):g}: the greedy answer is always measured")
+        pyplot = plotter()  # checked before minutes are spent
         network, tokenizer = load(model, dtype=dtype)
         chosen = read_tasks(tasks)[:limit]
         whole = GenerationConfig(max_tokens=max_tokens, rule="schedule", seed=0)
@@ -104,7 +104,7 @@ def _over(
     temperatures: Sequence[float],
     samples: int,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each temperature's row, 0 first with one answer a task; each is printed when it is known."""
+    """The row of each temperature, starting with 0 and one answer a task. Rows are printed as they are measured."""
     heads = [f"{name}@{k}" for name in ("local", "global") for k in KS]
     print(f"{'temp':>5} {'pass@1':>7} {'pass@' + str(samples):>7} " + " ".join(f"{head:>8}" for head in heads))
     for temperature in (0.0, *temperatures):
@@ -118,7 +118,7 @@ def _over(
 
 
 def answers_at(model: DiffusionModel, tokenizer: Tokenizer, tasks: Sequence[Task], config: GenerationConfig, samples: int) -> Run:
-    """Answer each task `samples` times, the answers to one together, and look at their order."""
+    """Answer each task `samples` times in one batch, and measure the order of the commits."""
     from mlx_diffucoder.evaluation.run import seed_of
     from mlx_diffucoder.generation import Answer, prompt_ids, stream_batch
     from mlx_diffucoder.training.rollouts import rewards_of
@@ -142,7 +142,7 @@ def answers_at(model: DiffusionModel, tokenizer: Tokenizer, tasks: Sequence[Task
 
 
 def halved(model: DiffusionModel, tokenizer: Tokenizer, tasks: Sequence[Task], config: GenerationConfig) -> dict[str, float]:
-    """Greedy pass@1 with a step a token and with half of them; `loss` is the share of the first that is gone."""
+    """Greedy pass@1 with one step a token and with half the steps; `loss` is the relative drop."""
     from mlx_diffucoder.evaluation import evaluate
 
     shares = {}
@@ -154,7 +154,7 @@ def halved(model: DiffusionModel, tokenizer: Tokenizer, tasks: Sequence[Task], c
 
 
 def sink(model: DiffusionModel, tokenizer: Tokenizer, tasks: Sequence[Task], max_tokens: int) -> list[float]:
-    """Of each place behind the prompt, the probability of the surest token in the first forward; the mean over tasks."""
+    """Mean probability, over tasks, of the most probable token at each position after the prompt, in the first forward."""
     total = np.zeros(max_tokens)
     for task in tasks:
         ids = tokenizer.encode_chat(task.prompt)
@@ -179,7 +179,7 @@ def draw(pyplot: Any, report: dict[str, Any], path: Path) -> None:
             known = {at: row[name][str(k)] for at, row in rows.items() if str(k) in row[name]}
             orders.plot(list(known), list(known.values()), style, label=f"{name}@{k}")
     orders.set(xlabel="temperature", ylabel="autoregressiveness")
-    orders.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)  # on no line
+    orders.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)  # where no line is
     sure.plot(range(1, len(report["sink"]) + 1), report["sink"])
     sure.set(xlabel="tokens from the prompt", ylabel="first forward's confidence")
     for axes in (passes, orders, sure):

@@ -1,9 +1,9 @@
-"""Accuracy against cost: a grid of decoding configurations over one task file, measured in one run.
+"""Accuracy and cost of a grid of decoding configurations on one task file, measured in one run.
 
     python -m bench.studies.frontier bench/tasks/functions.jsonl --out frontier --allow-code-execution
 
 writes `frontier/frontier.json` and `frontier/frontier.svg`, prints a table, and ends with one line of
-JSON. Not covered: temperature (the grid is greedy), and anything but the model it is given.
+JSON. Not covered: temperature (the grid is greedy), and other models than the given one.
 """
 
 import json
@@ -20,7 +20,7 @@ from mlx_diffucoder.plotting import plotter
 
 from .terminal import one_line
 
-# Name -> fields of GenerationConfig. The presets, and what they are to be judged against.
+# Name -> fields of GenerationConfig: the presets, and configurations to compare them with.
 GRID: dict[str, dict[str, Any]] = {
     "reference, one token a step": {"reference": True},
     "reference, two tokens a step": {"reference": True, "steps": 0.5},  # a share of max_tokens
@@ -53,7 +53,7 @@ def main(
     model: Annotated[str, typer.Option("--model", "-m")] = "pocket",
     dtype: Annotated[str, typer.Option(help="The dtype to compute in.")] = "float32",
     max_tokens: Annotated[int, typer.Option()] = 64,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many tasks.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this row of the grid; repeatable.")] = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("frontier"),
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution")] = False,
@@ -61,11 +61,11 @@ def main(
     """Measure the grid over a task file."""
     with one_line("frontier"):
         if not allow_code_execution:
-            raise ExecutionError("this runs what the model writes on this machine, in no sandbox: add --allow-code-execution")
+            raise ExecutionError("this runs code that the model writes; add --allow-code-execution to accept that")
         grid = {name: fields for name, fields in GRID.items() if not only or name in only}
         if unknown := set(only or ()) - GRID.keys():
-            raise ExecutionError(f"no row {sorted(unknown)[0]!r} in the grid: {', '.join(GRID)}")
-        pyplot = plotter()  # asked before minutes are spent
+            raise ExecutionError(f"the grid has no row {sorted(unknown)[0]!r}; its rows: {', '.join(GRID)}")
+        pyplot = plotter()  # checked before minutes are spent
         rows = dict(measure(grid, tasks, model, dtype, max_tokens, limit))
         report = {"model": model, "dtype": dtype, "max_tokens": max_tokens, "tasks": str(tasks), "rows": rows}
         out.mkdir(parents=True, exist_ok=True)
@@ -77,9 +77,9 @@ def main(
 def measure(
     grid: dict[str, dict[str, Any]], file: Path, model: str, dtype: str, max_tokens: int, limit: int | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Evaluate each row of the grid, after one warm-up answer of its own, and print a line of the table.
+    """Evaluate each row of the grid after one warm-up answer, and print a line of the table.
 
-    Where the reference is in the grid, it comes first, and `same_text` counts the answers that are its.
+    If the reference is in the grid it comes first, and `same_text` counts the answers equal to its answers.
     """
     from mlx_diffucoder.evaluation import Summary, evaluate
     from mlx_diffucoder.loading import load

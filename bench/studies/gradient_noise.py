@@ -1,11 +1,10 @@
-"""How much of a training step's gradient is signal, for different ways to draw its batches.
+"""Signal and noise in a training step's gradient, for different ways to draw batches.
 
     python -m bench.studies.gradient_noise CHECKPOINT train.jsonl --least-t 0.02 --least-t 0.2 --infill 0.3 --infill 0
 
-draws batches of the same texts for each pair of settings and compares their gradients: what they have in common,
-|E g|², over how far one strays from it, E |g - E g|². Where that ratio is far below 1, twice of it takes about half of
-the texts to learn the same. Ends with one line of JSON. The gradient is that of the layers' weights, of a model that has
-learnt something; the ratios are others at another stage of training.
+draws batches of the same texts for each pair of settings and compares their gradients: the signal |E g|² over the noise
+E |g - E g|². While that ratio is far below 1, doubling it halves the texts needed to learn the same, approximately. Ends
+with one line of JSON. The gradient is that of the layers' weights of a partly trained model; the ratios change over training.
 """
 
 import json
@@ -24,18 +23,18 @@ from .terminal import one_line
 
 
 def main(
-    checkpoint: Annotated[str, typer.Argument(help="A model that is half trained.")],
+    checkpoint: Annotated[str, typer.Argument(help="A partly trained model.")],
     data: Annotated[Path, typer.Argument(help="Texts, as diffucode train reads them.")],
-    least_t: Annotated[list[float] | None, typer.Option(help="As train has it; repeatable.", show_default="0.02, 0.2")] = None,
-    infill: Annotated[list[float] | None, typer.Option(help="As train has it; repeatable.", show_default="0")] = None,
-    canvas: Annotated[str, typer.Option(help="As train has it.")] = "random",
+    least_t: Annotated[list[float] | None, typer.Option(help="As for train; repeatable.", show_default="0.02, 0.2")] = None,
+    infill: Annotated[list[float] | None, typer.Option(help="As for train; repeatable.", show_default="0")] = None,
+    canvas: Annotated[str, typer.Option(help="As for train.")] = "random",
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     batches: Annotated[int, typer.Option(min=2, help="Gradients to compare.")] = 40,
     max_length: Annotated[int, typer.Option(min=8)] = 256,
-    texts: Annotated[int, typer.Option(min=1, help="Only the first so many.")] = 4000,
+    texts: Annotated[int, typer.Option(min=1, help="Use only this many texts.")] = 4000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Measure the gradient's noise."""
+    """Measure signal and noise of the gradient."""
     from mlx_diffucoder.loading import resolve
     from mlx_diffucoder.training.batches import Batches, Drawing
     from mlx_diffucoder.training.job import Data
@@ -62,7 +61,7 @@ def main(
 
 
 def measure(model: Any, drawn: Any, batches: int) -> dict[str, float]:
-    """Signal and noise, from the first so many batches; unbiased, so the signal of few can be below 0."""
+    """Unbiased signal and noise over some batches; with few batches the signal can be negative."""
     from mlx_diffucoder.training.objective import loss
 
     model.train()

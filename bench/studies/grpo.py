@@ -1,13 +1,12 @@
-"""Coupled-GRPO against going on with supervised training, from the same model, on the same tasks, for equal compute.
+"""Compare coupled-GRPO with more supervised training: same model, same tasks, equal compute.
 
     python -m bench.studies.grpo half-trained train.jsonl unseen.jsonl --out lift --steps 100 --allow-code-execution
 
-trains the model twice: by coupled-GRPO for `--steps` steps, and then by the masked-diffusion objective on the tasks'
-solutions for as many steps as the same compute takes. Compute is positions forwarded, three times those with a gradient;
-the answers that are written count, running them does not (seconds are printed beside it, they have it all).
-Prints pass@1 of the model as it was and of both on the second file, greedily: by the preset `balanced`, by the
-reference's schedule of one token a step, and by half as many steps. Ends with one line of JSON. Not covered: more than
-one seed, and what other learning rates give either.
+trains the model twice: by coupled-GRPO for `--steps` steps, and by the masked-diffusion objective on the tasks' solutions
+for as many steps as the same compute allows. Compute is positions forwarded, where those with a gradient count three
+times. Generating answers counts, running them does not (the printed seconds include everything). Prints greedy pass@1 of
+the initial model and of both results on the second file: with the preset `balanced`, with the reference's schedule of one
+token a step, and with half as many steps. Ends with one line of JSON. Not covered: more than one seed, other learning rates.
 """
 
 import json
@@ -24,7 +23,7 @@ from mlx_diffucoder.errors import ExecutionError, TrainError
 
 from .terminal import one_line
 
-GRADIENT = 3  # a forward and its gradient, in forwards
+GRADIENT = 3  # cost of a forward and its gradient, in forwards
 DECODERS: dict[str, dict[str, Any]] = {
     "balanced": {},
     "one token a step": {"rule": "schedule"},
@@ -33,32 +32,32 @@ DECODERS: dict[str, dict[str, Any]] = {
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="The checkpoint that both begin with, not quantized.")],
-    train: Annotated[Path, typer.Argument(help="Tasks with solutions, to learn from.")],
-    judge: Annotated[Path, typer.Argument(help="Tasks to be judged by.")],
+    model: Annotated[str, typer.Argument(help="The initial checkpoint, not quantized.")],
+    train: Annotated[Path, typer.Argument(help="Tasks with solutions to train on.")],
+    judge: Annotated[Path, typer.Argument(help="Tasks to evaluate on.")],
     out: Annotated[Path, typer.Option(help="The folder for both runs; it must not exist.")] = Path("lift"),
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of coupled-GRPO.")] = 100,
     group: Annotated[int, typer.Option(help="Answers to a prompt.")] = 8,
-    prompts: Annotated[int, typer.Option(help="Prompts at a time.")] = 8,
-    updates: Annotated[int, typer.Option(help="Steps that learn from the same answers.")] = 2,
+    prompts: Annotated[int, typer.Option(help="Prompts per round.")] = 8,
+    updates: Annotated[int, typer.Option(help="Steps per round.")] = 2,
     temp: Annotated[float, typer.Option(help="The answers' temperature.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 64,
     grpo_rate: Annotated[float, typer.Option(help="Learning rate of coupled-GRPO.")] = 2e-5,
     sft_rate: Annotated[float, typer.Option(help="Learning rate of supervised training.")] = 2e-4,
-    batch_size: Annotated[int, typer.Option(help="Canvases forwarded together, of both.")] = 24,
-    limit: Annotated[int | None, typer.Option(min=1, help="Judge by the first so many tasks.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Canvases per forward, for both.")] = 24,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate on only this many tasks.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")] = False,
 ) -> None:
-    """Measure what coupled-GRPO gains over supervised training."""
+    """Measure the gain of coupled-GRPO over supervised training."""
     from mlx_diffucoder.tasks import read_tasks
 
     with one_line("grpo"):
         if not allow_code_execution:
-            raise ExecutionError("this runs the code that the model writes; if you accept that, add --allow-code-execution")
+            raise ExecutionError("this runs code that the model writes; add --allow-code-execution to accept that")
         if out.exists():
-            raise TrainError(f"{out}: exists; name another folder with --out")
-        read_tasks(train)  # before minutes are spent on the other file
+            raise TrainError(f"{out}: exists already; choose another folder with --out")
+        read_tasks(train)  # checked before minutes are spent on the other file
         decoding = {"max_tokens": max_tokens, "temperature": temp}
         grpo = {"group": group, "prompts_per_step": prompts, "updates": updates}
         common = {"batch_size": batch_size, "save_every": 2**31, "seed": seed}
@@ -83,7 +82,7 @@ def main(
 def learn_by_reward(
     model: str, data: Path, out: Path, grpo: dict[str, Any], decoding: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, float]:
-    """Train all weights by coupled-GRPO; the compute and the seconds that took."""
+    """Train all weights by coupled-GRPO; returns its compute and seconds."""
     from mlx_diffucoder.evaluation import Limits
     from mlx_diffucoder.training.grpo import CoupledGrpo
     from mlx_diffucoder.training.grpo_job import Asked, GrpoJob, read_prompts
@@ -99,7 +98,7 @@ def learn_by_reward(
     seconds = time.perf_counter() - began
     trainer.folder.publish(trainer.progress)
     if not isinstance(trainer.method, CoupledGrpo):
-        raise TypeError("the run is of another method")
+        raise TypeError("the run uses another method")
     return {"compute": trainer.method.forwarded + GRADIENT * trainer.method.learnt, "seconds": seconds}
 
 
@@ -113,7 +112,7 @@ def learn_by_example(
 
     learner = _learner(model)
     read = Data.read(data, None, learner.tokenizer, max_length=learner.model.config.max_position_embeddings, skip_long=True)
-    # Canvases up to those that answers are written on: the longest prompt, and room behind it.
+    # Canvases as long as those of the answers: the longest prompt, and the masks after it.
     longest = max(read.train.longest, max_tokens + max(len(one.prompt) for one in read.train.kept))
     drawing = Drawing(size=settings["batch_size"], max_length=longest, seed=settings["seed"])
     batches = Batches(read.train.kept, learner.tokenizer, drawing)

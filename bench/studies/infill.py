@@ -1,13 +1,12 @@
-"""Filling holes in canonical solutions, against writing on from the text before the hole alone.
+"""Compare infilling holes in canonical solutions with continuing the text before the hole.
 
     python -m bench.studies.infill bench/tasks/functions.jsonl bench/tasks/wide.jsonl -m pocket --allow-code-execution
 
-Of each solution the body's middle line is taken away; its length is not told. It is filled in with the true text
-before and behind it, and, for comparison, the function is written on from the text before it alone, on as many
-masks: as it stands, and with the first line of what was written put before the true text behind. Then several
-lines at once are taken away. Solutions with lines on both sides of the hole come first: of the two files above, the
-hundred that are taken are all such. By default the model sees
-nothing but the code; with `--instruction` the task's prompt too. Ends with one line of JSON.
+The middle line of each solution's body is removed, and its length is not given. The model infills it, seeing the true text
+on both sides. For comparison it continues the text before the hole, with as many masks. That answer is run twice: as it is,
+and with only its first line, followed by the true text after the hole. Then several lines are removed at once. Solutions
+with lines on both sides of the hole come first; with the two files above, all hundred that are used are such. By default
+the model sees only the code; with `--instruction` the task's prompt, too. Ends with one line of JSON.
 
 Not covered: holes inside a line.
 """
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model, and how it is asked."""
+    """A model with its decoding configuration."""
 
     model: "DiffusionModel"
     tokenizer: "Tokenizer"
@@ -51,7 +50,7 @@ class Bench:
         return fill(self.model, self.tokenizer, parts, self.config, instruction=asked, tries=self.tries)
 
     def write_on(self, task: "Task", prefix: str) -> str:
-        """What the model writes behind `prefix`, knowing nothing of what follows."""
+        """The model's continuation of `prefix`, without the text after the hole."""
         from dataclasses import replace
 
         from mlx_diffucoder.generation import generate
@@ -75,10 +74,10 @@ def body(task: "Task") -> tuple[list[str], int]:
 
 
 def chosen(tasks: "list[Task]", limit: int) -> "list[Task]":
-    """The tasks whose hole has lines on both sides, then the others, each in the files' order."""
+    """Tasks with lines on both sides of the hole first, then the others, each in file order."""
     known = [task for task in tasks if task.solution and task.solution.endswith("\n")]
     if not known:
-        raise TaskError("none of the tasks has a canonical_solution that ends with a line end")
+        raise TaskError("no task has a canonical_solution that ends with a newline")
     return sorted(known, key=lambda task: lines_around(task) < 3)[:limit]
 
 
@@ -88,7 +87,7 @@ def lines_around(task: "Task") -> int:
 
 
 def middle(bench: Bench, task: "Task") -> dict[str, Any]:
-    """One line away: filled in, and written on from the text before it alone."""
+    """Remove one line: infill it, and continue the text before it."""
     lines, first = body(task)
     hole = first + (len(lines) - first) // 2 if len(lines) - first > 1 else first
     hole = min(hole, len(lines) - 1)
@@ -112,7 +111,7 @@ def middle(bench: Bench, task: "Task") -> dict[str, Any]:
 
 
 def several(bench: Bench, task: "Task", count: int) -> dict[str, Any] | None:
-    """Every second line of the body away, `count` at most, filled in together; None where there are not two."""
+    """Remove every second line of the body, at most `count`, and infill them together; None if there are fewer than two."""
     lines, first = body(task)
     holes = list(range(first + 1, len(lines) - 1, 2))[:count]
     if len(holes) < 2:
@@ -142,18 +141,18 @@ def main(
     model: Annotated[str, typer.Option("--model", "-m")] = "pocket",
     dtype: Annotated[str, typer.Option(help="The dtype to compute in.")] = "float32",
     max_tokens: Annotated[int, typer.Option(help="The longest hole.")] = HOLES["max_tokens"],
-    limit: Annotated[int, typer.Option(min=1, help="So many tasks.")] = 100,
-    tries: Annotated[int, typer.Option(min=1, help="As diffucode infill has it.")] = 3,
-    window: Annotated[str, typer.Option(help="What is forwarded.")] = HOLES["window"],
-    instruction: Annotated[bool, typer.Option("--instruction", help="Show the model the task's prompt too.")] = False,
-    several_holes: Annotated[int, typer.Option("--several", min=2, help="Holes at once, at most.")] = 3,
+    limit: Annotated[int, typer.Option(min=1, help="Use this many tasks.")] = 100,
+    tries: Annotated[int, typer.Option(min=1, help="As for diffucode infill.")] = 3,
+    window: Annotated[str, typer.Option(help="The window.")] = HOLES["window"],
+    instruction: Annotated[bool, typer.Option("--instruction", help="Show the model the task's prompt, too.")] = False,
+    several_holes: Annotated[int, typer.Option("--several", min=2, help="The most holes at once.")] = 3,
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON only, with every hole.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the JSON, with every hole.")] = False,
 ) -> None:
-    """Measure how well holes in solutions are filled."""
+    """Measure infilling of holes in solutions."""
     with one_line("infill"):
         if not allow_code_execution:
-            raise ExecutionError("this runs what the model writes on this machine, in no sandbox: add --allow-code-execution")
+            raise ExecutionError("this runs code that the model writes; add --allow-code-execution to accept that")
         from mlx_diffucoder.loading import load
         from mlx_diffucoder.tasks import read_tasks
 

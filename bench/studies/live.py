@@ -1,13 +1,12 @@
-"""What showing the canvas costs: `diffucode generate` with the live view and with `--no-live`, in turn.
+"""The cost of the live view: `diffucode generate` with it and with `--no-live`, in turns.
 
     python -m bench.studies.live -m pocket
 
-Each run is a process of its own on a pseudo-terminal of `--columns` by `--rows`; its time is that of its
-trace, from the first step to the last, so loading does not count. Printed are the median of the ratios
-of the two times and its quartiles, the ratio of the least times, which other work on the machine disturbs
-the least, and the share of the time that drawing takes by the view's own account: that is what the view
-costs at most, where nothing of it is hidden behind a forward. Ends with one line of JSON. Not covered:
-how long a terminal takes to draw what it is sent.
+Each run is a separate process on a pseudo-terminal of `--columns` by `--rows`. Its time is that of its trace, from the
+first step to the last, so loading does not count. Prints the median and quartiles of the ratio of the two times, the ratio
+of the shortest times (least disturbed by other work on the machine), and the share of time that the view reports for
+drawing. That share is an upper bound: drawing overlaps with forwards. Ends with one line of JSON. Not covered: the time a
+terminal takes to draw its input.
 """
 
 import json
@@ -35,7 +34,7 @@ PROMPT = "Write a function f(nums) that returns the sum of the squares of the ev
 
 
 def in_a_terminal(command: list[str], columns: int, rows: int) -> str:
-    """What a command writes to a terminal of that size. Raises `BenchError` where it fails."""
+    """The output of a command on a terminal of this size. Raises `BenchError` if it fails."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (rows, columns))
     environment = os.environ | {"TERM": "xterm-256color"}
@@ -45,7 +44,7 @@ def in_a_terminal(command: list[str], columns: int, rows: int) -> str:
     try:
         while chunk := os.read(master, 65536):
             written += chunk
-    except OSError:  # nobody is left at the other end
+    except OSError:  # the other end was closed
         pass
     finally:
         os.close(master)

@@ -1,13 +1,13 @@
-"""What a generation takes of memory beside the weights, at DiffuCoder-7B's shape.
+"""Memory of a generation on top of the weights, at DiffuCoder-7B's shape.
 
     python -m bench.studies.memory
 
 makes a network of the 7B's widths and vocabulary with `--layers` layers (random weights of `--dtype`), denoises a
-canvas of `--max-tokens` for a few steps, and takes MLX's peak less the weights. Beside it stands the
-share of the whole 7B's weights at 4.5 bits, with the keys and values of the other layers added by
-arithmetic: nothing else of a forward grows with the number of layers.
+canvas of `--max-tokens` for a few steps, and prints MLX's peak minus the weights. The second number is its share of the
+whole 7B's weights at 4.5 bits, with the K/V of the other layers added by arithmetic: nothing else of a forward grows with
+the number of layers.
 
-Not covered: the memory that Python and MLX's libraries take themselves.
+Not covered: the memory of Python and of MLX's libraries.
 """
 
 import json
@@ -32,8 +32,8 @@ SHAPE = SHAPES["7b"]
 BYTES_4_BIT = parameters(SHAPE) * bits_per_weight(4) / 8
 
 
-def beside_the_weights(model: DiffusionModel, prompt: int, config: GenerationConfig, steps: int) -> int:
-    """Peak bytes of the first steps of a generation, less what was there before."""
+def on_top_of_weights(model: DiffusionModel, prompt: int, config: GenerationConfig, steps: int) -> int:
+    """Peak bytes of the first steps of a generation, minus those in use before."""
     mask = model.config.mask_token_id
     canvas = Canvas.of([list(range(prompt))], config.max_tokens, mask_id=mask, pad_id=0, end_ids=frozenset())
     forbidden = mx.arange(model.config.vocab_size) >= mask
@@ -46,15 +46,15 @@ def beside_the_weights(model: DiffusionModel, prompt: int, config: GenerationCon
     return mx.get_peak_memory() - before
 
 
-def kept_bytes(model: DiffusionModel, positions: int, layers: int) -> int:
-    """Keys and values of `positions` in `layers` layers, in bfloat16."""
+def cache_bytes(model: DiffusionModel, positions: int, layers: int) -> int:
+    """Bytes of K/V for `positions` in `layers` layers, in bfloat16."""
     return 2 * 2 * layers * positions * model.config.num_key_value_heads * model.config.head_dim
 
 
 def main(
     max_tokens: Annotated[int, typer.Option(min=1)] = 512,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 100,
-    layers: Annotated[int, typer.Option(min=1, help="Layers that are made and run.")] = 2,
+    layers: Annotated[int, typer.Option(min=1, help="Layers to create and run.")] = 2,
     steps: Annotated[int, typer.Option(min=2)] = 2,
     dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "bfloat16",
 ) -> None:
@@ -69,8 +69,8 @@ def main(
     report = {}
     for name in PRESETS:
         config = GenerationConfig.preset(name, max_tokens=max_tokens, seed=0)
-        measured = beside_the_weights(model, prompt, config, steps)
-        others = kept_bytes(model, prompt + max_tokens, SHAPE.num_hidden_layers - layers) if config.window != "whole" else 0
+        measured = on_top_of_weights(model, prompt, config, steps)
+        others = cache_bytes(model, prompt + max_tokens, SHAPE.num_hidden_layers - layers) if config.window != "whole" else 0
         share = (measured + others) / BYTES_4_BIT
         report[name] = {"measured_bytes": measured, "other_layers_bytes": others, "share_of_4_bit_weights": share}
         print(

@@ -1,9 +1,9 @@
-"""Muon's matrices made orthogonal side by side, against MLX's own Muon, one after the other.
+"""Muon that orthogonalizes matrices in parallel, next to MLX's own Muon.
 
     python -m bench.studies.muon -m pocket
 
 times the update of all of a checkpoint's layers by random gradients, both ways in turns, and prints the medians and whether
-the weights are the same to the bit. On a GPU there is one stream, and both are the same. Ends with one line of JSON.
+the weights are equal bit for bit. On a GPU there is one stream, so both are the same. Ends with one line of JSON.
 """
 
 import json
@@ -47,7 +47,7 @@ def main(
                 seconds[name].append(time.perf_counter() - began)
             one, other = found.values()
             same = all(mx.array_equal(one[name], other[name]).item() for name in one)
-    medians = {name: median(found[1:]) for name, found in seconds.items()}  # the first warms up
+    medians = {name: median(found[1:]) for name, found in seconds.items()}  # the first is a warm-up
     for name, taken in medians.items():
         print(f"{name:20} {format_seconds(taken)}")
     print(json.dumps({"model": model, "trials": trials, "matrices": len(weights), "same": same, "seconds": medians}))

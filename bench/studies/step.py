@@ -1,4 +1,4 @@
-"""What a step costs beside the model's forward: sampling, the rule, the window's bookkeeping.
+"""The cost of a step on top of the forward: sampling, the rule, the window's bookkeeping.
 
     python -m bench.studies.step
 

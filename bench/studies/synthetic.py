@@ -1,10 +1,10 @@
-"""A folder like DiffuCoder-7B's on the Hub, of its full size, with random weights.
+"""Write a folder like DiffuCoder-7B's on the Hub, full size, with random weights.
 
     python -m bench.studies.synthetic OUT
 
-Names, shapes, types and shards are those of the Hub's 15.2 GB; the numbers are noise, drawn and written
-a few MB at a time. The tokenizer is that of `pocket`, whose tokens are the first of the 152,064 rows.
-Good for sizes, times and memory; what it generates means nothing.
+Names, shapes, dtypes and shards are those of the Hub's 15.2 GB; the numbers are random, drawn and written a few MB at a
+time. The tokenizer is that of `pocket`, whose tokens are the first of the 152,064 rows. Use it to measure sizes, times and
+memory; its output is meaningless.
 """
 
 import json
@@ -26,14 +26,14 @@ from mlx_diffucoder.loading import POCKET, resolve
 
 from .terminal import one_line
 
-SHARD = 5_000_000_000  # the most that the Hub's files hold
-PIECE = 1 << 22  # weights drawn at once
+SHARD = 5_000_000_000  # the largest file on the Hub
+PIECE = 1 << 22  # numbers drawn at once
 TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json", "generation_config.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """DiffuCoder-7B's."""
+    """The sizes of DiffuCoder-7B."""
 
     width: int = 3584
     inner: int = 18944
@@ -44,7 +44,7 @@ class Sizes:
 
 
 def weights(sizes: Sizes) -> dict[str, mx.array]:
-    """The weights by name, in the Hub's order, as arrays that are never computed."""
+    """The weights by name, in the Hub's order, as lazy arrays that are never computed."""
     width, inner, kv_width = sizes.width, sizes.inner, sizes.width // sizes.heads * sizes.kv_heads
     layer = {
         "self_attn.q_proj.weight": (width, width),
@@ -68,7 +68,7 @@ def weights(sizes: Sizes) -> dict[str, mx.array]:
 
 
 def config(sizes: Sizes) -> dict[str, Any]:
-    """`config.json`, with the special ids of the tokenizer that is put beside it."""
+    """`config.json`, with the special ids of the copied tokenizer."""
     return read_json(resolve(POCKET) / "config.json") | {
         "hidden_size": sizes.width,
         "intermediate_size": sizes.inner,
@@ -83,7 +83,7 @@ def config(sizes: Sizes) -> dict[str, Any]:
 
 
 def write(out: Path, sizes: Sizes, *, seed: int = 0) -> None:
-    """Write the folder, beside first and then renamed. Raises `ConvertError` where it exists or does not fit."""
+    """Write the folder. Raises `ConvertError` if it exists or does not fit on the disk."""
     shapes = weights(sizes)
     total = sum(value.nbytes for value in shapes.values())
     with new_folder(out) as unfinished:
@@ -112,7 +112,7 @@ def _write_weights(folder: Path, shapes: dict[str, mx.array], generator: np.rand
 
 
 def _noise(generator: np.random.Generator, count: int, *, norm: bool) -> Iterator[memoryview]:
-    """bfloat16 numbers: normal with a deviation of 0.02, around 1 for a norm's weight."""
+    """bfloat16 numbers: normal with a standard deviation of 0.02, around 1 for the weights of norms."""
     for start in range(0, count, PIECE):
         numbers = generator.standard_normal(min(PIECE, count - start), dtype=np.float32)
         numbers *= 0.02

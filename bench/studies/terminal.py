@@ -1,4 +1,4 @@
-"""How a measurement ends: with its results, or with one line on stderr."""
+"""Turn the errors of a study into one line on stderr."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from mlx_diffucoder.errors import DiffucoderError
 
 @contextmanager
 def one_line(name: str) -> Iterator[None]:
-    """What a user can cause ends in one line and exit code 1, Ctrl-C in 130."""
+    """Errors that a user can cause print one line and exit with 1; Ctrl-C exits with 130."""
     try:
         yield
     except DiffucoderError as error:

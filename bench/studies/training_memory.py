@@ -1,9 +1,9 @@
-"""What LoRA takes of memory at DiffuCoder-7B's shape, by arithmetic: nothing is allocated.
+"""Memory of LoRA training at DiffuCoder-7B's shape, by arithmetic: nothing is allocated.
 
     python -m bench.studies.training_memory --bits 4
 
-prints a row for each batch, with and without gradient checkpointing, and ends with one line of JSON. How near the
-arithmetic is to MLX's measured peak is what `tests/training/test_memory.py` says, at small shapes.
+prints a row for each batch size, with and without gradient checkpointing, and ends with one line of JSON.
+`tests/training/test_memory.py` compares the arithmetic with MLX's measured peak at small shapes.
 """
 
 import json
@@ -24,15 +24,15 @@ from mlx_diffucoder.training.trainer import make_optimizer
 
 
 def main(
-    bits: Annotated[int, typer.Option(help="Of the weights; 16 leaves them floats.")] = 4,
-    rank: Annotated[int, typer.Option(help="Of the adapters, on all layers.")] = 8,
-    length: Annotated[int, typer.Option(help="Of the canvas.")] = 256,
-    batch: Annotated[list[int] | None, typer.Option(help="Canvases; repeatable.", show_default="1, 4")] = None,
+    bits: Annotated[int, typer.Option(help="Bits of the weights; 16 keeps them floats.")] = 4,
+    rank: Annotated[int, typer.Option(help="Rank of the adapters, on all layers.")] = 8,
+    length: Annotated[int, typer.Option(help="Length of a canvas.")] = 256,
+    batch: Annotated[list[int] | None, typer.Option(help="Canvases per forward; repeatable.", show_default="1, 4")] = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "bfloat16",
 ) -> None:
-    """Compute what LoRA takes at the 7B's shape."""
+    """Compute the memory of LoRA training at the 7B's shape."""
     rows: list[dict[str, Any]] = []
-    model = DiffusionModel(SHAPES["7b"])  # its weights are made when they are first needed: never
+    model = DiffusionModel(SHAPES["7b"])  # lazy: its weights are never computed
     if bits < 16:
         nn.quantize(model, group_size=64, bits=bits)
     model.set_dtype(DTYPES[dtype])

@@ -126,11 +126,11 @@ def test_calibrating_on_what_one_judges_by_is_refused(tmp_path):
     (tmp_path / "own.jsonl").write_text(HELD_OUT.read_text())
     done = bench("calibration", "pocket", "--calibrate", tmp_path / "own.jsonl")
     assert done.returncode == 1
-    assert "own.jsonl:1: is among the texts to judge by" in done.stderr
+    assert "own.jsonl:1: is among the texts to compare on" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("module", "said"), [("synthetic", "exists already"), ("conversion", "no checkpoint folder")])
+@pytest.mark.parametrize(("module", "said"), [("synthetic", "exists already"), ("conversion", "not a checkpoint folder")])
 def test_benches_say_in_one_line_what_is_wrong(module, said, tmp_path):
     done = bench(module, tmp_path)
     assert done.returncode == 1
@@ -257,7 +257,7 @@ def test_a_training_log_is_drawn_and_summed_up(tmp_path):
 @pytest.mark.parametrize(
     ("content", "picture", "said"),
     [
-        ("", "c.svg", "no report"),
+        ("", "c.svg", "holds no report"),
         ('{"step": 1, "loss": 2}\nnonsense\n', "c.svg", "line 2"),
         ('{"step": 1}\n', "c.svg", "line 1"),
         ("[]\n", "c.svg", "line 1"),
