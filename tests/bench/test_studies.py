@@ -17,6 +17,7 @@ from bench.studies.gradient_noise import measure
 from bench.studies.infill import Bench, chosen, middle, several, summary
 from bench.studies.synthetic import Sizes
 from mlx_diffucoder import DiffusionModel, GenerationConfig, ModelConfig, generate, load
+from mlx_diffucoder.checkpoint import read_headers
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.convert import ConvertConfig, convert
 from mlx_diffucoder.data import HELD_OUT
