@@ -22,7 +22,7 @@ STILL_LONG = {
     "mlx_diffucoder/cli/infill.py:infill",
     "mlx_diffucoder/cli/options.py:decodes",
     "mlx_diffucoder/cli/train.py:train",
-    "mlx_diffucoder/cli/train_grpo.py:asked",
+    "mlx_diffucoder/cli/train.py:grpo",
     "convert/converter.py:convert",
     "bench/pocket/maker/drawing.py:tasks",
 }

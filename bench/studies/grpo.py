@@ -85,14 +85,14 @@ def learn_by_reward(
     """Train all weights by coupled-GRPO; returns its compute and seconds."""
     from mlx_diffucoder.evaluation import Limits
     from mlx_diffucoder.training.grpo import CoupledGrpo
-    from mlx_diffucoder.training.grpo_job import Asked, GrpoJob, read_prompts
+    from mlx_diffucoder.training.grpo_job import GrpoJob, GrpoPlan, read_prompts
     from mlx_diffucoder.training.grpo_settings import GrpoSettings
     from mlx_diffucoder.training.settings import TrainSettings
 
     learner = _learner(model)
-    asked = Asked(grpo=GrpoSettings(**grpo), decoding=GenerationConfig(**decoding), limits=Limits())
-    tasks = read_prompts(data, learner, asked.decoding)
-    trainer = GrpoJob.of(learner, TrainSettings(**settings), asked, tasks).trainer(out, _hooks(), resume=False)
+    plan = GrpoPlan(grpo=GrpoSettings(**grpo), decoding=GenerationConfig(**decoding), limits=Limits())
+    tasks = read_prompts(data, learner, plan.decoding)
+    trainer = GrpoJob.of(learner, TrainSettings(**settings), plan, tasks).trainer(out, _hooks(), resume=False)
     began = time.perf_counter()
     trainer.run()
     seconds = time.perf_counter() - began

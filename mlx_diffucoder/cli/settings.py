@@ -26,8 +26,6 @@ GLOBAL = ("model", "yes", "quiet")
 """Keys that can be set for all commands together, for the option means the same in each."""
 NEVER = {"allow_code_execution": "you agree to run code on the command line, each time"}
 DTYPES = ("float32", "float16", "bfloat16")
-METHODS = ("sft", "coupled-grpo")
-"""Of training."""
 SCHEDULE = ("steps", "alg_temp", "eps", "reference")
 DECODING = {
     "preset": ("rule", "window", *SCHEDULE),
@@ -135,8 +133,8 @@ def _check_decoding(parameter: str, value: Any) -> None:
         GenerationConfig(**{parameter: value})
     elif parameter == "preset":
         GenerationConfig.preset(value)
-    elif value not in (among := {"dtype": DTYPES, "method": METHODS}.get(parameter, (value,))):
-        raise ConfigError(f"{parameter} must be {one_of(among, value)}", field=parameter)
+    elif parameter == "dtype" and value not in DTYPES:
+        raise ConfigError(f"dtype must be {one_of(DTYPES, value)}", field=parameter)
 
 
 class Setting(NamedTuple):

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -49,6 +49,30 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM, so that a run can save and end after its step; a second one stops it at once.
+
+    Yields the signals that arrived.
+    """
+    arrived: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        arrived.append(number)
+        if len(arrived) > 1:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        # Straight to the descriptor: the signal may have arrived in the middle of a print.
+        with suppress(OSError, ValueError):
+            os.write(sys.stderr.fileno(), b"saving after this step; press Ctrl-C again to stop at once\n")
+
+    before = {one: signal.signal(one, note) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield arrived
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def code_of(stop: BaseException) -> int:

@@ -1,243 +1,293 @@
-"""`diffucode train`: examples in, a model or an adapter that has learnt from them out."""
+"""`diffucode train`: learn from examples; `diffucode train grpo`: learn from tests that answers pass."""
 
 import json
-import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import TrainError
-from ..formatting import format_bytes
-from .command import Command, examples
-from .options import Json, Model, Quiet, Yes
-from .terminal import Terminated
-from .train_grpo import by_method, grpo_job
+from ..errors import ExecutionError, TrainError
+from ..training.grpo_settings import GrpoSettings
+from ..training.settings import TrainSettings
+from .command import Command, Group, examples, refuse_options
+from .options import (
+    ADVANCED,
+    DECODING,
+    MODEL,
+    OUTPUT,
+    AllowCodeExecution,
+    Json,
+    MaxTokens,
+    Model,
+    Preset,
+    Quiet,
+    Rule,
+    Temperature,
+    TopP,
+    Window,
+    Yes,
+    decoding_config,
+)
+from .terminal import stop_signals
 
 if TYPE_CHECKING:
-    from ..training.grpo_job import Asked, GrpoJob
+    from ..training.grpo_job import GrpoJob
     from ..training.job import Job
-    from ..training.learners import Learner, Tuning
-    from ..training.trainer import Trainer
+    from ..training.learners import Learner
+
+TRAINING, MASKS = "Training", "Masks"
+"""More panels of the help."""
+ANSWERS = ("max_tokens", "temperature", "top_p", "rule", "window")
+"""The fields of `GenerationConfig` that `train grpo` has options for."""
+
+Out = Annotated[Path, typer.Option(help="The folder of the run.", show_default=False)]
+TrainDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="Compute in float32, float16 or bfloat16.",
+        show_default="that of the weights; float32 for float16",
+        rich_help_panel=MODEL,
+    ),
+]
+Rank = Annotated[int, typer.Option(help="Rank of the adapters.", rich_help_panel=MODEL)]
+Scale = Annotated[float, typer.Option(help="Factor that scales the adapters' output.", rich_help_panel=MODEL)]
+Layers = Annotated[str, typer.Option(help="How many of the last layers get adapters, or all.", rich_help_panel=MODEL)]
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="one epoch", rich_help_panel=TRAINING)]
+Epochs = Annotated[float | None, typer.Option(help="Instead of steps: passes through the data.", rich_help_panel=TRAINING)]
+BatchSize = Annotated[int, typer.Option(help="Canvases forwarded together.", rich_help_panel=TRAINING)]
+LearningRate = Annotated[float, typer.Option(help="After the warm-up; a cosine lowers it to a tenth.", rich_help_panel=TRAINING)]
+Warmup = Annotated[int, typer.Option(help="Steps in which the learning rate rises.", rich_help_panel=TRAINING)]
+Optimizer = Annotated[str, typer.Option(help="adamw, or muon for the layers' matrices.", rich_help_panel=TRAINING)]
+WeightDecay = Annotated[float, typer.Option(help="Weight decay of AdamW, for matrices.", rich_help_panel=TRAINING)]
+Clip = Annotated[float, typer.Option(help="The largest norm of a gradient.", rich_help_panel=TRAINING)]
+Patience = Annotated[int, typer.Option(help="Evaluations without progress before the end; 0: never.", rich_help_panel=TRAINING)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=TRAINING)]
+Checkpointing = Annotated[
+    bool, typer.Option("--gradient-checkpointing", help="Compute layers twice to save memory.", rich_help_panel=ADVANCED)
+]
+SaveEvery = Annotated[int, typer.Option(help="Steps between checkpoints.", rich_help_panel=OUTPUT)]
+EvalEvery = Annotated[int, typer.Option(help="Steps between evaluations.", rich_help_panel=OUTPUT)]
+ReportEvery = Annotated[int, typer.Option(min=1, help="Steps between reports.", rich_help_panel=OUTPUT)]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in --out.", rich_help_panel=OUTPUT)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the data, print the memory, and stop.", rich_help_panel=OUTPUT)]
 
 
-app = typer.Typer()
+class TrainGroup(Group):
+    """`train` trains by itself, and has the subcommand `grpo`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as Typer does. The option `--method`, which chose between the two, is wrong usage (exit code 2)."""
+        if any(arg.partition("=")[0] == "--method" for arg in args):
+            ctx.fail("train has no --method now: use `train grpo` for coupled-grpo, and `train` alone for sft")
+        ctx.resilient_parsing = bool(args) and args[0] in self.commands  # then its own required options may be missing
+        rest = list(super().parse_args(ctx, args))
+        ctx.resilient_parsing = False
+        return rest
 
 
-@app.command(cls=Command, epilog=examples("diffucode train -m pocket --data train.jsonl --out adapter --steps 300"))
-@by_method
+app = typer.Typer(name="train", cls=TrainGroup, invoke_without_command=True, subcommand_metavar="[grpo ...]")
+
+
+@app.callback(epilog=examples("diffucode train -m pocket --data train.jsonl --out adapter --steps 300"))
 def train(
+    context: typer.Context,
     data: Annotated[Path, typer.Option(help="JSONL: messages, prompt and completion, text, or tasks.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The folder of the run.", show_default=False)],
+    out: Out,
+    valid: Annotated[Path | None, typer.Option(help="JSONL to evaluate on.", show_default=False)] = None,
+    max_length: Annotated[int, typer.Option(help="The longest canvas, in tokens, with prompt and padding.")] = 256,
+    skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave out texts that are longer.")] = False,
     model: Model = None,
     from_scratch: Annotated[
-        Path | None, typer.Option(help="In place of a model: a config.json, for random weights.", show_default=False)
+        Path | None, typer.Option(help="Random weights: the config.json.", show_default=False, rich_help_panel=MODEL)
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="With --from-scratch: the folder whose tokenizer it takes.", show_default=False)
+        Path | None, typer.Option(help="With --from-scratch: its folder.", show_default=False, rich_help_panel=MODEL)
     ] = None,
-    valid: Annotated[Path | None, typer.Option(help="JSONL to evaluate on, as --data.", show_default=False)] = None,
-    method: Annotated[str, typer.Option(help="sft, supervised fine-tuning, or coupled-grpo, from rewards.")] = "sft",
-    tune: Annotated[str | None, typer.Option(help="full, lora or dora.", show_default="lora; full from scratch")] = None,
-    rank: Annotated[int, typer.Option(help="Of the adapters.")] = 8,
-    scale: Annotated[float, typer.Option(help="What the adapters' part is multiplied by.")] = 20.0,
-    dropout: Annotated[float, typer.Option(help="Of the adapters' input.")] = 0.0,
-    layers: Annotated[str, typer.Option(help="The last so many layers get adapters, or all.")] = "all",
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="one epoch")] = None,
-    epochs: Annotated[float | None, typer.Option(help="In place of steps: times through the data.", show_default=False)] = None,
-    batch_size: Annotated[int, typer.Option(help="Canvases forwarded together.")] = 8,
-    accumulate: Annotated[int, typer.Option(help="Batches a step; on a CPU they are computed side by side.")] = 1,
-    max_length: Annotated[int, typer.Option(help="The longest canvas: prompt, answer and padding.")] = 256,
-    canvas: Annotated[str, typer.Option(help="Canvas lengths: random, longest (of the batch) or full.")] = "random",
-    objective: Annotated[str, typer.Option(help="masked; causal, left to right, to begin a model with; or mixed.")] = "masked",
-    infill: Annotated[float, typer.Option(help="Share of the examples that become holes between known text.")] = 0.0,
-    prefixes: Annotated[float, typer.Option(help="Share of the other examples that are masked from a place on.")] = 0.0,
-    padding: Annotated[float, typer.Option(help="Share of the other examples whose padding is masked by itself.")] = 0.0,
-    smoothing: Annotated[float, typer.Option(help="Share of a target spread over all tokens, far behind what is shown.")] = 0.0,
-    learning_rate: Annotated[float, typer.Option(help="After the warm-up; a cosine takes it to a tenth.")] = 1e-4,
-    warmup: Annotated[int, typer.Option(help="Steps in which the learning rate rises.")] = 0,
-    optimizer: Annotated[str, typer.Option(help="adamw, or muon for the layers' matrices, to begin from scratch.")] = "adamw",
-    weight_decay: Annotated[float, typer.Option(help="AdamW's, of matrices.")] = 0.01,
-    clip: Annotated[float, typer.Option(help="The largest norm of a gradient.")] = 1.0,
-    least_t: Annotated[float, typer.Option(help="The smallest probability of a mask; its loss counts 1 over it.")] = 1e-3,
-    dtype: Annotated[
-        str | None, typer.Option(help="Compute in float32, float16 or bfloat16.", show_default="the weights', float16 in float32")
+    tune: Annotated[
+        str | None, typer.Option(help="full, lora or dora.", show_default="lora; full from scratch", rich_help_panel=MODEL)
     ] = None,
-    gradient_checkpointing: Annotated[
-        bool,
-        typer.Option("--gradient-checkpointing", help="Compute each layer twice, for less memory.", rich_help_panel="Advanced"),
-    ] = False,
-    save_every: Annotated[int, typer.Option(help="Steps from one checkpoint to the next.")] = 500,
-    eval_every: Annotated[int, typer.Option(help="Steps from one evaluation to the next.")] = 100,
-    report_every: Annotated[int, typer.Option(min=1, help="Steps from one line to the next.")] = 10,
-    patience: Annotated[int, typer.Option(help="End after so many evaluations without a better one; 0 never.")] = 0,
-    skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave out what is longer than --max-length.")] = False,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the data, print the memory it takes, and stop.")] = False,
+    rank: Rank = 8,
+    scale: Scale = 20.0,
+    dropout: Annotated[float, typer.Option(help="Dropout of the adapters' input.", rich_help_panel=MODEL)] = 0.0,
+    layers: Layers = "all",
+    dtype: TrainDtype = None,
+    yes: Yes = False,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = 8,
+    accumulate: Annotated[int, typer.Option(help="Batches per step.", rich_help_panel=TRAINING)] = 1,
+    learning_rate: LearningRate = 1e-4,
+    warmup: Warmup = 0,
+    optimizer: Optimizer = "adamw",
+    weight_decay: WeightDecay = 0.01,
+    clip: Clip = 1.0,
+    patience: Patience = 0,
+    seed: Seed = 0,
+    objective: Annotated[str, typer.Option(help="masked; causal (left to right); or mixed.", rich_help_panel=MASKS)] = "masked",
+    infill: Annotated[float, typer.Option(help="Share of examples that become a hole in text.", rich_help_panel=MASKS)] = 0.0,
+    prefixes: Annotated[float, typer.Option(help="Share of the others masked from a position on.", rich_help_panel=MASKS)] = 0.0,
+    padding: Annotated[float, typer.Option(help="Share of the others with separate padding masks.", rich_help_panel=MASKS)] = 0.0,
+    smoothing: Annotated[float, typer.Option(help="Label smoothing of tokens far from known text.", rich_help_panel=MASKS)] = 0.0,
+    canvas: Annotated[str, typer.Option(help="Canvas length: random, longest or full.", rich_help_panel=MASKS)] = "random",
+    least_t: Annotated[float, typer.Option(help="The smallest probability of a mask.", rich_help_panel=MASKS)] = 1e-3,
+    gradient_checkpointing: Checkpointing = False,
+    save_every: SaveEvery = 500,
+    eval_every: EvalEvery = 100,
+    report_every: ReportEvery = 10,
+    resume: Resume = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
-    yes: Yes = False,
-    asked: "Asked | None" = None,
 ) -> int:
-    """Train a model on examples, by masked diffusion; or on tasks, by what its own answers earn.
+    """Train a model on examples, by masked diffusion.
 
-    What is trained (an adapter, unless --tune full) is in --out at the end. Ctrl-C saves, and --resume goes on, as if
-    nothing had been.
-
-    With --method coupled-grpo the model answers tasks, its answers are run with the tasks' tests (which takes
-    --allow-code-execution), and those that pass become more probable.
+    At the end --out holds what was trained: an adapter, or with --tune full a model. Ctrl-C saves a checkpoint, and
+    --resume continues from it with the same result. To learn from tests that answers pass, see train grpo.
     """
-    if steps is not None and epochs is not None:
-        raise TrainError("--steps and --epochs both say how long; give one of them")
-    if epochs is not None and not 0 < epochs < 1e6:
-        raise TrainError(f"epochs must be above 0 and below 1e6, not {epochs!r}", field="epochs")
-    from ..training.batches import batches_per_epoch
-    from ..training.job import Data, Job
-    from ..training.learners import Tuning
-    from ..training.settings import TrainSettings
-
-    def settings_of(steps: int) -> TrainSettings:
-        return TrainSettings(
-            steps=steps,
-            batch_size=batch_size,
-            accumulate=accumulate,
-            max_length=max_length,
-            learning_rate=learning_rate,
-            warmup=warmup,
-            clip=clip,
-            optimizer=optimizer,
-            weight_decay=weight_decay,
-            save_every=save_every,
-            eval_every=eval_every,
-            patience=patience,
-            objective=objective,
-            infill=infill,
-            prefixes=prefixes,
-            padding=padding,
-            smoothing=smoothing,
-            canvas=canvas,
-            least_t=least_t,
-            seed=seed,
-        )
-
-    settings_of(steps or 1)  # flags that cannot work are refused before anything is read
-    tuning = Tuning(
-        tune=tune or ("full" if from_scratch else "lora"),
-        rank=rank,
-        scale=scale,
-        dropout=dropout,
-        layers=_number_of(layers),
-        dtype=dtype,
-    )
-    learner = _learner(model, from_scratch, tokenizer, tuning, seed, yes=yes, unread=dry_run)
-    job: Job | GrpoJob
-    if asked is None:
-        read = Data.read(data, valid, learner.tokenizer, max_length=max_length, skip_long=skip_long)
-        if steps is None:
-            steps = max(1, round((epochs or 1) * batches_per_epoch(len(read.train.kept), batch_size) / accumulate))
-        job = Job.of(learner, settings_of(steps), read, gradient_checkpointing=gradient_checkpointing)
-    else:
-        files = data, valid
-        job = grpo_job(learner, settings_of, asked, files, steps, epochs, gradient_checkpointing=gradient_checkpointing)
-    if dry_run:
-        _say_what_is_coming(job)
-        _print(job, {}, as_json=as_json)
+    if context.invoked_subcommand is not None:
+        refuse_options(context)
         return 0
-    return _run(job, out, report_every, resume=resume, as_json=as_json)
+    settings = TrainSettings.of_options(context.params)  # before anything is read
+    from ..training.job import Data, Job
+
+    learner = _learner(context.params)
+    read = Data.read(data, valid, learner.tokenizer, max_length=max_length, skip_long=skip_long)
+    settings = replace(settings, steps=steps or read.steps(epochs or 1, settings))
+    return _start(Job.of(learner, settings, read, gradient_checkpointing=gradient_checkpointing), context.params)
 
 
-def _number_of(layers: str) -> int | None:
-    if layers == "all":
-        return None
-    try:
-        return int(layers)
-    except ValueError:
-        raise TrainError(f"layers must be a number or all, not {layers!r}", field="layers") from None
+@app.command(cls=Command, epilog=examples("diffucode train grpo --data tasks.jsonl --out run --allow-code-execution"))
+def grpo(
+    context: typer.Context,
+    data: Annotated[Path, typer.Option(help="Tasks with tests, as diffucode eval reads them.", show_default=False)],
+    out: Out,
+    valid: Annotated[Path | None, typer.Option(help="Tasks to evaluate on.", show_default=False)] = None,
+    allow_code_execution: AllowCodeExecution = False,
+    model: Model = None,
+    tune: Annotated[str, typer.Option(help="full, lora or dora.", rich_help_panel=MODEL)] = "lora",
+    rank: Rank = 8,
+    scale: Scale = 20.0,
+    layers: Layers = "all",
+    dtype: TrainDtype = None,
+    yes: Yes = False,
+    group: Annotated[int, typer.Option(help="Answers to each prompt.", rich_help_panel=TRAINING)] = GrpoSettings.group,
+    prompts_per_step: Annotated[
+        int, typer.Option(help="Prompts answered at a time.", rich_help_panel=TRAINING)
+    ] = GrpoSettings.prompts_per_step,
+    updates: Annotated[
+        int, typer.Option(help="Steps that learn from the same answers.", rich_help_panel=TRAINING)
+    ] = GrpoSettings.updates,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = 8,
+    learning_rate: LearningRate = 1e-4,
+    warmup: Warmup = 0,
+    optimizer: Optimizer = "adamw",
+    weight_decay: WeightDecay = 0.01,
+    clip: Clip = 1.0,
+    clip_ratio: Annotated[
+        float, typer.Option(help="How far a ratio of probabilities counts.", rich_help_panel=TRAINING)
+    ] = GrpoSettings.clip_ratio,
+    kl: Annotated[float, typer.Option(help="Weight of the KL to the first model.", rich_help_panel=TRAINING)] = GrpoSettings.kl,
+    format_reward: Annotated[
+        float, typer.Option(help="Reward of a well-formed answer; passing is 1 more.", rich_help_panel=TRAINING)
+    ] = GrpoSettings.format_reward,
+    patience: Patience = 0,
+    seed: Seed = 0,
+    preset: Preset = None,
+    rule: Rule = "auto",
+    window: Window = "auto",
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for each program.", rich_help_panel=DECODING)] = 5.0,
+    memory: Annotated[int, typer.Option(help="MB for each program; macOS ignores it.", rich_help_panel=DECODING)] = 1024,
+    gradient_checkpointing: Checkpointing = False,
+    save_every: SaveEvery = 500,
+    eval_every: EvalEvery = 100,
+    report_every: ReportEvery = 10,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train a model on tasks, by the tests that its own answers pass (coupled-GRPO).
+
+    The model answers each task several times. Answers that pass the task's tests become more probable. This runs the code
+    that the model writes on this machine.
+    """
+    if not allow_code_execution:
+        raise ExecutionError(
+            "train grpo runs the code that the model writes on this machine, as you, within limits of time and memory but in"
+            " no sandbox; if you accept that, add --allow-code-execution"
+        )
+    settings = TrainSettings.of_options(context.params)  # before anything is read
+    from ..evaluation import Limits
+    from ..training.grpo_job import GrpoJob, GrpoPlan, read_prompts, steps_of
+
+    plan = GrpoPlan(
+        grpo=GrpoSettings(**{one.name: context.params[one.name] for one in fields(GrpoSettings)}),
+        decoding=decoding_config(context, {"temperature": temperature, "max_tokens": max_tokens}, ANSWERS),
+        limits=Limits(timeout=timeout, memory=memory),
+    )
+    learner = _learner(context.params)
+    tasks, judges = (read_prompts(file, learner, plan.decoding) if file else [] for file in (data, valid))
+    settings = replace(settings, steps=steps or steps_of(plan, len(tasks), epochs or 1))
+    job = GrpoJob.of(learner, settings, plan, tasks, judges, gradient_checkpointing=gradient_checkpointing)
+    return _start(job, context.params)
 
 
-def _learner(
-    model: str | None, config: Path | None, tokenizer: Path | None, tuning: "Tuning", seed: int, *, yes: bool, unread: bool
-) -> "Learner":
-    from ..training.learners import from_checkpoint, from_scratch
+def _learner(given: dict[str, Any]) -> "Learner":
+    """The model to train that a command's parameters name."""
+    from ..training.learners import Tuning, from_checkpoint, from_scratch
     from .model_option import folder_named
 
+    config, tokenizer = given.get("from_scratch"), given.get("tokenizer")
+    layers = given["layers"]
+    if layers != "all" and not layers.removeprefix("-").isdecimal():
+        raise TrainError(f"layers must be a number or all, not {layers!r}", field="layers")
+    tuning = Tuning(
+        tune=given["tune"] or ("full" if config else "lora"),
+        rank=given["rank"],
+        scale=given["scale"],
+        dropout=given.get("dropout", 0.0),
+        layers=None if layers == "all" else int(layers),
+        dtype=given["dtype"],
+    )
     if (config is None) != (tokenizer is None):
         raise TrainError("--from-scratch and --tokenizer go together: a config.json, and the folder of a tokenizer")
     if config is not None and tokenizer is not None:
         if tuning.tune != "full":
             raise TrainError(f"tune {tuning.tune} needs a trained model; from scratch it is full", field="tune")
-        return from_scratch(config, tokenizer, seed, tuning.dtype)
-    name, folder = folder_named(model, yes=yes)
-    return from_checkpoint(folder, name, tuning, seed, unread=unread)
+        return from_scratch(config, tokenizer, given["seed"], tuning.dtype)
+    name, folder = folder_named(given["model"], yes=given["yes"])
+    return from_checkpoint(folder, name, tuning, given["seed"], unread=given["dry_run"])
 
 
-def _run(job: "Job | GrpoJob", out: Path, report_every: int, *, resume: bool, as_json: bool) -> int:
+def _start(job: "Job | GrpoJob", given: dict[str, Any]) -> int:
+    """Run a job, or with `--dry-run` only describe it. Returns the exit code."""
+    from ..training.job import describe
     from ..training.trainer import Hooks
     from .progress import training
 
-    trainer = job.trainer(out, Hooks(), resume=resume)
-    _say_what_is_coming(job)
-    with training(job.settings.steps) as report, _stopping() as asked:
-        trainer.hooks = Hooks(report, lambda: bool(asked), report_every)
-        done = trainer.run()
-    if not done:
-        print(f"saved in {trainer.folder.newest()}; the same command with --resume goes on", file=sys.stderr)
-        return 128 + asked[0]
-    trainer.folder.publish(trainer.progress)
-    _print(job, _outcome(trainer, out), as_json=as_json)
-    return 0
-
-
-def _outcome(trainer: "Trainer", out: Path) -> dict[str, object]:
-    progress = trainer.progress
-    return {"out": str(out), **trainer.last, "best_valid": progress.best, "best_step": progress.best_step}
-
-
-def _say_what_is_coming(job: "Job | GrpoJob") -> None:
-    from ..memory import memory_size
-
-    for line in job.skipped:
-        print(line, file=sys.stderr)
-    memory = {name: format_bytes(count) for name, count in job.memory.to_dict().items()}
-    print(
-        f"{job.what}, {job.settings.steps} steps; about {memory['total']} at most: weights"
-        f" {memory['weights']}, gradients {memory['gradients']}, optimizer {memory['optimizer']}, activations"
-        f" {memory['activations']}, logits {memory['logits']}; this machine has {format_bytes(memory_size())}",
-        file=sys.stderr,
-    )
-
-
-def _print(job: "Job | GrpoJob", outcome: dict[str, object], *, as_json: bool) -> None:
-    if as_json:
+    trainer = None if given["dry_run"] else job.trainer(given["out"], Hooks(), resume=given["resume"])
+    print(*describe(job), sep="\n", file=sys.stderr)
+    outcome: dict[str, Any] = {}
+    if trainer is not None:
+        with training(job.settings.steps) as report, stop_signals() as signals:
+            trainer.hooks = Hooks(report, lambda: bool(signals), given["report_every"])
+            done = trainer.run()
+        if not done:
+            print(f"saved in {trainer.folder.newest()}; the same command with --resume continues", file=sys.stderr)
+            return 128 + signals[0]
+        trainer.folder.publish(trainer.progress)
+        outcome = {"out": str(given["out"]), **trainer.last}
+        outcome |= {"best_valid": trainer.progress.best, "best_step": trainer.progress.best_step}
+    if given["as_json"]:
         print(json.dumps({**outcome, "memory_computed": job.memory.to_dict(), "settings": job.settings.to_dict()}))
     elif outcome:
         print(outcome["out"])
-
-
-@contextmanager
-def _stopping() -> Iterator[list[int]]:
-    """Ctrl-C, or a request to terminate, asks the run to save and end after its step; a second one ends it at once.
-
-    Yields the signals that came.
-    """
-    asked: list[int] = []
-
-    def ask(number: int, frame: object) -> None:
-        asked.append(number)
-        if len(asked) > 1:
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        # Straight to the descriptor: the signal may have come in the middle of a print.
-        with suppress(OSError, ValueError):
-            os.write(sys.stderr.fileno(), b"saving after this step; Ctrl-C again ends it at once\n")
-
-    before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+    return 0

@@ -1,4 +1,4 @@
-"""From flags to a run of coupled-GRPO: tasks checked, memory computed, then the loop."""
+"""A run of coupled-GRPO, ready to start: tasks checked, memory computed."""
 
 import hashlib
 import json
@@ -28,11 +28,15 @@ from .trainer import Hooks, Trainer, make_optimizer, streams
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """How answers are drawn, judged and learnt from.
+class GrpoPlan:
+    """How answers are drawn, tested and learned from.
+
+    Attributes:
+        decoding: how answers are drawn.
+        limits: of the programs that test them.
 
     Raises:
-        TrainError: the answers to a prompt would all be the same.
+        TrainError: the temperature is 0, so that all answers to a prompt would be the same.
     """
 
     grpo: GrpoSettings
@@ -48,17 +52,17 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class GrpoJob:
-    """A run of coupled-GRPO that is ready to begin.
+    """A run of coupled-GRPO that is ready to start.
 
     Attributes:
-        train: what is asked.
-        valid: tasks to evaluate on: the share of them that is not solved at temperature 0.
-        memory: what it takes at most.
+        train: the tasks to answer.
+        valid: the tasks to evaluate on; the measure is the share not solved at temperature 0.
+        memory: what it takes at most, in bytes.
     """
 
     learner: Learner
     settings: TrainSettings
-    asked: Asked
+    plan: GrpoPlan
     train: list[Prompt]
     valid: list[Task]
     memory: Memory
@@ -68,7 +72,7 @@ class GrpoJob:
         cls,
         learner: Learner,
         settings: TrainSettings,
-        asked: Asked,
+        plan: GrpoPlan,
         train: list[Prompt],
         valid: Sequence[Prompt] = (),
         *,
@@ -76,11 +80,11 @@ class GrpoJob:
     ) -> "GrpoJob":
         if gradient_checkpointing:
             recompute_layers(learner.model)
-        memory = _memory(learner.model, settings, asked, max(len(prompt.ids) for prompt in train))
-        return cls(learner, settings, asked, train, [prompt.task for prompt in valid], memory)
+        memory = _memory(learner.model, settings, plan, max(len(prompt.ids) for prompt in train))
+        return cls(learner, settings, plan, train, [prompt.task for prompt in valid], memory)
 
     def trainer(self, out: Path, hooks: Hooks, *, resume: bool) -> Trainer:
-        """The run, at its beginning or where the last checkpoint in `out` left it; raises as `Job.trainer`."""
+        """The run, at its start or at the last checkpoint in `out`. Raises as `Job.trainer`."""
         method, learner = self._method(), self.learner
 
         def write(folder: Path, model: nn.Module) -> None:
@@ -100,58 +104,58 @@ class GrpoJob:
         return CoupledGrpo(
             self.train,
             self.learner.tokenizer,
-            self.asked.grpo,
-            self.asked.decoding,
-            limits=self.asked.limits,
+            self.plan.grpo,
+            self.plan.decoding,
+            limits=self.plan.limits,
             seed=self.settings.seed,
             together=self.settings.batch_size,
-            reference=self.learner.model.trainable_parameters() if self.asked.grpo.kl else None,
+            reference=self.learner.model.trainable_parameters() if self.plan.grpo.kl else None,
         )
 
     def _evaluation(self) -> Callable[[DiffusionModel], float] | None:
         if not self.valid:
             return None
-        surest = replace(self.asked.decoding, temperature=0.0, seed=0)
+        greedy = replace(self.plan.decoding, temperature=0.0, seed=0)
 
         def unsolved(model: DiffusionModel) -> float:
             with computed_once(model):
-                found = list(evaluate(model, self.learner.tokenizer, self.valid, surest, limits=self.asked.limits))
+                found = list(evaluate(model, self.learner.tokenizer, self.valid, greedy, limits=self.plan.limits))
             return sum(not result.passed for result in found) / len(found)
 
         return unsolved
 
     @property
     def what(self) -> str:
-        """What is learnt from, in words."""
-        grpo = self.asked.grpo
+        """What the run learns from, for people."""
+        grpo = self.plan.grpo
         return f"{len(self.train)} tasks, {grpo.group} answers each to {grpo.prompts_per_step} at a time"
 
     @property
     def skipped(self) -> list[str]:
-        """Nothing: what does not fit is refused."""
+        """Always empty: a task that does not fit is an error."""
         return []
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that goes on must share with that which it goes on with."""
+        """What a resumed run must have in common with its checkpoint."""
         settings = {name: value for name, value in self.settings.to_dict().items() if name not in FREE}
         return {
             "method": "coupled-grpo",
             **self.learner.identity,
             **settings,
-            **self.asked.grpo.to_dict(),
-            **{f"decoding.{name}": value for name, value in json.loads(json.dumps(self.asked.decoding.to_dict())).items()},
-            **{f"limits.{name}": value for name, value in asdict(self.asked.limits).items()},
+            **self.plan.grpo.to_dict(),
+            **{f"decoding.{name}": value for name, value in json.loads(json.dumps(self.plan.decoding.to_dict())).items()},
+            **{f"limits.{name}": value for name, value in asdict(self.plan.limits).items()},
             "data": _digest(prompt.task for prompt in self.train),
             "valid": _digest(self.valid),
         }
 
 
 def read_prompts(path: Path, learner: Learner, decoding: GenerationConfig) -> list[Prompt]:
-    """The tasks of a file and what they ask, all checked.
+    """Read the tasks of a file, with the ids of their prompts.
 
     Raises:
-        TaskError: as `read_tasks`, or a prompt leaves no room for its answer; the message names the line.
+        TaskError: as `read_tasks`, or a prompt leaves no space for its answer; the message names the line.
     """
     prompts = []
     for task in read_tasks(path):
@@ -163,9 +167,14 @@ def read_prompts(path: Path, learner: Learner, decoding: GenerationConfig) -> li
     return prompts
 
 
-def _memory(model: DiffusionModel, settings: TrainSettings, asked: Asked, longest: int) -> Memory:
-    """As for canvases of examples, but that each token is read twice, and that a reference model is kept."""
-    grpo, most = asked.grpo, asked.decoding.max_tokens
+def steps_of(plan: GrpoPlan, tasks: int, epochs: float) -> int:
+    """The optimizer steps in which so many tasks are answered `epochs` times, at least one."""
+    return max(1, round(epochs * tasks / plan.grpo.prompts_per_step * plan.grpo.updates))
+
+
+def _memory(model: DiffusionModel, settings: TrainSettings, plan: GrpoPlan, longest: int) -> Memory:
+    """As for a supervised run, but each token is scored twice, and the KL divergence needs a copy of the trained weights."""
+    grpo, most = plan.grpo, plan.decoding.max_tokens
     answers = min(grpo.group, max(1, settings.batch_size // CANVASES))
     parts = grpo.prompts_per_step * -(-grpo.group // answers)
     lanes = min(len(streams()), parts)

@@ -9,7 +9,7 @@ from ..errors import TrainError
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoSettings:
-    """How answers are drawn and compared. Fields are flags of `diffucode train --method coupled-grpo`.
+    """How answers are drawn and compared. The fields are options of `diffucode train grpo`.
 
     Attributes:
         group: answers to a prompt; each is compared with the others.
@@ -18,6 +18,9 @@ class GrpoSettings:
         clip_ratio: ε of the clipped ratio.
         kl: weight of the KL to the initial model.
         format_reward: reward of a well-formed answer; passing the tests adds 1.
+
+    Raises:
+        TrainError: a value is out of its range; the message begins with the field.
     """
 
     group: int = 8

@@ -1,13 +1,15 @@
-"""From flags to a run: data checked, memory computed, then the loop."""
+"""A supervised run, ready to start: data checked, memory computed."""
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from ..formatting import format_bytes
+from ..memory import memory_size
 from ..tokenizer import Tokenizer
-from .batches import Batches, Drawing
+from .batches import Batches, Drawing, batches_per_epoch
 from .data import Example, Examples, read_examples
 from .learners import Learner
 from .memory import Memory, memory_to_train
@@ -18,29 +20,34 @@ from .supervised import Supervised, validation
 from .trainer import Hooks, Trainer, make_optimizer, streams
 
 FREE = ("save_every", "eval_every", "patience")
-"""Settings that may be others when a run goes on: no weight depends on them."""
+"""Settings that may change when a run is resumed: no weight depends on them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What is learnt from, and what is evaluated on."""
+    """The texts to learn from, and those to evaluate on."""
 
     train: Examples
     valid: Examples | None
 
     @classmethod
     def read(cls, train: Path, valid: Path | None, tokenizer: Tokenizer, *, max_length: int, skip_long: bool) -> "Data":
-        """Both files. Raises as `read_examples`."""
+        """Read both files. Raises as `read_examples`."""
         files = [read_examples(file, tokenizer, max_length=max_length, skip_long=skip_long) for file in (train, valid) if file]
         return cls(files[0], files[1] if valid else None)
+
+    def steps(self, epochs: float, settings: TrainSettings) -> int:
+        """The optimizer steps of so many passes through the data, at least one."""
+        batches = batches_per_epoch(len(self.train.kept), settings.batch_size)
+        return max(1, round(epochs * batches / settings.accumulate))
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A supervised run that is ready to begin.
+    """A supervised run that is ready to start.
 
     Attributes:
-        memory: what it takes at most.
+        memory: what it takes at most, in bytes.
     """
 
     learner: Learner
@@ -63,16 +70,16 @@ class Job:
         return cls(learner, settings, data, memory)
 
     def trainer(self, out: Path, hooks: Hooks, *, resume: bool) -> Trainer:
-        """The run, at its beginning or where the last checkpoint in `out` left it.
+        """The run, at its start or at the last checkpoint in `out`.
 
         Raises:
-            TrainError: `out` holds a run that is not to be gone on with, or another one, or cannot be written.
+            TrainError: `out` holds a run and `resume` is not set, or it holds another run, or it cannot be written.
         """
         batches = Batches(self.data.train.kept, self.learner.tokenizer, self._drawing)
         evaluate = None
         if self.data.valid is not None:
-            drawing = replace(self._drawing, smoothing=0.0)  # losses of runs are comparable
-            if drawing.objective == "mixed":  # what it is to end as
+            drawing = replace(self._drawing, smoothing=0.0)  # so that losses of runs are comparable
+            if drawing.objective == "mixed":  # the model is used by masked diffusion
                 drawing = replace(drawing, objective="masked")
             evaluate = validation(Batches(self.data.valid.kept, self.learner.tokenizer, drawing))
         folder = RunFolder(out, self.identity, self.learner.write, resume=resume)
@@ -84,12 +91,12 @@ class Job:
 
     @property
     def what(self) -> str:
-        """What is learnt from, in words."""
+        """What the run learns from, for people."""
         return f"{len(self.data.train.kept)} texts"
 
     @property
     def skipped(self) -> list[str]:
-        """A line for each flag whose file has texts that are left out."""
+        """A line for each option whose file has texts that are left out."""
         files = (("--data", self.data.train), ("--valid", self.data.valid))
         return [
             f"{flag}: {examples.skipped} of {examples.skipped + len(examples.kept)} texts are too long"
@@ -99,7 +106,7 @@ class Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that goes on must share with that which it goes on with."""
+        """What a resumed run must have in common with its checkpoint."""
         settings = {name: value for name, value in self.settings.to_dict().items() if name not in FREE}
         valid = self.data.valid.kept if self.data.valid else []
         return {
@@ -125,6 +132,28 @@ class Job:
             objective=settings.objective,
             smoothing=settings.smoothing,
         )
+
+
+class Startable(Protocol):
+    """What `Job` and `GrpoJob` have in common."""
+
+    @property
+    def what(self) -> str: ...
+    @property
+    def skipped(self) -> list[str]: ...
+    @property
+    def settings(self) -> TrainSettings: ...
+    @property
+    def memory(self) -> Memory: ...
+
+
+def describe(job: Startable) -> list[str]:
+    """Lines for people: texts that are left out, what the run learns from, and the memory that it takes."""
+    sizes = {name: format_bytes(count) for name, count in job.memory.to_dict().items()}
+    total = sizes.pop("total")
+    parts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    machine = format_bytes(memory_size())
+    return [*job.skipped, f"{job.what}, {job.settings.steps} steps; about {total} at most: {parts}; this machine has {machine}"]
 
 
 def _digest(examples: Iterable[Example]) -> str:

@@ -1,7 +1,8 @@
 """The settings of a training run, checked, and its learning-rate schedule."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import TrainError, one_of
@@ -29,6 +30,9 @@ class TrainSettings:
         patience: the run ends after this many evaluations without a better loss; 0 disables that.
         objective: `masked`, `causal` (left to right, to start a model with) or `mixed`; see `objective.py`.
         infill, canvas, least_t, prefixes, padding, smoothing, seed: see `Drawing`.
+
+    Raises:
+        TrainError: a value is out of its range, or two do not go together; the message begins with the field.
     """
 
     steps: int
@@ -91,12 +95,27 @@ class TrainSettings:
         if self.objective == "causal" and self.smoothing:
             raise TrainError("smoothing needs the masked objective: the causal one has no distant masks", field="smoothing")
 
+    @classmethod
+    def of_options(cls, given: Mapping[str, Any]) -> "TrainSettings":
+        """The settings among a command's options; one step if `steps` is None.
+
+        Raises:
+            TrainError: both `steps` and `epochs` are given, or a value cannot work.
+        """
+        steps, epochs = given["steps"], given["epochs"]
+        if steps is not None and epochs is not None:
+            raise TrainError("--steps and --epochs both set the length of the run; give one of them")
+        if epochs is not None and not 0 < epochs < 1e6:
+            raise TrainError(f"epochs must be above 0 and below 1e6, not {epochs!r}", field="epochs")
+        chosen = {one.name: given[one.name] for one in fields(cls) if one.name in given}
+        return cls(**{**chosen, "steps": 1 if steps is None else steps})
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: a linear warm-up, then half a cosine."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
-        gone = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, gone))))
+        share = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, JSON-ready."""

@@ -89,7 +89,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, rows, how):
     assert len(kept) == 1
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how, err
-        assert b"--resume goes on" in err.splitlines()[-1]
+        assert b"--resume continues" in err.splitlines()[-1]
         assert int(kept[0][5:]) >= 5
     assert not (tmp_path / "run" / "config.json").exists()
     assert_one_line(diffucode(*command), "already holds a run")

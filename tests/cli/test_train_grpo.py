@@ -1,4 +1,4 @@
-"""`diffucode train --method coupled-grpo`, as a user starts it."""
+"""`diffucode train grpo` as a user starts it."""
 
 import json
 import os
@@ -26,8 +26,6 @@ def flags(tasks, out, *more):
     fixed = (
         "-m",
         "pocket",
-        "--method",
-        "coupled-grpo",
         "--dtype",
         "float32",
         "--max-tokens",
@@ -37,7 +35,7 @@ def flags(tasks, out, *more):
         "--prompts-per-step",
         2,
     )
-    return ("train", *fixed, "--data", tasks, "--out", out, "--allow-code-execution", *more)
+    return ("train", "grpo", *fixed, "--data", tasks, "--out", out, "--allow-code-execution", *more)
 
 
 def test_a_run_learns_from_what_its_answers_earn(tmp_path, tasks):
@@ -67,7 +65,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path, tasks):
             break
     rest = process.stderr.read()
     assert process.wait(timeout=120) == 130
-    assert "--resume goes on" in rest
+    assert "--resume continues" in rest
     done = diffucode(*flags(tasks, tmp_path / "out", *more, "--resume"))
     assert done.returncode == 0, done.stderr
     assert "step 3" in done.stderr
@@ -84,10 +82,6 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path, tasks):
         (("--timeout", 0), ("--timeout must be above 0",)),
         (("--rule", "threshhold"), ("--rule must be one of", "did you mean 'threshold'?")),
         (("--max-tokens", 10**6), ("tasks.jsonl:1: ", "does not fit")),
-        (("--infill", 0.3), ("--infill is for --method sft",)),
-        (("--dropout", 0.1), ("--dropout is for --method sft",)),
-        (("--from-scratch", "config.json"), ("--from-scratch is for --method sft",)),
-        (("--method", "grpo"), ("--method must be one of sft, coupled-grpo, not 'grpo'",)),
     ],
 )
 def test_what_cannot_work_is_one_line(tmp_path, tasks, more, said):
@@ -100,10 +94,26 @@ def test_without_leave_to_run_code_nothing_begins(tmp_path, tasks):
     assert_one_line(diffucode(*given), "runs the code that the model writes", "--allow-code-execution")
 
 
-def test_flags_of_rewards_are_refused_where_there_are_none(tmp_path, tasks):
+def test_each_of_the_two_offers_only_the_options_that_mean_something_to_it(tmp_path, tasks):
+    for flag in (("--infill", 0.3), ("--dropout", 0.1), ("--from-scratch", "config.json"), ("--accumulate", 2)):
+        assert_one_line(diffucode(*flags(tasks, tmp_path / "out", *flag)), f"No such option: {flag[0]}", code=2)
     for flag in (("--group", 4), ("--kl", 0.1), ("--temp", 0.7), ("--allow-code-execution",)):
         done = diffucode("train", "-m", "pocket", "--data", tasks, "--out", tmp_path / "out", *flag)
-        assert_one_line(done, f"{flag[0]} is for --method coupled-grpo")
+        assert_one_line(done, f"No such option: {flag[0]}", code=2)
+    done = diffucode("train", "--data", tasks, "--out", tmp_path / "out", "grpo", "--data", tasks, "--out", tmp_path / "out")
+    assert_one_line(done, "--data is not for diffucode train grpo")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", [("--method", "coupled-grpo"), ("--method=sft",), ("--method", "grpo")])
+def test_the_option_that_chose_the_method_names_the_commands_to_use(tmp_path, tasks, method):
+    given = ("train", "-m", "pocket", *method, "--data", tasks, "--out", tmp_path / "out", "--group", 4)
+    assert_one_line(diffucode(*given), "use `train grpo` for coupled-grpo", "`train` alone for sft", code=2)
+
+
+def test_without_the_required_options_it_is_wrong_usage():
+    assert_one_line(diffucode("train"), "Missing option '--data'", code=2)
+    assert_one_line(diffucode("train", "grpo"), "Missing option '--data'", code=2)
 
 
 def test_data_that_are_no_tasks_are_one_line(tmp_path):

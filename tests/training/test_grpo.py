@@ -13,7 +13,7 @@ from mlx_diffucoder.evaluation import Limits
 from mlx_diffucoder.generation import Answer
 from mlx_diffucoder.tasks import read_tasks
 from mlx_diffucoder.training import grpo
-from mlx_diffucoder.training.grpo_job import Asked, GrpoJob, read_prompts
+from mlx_diffucoder.training.grpo_job import GrpoJob, GrpoPlan, read_prompts
 from mlx_diffucoder.training.grpo_settings import GrpoSettings
 from mlx_diffucoder.training.rollouts import Reward, is_formed, rewards_of
 from mlx_diffucoder.training.settings import TrainSettings
@@ -47,9 +47,9 @@ def job_of(tasks, steps=6, gradient_checkpointing=False, batch_size=6, learning_
     settings = TrainSettings(steps=steps, batch_size=batch_size, learning_rate=learning_rate, save_every=100)
     fields = {"group": 4, "prompts_per_step": 2, "updates": 2, **changes}
     decoding = GenerationConfig(max_tokens=8, temperature=1.0)
-    asked = Asked(grpo=GrpoSettings(**fields), decoding=decoding, limits=Limits())
+    plan = GrpoPlan(grpo=GrpoSettings(**fields), decoding=decoding, limits=Limits())
     prompts = read_prompts(tasks, learner, decoding)
-    return GrpoJob.of(learner, settings, asked, prompts, gradient_checkpointing=gradient_checkpointing)
+    return GrpoJob.of(learner, settings, plan, prompts, gradient_checkpointing=gradient_checkpointing)
 
 
 @pytest.mark.parametrize("stopped", [1, 2, 3])  # within a round, and between two
@@ -88,8 +88,8 @@ def test_before_anything_is_learnt_the_old_and_the_reference_log_pi_are_those_of
     method = job._method()
     method.batches(job.learner.model, 0)
     for part in method.batches(job.learner.model, 1):
-        *asked, old, reference, _, _ = part
-        now = grpo.log_pi(job.learner.model, *asked)
+        *questions, old, reference, _, _ = part
+        now = grpo.log_pi(job.learner.model, *questions)
         assert mx.allclose(now, old, atol=1e-5)
         assert mx.allclose(now, reference, atol=1e-5)
 
@@ -146,7 +146,7 @@ def test_answers_that_cannot_differ_and_prompts_that_leave_no_room_are_refused(t
     with pytest.raises(TrainError, match="group must be 2 or more"):
         GrpoSettings(group=1)
     with pytest.raises(TrainError, match="temperature must be above 0"):
-        Asked(grpo=GrpoSettings(), decoding=GenerationConfig(temperature=0.0), limits=Limits())
+        GrpoPlan(grpo=GrpoSettings(), decoding=GenerationConfig(temperature=0.0), limits=Limits())
     learner = small_learner(tmp_path)
     with pytest.raises(TaskError, match=r"tasks.jsonl:1: max_tokens \d+ does not fit"):
         read_prompts(tasks, learner, GenerationConfig(max_tokens=2**20, temperature=1.0))
