@@ -1,4 +1,4 @@
-"""`diffucode doctor`: is this machine able to run the model, and does it compute right."""
+"""`diffucode doctor`: whether this machine can run the model, and whether it computes correctly."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bench.self_test import Check
 
 BITS = (16, 8, 6, 4, 3)
-FITS = {"fits": "fits", "tight": "only just: more than Metal recommends", "no": "does not fit"}
+FITS = {"fits": "fits", "tight": "barely fits: more than Metal recommends", "no": "does not fit"}
 
 
 app = typer.Typer()
@@ -27,8 +27,8 @@ app = typer.Typer()
 def doctor(as_json: Json = False, quiet: Quiet = False) -> int:
     """Check this machine.
 
-    Versions, memory for each quantization of the 7B, the Hub's cache, and a self-test: recorded answers of the bundled
-    model computed again here, in each precision. Exit code 1 where one is wrong.
+    Prints versions, whether the 7B fits into memory at each bit width, and whether it is in the Hub's cache. A self-test then
+    computes recorded results of the bundled model again, in each precision. If one is wrong, the exit code is 1.
     """
     from ..bench.ceilings import ceilings_of
     from ..bench.chip import read_card
@@ -54,9 +54,9 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> int:
         print(f"note: {warning}", file=sys.stderr)
     if wrong := next((check for check in checks if not check.right), None):
         raise DoctorError(
-            f"self-test: {wrong.name}: {wrong.found()}: what this machine computes cannot be trusted; install mlx and"
-            " mlx_diffucoder anew (pip install --force-reinstall), and if it stays, report it with what"
-            " `diffucode doctor --json` prints"
+            f"self-test: {wrong.name}: {wrong.found()}: the results of this machine cannot be trusted; reinstall mlx and"
+            " mlx_diffucoder (pip install --force-reinstall), and if the test still fails, report it with the output of"
+            " `diffucode doctor --json`"
         )
     return 0
 
@@ -76,7 +76,7 @@ def _versions() -> dict[str, str]:
 
 
 def _memory(total: int) -> dict[str, Any]:
-    """What each quantization of the 7B takes, against what there is."""
+    """The memory that the 7B needs at each bit width, in bytes, and whether it fits into `total`."""
     import mlx.core as mx
 
     from ..bench.shapes import SHAPES, bits_per_weight, parameters
@@ -115,12 +115,12 @@ def _hub_cache() -> dict[str, Any]:
 
 
 def _print_cache(cache: dict[str, Any]) -> None:
-    there = "is not there" if cache["bytes"] is None else f"is there, {format_bytes(cache['bytes'])}"
-    print(f"{'Hub cache':10} {cache['model']} {there}; {format_bytes(cache['free_bytes'])} free in {cache['folder']}")
+    found = "not downloaded" if cache["bytes"] is None else f"downloaded, {format_bytes(cache['bytes'])}"
+    print(f"{'Hub cache':10} {cache['model']}: {found}; {format_bytes(cache['free_bytes'])} free in {cache['folder']}")
 
 
 def _self_test(*, quiet: bool) -> "list[Check]":
-    """Run the checks, each printed as it is done."""
+    """Run the checks, and print each result when it is there unless `quiet`."""
     import mlx.core as mx
 
     from ..bench.self_test import self_test
@@ -128,8 +128,8 @@ def _self_test(*, quiet: bool) -> "list[Check]":
 
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     if not quiet:
-        less = "" if on_gpu else "; fewer checks than on a GPU, where 16 bits are fast"
-        print(f"{'self-test':10} the bundled model on this machine's {'GPU' if on_gpu else 'CPU'}{less}:", flush=True)
+        fewer = "" if on_gpu else "; fewer checks than on a GPU, where 16 bits are fast"
+        print(f"{'self-test':10} the bundled model on this machine's {'GPU' if on_gpu else 'CPU'}{fewer}:", flush=True)
     checks, tests = list[Any](), self_test()
     while True:
         with waiting("computing"):

@@ -15,11 +15,11 @@ app = typer.Typer()
 
 @app.command(cls=Command, epilog=examples("diffucode fuse -m pocket --adapter ./adapter --out ./fused"))
 def fuse(
-    adapter: Annotated[Path, typer.Option("--adapter", help="The adapter's folder.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.", show_default=False)],
+    adapter: Annotated[Path, typer.Option("--adapter", help="The folder of the adapter.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The new folder to write.", show_default=False)],
     model: Model = None,
     dequantize: Annotated[
-        bool, typer.Option("--dequantize", "-d", help="Write floats; rounding a sum to few bits again loses some of it.")
+        bool, typer.Option("--dequantize", "-d", help="Write floats; quantizing the sum again loses some of the adapter.")
     ] = False,
     yes: Yes = False,
     quiet: Quiet = False,

@@ -17,7 +17,7 @@ def test_doctor_says_what_this_machine_is_and_that_it_is_right(tmp_path):
     for label in ("chip", "memory", "system", "power", "7B", "Hub cache", "self-test"):
         assert any(line.startswith(label) for line in lines), label
     assert any(" 4 bits:  4.28 GB, about  4.71 GB to run" in line for line in lines)
-    assert f"{DEFAULT_MODEL} is not there" in done.stdout
+    assert f"{DEFAULT_MODEL}: not downloaded" in done.stdout
     for check in (
         "logits in float32",
         "logits in float16",
@@ -32,13 +32,13 @@ def test_doctor_says_what_this_machine_is_and_that_it_is_right(tmp_path):
 
 def doctor_with(patch, *args, env=None):
     """`diffucode doctor ARGS` in a process whose self-test has been tampered with."""
-    script = "import sys\nfrom types import SimpleNamespace\nimport mlx_diffucoder.bench.self_test as room\n"
+    script = "import sys\nfrom types import SimpleNamespace\nimport mlx_diffucoder.bench.self_test as checks\n"
     script += f"{patch}\nsys.argv = ['diffucode', 'doctor', *{list(args)!r}]\nfrom mlx_diffucoder.cli import main\nmain()\n"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(**(env or {})))
 
 
-WRONG = "room.self_test = lambda: iter([room.Check(name='logits in float16', error=0.5, allowed=0.005, seconds=1.0)])"
-RIGHT = "room.self_test = lambda: iter([room.Check(name='logits in float16', error=0.001, allowed=0.005, seconds=1.0)])"
+WRONG = "checks.self_test = lambda: iter([checks.Check(name='logits in float16', error=0.5, allowed=0.005, seconds=1.0)])"
+RIGHT = "checks.self_test = lambda: iter([checks.Check(name='logits in float16', error=0.001, allowed=0.005, seconds=1.0)])"
 
 
 def test_a_failed_check_is_exit_code_1_and_one_line_that_names_it():

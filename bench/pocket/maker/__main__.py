@@ -1,4 +1,6 @@
-"""Tasks to learn from and to be judged by: writes train, valid, seen, unseen and wide.jsonl into a folder.
+"""Make tasks to learn from and to evaluate on: train, valid, seen, unseen and wide.jsonl in a folder.
+
+    python -m bench.pocket.maker FOLDER
 
 `train` and `valid` hold seen compositions, `seen` and `unseen` are for evaluation, and `wide` is both
 without the language of the first pocket model's tasks.
