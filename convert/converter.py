@@ -93,8 +93,7 @@ def convert(
             no widths reach the target size.
         TaskError: the calibration texts cannot be used.
     """
-    config = config or ConvertConfig()
-    out = Path(out)
+    config, out = config or ConvertConfig(), Path(out)
     samples = _samples(config)
     with new_folder(out) as unfinished:  # first, so that nothing is downloaded for a folder that cannot be written
         folder = resolve(source, before_download=before_download)

@@ -53,14 +53,9 @@ def tasks(
     """
     if split not in SPLITS:
         raise TaskError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
-    if not 0 <= classic <= 1:
-        raise TaskError(f"classic must be from 0 to 1, not {classic}")
-    if not 0 <= nested <= 1:
-        raise TaskError(f"nested must be from 0 to 1, not {nested}")
-    if not 0 <= wide <= 1:
-        raise TaskError(f"wide must be from 0 to 1, not {wide}")
-    if not 0 <= copied <= 1:
-        raise TaskError(f"copied must be from 0 to 1, not {copied}")
+    for what, share in {"classic": classic, "nested": nested, "wide": wide, "copied": copied}.items():
+        if not 0 <= share <= 1:
+            raise TaskError(f"{what} must be from 0 to 1, not {share}")
     trained = split in ("train", "valid")
     random, known, barren = Drawer(f"{seed} {split}", wide=wide if trained else 0.0), set[int](), 0
     draws = (
