@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_diffucoder.checkpoint import read_model_config, weights_digest
 from mlx_diffucoder.errors import BenchError, CheckpointError
 from mlx_diffucoder.formatting import format_bytes
-from mlx_diffucoder.loading import DTYPES, POCKET, cached, resolve
+from mlx_diffucoder.loading import DTYPES, POCKET, cached, defaults_to_float32, resolve
 from mlx_diffucoder.memory import memory_to_run
 from mlx_diffucoder.models.base import ModelConfig
 from mlx_diffucoder.models.transformer import DiffusionModel
@@ -99,12 +99,13 @@ def check_fits(what: str, size: float, memory: int | None = None) -> None:
     raise BenchError(f"{what}: does not fit, about {needed} to run of {format_bytes(memory)} of memory; {advice}")
 
 
-def random_subject(shape: str, bits: int, dtype: str, layers: int | None = None, seed: int = 0) -> Subject:
+def random_subject(shape: str, bits: int, dtype: str | None, layers: int | None = None, seed: int = 0) -> Subject:
     """A model of random weights, drawn and quantized in memory one matrix at a time. Its tokenizer is that of `pocket`.
 
     Args:
         shape: a name of `SHAPES`, or a checkpoint on this machine, of which only `config.json` is read.
         bits: of a quantized weight; 16 keeps floats of `dtype`.
+        dtype: to compute in; None for float32 on a CPU, as `load` chooses it, otherwise bfloat16.
         layers: fewer layers than the shape has; None takes all.
 
     Raises:
@@ -117,9 +118,12 @@ def random_subject(shape: str, bits: int, dtype: str, layers: int | None = None,
         raise BenchError(f"--shape {shape}: its vocabulary of {config.vocab_size} is smaller than that of {POCKET}")
     if bits < 16 and (config.hidden_size % GROUP_SIZE or config.intermediate_size % GROUP_SIZE):
         raise BenchError(f"--shape {shape}: its sizes are not multiples of {GROUP_SIZE} and cannot be quantized; use --bits 16")
+    every, config = config.num_hidden_layers, replace(config, num_hidden_layers=layers or config.num_hidden_layers)
+    if dtype is None:
+        in_float32 = int(parameters(config) * (stored if bits < 16 else 32) / 8)
+        dtype = "float32" if defaults_to_float32(in_float32) else "bfloat16"
     kind = f"{bits} bits" if bits < 16 else dtype
-    name = f"{shape}, {kind}, random weights" + (f", layers: {layers} of {config.num_hidden_layers}" if layers else "")
-    config = replace(config, num_hidden_layers=layers or config.num_hidden_layers)
+    name = f"{shape}, {kind}, random weights" + (f", layers: {layers} of {every}" if layers else "")
     stored = stored if bits < 16 else 8 * DTYPES[dtype].size
     check_fits(name, parameters(config) * stored / 8)
     mx.random.seed(seed)

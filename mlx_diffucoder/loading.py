@@ -85,11 +85,14 @@ def default_dtype(model: DiffusionModel) -> str | None:
 
     On a CPU it is float32, which is the fastest type there, if the weights then take at most half of the memory.
     """
-    if mx.default_device().type == mx.DeviceType.gpu:
-        return None
     weights: Any = tree_flatten(model.parameters())
     sizes = [one.size * 4 if mx.issubdtype(one.dtype, mx.floating) else one.nbytes for _, one in weights]
-    return "float32" if sum(sizes) <= memory_size() // 2 else None
+    return "float32" if defaults_to_float32(sum(sizes)) else None
+
+
+def defaults_to_float32(size: int) -> bool:
+    """Whether weights that take `size` bytes in float32 are computed with in float32 when the user names no type."""
+    return mx.default_device().type == mx.DeviceType.cpu and size <= memory_size() // 2
 
 
 def check_dtype(dtype: str | None) -> None:

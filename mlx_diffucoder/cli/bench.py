@@ -296,5 +296,5 @@ def _subject(given: dict[str, Any]) -> "Subject":
     if given.get("shape"):
         check_dtype(given["dtype"])
         with waiting("drawing random weights"):
-            return random_subject(given["shape"], given["bits"] or 4, given["dtype"] or "bfloat16", given["layers"])
+            return random_subject(given["shape"], given["bits"] or 4, given["dtype"], given["layers"])
     return Subject(*load_named(given["model"], yes=given["yes"], dtype=given["dtype"], check=check), random=False)

@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from ..config import is_number
 from ..errors import ConfigError
@@ -130,7 +130,7 @@ class Family(ABC):
         models: the published models, for error messages.
         shift: the network's output at row i - shift is the distribution of position i. 1 for networks that
             began as autoregressive models and kept their head, otherwise 0.
-        attention: which tokens a token attends to; `full` means all of the canvas.
+        attention: which tokens a token attends to; `full` (the whole canvas) is the only kind so far.
         chat_end: the token that ends an answer in a chat.
         text_ends: other tokens that end an answer, the usual one first.
         pad_token: the token after an answer's end.
@@ -140,7 +140,7 @@ class Family(ABC):
     name: str
     models: str
     shift: int
-    attention: Literal["full"] = "full"
+    attention: str = "full"
     chat_end: str
     text_ends: tuple[str, ...]
     pad_token: str | None = None

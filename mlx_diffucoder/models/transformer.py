@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..errors import ConfigError
 from .base import Family, ModelConfig
 from .dream import DREAM
 
@@ -146,10 +147,15 @@ class DiffusionModel(nn.Module):
     Args:
         config: its shape.
         family: the family that it belongs to.
+
+    Raises:
+        ConfigError: the family needs another kind of attention.
     """
 
     def __init__(self, config: ModelConfig, family: Family = DREAM):
         super().__init__()
+        if family.attention != "full":
+            raise ConfigError(f"{family.name}: attention is {family.attention!r}, and the network has only 'full'")
         self.config, self.family = config, family
         self.model = Backbone(config)
         if not config.tie_word_embeddings:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import pytest
@@ -83,6 +83,11 @@ def test_one_file_and_one_line_add_a_family(broken, edit_json, monkeypatch):
     tokens = mx.array([[1, 2, 3]])
     assert mx.array_equal(model(tokens), same(tokens))
     assert (model.shift, model.config.mask_token_id, tokenizer.mask_id) == (0, 757, 757)
+
+
+def test_another_kind_of_attention_is_refused():
+    with pytest.raises(ConfigError, match="Other: attention is 'block-causal'"):
+        DiffusionModel(DREAM.read_config(RAW), replace(OTHER, attention="block-causal"))
 
 
 def test_weights_that_the_network_has_no_use_for_are_left_out():
