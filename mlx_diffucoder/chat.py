@@ -5,11 +5,13 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .errors import ChatError
 from .files import write_atomically
-from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
 
 VERSION = 1
 
@@ -47,7 +49,7 @@ class Chat:
             messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.answer}]
         return [*messages, {"role": "user", "content": user}]
 
-    def prompt(self, tokenizer: Tokenizer, user: str, limit: int) -> Fitting:
+    def prompt(self, tokenizer: "Tokenizer", user: str, limit: int) -> Fitting:
         """The ids of the chat with a new message, without as many of the oldest turns as `limit` ids require.
 
         The system message and the new message always stay, even if they are longer than `limit`.

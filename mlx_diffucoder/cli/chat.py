@@ -1,13 +1,20 @@
 """`diffucode chat`: many turns with one model."""
 
+import json
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from ..errors import ConfigError
+from ..chat import Chat
+from ..config import PRESETS, GenerationConfig
+from ..errors import ChatError, ConfigError, DiffucoderError, did_you_mean
+from .chat_input import BLOCK, Input, Message, open_input
 from .command import Command, examples
+from .generate import Run
 from .options import (
     OUTPUT,
     Adapter,
@@ -39,6 +46,11 @@ from .options import (
     decoding_config,
     wants_tuned,
 )
+from .terminal import Terminated, code_of, edit_text, print_error
+
+if TYPE_CHECKING:
+    from ..models.transformer import DiffusionModel
+    from ..tokenizer import Tokenizer
 
 app = typer.Typer()
 
@@ -92,30 +104,195 @@ def chat(
 ) -> int:
     """Talk to a model, turn by turn.
 
-    A line is a message; three quotes open and close one of several lines, and a backslash at the end goes on to the next.
-    /help lists the commands. Ctrl-C stops an answer and keeps what is finished; Ctrl-D leaves. Turns that no longer fit
-    into the model's context are left out, the oldest first. Piped text is a script: a turn a line, answers on stdout, and
-    the first error ends it.
+    Enter sends a message. Three quotes open and close a message of several lines; a backslash at the end of a line continues
+    it on the next. /help lists the commands, and Tab completes them. Ctrl-C stops an answer and keeps its finished part;
+    Ctrl-D leaves. When the context is full, the oldest turns are dropped, with a notice. Piped text is a script: each line
+    is a turn, answers go to stdout, and the first error ends it.
     """
     config = decoding_config(context)
     if config.raw:
-        raise ConfigError("raw goes without the chat template, and a chat is made of it; use generate", field="raw")
-    if trace:
-        from ..trace.writer import check_trace
-        from .conversation import numbered
-
-        check_trace(numbered(trace))
-    from .chat_input import Lines, history
+        raise ConfigError("raw turns the chat template off, and a chat needs it; use generate", field="raw")
+    from ..trace.writer import check_trace, next_trace
     from .model_option import load_named, with_tuned_window
 
-    lines = Lines()
+    if trace:
+        check_trace(next_trace(trace))
     name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
-    from .conversation import Conversation
-
     config = with_tuned_window(config, network, wanted=wants_tuned(context, tuned), verbose=verbose)
+    talk = Conversation(name, network, tokenizer, config, as_json=as_json, verbose=verbose, live=live, trace=trace)
+    return talk.run()
 
-    if lines.typed:
-        print(f"{name}: /help lists the commands, Ctrl-D leaves", file=sys.stderr)
-    with history(lines.typed):
-        talk = Conversation(name, network, tokenizer, config, lines, as_json=as_json, verbose=verbose, live=live, trace=trace)
-        return talk.go()
+
+class SlashCommand(NamedTuple):
+    """A command of the chat: the argument that it takes, a line of help, and its function."""
+
+    takes: str
+    help: str
+    run: Callable[[str], None]
+
+
+class Leave(Exception):
+    """The user asked to leave."""
+
+
+class Conversation:
+    """One run of `diffucode chat`: the chat so far, and how its answers are decoded."""
+
+    def __init__(
+        self,
+        name: str,
+        model: "DiffusionModel",
+        tokenizer: "Tokenizer",
+        config: GenerationConfig,
+        *,
+        as_json: bool,
+        verbose: bool,
+        live: bool,
+        trace: Path | None = None,
+    ):
+        self.name, self.model, self.tokenizer, self.config = name, model, tokenizer, config
+        self.as_json, self.verbose, self.live, self.trace = as_json, verbose, live, trace
+        self.chat, self.last, self.dropped = Chat(config.system), "", 0
+        self.commands = {
+            "help": SlashCommand("", "list the commands", self._help),
+            "reset": SlashCommand("", "forget all turns and keep the system message", self._reset),
+            "system": SlashCommand("TEXT", "set the system message; without TEXT, remove it", self._system),
+            "preset": SlashCommand("NAME", f"decode with {', '.join(PRESETS)}", self._preset),
+            "steps": SlashCommand("N", "decode with the schedule, in N steps", self._steps),
+            "save": SlashCommand("FILE", "save the chat", self._save),
+            "load": SlashCommand("FILE", "continue a saved chat", self._load),
+            "edit": SlashCommand("", "edit the last message in $EDITOR and send it again", self._edit),
+            "bye": SlashCommand("", "leave", self._bye),
+        }
+        words: dict[str, Sequence[str] | None] = {"NAME": list(PRESETS), "FILE": None}
+        self.input: Input = open_input({f"/{name}": words.get(one.takes, ()) for name, one in self.commands.items()})
+
+    def run(self) -> int:
+        """Talk until the end of the input. Returns the exit code."""
+        if self.input.typed:
+            self._notice(f"{self.name}: /help lists the commands, Ctrl-D leaves")
+        while True:
+            try:
+                message = self.input.read()
+                if message is None:
+                    return 0
+                self._handle(message)
+            except Leave:
+                return 0
+            except KeyboardInterrupt as stop:
+                if not self.input.typed or isinstance(stop, Terminated):
+                    return code_of(stop)
+                if self.input.empty:
+                    self._notice("/bye or Ctrl-D leaves")
+            except DiffucoderError as error:
+                if not self.input.typed:
+                    raise
+                print_error(error)
+
+    def _handle(self, message: Message) -> None:
+        """Run a command, or answer a message."""
+        if not (text := message.text.strip()):
+            return
+        name, _, rest = text[1:].partition(" ")
+        command = self.commands.get(name)
+        # Several lines that start with a slash, but not with a command, are code that starts with a path or a comment.
+        if message.block or not text.startswith("/") or (command is None and "\n" in text):
+            self._ask(text, self.chat)
+            return
+        if command is None:
+            near = did_you_mean(name, self.commands).replace("'", "'/", 1)
+            raise ChatError(f"/{name}: no such command{near or '; /help lists them'}")
+        if rest and not command.takes:
+            raise ChatError(f"/{name} takes no argument; nothing was done")
+        command.run(rest.strip())
+
+    def _ask(self, text: str, chat: Chat) -> None:
+        """Answer a message; it joins `chat` together with the finished part of its answer."""
+        from ..trace.writer import next_trace
+
+        self.last = text
+        prefill = self.tokenizer.encode_plain(self.config.prefill)
+        most = self.model.config.max_position_embeddings - self.config.max_tokens - len(prefill)
+        ids, dropped = chat.prompt(self.tokenizer, text, most)
+        ids = [*ids, *prefill]
+        file = next_trace(self.trace) if self.trace else None
+        trace = (file, self.name) if file else None
+        run = Run(self.model, self.tokenizer, ids, self.config, stream=not self.as_json, live=self.live, trace=trace)
+        if dropped > self.dropped:
+            self._notice(f"the context is full: the oldest {dropped} of {len(chat.turns)} turns are dropped")
+        self.dropped = dropped
+        stop = run.go()
+        answer = run.answer.text.strip("\n")
+        if answer.strip():
+            self.chat = chat.with_turn(text, answer)
+        if self.as_json:
+            turn = {"user": text, "dropped_turns": dropped, **run.report(self.name, interrupted=stop is not None)}
+            turn |= {"trace": str(file)} if file else {}
+            print(json.dumps(turn, ensure_ascii=False), flush=True)
+        elif file:
+            self._notice(f"trace written to {file}")
+        if self.verbose:
+            run.print_numbers()
+        if stop and (not self.input.typed or isinstance(stop, Terminated)):
+            raise stop
+        if stop:
+            kept = "the finished part is kept" if answer.strip() else "nothing was finished; /edit has the message"
+            self._notice(f"stopped; {kept}")
+
+    def _help(self, _: str) -> None:
+        lines = [f"  {f'/{name} {command.takes}':14}  {command.help}" for name, command in self.commands.items()]
+        lines += [f"  {BLOCK:14}  open and close a message of several lines", f"  {'Ctrl-C':14}  stop an answer"]
+        print("\n".join(lines), file=sys.stdout if self.input.typed else sys.stderr)  # `--quiet` does not silence stdout
+
+    def _reset(self, _: str) -> None:
+        self.chat, self.dropped = Chat(self.chat.system), 0
+        self._notice("all turns are forgotten")
+
+    def _system(self, text: str) -> None:
+        self.chat = replace(self.chat, system=text or None)
+        self._notice("the system message is set" if text else "the system message is removed")
+
+    def _preset(self, name: str) -> None:
+        if name not in PRESETS:
+            near = did_you_mean(name, PRESETS)
+            raise ChatError(f"/preset takes one of {', '.join(PRESETS)}, not {name!r}{near}")
+        self.config = replace(self.config, steps=None, **PRESETS[name])
+        self._notice(f"rule {self.config.rule}, window {self.config.window}")
+
+    def _steps(self, number: str) -> None:
+        if not number.isdecimal():
+            raise ChatError(f"/steps takes a whole number, not {number!r}")
+        self.config = replace(self.config, steps=int(number), rule="auto", window="auto")
+        self._notice(f"{self.config.steps} steps, rule {self.config.rule}, window {self.config.window}")
+
+    def _save(self, file: str) -> None:
+        path = _path("save", file)
+        self.chat.save(path)
+        self._notice(f"{len(self.chat.turns)} turns saved in {path}")
+
+    def _load(self, file: str) -> None:
+        path = _path("load", file)
+        self.chat, self.dropped = Chat.load(path), 0
+        self.last = self.chat.turns[-1].user if self.chat.turns else ""
+        self._notice(f"{len(self.chat.turns)} turns read from {path}")
+
+    def _edit(self, _: str) -> None:
+        text = edit_text(self.last).strip()
+        answered = bool(self.chat.turns) and self.chat.turns[-1].user == self.last
+        if not text or (answered and text == self.last):
+            self._notice("the message did not change; it was not sent again")
+            return
+        self._ask(text, replace(self.chat, turns=self.chat.turns[:-1]) if answered else self.chat)
+
+    def _bye(self, _: str) -> None:
+        raise Leave
+
+    def _notice(self, text: str) -> None:
+        """A line that is not an answer: on stderr."""
+        print(text, file=sys.stderr)
+
+
+def _path(command: str, file: str) -> Path:
+    if not file:
+        raise ChatError(f"/{command} needs the name of a file")
+    return Path(file).expanduser()

@@ -1,96 +1,291 @@
-"""What is said in a chat: typed at a terminal, with line editing and a history, or piped in as a script."""
+"""The messages of a chat: typed at a terminal, with line editing, history and completion, or piped in as a script."""
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import ChatError, PromptError
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import Completer
+    from prompt_toolkit.history import History
+    from prompt_toolkit.key_binding import KeyBindings
 
 BLOCK = '"""'
 PROMPT, MORE = ">>> ", "... "
 KEPT = 1000
-"""Lines in the history."""
+"""Messages in the history."""
+LIBEDIT = "_HiStOrY_V2_"
 
 
-class Entry(NamedTuple):
-    """One thing said; in a block nothing is a command."""
+class Message(NamedTuple):
+    """One message; inside a block nothing is a command."""
 
     text: str
     block: bool
 
 
-class Lines:
-    """Stdin, an entry at a time.
-
-    An entry is a line; or lines of which all but the last end with a backslash; or a block, whatever
-    stands from one three quotes to the next.
+class Input(Protocol):
+    """Where messages come from.
 
     Attributes:
-        typed: whether it comes from a terminal.
+        typed: whether a person types them at a terminal.
+        empty: whether nothing was typed yet when Ctrl-C came.
     """
 
-    def __init__(self) -> None:
-        self.typed = sys.stdin is not None and sys.stdin.isatty()
-        self.empty_handed = True
-        """Whether nothing was typed yet where Ctrl-C came."""
+    typed: bool
+    empty: bool
 
-    def read(self) -> Entry | None:
-        """The next entry, or None at the end.
+    def read(self) -> Message | None:
+        """The next message, or None at the end.
 
         Raises:
-            PromptError: it is not text.
-            ChatError: the end came within a block.
+            PromptError: it is not valid text.
+            ChatError: the input ended inside a block.
         """
+
+
+def open_input(completions: Mapping[str, Sequence[str] | None]) -> Input:
+    """The input that suits this terminal, or stdin as it is.
+
+    Args:
+        completions: for each command, `/save` for example, what it takes: words to choose from, or None for a file.
+    """
+    typed = sys.stdin is not None and sys.stdin.isatty()
+    if typed and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", ""):
+        return EditedInput(completions)
+    return PlainInput(typed)
+
+
+class PlainInput:
+    """Stdin line by line: a script, or a terminal that cannot move its cursor.
+
+    A message is a line; or lines of which all but the last end with a backslash; or a block: everything between
+    three quotes and the next three.
+    """
+
+    def __init__(self, typed: bool):
+        self.typed, self.empty = typed, True
+
+    def read(self) -> Message | None:
         line = self._line(PROMPT)
         if line is None:
             return None
-        if line.lstrip().startswith(BLOCK):
-            return Entry(self._block(line.lstrip().removeprefix(BLOCK)), True)
-        while _goes_on(line):
+        if (text := _opened(line)) is not None:
+            return Message(self._block(text), True)
+        while _continues(line):
             more = self._line(MORE)
             line = line[:-1] + ("" if more is None else "\n" + more)
-        return Entry(line, False)
+        return Message(line, False)
 
     def _block(self, text: str) -> str:
-        while not text.rstrip().endswith(BLOCK):
+        while not _closes(text):
             more = self._line(MORE)
             if more is None:
                 raise ChatError(f"the block that {BLOCK} opened is not closed, so nothing of it was sent; end it with {BLOCK}")
             text += "\n" + more
-        return text.rstrip().removesuffix(BLOCK).strip("\n")
+        return _closed(text)
 
     def _line(self, prompt: str) -> str | None:
-        """A line without its end, or None where there is none."""
+        """A line without its end, or None at the end of the input."""
         if not self.typed:
             return _decoded(sys.stdin.buffer.readline()) if sys.stdin is not None else None
-        self.empty_handed = prompt == PROMPT
+        self.empty = prompt == PROMPT
+        print(prompt, end="", file=sys.stdout if sys.stdout.isatty() else sys.stderr, flush=True)
         try:
-            line = input(prompt) if sys.stdout.isatty() else self._without_editing(prompt)
-        except EOFError:
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            raise
+        if not line:
             print(file=sys.stderr)
             return None
-        except KeyboardInterrupt:
-            self.empty_handed = self.empty_handed and not _typed_so_far()
-            raise
+        return _checked(line.removesuffix("\n"))
+
+
+class EditedInput:
+    """A terminal, by prompt_toolkit: pasted lines are one message, Tab completes commands, old messages come back.
+
+    Enter sends the message. It starts a new line after a backslash and inside a block; Alt-Enter always does.
+    """
+
+    typed = True
+
+    def __init__(self, completions: Mapping[str, Sequence[str] | None]):
+        self.empty = True
+        self._session = _session(completions, open_history())
+
+    def read(self) -> Message | None:
         try:
-            line.encode("utf-8")
-        except UnicodeEncodeError:
-            raise PromptError("that is not valid Unicode text; it was not sent") from None
-        return line
-
-    def _without_editing(self, prompt: str) -> str:
-        """As `input`, but what it shows goes to stderr: stdout is a file's."""
-        print(prompt, end="", file=sys.stderr, flush=True)
-        if not (line := sys.stdin.readline()):
-            raise EOFError
-        return line.removesuffix("\n")
+            text = self._session.prompt()
+        except EOFError:
+            return None
+        except KeyboardInterrupt:
+            self.empty = not self._session.default_buffer.text
+            raise
+        body = _opened(_checked(text))
+        return Message(text, False) if body is None else Message(_closed(body), True)
 
 
-def _goes_on(line: str) -> bool:
-    """Whether it ends with a backslash that no other one stands before."""
+def _session(completions: Mapping[str, Sequence[str] | None], history: "History") -> "PromptSession[str]":
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.output.vt100 import Vt100_Output
+    from prompt_toolkit.shortcuts import CompleteStyle
+
+    output = Vt100_Output.from_pty(sys.stdout, term=os.environ.get("TERM"))
+    output.enable_cpr = False  # not every terminal answers where its cursor is, and nothing here needs to know
+    return PromptSession(
+        PROMPT,
+        multiline=True,
+        prompt_continuation=MORE,
+        history=history,
+        key_bindings=_keys(),
+        completer=_completer(completions),
+        complete_while_typing=False,
+        complete_style=CompleteStyle.READLINE_LIKE,
+        reserve_space_for_menu=0,
+        enable_suspend=True,
+        output=output,
+    )
+
+
+def _keys() -> "KeyBindings":
+    from prompt_toolkit.enums import DEFAULT_BUFFER
+    from prompt_toolkit.filters import has_focus
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+    message = has_focus(DEFAULT_BUFFER)
+
+    @keys.add("enter", filter=message)
+    def enter(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        body = _opened(buffer.text)
+        if body is not None and not _closes(body):
+            buffer.insert_text("\n")
+        elif body is None and not buffer.document.text_after_cursor and _continues(buffer.text):
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter", filter=message)
+    def new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+def _completer(completions: Mapping[str, Sequence[str] | None]) -> "Completer":
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+    from prompt_toolkit.document import Document
+
+    class Commands(Completer):
+        """A command at the start of a message, then what it takes."""
+
+        def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:
+            command, blank, rest = document.text_before_cursor.partition(" ")
+            if blank and completions.get(command, ()) is None:
+                yield from PathCompleter(expanduser=True).get_completions(Document(rest), event)
+                return
+            begun, words = (rest, completions.get(command) or ()) if blank else (command, completions)
+            for word in words if begun or blank else ():
+                if word.startswith(begun):
+                    yield Completion(word, start_position=-len(begun))
+
+    return Commands()
+
+
+def open_history() -> "History":
+    """The messages of earlier chats, in a file that only its owner can read, in the user's state folder.
+
+    If the file cannot be used, a notice says so and the history is kept for this chat only. A history that an older
+    version kept with readline is converted.
+    """
+    from platformdirs import user_state_path
+    from prompt_toolkit.history import InMemoryHistory
+
+    path = user_state_path("diffucode", appauthor=False) / "chat_history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        path.chmod(0o600)
+        return _file_history(path)
+    except OSError as error:
+        print(f"{path}: no history is kept ({error.strerror})", file=sys.stderr)
+        return InMemoryHistory()
+
+
+def _file_history(path: Path) -> "History":
+    from prompt_toolkit.history import FileHistory
+
+    from ..files import write_atomically
+
+    class ChatHistory(FileHistory):
+        """Goes on when the file can no longer be written: a lost history is no reason to stop a chat."""
+
+        def store_string(self, string: str) -> None:
+            with suppress(OSError):
+                super().store_string(string)
+
+    old = list(_readline_messages(path))
+    kept = old or list(ChatHistory(path).load_history_strings())[::-1]
+    if old or len(kept) > KEPT:
+        write_atomically(path, "".join(map(_stored, kept[-KEPT:])), private=True)
+    return ChatHistory(path)
+
+
+def _stored(message: str) -> str:
+    """A message as prompt_toolkit's history files have it."""
+    return "\n# an earlier chat\n" + "".join(f"+{line}\n" for line in message.split("\n"))
+
+
+def _readline_messages(path: Path) -> Iterator[str]:
+    """The lines of a history file by GNU readline or libedit; none of one by prompt_toolkit, which starts with a blank line."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    if not lines[0]:
+        return
+    for line in lines[1:] if lines[0] == LIBEDIT else lines:
+        if line:
+            yield _unescaped(line) if lines[0] == LIBEDIT else line
+
+
+def _unescaped(line: str) -> str:
+    """libedit writes blanks and special characters as a backslash and three octal digits."""
+    import re
+
+    data = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8) & 255]), line.encode())
+    return data.decode("utf-8", "replace")
+
+
+def _opened(text: str) -> str | None:
+    """What follows the three quotes that a text starts with; None where it starts with none."""
+    return text.lstrip().removeprefix(BLOCK) if text.lstrip().startswith(BLOCK) else None
+
+
+def _closes(text: str) -> bool:
+    return text.rstrip().endswith(BLOCK)
+
+
+def _closed(text: str) -> str:
+    return text.rstrip().removesuffix(BLOCK).strip("\n")
+
+
+def _continues(line: str) -> bool:
+    """Whether it ends with an odd number of backslashes."""
     return (len(line) - len(line.rstrip("\\"))) % 2 == 1
+
+
+def _checked(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise PromptError("that is not valid Unicode text; it was not sent") from None
+    return text
 
 
 def _decoded(line: bytes) -> str | None:
@@ -100,49 +295,3 @@ def _decoded(line: bytes) -> str | None:
         return line.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise PromptError(f"stdin is not UTF-8 text (byte {error.start} of a line); convert it first, with iconv") from None
-
-
-def _typed_so_far() -> str:
-    try:
-        import readline
-    except ImportError:
-        return ""
-    return readline.get_line_buffer()
-
-
-@contextmanager
-def history(typed: bool) -> Iterator[None]:
-    """Line editing, and the lines of earlier chats, where there is a terminal and Python has readline.
-
-    The file is its owner's alone, in the user's state folder. A history that cannot be kept is no
-    reason not to chat.
-    """
-    try:
-        import readline
-    except ImportError:
-        typed = False
-    if not typed:
-        yield
-        return
-    from platformdirs import user_state_path
-
-    if os.environ.get("TERM") not in (None, "", "dumb"):
-        readline.parse_and_bind("set enable-bracketed-paste on")  # several lines that are pasted are one message
-    path = user_state_path("diffucode", appauthor=False) / "chat_history"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-        path.chmod(0o600)
-        readline.read_history_file(path)
-    except OSError as error:
-        print(f"{path}: no history is kept ({error.strerror})", file=sys.stderr)
-        yield
-        return
-    readline.set_history_length(KEPT)
-    try:
-        yield
-    finally:
-        try:
-            readline.write_history_file(path)
-        except OSError as error:
-            print(f"{path}: the history is not kept ({error.strerror})", file=sys.stderr)

@@ -8,6 +8,7 @@ the texts of its tokens: neither the model nor its tokenizer is needed to read i
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -139,6 +140,15 @@ def check_trace(path: Path) -> None:
             raise TraceError(f"--trace {path}: is there already and is no trace; name another file")
     except OSError as error:
         raise _unwritable(path, error) from None
+
+
+def next_trace(path: Path) -> Path:
+    """`run.jsonl` -> `run-1.jsonl`, or the number after the largest in the folder, so no file is replaced."""
+    if not path.name:
+        return path  # a folder, which `check_trace` refuses
+    names = re.compile(re.escape(path.stem) + r"-([0-9]+)" + re.escape(path.suffix))
+    found = (names.fullmatch(file.name) for file in path.parent.iterdir()) if path.parent.is_dir() else ()
+    return path.with_stem(f"{path.stem}-{1 + max((int(one[1]) for one in found if one), default=0)}")
 
 
 def _unwritable(path: Path, error: OSError) -> TraceError:

@@ -72,7 +72,7 @@ def test_each_answer_has_a_trace_of_its_own_and_none_is_written_over(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
     assert (tmp_path / "run-2.jsonl").read_text() == "mine\n"
     done = diffucode("chat", "-m", TINY, "--max-tokens", "3", "--trace", tmp_path / "other", stdin="hi\n")
-    assert f"its steps are in {tmp_path / 'other-1'}\n" in done.stderr
+    assert f"trace written to {tmp_path / 'other-1'}\n" in done.stderr
     for name in (tmp_path / "no" / "run", "."):
         assert_one_line(diffucode("chat", "-m", "nowhere/at-all", "--trace", name), "folder that is there")
 
@@ -86,7 +86,7 @@ def test_turns_that_do_not_fit_are_left_out_and_that_is_said(broken, edit_json):
     assert [turn["dropped_turns"] for turn in said[:2]] == [0, 0]
     assert 0 < said[-1]["dropped_turns"] < 5
     assert all(turn["prompt_tokens"] + 4 <= 120 for turn in said)
-    assert f"{said[-1]['dropped_turns']} of 5 turns, the oldest, are left out" in done.stderr
+    assert f"the oldest {said[-1]['dropped_turns']} of 5 turns are dropped" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_turns_that_do_not_fit_are_left_out_and_that_is_said(broken, edit_json):
         ("/preset quick", ["/preset", "balanced", "quick"]),
         ("/steps many", ["/steps", "many"]),
         ("/steps 0", ["--steps"]),
-        ("/save", ["/save needs a file"]),
+        ("/save", ["/save needs the name of a file"]),
         ("/load /no/such", ["/no/such"]),
-        ("/reset all", ["/reset takes nothing"]),
+        ("/reset all", ["/reset takes no argument"]),
         ("/edit", ["terminal"]),
         ('"""open', ["not closed"]),
         ("x " * 3000, ["context"]),
@@ -133,7 +133,7 @@ def test_a_person_chats_resets_and_leaves(screen, tmp_path):  # noqa: F811
     term.type("Enter")
     term.wait_for_prompt(3)
     term.type("/reset", "Enter")
-    term.wait("the turns are forgotten")
+    term.wait("all turns are forgotten")
     term.wait_for_prompt(4)
     term.type("/hlep", "Enter")
     term.wait("did you mean '/help'?")
@@ -156,7 +156,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(screen, tmp_path):  # noqa: 
     term.type("Enter")
     term.wait("def f", "    return")
     term.type("C-c")
-    term.wait("stopped; what was finished is kept")
+    term.wait("stopped; the finished part is kept")
     term.wait_for_prompt(2)
     term.type("C-c")
     term.wait("/bye or Ctrl-D leaves")
@@ -171,7 +171,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(screen, tmp_path):  # noqa: 
 
 
 def test_a_request_to_terminate_ends_a_chat_at_its_prompt_and_in_an_answer(tmp_path):
-    written, code = written_to_a_terminal("chat", "-m", TINY, terminate_after=(b">>> ", 1), **home(tmp_path))
+    written, code = written_to_a_terminal("chat", "-m", TINY, terminate_after=(b">>>", 1), **home(tmp_path))
     assert (code, "Traceback" in written) == (143, False)
     script = subprocess.Popen(
         [COMMAND, "chat", "-m", TINY, *ENDLESS, "--trace", tmp_path / "run.jsonl"],
