@@ -1,4 +1,4 @@
-"""What Python users call: text in, text out, and the stream of steps underneath."""
+"""Text generation: from prompts to ids, canvases, streams of steps, and answers."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,21 +25,19 @@ from .tokenizer import Tokenizer
 from .trace.writer import trace_to
 
 Prompt = str | Sequence[int]
-"""Text (the chat template is applied unless the config says raw) or token ids, taken as they are."""
+"""Text, which goes through the chat template unless the configuration says raw; or token ids, used unchanged."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What stands behind the prompt on a canvas, as far as it can no longer change.
+    """The part of an answer that can no longer change.
 
     Attributes:
-        text: the settled text, from the left to the first mask or end token, or before one of `until`; it
-            starts with the prefill.
+        text: the final text: up to the first mask, end token or text of `until`. It starts with the prefill.
         ids: its tokens, without the prefill's.
-        ended: whether an end token, or one of `until`, stopped it.
-        useful_tokens: tokens up to and with the end token, wherever they stand; neither padding
-            behind it nor masks.
-        unresolved_masks: masks before the end token.
+        ended: whether an end token or a text of `until` ended it.
+        useful_tokens: the tokens up to and with the end token; masks and padding do not count.
+        unresolved_masks: the masks before the end token.
     """
 
     text: str = ""
@@ -50,7 +48,7 @@ class Answer:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, step: Step, start: int, config: GenerationConfig | None = None) -> Self:
-        """The answer on a step's canvas, whose prompt is `start` tokens long, the prefill of `config` included."""
+        """The answer on a step's canvas. `start` is the length of its prompt, with the prefill of `config`."""
         config = config or GenerationConfig()
         answer = step.tokens[start:]
         ids, ended = settled(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
@@ -61,7 +59,7 @@ class Answer:
         return cls(text, ids[:kept].tolist(), True, kept, 0)
 
     def sure(self, until: Sequence[str]) -> str:
-        """The text without what may still turn out to be half of a character, or the start of one of `until`."""
+        """The text without an end that may become part of another character or of a text of `until`."""
         if self.ended:
             return self.text
         text = self.text.rstrip("\ufffd")
@@ -77,7 +75,7 @@ def generate(
     *,
     hooks: Hooks | None = None,
 ) -> str:
-    """Denoise an answer to `prompt` and return its text. Raises as `stream_generate` does."""
+    """Denoise an answer to `prompt` and return its text. Raises as `stream_generate`."""
     return generate_batch(model, tokenizer, [prompt], config, hooks=hooks)[0]
 
 
@@ -89,17 +87,18 @@ def stream_generate(
     *,
     hooks: Hooks | None = None,
 ) -> Iterator[Step]:
-    """Denoise an answer to `prompt`, yielding after every step.
+    """Denoise an answer to `prompt` and yield every step.
 
     Args:
-        model, tokenizer: as `load` returns them.
-        prompt: text, or token ids. Mask tokens among the ids are filled like the answer's.
-        config: how to decode; the defaults are `GenerationConfig()`'s.
-        hooks: called around each step, as the reference's are.
+        model, tokenizer: from `load`.
+        prompt: text or token ids. Mask tokens among the ids are denoised like the answer's.
+        config: how to decode; None for `GenerationConfig()`.
+        hooks: functions that are called around each step, like the reference's.
 
     Raises:
-        PromptError: the prompt is empty, is not text, or does not fit the model's context. Raised
-            by the call, before the first step is asked for.
+        PromptError: the prompt is empty, is not text, or does not fit the model's context. The call itself raises,
+            before you ask for the first step.
+        ConfigError: the configuration does not fit the model or the hooks.
     """
     steps = stream_batch(model, tokenizer, [prompt], config, hooks=hooks)
     return (rows[0] for rows in steps)
@@ -108,14 +107,14 @@ def stream_generate(
 def stream_traced(
     model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig, trace: tuple[Path, str] | None
 ) -> Generator[Step, None, None]:
-    """As `stream_generate`, and where a file is named every step is written into it.
+    """`stream_generate`, with every step written into a trace.
 
     Args:
-        trace: the file, and what the model is called there.
+        trace: the trace's file and the model's name in it; None for no trace.
 
     Raises:
         PromptError: as `stream_generate`.
-        TraceError: as `recording.trace_to`.
+        TraceError: as `trace_to`.
     """
     ids = prompt_ids(model, tokenizer, prompt, config)
     steps = stream_generate(model, tokenizer, ids, config)
@@ -133,9 +132,9 @@ def generate_batch(
     *,
     hooks: Hooks | None = None,
 ) -> list[str]:
-    """Denoise answers to several prompts together. Raises as `stream_generate` does."""
+    """Denoise the answers to several prompts together. Raises as `stream_generate`."""
     if isinstance(prompts, str | bytes):
-        raise PromptError("the batch must be a list of prompts, and not empty")
+        raise PromptError("the batch must be a list with at least one prompt")
     ids = [prompt_ids(model, tokenizer, prompt, config or GenerationConfig()) for prompt in prompts]
     *_, last = stream_batch(model, tokenizer, ids, config, hooks=hooks)
     return [Answer.of(tokenizer, step, len(prompt), config).text for step, prompt in zip(last, ids, strict=True)]
@@ -149,10 +148,10 @@ def stream_batch(
     *,
     hooks: Hooks | None = None,
 ) -> Iterator[tuple[Step, ...]]:
-    """As `stream_generate`, for several prompts in one left-padded batch: a `Step` for each."""
+    """`stream_generate` for several prompts in one left-padded batch: it yields a `Step` for each prompt."""
     config = config or GenerationConfig()
     if isinstance(prompts, str | bytes) or not len(prompts):
-        raise PromptError("the batch must be a list of prompts, and not empty")
+        raise PromptError("the batch must be a list with at least one prompt")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
     policy, window = rule_for(config), window_for(config)
     check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window)
@@ -174,16 +173,16 @@ def stream_batch(
 
 
 def canvas_of(tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Canvas:
-    """What `stream_batch` denoises: prompts, as `prompt_ids` gives them, with `max_tokens` masks behind each."""
+    """The canvas of `stream_batch`: prompts from `prompt_ids`, with `max_tokens` masks after each."""
     return Canvas.of(prompts, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
 
 
 def prompt_ids(model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig) -> list[int]:
-    """The ids that a prompt stands for, checked against the model.
+    """The ids of a prompt, with those of the prefill if it is text.
 
     Raises:
-        PromptError: it is empty, is not text, has ids the model does not know, or leaves no room
-            for `config.max_tokens` in the model's context. A prefill is put behind text only.
+        PromptError: the prompt is empty, is not text, has ids that the model does not have, or is too long for
+            `config.max_tokens` masks to fit the model's context.
     """
     if not isinstance(prompt, str):
         ids = _token_ids(prompt, model.config.vocab_size)
@@ -197,7 +196,7 @@ def prompt_ids(model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, conf
         raise PromptError("the prompt is empty: say what code to write")
     context = model.config.max_position_embeddings
     if len(ids) >= context:
-        raise PromptError(f"the prompt is {len(ids)} tokens long and the model's context {context}; shorten the prompt")
+        raise PromptError(f"the prompt is {len(ids)} tokens long, but the model's context is {context}; shorten the prompt")
     if len(ids) + config.max_tokens > context:
         raise PromptError(
             f"max_tokens {config.max_tokens} does not fit: the model's context is {context} tokens and"
@@ -210,7 +209,7 @@ def prompt_ids(model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, conf
 def _token_ids(prompt: Sequence[int], vocab_size: int) -> list[int]:
     ids = np.asarray(prompt) if not isinstance(prompt, bytes) else np.empty((0, 0))
     if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
-        raise PromptError("the prompt is neither text nor a list of token ids")
+        raise PromptError("the prompt must be text or a list of token ids")
     if wrong := [int(token) for token in ids if not 0 <= token < vocab_size]:
         raise PromptError(f"the prompt holds the id {wrong[0]}; the model's ids go from 0 to {vocab_size - 1}")
     return [int(token) for token in ids]
@@ -231,10 +230,10 @@ def check_memory(model: DiffusionModel, rows: int, known: int, masks: int, windo
 
 
 def forbidden_ids(tokenizer: Tokenizer, vocab_size: int, ban: Sequence[str | int] = ()) -> mx.array:
-    """Ids never to be generated, bool `[V]`: the mask token, embedding rows that no token has, and those to `ban`.
+    """The ids that are never generated, bool `[V]`: the mask token, ids without a token, and those of `ban`.
 
     Raises:
-        ConfigError: what is to be banned is no token.
+        ConfigError: an entry of `ban` is not a token, or no token is left.
     """
     forbidden = np.ones(vocab_size, dtype=np.bool_)
     known = tokenizer.known_ids
@@ -242,14 +241,14 @@ def forbidden_ids(tokenizer: Tokenizer, vocab_size: int, ban: Sequence[str | int
     forbidden[tokenizer.mask_id] = True
     forbidden[[_token_of(tokenizer, one, vocab_size) for one in ban]] = True
     if forbidden.all():
-        raise ConfigError("ban_tokens leaves no token to write with", field="ban_tokens")
+        raise ConfigError("ban_tokens bans every token; leave some", field="ban_tokens")
     return mx.array(forbidden)
 
 
 def _token_of(tokenizer: Tokenizer, token: str | int, vocab_size: int) -> int:
     if isinstance(token, int):
         if token >= vocab_size:
-            raise ConfigError(f"ban_tokens: {token} is no id; they go from 0 to {vocab_size - 1}", field="ban_tokens")
+            raise ConfigError(f"ban_tokens: {token} is not an id; ids go from 0 to {vocab_size - 1}", field="ban_tokens")
         return token
     ids = tokenizer.encode(token)
     if len(ids) != 1:
@@ -262,8 +261,7 @@ def _token_of(tokenizer: Tokenizer, token: str | int, vocab_size: int) -> int:
 def wired_memory() -> Iterator[None]:
     """On Metal, keep the weights resident while denoising, up to the recommended working set.
 
-    Anywhere, a forward that is still running when denoising is broken off is waited for: the
-    interpreter cannot end under it.
+    On every device, wait at the end for a forward that is still running: the interpreter must not end before it.
     """
     limit = mx.device_info().get("max_recommended_working_set_size") if mx.metal.is_available() else None
     previous = None if limit is None else mx.set_wired_limit(int(limit))

@@ -70,7 +70,7 @@ def test_a_banned_token_is_never_chosen(dream_b):
     ("fields", "said"),
     [
         ({"ban_tokens": ["two words"]}, "ban_tokens: 'two words' is not one token"),
-        ({"ban_tokens": [10**9]}, "is no id"),
+        ({"ban_tokens": [10**9]}, "is not an id"),
         ({"ban_tokens": "x"}, "ban_tokens must be a list"),
         ({"ban_tokens": [-1]}, "ban_tokens must be"),
         ({"ban_tokens": [True]}, "ban_tokens must be"),
