@@ -134,7 +134,7 @@ def generate_batch(
 ) -> list[str]:
     """Denoise the answers to several prompts together. Raises as `stream_generate`."""
     if isinstance(prompts, str | bytes):
-        raise PromptError("the batch must be a list with at least one prompt")
+        raise PromptError("the batch must be a list of prompts, at least one")
     ids = [prompt_ids(model, tokenizer, prompt, config or GenerationConfig()) for prompt in prompts]
     *_, last = stream_batch(model, tokenizer, ids, config, hooks=hooks)
     return [Answer.of(tokenizer, step, len(prompt), config).text for step, prompt in zip(last, ids, strict=True)]
@@ -151,7 +151,7 @@ def stream_batch(
     """`stream_generate` for several prompts in one left-padded batch: it yields a `Step` for each prompt."""
     config = config or GenerationConfig()
     if isinstance(prompts, str | bytes) or not len(prompts):
-        raise PromptError("the batch must be a list with at least one prompt")
+        raise PromptError("the batch must be a list of prompts, at least one")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
     policy, window = rule_for(config), window_for(config)
     check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window)

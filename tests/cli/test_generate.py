@@ -134,7 +134,7 @@ def test_an_empty_prompt_says_so(args):
 
 
 def test_a_prompt_longer_than_the_context_says_how_long():
-    assert_one_line(diffucode("generate", "-m", TINY, "x " * 3000), "tokens long", "context 2048")
+    assert_one_line(diffucode("generate", "-m", TINY, "x " * 3000), "tokens long", "context is 2048")
 
 
 def test_invalid_utf8_is_refused():

@@ -87,7 +87,7 @@ def test_a_constraint_that_cannot_work_names_its_field(dream_b, fields, said):
 def test_no_token_left_is_said(dream_b):
     model, tokenizer = dream_b
     every = tokenizer.known_ids.tolist()
-    with pytest.raises(ConfigError, match="no token"):
+    with pytest.raises(ConfigError, match="ban_tokens bans every token"):
         generate(model, tokenizer, "hi", GenerationConfig(max_tokens=2, ban_tokens=every))
 
 
