@@ -1,4 +1,4 @@
-"""The `diffucode` command: one file a verb, nothing heavy imported before a verb runs."""
+"""The `diffucode` command: one file for each command. Nothing slow is imported before a command runs."""
 
 import sys
 from typing import NoReturn

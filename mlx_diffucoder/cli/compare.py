@@ -11,7 +11,7 @@ from ..config import PRESETS, GenerationConfig
 from ..errors import CheckpointError, ConfigError, ExecutionError
 from ..formatting import format_bytes
 from .command import Command, examples
-from .options import MODEL, OUTPUT, Dtype, Json, Quiet, Yes, among, complete_model
+from .options import MODEL, OUTPUT, Dtype, Json, Quiet, Yes, among, complete_model, require_code_execution
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -101,11 +101,7 @@ def compare(
     same, how often two commits have the same order (0.5 is chance), and the perplexity.
     """
     config = GenerationConfig.preset(preset, max_tokens=max_tokens, seed=0)
-    if tasks and not allow_code_execution:
-        raise ExecutionError(
-            "--tasks runs the models' code on this machine, as you, with limits on time and memory but without a sandbox;"
-            " if you accept that, add --allow-code-execution"
-        )
+    require_code_execution(allow_code_execution or not tasks, "--tasks")
     from ..data import HELD_OUT, read_samples
     from ..divergence.masking import masked_canvases
     from ..evaluation.quality import check_picture, draw_picture

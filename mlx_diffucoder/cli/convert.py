@@ -1,4 +1,4 @@
-"""`diffucode convert`: a Hugging Face checkpoint in, an MLX folder out."""
+"""`diffucode convert`: convert a Hugging Face checkpoint to an MLX folder."""
 
 import json
 import sys
@@ -19,6 +19,55 @@ if TYPE_CHECKING:
     from ..loading import Download
 
 
+QUANTIZE = "Quantization"
+Source = Annotated[
+    str, typer.Argument(help="A checkpoint folder or a Hub id.", autocompletion=complete_model, show_default=False)
+]
+Out = Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)]
+Quantize = Annotated[bool, typer.Option("--quantize", "-q", help="Quantize the weights.", rich_help_panel=QUANTIZE)]
+Bits = Annotated[
+    int | None, typer.Option("--q-bits", help="Bits per weight.", show_default="4; 8 in mxfp8", rich_help_panel=QUANTIZE)
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option("--q-group-size", help="Weights that share a scale.", show_default="the mode's", rich_help_panel=QUANTIZE),
+]
+Mode = Annotated[str, typer.Option("--q-mode", help="affine, mxfp4, mxfp8 or nvfp4.", rich_help_panel=QUANTIZE)]
+Predicate = Annotated[
+    str | None,
+    typer.Option(
+        "--quant-predicate",
+        help="Bits by layer: mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6.",
+        show_default="the same for all",
+        rich_help_panel=QUANTIZE,
+    ),
+]
+TargetBits = Annotated[
+    float | None,
+    typer.Option(
+        "--target-bpw",
+        help="With --calibrate: choose each layer's bits, with this many bits per weight on average at most.",
+        show_default=False,
+        rich_help_panel=QUANTIZE,
+    ),
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSONL texts to measure on, as for compare. Do not use the texts you evaluate on.",
+        show_default=False,
+        rich_help_panel=QUANTIZE,
+    ),
+]
+Dequantize = Annotated[bool, typer.Option("--dequantize", "-d", help="Convert a quantized source to floats.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="Store floats in float32, float16 or bfloat16.", show_default="the source's type")
+]
+Upload = Annotated[str | None, typer.Option(help="Upload the result to the Hub, as OWNER/NAME.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the plan: each layer and its size.")]
+PlanAsJson = Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.", rich_help_panel=OUTPUT)]
+LongQuiet = Annotated[bool, typer.Option("--quiet", help="Print nothing on stderr but errors.", rich_help_panel=OUTPUT)]
+
 app = typer.Typer()
 
 
@@ -30,36 +79,26 @@ app = typer.Typer()
     ),
 )
 def convert(
-    source: Annotated[
-        str, typer.Argument(help="A checkpoint folder or a Hub id.", autocompletion=complete_model, show_default=False)
-    ],
-    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)],
-    quantize: Annotated[bool, typer.Option("--quantize", "-q", help="Quantize the weights.")] = False,
-    q_bits: Annotated[int | None, typer.Option(help="Bits a weight.", show_default="4; 8 in mxfp8")] = None,
-    q_group_size: Annotated[int | None, typer.Option(help="Weights that share a scale.", show_default="the mode's")] = None,
-    q_mode: Annotated[str, typer.Option(help="affine, mxfp4, mxfp8 or nvfp4.")] = "affine",
-    quant_predicate: Annotated[
-        str | None,
-        typer.Option(help="Bits by layer: mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6.", show_default="all alike"),
-    ] = None,
-    target_bpw: Annotated[
-        float | None,
-        typer.Option(help="Choose each layer's bits by --calibrate: this many bits a weight at most.", show_default=False),
-    ] = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(help="JSONL texts to measure on, as compare reads them; none that you judge by.", show_default=False),
-    ] = None,
-    dequantize: Annotated[bool, typer.Option("--dequantize", "-d", help="Make floats of a quantized source.")] = False,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, float16 or bfloat16, of what is not quantized.", show_default="the source's")
-    ] = None,
-    upload: Annotated[str | None, typer.Option(help="Put the result on the Hub, as OWNER/NAME.", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be made of each layer, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.", rich_help_panel=OUTPUT)] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing on stderr but errors.", rich_help_panel=OUTPUT)] = False,
+    source: Source,
+    out: Out,
+    quantize: Quantize = False,
+    q_bits: Bits = None,
+    q_group_size: GroupSize = None,
+    q_mode: Mode = "affine",
+    quant_predicate: Predicate = None,
+    target_bpw: TargetBits = None,
+    calibrate: Calibrate = None,
+    dequantize: Dequantize = False,
+    dtype: Dtype = None,
+    upload: Upload = None,
+    dry_run: DryRun = False,
+    as_json: PlanAsJson = False,
+    quiet: LongQuiet = False,
 ) -> int:
-    """Convert a checkpoint to MLX."""
+    """Convert a Hugging Face checkpoint to an MLX folder.
+
+    The weights pass through memory a few MB at a time. If you stop it, no folder is left.
+    """
     from ..convert import ConvertConfig
 
     config = ConvertConfig(
@@ -91,7 +130,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
 
     def before_writing(plan: "Plan") -> None:
         plans.append(plan)
-        _say_what_is_left(plan, config)
+        _print_not_quantized(plan, config)
         bars.start(plan.bytes_in)
 
     with converting(measures=config.calibrate is not None) as bars:
@@ -106,7 +145,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
             run_as=upload or "PATH-OR-ID",
         )
     seconds = time.perf_counter() - began
-    _say_what_was_measured(plans[0])
+    _print_calibration(plans[0])
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {folder} ...", file=sys.stderr)
     address = None
@@ -136,26 +175,26 @@ def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
         f"{plan.parameters / 1e6:.1f} M weights, {format_bytes(plan.bytes_in)} -> {format_bytes(plan.bytes_out)},"
         f" {plan.bits_per_weight:.3f} bits per weight; about {format_bytes(plan.memory_to_run)} of memory to run it"
     )
-    _say_what_was_measured(plan)
-    _say_what_is_left(plan, config)
+    _print_calibration(plan)
+    _print_not_quantized(plan, config)
     return 0
 
 
-def _say_what_was_measured(plan: "Plan") -> None:
+def _print_calibration(plan: "Plan") -> None:
     if found := plan.calibration:
-        order = "" if found.order is None else f", {100 * found.order:.2f} % of pairs of masks committed in the same order"
+        order = "" if found.order is None else f", {100 * found.order:.2f} % of mask pairs committed in the same order"
         print(
-            f"on the texts it was calibrated on: KL {found.kl:.3g} nats a masked position{order}"
+            f"on the calibration texts: KL {found.kl:.3g} nats per masked position{order}"
             f" ({found.texts} texts, {found.positions} masked positions)",
             file=sys.stderr,
         )
 
 
 def _refuse_download(download: "Download") -> None:
-    raise HubError(f"{download.repo}: not downloaded yet; --dry-run reads a folder or what has been downloaded before")
+    raise HubError(f"{download.repo}: not downloaded yet; --dry-run needs a folder or a downloaded checkpoint")
 
 
-def _say_what_is_left(plan: "Plan", config: "ConvertConfig") -> None:
+def _print_not_quantized(plan: "Plan", config: "ConvertConfig") -> None:
     if config.quantize and plan.left and not plan.calibration:
         some = ", ".join(plan.left[:3]) + (f" and {len(plan.left) - 3} more" if len(plan.left) > 3 else "")
-        print(f"not quantized, for groups of {config.group_size} do not divide their rows: {some}", file=sys.stderr)
+        print(f"not quantized, because their rows are no multiple of {config.group_size}: {some}", file=sys.stderr)

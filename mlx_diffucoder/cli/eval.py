@@ -1,17 +1,16 @@
-"""`diffucode eval`: a task file in, pass@k and what it cost out."""
+"""`diffucode eval`: measure pass@k on a task file, and its cost."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..config import GenerationConfig
-from ..errors import ConfigError, ExecutionError, TraceError
+from ..errors import ConfigError, TraceError
 from .command import Command, examples
 from .options import (
     OUTPUT,
@@ -42,15 +41,58 @@ from .options import (
     Window,
     Yes,
     decoding_config,
-    wants_tuned,
+    require_code_execution,
 )
 from .terminal import code_of
 
 if TYPE_CHECKING:
-    from ..evaluation import Result, Summary
+    from ..evaluation import Limits, Result, Summary
 
+
+TasksFile = Annotated[Path, typer.Argument(help="A task file of HumanEval, MBPP or EvalPlus (JSONL).", show_default=False)]
+Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Answers to each task.")]
+K = Annotated[list[int] | None, typer.Option("-k", min=1, help="Also print pass@k. Repeatable.", show_default="1")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many tasks, from the first on.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Write results to this JSONL file, and continue a stopped run from it.", show_default=False)
+]
+Timeout = Annotated[float, typer.Option(help="Seconds that each program may run.")]
+Memory = Annotated[int, typer.Option(help="MB that each program may use; macOS sets no limit.")]
+TraceFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FOLDER",
+        help="Write the steps of each answer to a file in this folder.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 app = typer.Typer()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to evaluate.
+
+    Attributes:
+        tasks: the task file.
+        samples: answers to each task.
+        ks: the k of each pass@k, ascending.
+        limit: use only this many tasks.
+        out: the results file.
+        limits: for each program.
+        trace: a folder for traces.
+    """
+
+    tasks: Path
+    samples: int
+    ks: list[int]
+    limit: int | None
+    out: Path | None
+    limits: "Limits"
+    trace: Path | None
 
 
 @app.command(
@@ -63,19 +105,17 @@ app = typer.Typer()
 )
 def evaluate(
     context: typer.Context,
-    tasks: Annotated[Path, typer.Argument(help="Tasks, JSONL: HumanEval's, MBPP's or EvalPlus's.", show_default=False)],
+    tasks: TasksFile,
     model: Model = None,
     dtype: Dtype = None,
     adapter: Adapter = None,
     yes: Yes = False,
-    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Answers to each task.")] = 1,
-    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Also print pass@k; repeatable.", show_default="1")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many tasks.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="A results file, JSONL; a stopped run goes on from it.", show_default=False)
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for each program.")] = 5.0,
-    memory: Annotated[int, typer.Option(help="MB for each program; macOS ignores it.")] = 1024,
+    samples: Samples = 1,
+    k: K = None,
+    limit: Limit = None,
+    out: Out = None,
+    timeout: Timeout = 5.0,
+    memory: Memory = 1024,
     allow_code_execution: AllowCodeExecution = False,
     preset: Preset = None,
     rule: Rule = "auto",
@@ -98,60 +138,50 @@ def evaluate(
     tuned: Tuned = True,
     as_json: Json = False,
     quiet: Quiet = False,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Write the steps of each answer into a file in this folder.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    trace: TraceFolder = None,
 ) -> int:
-    """Measure pass@k, and what it costs.
+    """Measure how many tasks the model solves (pass@k), and at what cost.
 
-    Code is taken from each answer (a fenced block, or the body) and run with the task's tests in a process of its own.
-    Without --seed the seed is 0.
+    The code is taken from each answer (from its code block, if it has one) and run with the task's tests in a separate
+    process. Without --seed, the seed is 0.
     """
     config = decoding_config(context)
-    if not allow_code_execution:
-        raise ExecutionError(
-            "eval runs the code that the model writes on this machine, as you, within limits of time and memory but in no"
-            " sandbox; if you accept that, add --allow-code-execution"
-        )
-    ks = sorted({1, *(k or [])})
-    _check(samples, ks, config)
-    config = replace(config, seed=config.seed or 0)
-    from ..evaluation import Limits, Summary
-    from ..tasks import read_tasks
-    from .model_option import load_named, with_tuned_window
+    require_code_execution(allow_code_execution, "eval")
+    from ..evaluation import Limits
 
-    limits = Limits(timeout=timeout, memory=memory)
-    every = read_tasks(tasks)
-    if trace:
-        _make(trace)
+    ks, limits = sorted({1, *(k or [])}), Limits(timeout=timeout, memory=memory)
+    request = Request(tasks=tasks, samples=samples, ks=ks, limit=limit, out=out, limits=limits, trace=trace)
+    return _evaluate(context, request, replace(config, seed=config.seed or 0), as_json=as_json)
 
-    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
-    config = with_tuned_window(config, network, wanted=wants_tuned(context, tuned), verbose=True)
-    from ..evaluation import Traces
-    from ..evaluation import evaluate as run
+
+def _evaluate(context: typer.Context, request: Request, config: GenerationConfig, *, as_json: bool) -> int:
+    _check(request.samples, request.ks, config)
+    from ..evaluation import Summary, Traces, evaluate
     from ..evaluation.results_file import ResultsFile, identity
+    from ..tasks import read_tasks
+    from .model_option import open_model
 
-    chosen = {(task.id, sample) for task in every[:limit] for sample in range(samples)}
-    with ResultsFile(out, identity(name, network, every, config, limits)) if out else nullcontext() as file:
+    every = read_tasks(request.tasks)
+    tasks = every[: request.limit]
+    if request.trace:
+        _make(request.trace)
+    name, model, tokenizer, config = open_model(context, config, verbose=True)
+    chosen = {(task.id, sample) for task in tasks for sample in range(request.samples)}
+    about = identity(name, model, every, config, request.limits)
+    with ResultsFile(request.out, about) if request.out else nullcontext() as file:
         results = _chosen(file.results, chosen) if file else {}
-        coming = run(
-            *(network, tokenizer, every[:limit], config),
-            samples=samples,
-            limits=limits,
+        coming = evaluate(
+            *(model, tokenizer, tasks, config),
+            samples=request.samples,
+            limits=request.limits,
             done=results.keys(),
-            traces=Traces(trace, name) if trace else None,
+            traces=Traces(request.trace, name) if request.trace else None,
         )
         stop = _collect(coming, results, len(chosen), file.add if file else None)
-    summary = Summary.of(list(results.values()), ks)
+    summary = Summary.of(list(results.values()), request.ks)
     if as_json:
-        about = {"samples": samples, "model": name, "config": config.to_dict(), "interrupted": stop is not None}
-        print(json.dumps({**summary.to_dict(), **about}, ensure_ascii=False))
+        run = {"samples": request.samples, "model": name, "config": config.to_dict(), "interrupted": stop is not None}
+        print(json.dumps({**summary.to_dict(), **run}, ensure_ascii=False))
     else:
         _print_table(summary, name)
     return code_of(stop) if stop else 0
@@ -159,10 +189,10 @@ def evaluate(
 
 def _check(samples: int, ks: list[int], config: GenerationConfig) -> None:
     if ks[-1] > samples:
-        raise ConfigError(f"-k {ks[-1]} needs as many answers to each task; ask for them with --samples {ks[-1]}")
+        raise ConfigError(f"-k {ks[-1]} needs at least as many answers to each task; add --samples {ks[-1]}")
     if samples > 1 and config.temperature == 0:
         raise ConfigError(
-            f"temperature 0 gives the same answer {samples} times; with --samples above 1 set it above 0", field="temperature"
+            f"temperature 0 gives the same answer {samples} times; set it above 0, or remove --samples", field="temperature"
         )
 
 
@@ -170,7 +200,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise TraceError(f"--trace {folder}: cannot be made into a folder ({error.strerror or error})") from None
+        raise TraceError(f"--trace {folder}: cannot create this folder ({error.strerror or error})") from None
 
 
 def _chosen(found: "list[Result]", chosen: set[tuple[str, int]]) -> "dict[tuple[str, int], Result]":
@@ -183,9 +213,11 @@ def _collect(
     total: int,
     keep: "Callable[[Result], None] | None",
 ) -> KeyboardInterrupt | None:
-    """Gather results as they come; returns what stopped it, where something did."""
+    """Gather results as they come. Returns the Ctrl-C or SIGTERM that stopped it, if one did."""
+    from .progress import counting
+
     try:
-        with _progress(total) as advance:
+        with counting("evaluating", total) as advance:
             advance(len(results))
             for result in coming:
                 if keep:
@@ -195,15 +227,6 @@ def _collect(
     except KeyboardInterrupt as stop:
         return stop
     return None
-
-
-def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """A bar where stderr is a terminal."""
-    if not sys.stderr.isatty():
-        return nullcontext(lambda count: None)
-    from .progress import counting
-
-    return counting("evaluating", total)
 
 
 def _print_table(summary: "Summary", name: str) -> None:
@@ -228,7 +251,7 @@ def _rows(summary: "Summary") -> dict[str, Any]:
         "tasks": f"{summary.tasks}",
         "answers passed": f"{summary.passed} of {summary.answers}",
         "failures": ", ".join(f"{kind} {count}" for kind, count in summary.failures.items() if count) or "none",
-        "forwards an answer (NFE)": f"{summary.nfe:.2f}",
+        "forwards per answer (NFE)": f"{summary.nfe:.2f}",
         **summary.stats.lines(),
         "unresolved masks": f"{summary.unresolved_masks}",
     }

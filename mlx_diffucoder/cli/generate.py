@@ -1,4 +1,4 @@
-"""`diffucode generate`: a prompt in, code out."""
+"""`diffucode generate`: write code from a description."""
 
 import json
 import sys
@@ -42,10 +42,9 @@ from .options import (
     Window,
     Yes,
     decoding_config,
-    wants_tuned,
 )
 from .several import Choice, Several
-from .terminal import code_of, is_file, is_live, read_prompt
+from .terminal import code_of, is_file, is_live, print_numbers, read_prompt
 
 if TYPE_CHECKING:
     from ..decoding.canvas import Canvas
@@ -55,7 +54,24 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 
-ANSWERS = "Several answers, templates"
+BEST = "Several answers and templates"
+PromptText = Annotated[str | None, typer.Argument(help="What to write. Piped text is added after it.", show_default=False)]
+Count = Annotated[int, typer.Option("-n", min=1, max=1024, help="Write this many answers in one batch.", rich_help_panel=BEST)]
+Rank = Annotated[bool, typer.Option("--rank", help="Print only the most probable answer.", rich_help_panel=BEST)]
+Tests = Annotated[
+    Path | None,
+    typer.Option(
+        help="Print the first answer that passes these tests: Python, or a task file.", show_default=False, rich_help_panel=BEST
+    ),
+]
+Allow = Annotated[
+    bool, typer.Option("--allow-code-execution", help="Run the model's code here, without a sandbox.", rich_help_panel=BEST)
+]
+Lock = Annotated[
+    Path | None,
+    typer.Option(help="Fill the holes (<FILL>) of this template and keep its text.", show_default=False, rich_help_panel=BEST),
+]
+
 app = typer.Typer()
 
 
@@ -69,11 +85,16 @@ app = typer.Typer()
 )
 def generate(
     context: typer.Context,
-    prompt: Annotated[str | None, typer.Argument(help="What to write. Piped text is put below it.", show_default=False)] = None,
+    prompt: PromptText = None,
     model: Model = None,
     dtype: Dtype = None,
     adapter: Adapter = None,
     yes: Yes = False,
+    count: Count = 1,
+    rank: Rank = False,
+    tests: Tests = None,
+    allow_code_execution: Allow = False,
+    lock: Lock = None,
     preset: Preset = None,
     rule: Rule = "auto",
     window: Window = "auto",
@@ -93,17 +114,6 @@ def generate(
     eps: Eps = 1e-3,
     reference: Reference = False,
     tuned: Tuned = True,
-    count: Annotated[int, typer.Option("-n", min=1, max=1024, help="Answers, in one batch.")] = 1,
-    rank: Annotated[bool, typer.Option("--rank", help="With -n: only the answer the model finds most probable.")] = False,
-    tests: Annotated[
-        Path | None, typer.Option(help="With -n: the first that passes this Python, or this task's tests.", show_default=False)
-    ] = None,
-    allow_code_execution: Annotated[
-        bool, typer.Option("--allow-code-execution", help="Run what the model writes on this machine; no sandbox.")
-    ] = False,
-    lock: Annotated[
-        Path | None, typer.Option(help="A template: its text stays, its holes (<FILL>) are written.", show_default=False)
-    ] = None,
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -112,26 +122,36 @@ def generate(
 ) -> int:
     """Write code from a description.
 
-    On a terminal the canvas is shown while it is denoised, and then the answer as plain text. Piped, the answer streams as
-    it settles from the left; with a rule that takes tokens back, it comes at the end.
+    A terminal shows the canvas while it is denoised, then the answer as plain text. A pipe gets the answer from left to right
+    as it becomes final; with a rule that masks tokens again, it gets the answer at the end.
     """
-    config = decoding_config(context)
-
-    text = read_prompt(prompt)
+    config, text = decoding_config(context), read_prompt(prompt)
     choice = Choice(count, rank, tests, lock)
     choice.check(allow_code_execution=allow_code_execution)
+    return _generate(context, text, config, choice, as_json=as_json, verbose=verbose, live=live, trace=trace)
+
+
+def _generate(
+    context: typer.Context,
+    prompt: str,
+    config: GenerationConfig,
+    choice: Choice,
+    *,
+    as_json: bool,
+    verbose: bool,
+    live: bool,
+    trace: Path | None,
+) -> int:
+    from ..trace.writer import check_trace
+    from .model_option import open_model
+
     if trace:
-        from ..trace.writer import check_trace
-
         check_trace(trace)
-    from .model_option import load_named, with_tuned_window
-
-    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
-    config = with_tuned_window(config, network, wanted=wants_tuned(context, tuned), verbose=verbose)
+    name, model, tokenizer, config = open_model(context, config, verbose=verbose)
     if choice:
-        several = Several(network, tokenizer, name, config, choice, trace)
-        return (several.fill if lock else several.go)(text, as_json=as_json, verbose=verbose)
-    run = Run(network, tokenizer, text, config, stream=not as_json, live=live, trace=(trace, name) if trace else None)
+        several = Several(model, tokenizer, name, config, choice, trace)
+        return (several.fill if choice.lock else several.go)(prompt, as_json=as_json, verbose=verbose)
+    run = Run(model, tokenizer, prompt, config, stream=not as_json, live=live, trace=(trace, name) if trace else None)
     stop = run.go()
     if as_json:
         print(json.dumps(run.report(name, interrupted=stop is not None), ensure_ascii=False))
@@ -141,12 +161,12 @@ def generate(
 
 
 class Run:
-    """One generation: its canvas on a terminal or its text on stdout as it settles, its numbers afterwards.
+    """One generation: shows the canvas on a terminal or streams the text, and then has the numbers.
 
     Args:
-        stream: print the text.
-        live: show the canvas, where stdout and stderr are terminals.
-        trace: the file to write its steps into, and what the model is called there.
+        stream: print the text on stdout.
+        live: show the canvas if stdout and stderr are terminals.
+        trace: the file to write the steps to, and the model's name for it.
     """
 
     def __init__(
@@ -165,7 +185,7 @@ class Run:
 
         self.model, self.tokenizer, self.config, self.stream, self.trace = model, tokenizer, config, stream, trace
         self.live = is_live(live and stream)
-        # A rule that takes commits back may take back what has settled.
+        # A rule that masks tokens again may change text that was final.
         self.streams = stream and not self.live and rule_for(config).rounds == 1
         self.ids = prompt_ids(model, tokenizer, prompt, config)
         self.answer = Answer()
@@ -173,7 +193,7 @@ class Run:
         self.seconds = self.drawing = 0.0
 
     def go(self) -> KeyboardInterrupt | None:
-        """Generate; returns what stopped it, where something did."""
+        """Generate. Returns the Ctrl-C or SIGTERM that stopped it, if one did."""
         from ..generation import Answer, stream_traced
 
         coming = stream_traced(self.model, self.tokenizer, self.ids, self.config, self.trace)
@@ -182,7 +202,7 @@ class Run:
         start = time.perf_counter()
         try:
             with self._view() as show, closing(coming) as steps:
-                start = time.perf_counter()  # what the view imports is not the decoder's time
+                start = time.perf_counter()  # without the time to import the view
                 for step in steps:
                     self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids), self.config)
                     show(step)
@@ -213,7 +233,7 @@ class Run:
         )
 
     def report(self, name: str, *, interrupted: bool) -> dict[str, Any]:
-        """What `--json` prints."""
+        """The object that `--json` prints."""
         return {
             "text": self.answer.text,
             "tokens": self.answer.ids,
@@ -226,9 +246,7 @@ class Run:
         }
 
     def print_numbers(self) -> None:
-        """What `-v` prints, on stderr."""
-        from .terminal import print_numbers
-
+        """Print the numbers of `-v` on stderr."""
         lines = self.stats.lines()
         if self.live:
             lines["drawing the canvas"] = f"{100 * self.drawing / self.seconds:.2f} % of the time"
@@ -241,7 +259,7 @@ class Run:
 
     @contextmanager
     def _view(self) -> "Iterator[Callable[[Step], None]]":
-        """The canvas, or a bar on a terminal's stderr, unless the answer itself comes on the screen, through a pipe maybe."""
+        """Show the canvas, or else a bar on stderr, unless the answer itself may appear on the same terminal."""
         if self.live:
             from .live_view import Live
 

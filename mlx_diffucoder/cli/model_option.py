@@ -1,4 +1,4 @@
-"""From the `--model` flag to a loaded model, asking before gigabytes are fetched."""
+"""Open the model that `--model` names. Asks before a large download."""
 
 import shutil
 import sys
@@ -14,6 +14,7 @@ from ..errors import BenchError, HubError
 from ..formatting import format_bytes
 from ..loading import DEFAULT_MODEL, POCKET, Download, check_dtype, load, resolve
 from ..memory import memory_size, memory_to_run
+from .options import wants_tuned
 from .progress import waiting
 
 if TYPE_CHECKING:
@@ -29,14 +30,15 @@ def load_named(
     check: Callable[[str, Path], None] | None = None,
     adapter: Path | None = None,
 ) -> tuple[str, "DiffusionModel", "Tokenizer"]:
-    """The model that `--model` names, or the default one, with its name; `dtype` and `adapter` as `load` has them.
+    """The name of a model, the model and its tokenizer. Without a name it is the default model.
 
     Args:
-        check: called with the name and the folder before it is loaded; whatever it raises stops it.
+        dtype, adapter: as for `load`.
+        check: called with the name and the folder before the model is loaded. It may raise an error.
 
     Raises:
-        HubError: it would have to be downloaded and must not be, or does not fit.
-        DiffucoderError: as `load`; of `dtype`, before anything is downloaded.
+        HubError: the download is refused, or the model does not fit.
+        DiffucoderError: as `load`. A wrong `dtype` is found before the download.
     """
     check_dtype(dtype)
     wanted, folder = folder_named(name, yes=yes)
@@ -46,8 +48,24 @@ def load_named(
         return wanted, *load(folder, dtype=dtype, adapter=adapter)
 
 
+def open_model(
+    context: typer.Context, config: GenerationConfig, *, verbose: bool
+) -> tuple[str, "DiffusionModel", "Tokenizer", GenerationConfig]:
+    """The model that a command's options name, and the configuration with the window stored for it.
+
+    Reads the parameters `model`, `dtype`, `adapter`, `yes` and `tuned`. Raises as `load_named`.
+
+    Args:
+        verbose: print the stored window on stderr.
+    """
+    given = context.params
+    name, model, tokenizer = load_named(given["model"], yes=given["yes"], dtype=given["dtype"], adapter=given["adapter"])
+    wanted = wants_tuned(context, given["tuned"])
+    return name, model, tokenizer, with_tuned_window(config, model, wanted=wanted, verbose=verbose)
+
+
 def folder_named(name: str | None, *, yes: bool) -> tuple[str, Path]:
-    """The name of the model that is meant, and its folder, downloaded first where it must be."""
+    """The name of a model, or of the default one, and its folder. Downloads it first if necessary."""
     wanted = name or DEFAULT_MODEL
 
     def before_download(download: Download) -> None:
@@ -59,7 +77,7 @@ def folder_named(name: str | None, *, yes: bool) -> tuple[str, Path]:
 def with_tuned_window(config: GenerationConfig, model: "DiffusionModel", *, wanted: bool, verbose: bool) -> GenerationConfig:
     """The configuration with the window that `bench tune` stored for this machine, model and preset, if there is one.
 
-    A profile that cannot be used is left, with a note on stderr.
+    Prints a note on stderr when a stored profile cannot be used.
 
     Args:
         wanted: False if the user named a window, or wants none that was tuned.
@@ -80,24 +98,31 @@ def with_tuned_window(config: GenerationConfig, model: "DiffusionModel", *, want
 
 
 def check_download(download: Download, *, yes: bool, ask: bool) -> None:
-    """Say what is about to be fetched, check that it fits, and ask where that is called for."""
+    """Print what a download takes, check that it fits, and ask for permission.
+
+    Args:
+        yes: the user gave `--yes`: do not ask, nor refuse a model that is too large for the memory.
+        ask: ask before the download.
+
+    Raises:
+        HubError: it does not fit on the disk or in memory, or permission is refused.
+    """
     free, memory = free_disk(download.folder), memory_size()
     missing, needed = format_bytes(download.missing), format_bytes(memory_to_run(download.total))
     print(
-        f"{download.repo} is not on this machine: {missing} to download into {download.folder}"
-        f" ({format_bytes(free)} free). To run, it takes about {needed} of this machine's"
-        f" {format_bytes(memory)} of memory.",
+        f"{download.repo} is not on this machine: {missing} to download into {download.folder} ({format_bytes(free)} free)."
+        f" Running it needs about {needed} of this machine's {format_bytes(memory)} of memory.",
         file=sys.stderr,
     )
     if download.missing > free:
         raise HubError(
-            f"{download.repo}: not enough disk, {missing} needed and {format_bytes(free)} free in {download.folder};"
-            f" make room, set HF_HOME to another disk, or use -m {POCKET}"
+            f"{download.repo}: not enough disk space in {download.folder}: {missing} needed, {format_bytes(free)} free;"
+            f" free some, set HF_HOME to a folder on another disk, or use -m {POCKET}"
         )
     if memory_to_run(download.total) > memory and not yes:
         raise HubError(
-            f"{download.repo}: not enough memory to run it, about {needed} of {format_bytes(memory)};"
-            " name a smaller one with -m (a 4-bit conversion takes half), or download it all the same with --yes"
+            f"{download.repo}: not enough memory to run it: about {needed} needed, {format_bytes(memory)} in this machine;"
+            " name a smaller model with -m (4 bits take half of 8), or download it anyway with --yes"
         )
     if ask and not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -108,7 +133,7 @@ def check_download(download: Download, *, yes: bool, ask: bool) -> None:
 
 
 def show_hub_bars() -> None:
-    """The Hub client's progress bars, only where stderr is a terminal."""
+    """Show the Hub client's progress bars only when stderr is a terminal."""
     import huggingface_hub.utils
 
     if not sys.stderr.isatty():
@@ -116,7 +141,7 @@ def show_hub_bars() -> None:
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes that are free where a folder is or would be."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

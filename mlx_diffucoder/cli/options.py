@@ -16,6 +16,7 @@ import typer
 
 from ..choices import RULES, WINDOWS
 from ..config import ALGORITHMS, PRESETS, GenerationConfig
+from ..errors import ExecutionError
 from .settings import DTYPES, Settings
 
 MODEL, DECODING, OUTPUT, ADVANCED = "Model", "Decoding", "Output", "Advanced"
@@ -173,6 +174,19 @@ TraceOut = Annotated[
 ]
 
 
+def require_code_execution(allowed: bool, what: str) -> None:
+    """Raise `ExecutionError` unless the user agreed to run what a model writes.
+
+    Args:
+        what: the command or option that runs it.
+    """
+    if not allowed:
+        raise ExecutionError(
+            f"{what} runs the model's code on this machine, as you, with limits on time and memory but without a sandbox;"
+            " if you accept that, add --allow-code-execution"
+        )
+
+
 DECODING_FIELDS = tuple(one.name for one in fields(GenerationConfig))
 
 
@@ -204,8 +218,7 @@ def decoding_config(
 
 def wants_tuned(context: typer.Context, tuned: bool) -> bool:
     """Whether to use a stored window width: not with `--no-tuned`, nor when the user names a window."""
-    given = Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
-    return tuned and "window" not in given
+    return tuned and "window" not in Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
 
 
 def _token(given: str) -> str | int:

@@ -1,4 +1,4 @@
-"""Progress on stderr, where it is a terminal."""
+"""Progress bars on stderr, if it is a terminal."""
 
 import sys
 import time
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 def _bars(*columns: ProgressColumn) -> Progress:
-    """Bars on stderr, where it is a terminal, which leave stdout alone: it may be a file."""
+    """Bars on stderr if it is a terminal. They leave stdout alone, for it may be a file."""
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal)
 
 
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[float], None]]:
-    """A bar; yields a function that moves it on."""
+    """Show a bar. Yields a function that advances it by a count."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with _bars(*columns) as progress:
         task = progress.add_task(what, total=total)
@@ -43,13 +43,13 @@ def counting(what: str, total: int) -> Iterator[Callable[[float], None]]:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """A spinner for work whose length is not known; nothing where stderr is no terminal."""
+    """Show a spinner for work of unknown length, if stderr is a terminal."""
     with Console(stderr=True).status(escape(what)):
         yield
 
 
 class Measuring:
-    """A bar over work whose amount is told on the way; says once how long it will take, on a terminal or not."""
+    """A bar for work whose amount is known only after it began. Prints one estimate of the time, also without a terminal."""
 
     def __init__(self, progress: Progress):
         self._progress, self._task, self._estimated = progress, progress.add_task("measuring", total=None), False
@@ -66,20 +66,20 @@ class Measuring:
 
 @contextmanager
 def measuring() -> Iterator[Measuring]:
-    """A bar; nothing but the estimate where stderr is no terminal."""
+    """Show a bar. Without a terminal, only the estimate is printed."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with _bars(*columns) as progress:
         yield Measuring(progress)
 
 
 class Reading:
-    """A bar over bytes, with what they belong to, their speed and the time left."""
+    """A bar over bytes, with the name of the file or layer, the speed and the time left."""
 
     def __init__(self, progress: Progress):
         self._progress, self._task = progress, progress.add_task("reading headers", total=None)
 
     def start(self, total: int) -> None:
-        """From here on, `total` bytes are to be read."""
+        """Start again, with `total` bytes to read."""
         self._progress.reset(self._task, total=total)
 
     def advance(self, name: str, count: int) -> None:
@@ -88,14 +88,14 @@ class Reading:
 
 @contextmanager
 def reading() -> Iterator[Reading]:
-    """A bar over bytes whose number is known later; nothing where stderr is no terminal."""
+    """Show a bar over bytes, whose number is given later, if stderr is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with _bars(*columns) as progress:
         yield Reading(progress)
 
 
 class Converting:
-    """The bars of a conversion: one over what is measured, where anything is, and then one over bytes."""
+    """The bars of a conversion: one for the calibration, if there is one, and then one over bytes."""
 
     def __init__(self, bars: ExitStack, measures: bool):
         self._bars = bars
@@ -115,14 +115,14 @@ class Converting:
 
 @contextmanager
 def converting(measures: bool) -> Iterator[Converting]:
-    """Bars; nothing but an estimate where stderr is no terminal."""
+    """Show the bars of a conversion. Without a terminal, only an estimate is printed."""
     with ExitStack() as bars:
         yield Converting(bars, measures)
 
 
 @contextmanager
 def training(steps: int) -> Iterator[Callable[["Report"], None]]:
-    """A bar over steps with the last report beside it, on a terminal; elsewhere a line a report."""
+    """Show a bar over steps with the last report next to it. Without a terminal, print a line for each report."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with _bars(*columns) as progress:
         task = progress.add_task("", total=steps)
