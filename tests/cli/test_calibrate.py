@@ -72,7 +72,7 @@ def test_what_cannot_be_is_one_line_that_names_the_flag(tmp_path, texts, args, s
 def test_a_bad_text_is_named_by_its_line(tmp_path, texts):
     texts.write_text('{"text": "fine"}\n{"txt": 1}\n')
     done = diffucode("convert", SOURCE, tmp_path / "out", "-q", "--target-bpw", 5, "--calibrate", texts)
-    assert_one_line(done, "texts.jsonl:2: not a text")
+    assert_one_line(done, "texts.jsonl:2: not a known format")
 
 
 def test_ctrl_c_while_measuring_leaves_nothing(tmp_path, texts):
