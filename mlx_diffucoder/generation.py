@@ -58,7 +58,7 @@ class Answer:
             return cls(text, ids.tolist(), ended, useful, masks)
         return cls(text, ids[:kept].tolist(), True, kept, 0)
 
-    def sure(self, until: Sequence[str]) -> str:
+    def final_text(self, until: Sequence[str]) -> str:
         """The text without an end that may become part of another character or of a text of `until`."""
         if self.ended:
             return self.text

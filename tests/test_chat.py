@@ -22,11 +22,11 @@ def long_chat(turns=30):
 
 def test_the_template_sees_every_turn(tokenizer):
     chat = Chat("be brief").with_turn("one", "1").with_turn("two", "2")
-    said = "<|im_start|>system\nbe brief<|im_end|>\n"
+    expected = "<|im_start|>system\nbe brief<|im_end|>\n"
     for user, answer in (("one", "1"), ("two", "2")):
-        said += f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
-    said += "<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\n"
-    assert chat.prompt(tokenizer, "three", 10_000) == (tokenizer.encode(said), 0)
+        expected += f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
+    expected += "<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\n"
+    assert chat.prompt(tokenizer, "three", 10_000) == (tokenizer.encode(expected), 0)
 
 
 def test_special_tokens_in_an_earlier_answer_are_text(tokenizer):
@@ -35,12 +35,12 @@ def test_special_tokens_in_an_earlier_answer_are_text(tokenizer):
 
 
 def test_the_fewest_of_the_oldest_turns_are_left_out(tokenizer):
-    """Against a plain search, at every room."""
+    """Against a plain search, for every limit."""
     chat = long_chat(12)
     sizes = [len(tokenizer.encode_messages(chat.messages("now", dropped))) for dropped in range(13)]
-    for room in range(0, sizes[0] + 5, 7):
-        ids, dropped = chat.prompt(tokenizer, "now", room)
-        assert dropped == next((n for n, size in enumerate(sizes) if size <= room), 12)
+    for limit in range(0, sizes[0] + 5, 7):
+        ids, dropped = chat.prompt(tokenizer, "now", limit)
+        assert dropped == next((n for n, size in enumerate(sizes) if size <= limit), 12)
         assert len(ids) == sizes[dropped]
 
 
@@ -54,7 +54,7 @@ def test_a_chat_comes_back_from_its_file_as_it_was(tmp_path):
     chat = Chat(None, (Turn("é\n\t🙂", 'def f():\n    return "x"'), Turn("b", "")))
     chat.save(tmp_path / "chat.json")
     assert Chat.load(tmp_path / "chat.json") == chat
-    chat.with_turn("more", "said").save(tmp_path / "chat.json")
+    chat.with_turn("more", "message").save(tmp_path / "chat.json")
     assert len(Chat.load(tmp_path / "chat.json").turns) == 3
     assert list(tmp_path.iterdir()) == [tmp_path / "chat.json"]
 
@@ -68,7 +68,7 @@ def test_another_file_is_never_replaced(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda kept: "{", "damaged, or not a saved chat"),
         (lambda kept: "[1]", "not a saved chat"),
@@ -81,11 +81,11 @@ def test_another_file_is_never_replaced(tmp_path):
         (lambda kept: "[" * 100_000, "damaged, or not a saved chat"),
     ],
 )
-def test_a_damaged_file_says_what_is_wrong_with_it(tmp_path, damage, said):
+def test_a_damaged_file_says_what_is_wrong_with_it(tmp_path, damage, message):
     file = tmp_path / "chat.json"
     long_chat(2).save(file)
     file.write_text(damage(json.loads(file.read_text())))
-    with pytest.raises(ChatError, match=said) as raised:
+    with pytest.raises(ChatError, match=message) as raised:
         Chat.load(file)
     assert str(file) in str(raised.value)
 

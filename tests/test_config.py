@@ -113,7 +113,7 @@ def test_a_preset_is_plain_values_that_a_field_can_override():
         ({"eps": 0.01}, "schedule", "whole"),
     ],
 )
-def test_what_is_not_said_is_balanced_or_the_schedule_where_one_of_its_fields_is(fields, rule, window):
+def test_the_default_is_balanced_or_the_schedule_where_one_of_its_fields_is(fields, rule, window):
     config = GenerationConfig(**fields)
     assert (config.rule, config.window) == (rule, window)
     assert GenerationConfig(**config.to_dict()) == config
@@ -123,9 +123,9 @@ def test_generation_config_takes_the_references_none_for_off():
     assert GenerationConfig(top_p=None, top_k=None, alg_temp=None) == GenerationConfig()
 
 
-@pytest.mark.parametrize(("content", "said"), [("{", "not valid JSON"), ("[1]", "list"), ("\xff", "not valid JSON")])
-def test_a_damaged_json_file_is_named(tmp_path, content, said):
+@pytest.mark.parametrize(("content", "message"), [("{", "not valid JSON"), ("[1]", "list"), ("\xff", "not valid JSON")])
+def test_a_damaged_json_file_is_named(tmp_path, content, message):
     path = tmp_path / "config.json"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(CheckpointError, match=rf"config\.json.*{said}"):
+    with pytest.raises(CheckpointError, match=rf"config\.json.*{message}"):
         read_json(path)

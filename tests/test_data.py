@@ -1,4 +1,4 @@
-"""Texts to measure on and to learn from: rows of every kind, and what is wrong with one."""
+"""Texts to measure on and to learn from: rows of every kind, and the errors in one."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_without_a_chat_template_a_prompt_is_taken_as_it_is(tmp_path, pocket, mo
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("{broken", "not valid JSON"),
         ("[1]", "not an object"),
@@ -77,12 +77,12 @@ def test_without_a_chat_template_a_prompt_is_taken_as_it_is(tmp_path, pocket, mo
     ],
     ids=str,
 )
-def test_a_row_that_cannot_be_used_names_file_and_line(tmp_path, row, said):
+def test_a_row_that_cannot_be_used_names_file_and_line(tmp_path, row, message):
     path = written(tmp_path, {"text": "fine text"}, row)
     with pytest.raises(TaskError) as caught:
         read_samples(path)
     assert str(caught.value).startswith(f"{path}:2: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_text_that_does_not_fit_names_file_and_line(tmp_path, pocket):

@@ -60,7 +60,7 @@ def module_of(path):
 
 
 def imported_packages(path):
-    """The top-level modules and packages that a file imports, wherever in it the import stands; not those for type checkers."""
+    """The top-level modules and packages that a file imports, wherever the import is, except those for type checkers."""
     module, package = module_of(path), module_of(path) if path.name == "__init__.py" else module_of(path)[:-1]
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
@@ -93,10 +93,10 @@ def test_imports_run_down_the_list(path):
         return  # the package's table of contents
     own = ORDER.index(module[1])
     for name in imported_packages(path):
-        assert ORDER.index(name) < own, f"{path.name} ({module[1]}) imports {name}, which stands below it"
+        assert ORDER.index(name) < own, f"{path.name} ({module[1]}) imports {name}, which comes after it"
 
 
-# Both stand in the right order, but each is a part that the other must work without.
+# Both are in the right order, but each is a part that the other must work without.
 FORBIDDEN = [
     ("generation", "loading"),
     ("infilling", "loading"),

@@ -122,7 +122,7 @@ def test_a_tied_checkpoint_may_carry_its_head_twice(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), r"missing weight model\.layers\.1\.mlp\.up_proj\.weight"),
         (lambda w: w.update(extra=mx.zeros(2)), "unexpected weight extra"),
@@ -132,9 +132,9 @@ def test_a_tied_checkpoint_may_carry_its_head_twice(tmp_path):
     ],
     ids=["missing", "unexpected", "shape", "quantized", "many"],
 )
-def test_a_wrong_weight_is_named(broken, change, said):
+def test_a_wrong_weight_is_named(broken, change, message):
     rewrite(broken, change)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load(broken)
 
 
@@ -207,12 +207,12 @@ def test_a_header_that_claims_a_huge_size_is_named(broken):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("config.json", "config.json: no such file"), ("*.safetensors", "missing"), ("model*", "no weights")]
+    ("name", "message"), [("config.json", "config.json: no such file"), ("*.safetensors", "missing"), ("model*", "no weights")]
 )
-def test_a_folder_without_config_or_weights_is_named(broken, name, said):
+def test_a_folder_without_config_or_weights_is_named(broken, name, message):
     for file in broken.glob(name):
         file.unlink()
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load(broken)
 
 

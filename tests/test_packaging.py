@@ -70,7 +70,7 @@ def test_an_unpacked_wheel_imports_from_an_empty_folder(wheel, tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     zipfile.ZipFile(wheel).extractall(site)
     empty.mkdir()
-    # -P: not even the current folder; the wheel's copy goes before the installed one.
+    # -P: without the current folder; the wheel's copy comes before the installed one on the path.
     script = f"import sys; sys.path.insert(0, {str(site)!r})\n{IMPORT_ALL}"
     done = subprocess.run([sys.executable, "-c", script], cwd=empty, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

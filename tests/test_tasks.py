@@ -108,7 +108,7 @@ def without(row, key):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b'{"task_id": 1,', "not valid JSON"),
         (b"[1]", "list, not an object"),
@@ -129,13 +129,13 @@ def without(row, key):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_broken_line_is_named_by_file_and_number(tmp_path, line, said):
+def test_a_broken_line_is_named_by_file_and_number(tmp_path, line, message):
     path = tmp_path / "tasks.jsonl"
     path.write_bytes(json.dumps(SANITIZED).encode() + b"\n\n" + line + b"\n")
     with pytest.raises(TaskError) as caught:
         read_tasks(path)
     assert str(caught.value).startswith(f"{path}:3: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value)) < 500
 
 

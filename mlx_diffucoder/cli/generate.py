@@ -207,7 +207,7 @@ class Run:
                     self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids), self.config)
                     show(step)
                     if self.streams:
-                        text = self.answer.sure(self.config.until)
+                        text = self.answer.final_text(self.config.until)
                         print(text[len(written) :], end="", flush=True)
                         written = text
         except KeyboardInterrupt as stop:

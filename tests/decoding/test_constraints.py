@@ -44,10 +44,10 @@ def test_until_cuts_the_answer_before_the_text_and_saves_forwards(dream_b, seed)
 
 
 def test_what_is_shown_of_an_answer_never_has_to_be_taken_back():
-    assert Answer("a\nb\n\n").sure(["\n\n\n"]) == "a\nb"
-    assert Answer("a\nb").sure(["\n\n"]) == "a\nb"
-    assert Answer("ab<|\ufffd").sure(["<|end|>"]) == "ab"
-    assert Answer("a\n", ended=True).sure(["\n\n"]) == "a\n"
+    assert Answer("a\nb\n\n").final_text(["\n\n\n"]) == "a\nb"
+    assert Answer("a\nb").final_text(["\n\n"]) == "a\nb"
+    assert Answer("ab<|\ufffd").final_text(["<|end|>"]) == "ab"
+    assert Answer("a\n", ended=True).final_text(["\n\n"]) == "a\n"
 
 
 def test_until_is_looked_for_behind_the_prefill(first_pocket):

@@ -55,7 +55,7 @@ def test_special_ids_without_the_familys_tokens_are_those_of_the_files():
 
 @dataclass(frozen=True, kw_only=True)
 class Other(Family):
-    """A family as a file of its own would define it: no shift, a mask that no file names, other weight names."""
+    """A family as a new file would define it: no shift, a mask that no file names, other weight names."""
 
     def recognizes(self, config: Mapping) -> bool:
         return config.get("architectures") == ["OtherModel"]

@@ -63,8 +63,8 @@ def test_left_padding_changes_nothing_for_the_row(tokens):
     assert mx.allclose(out[0, 3:], model(tokens[:1])[0], atol=1e-4)
 
 
-class Kept:
-    """The simplest store a caller can hand in: a fixed prefix, put before what is forwarded."""
+class PrefixCache:
+    """The simplest cache: a fixed prefix before the tokens that are forwarded."""
 
     def __init__(self):
         self.prefix, self.seen = {}, {}
@@ -79,7 +79,7 @@ class Kept:
 
 def test_kept_keys_and_values_stand_in_for_the_tokens_they_came_from(tokens):
     model = tiny()
-    store = Kept()
+    store = PrefixCache()
     whole = model(tokens, kv=store)
     store.prefix = {layer: (k[:, :, :5], v[:, :, :5]) for layer, (k, v) in store.seen.items()}
     assert mx.allclose(model(tokens[:, 5:], positions=5, kv=store), whole[:, 5:], atol=1e-4)
@@ -102,7 +102,7 @@ def test_only_distances_between_positions_matter_and_they_do(tokens):
 
 def test_kept_keys_and_values_of_left_padded_rows(tokens):
     model = tiny()
-    store = Kept()
+    store = PrefixCache()
     positions, mask = left_padded(mx.array([2, 0]), 12)
     whole = model(tokens, positions=positions, mask=mask, kv=store)
     store.prefix = {layer: (k[:, :, :5], v[:, :, :5]) for layer, (k, v) in store.seen.items()}
