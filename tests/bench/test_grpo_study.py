@@ -28,7 +28,7 @@ def test_both_ways_cost_the_same_and_are_judged_alike(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"), [((), "--allow-code-execution"), (("--allow-code-execution",), "exists; name another")]
+    ("flags", "said"), [((), "--allow-code-execution"), (("--allow-code-execution",), "exists already; choose another")]
 )
 def test_what_cannot_be_measured_is_one_line(tmp_path, flags, said):
     done = lift("--out", tmp_path, *flags)

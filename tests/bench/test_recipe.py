@@ -45,7 +45,7 @@ def test_a_learnt_vocabulary_spells_every_text_and_gives_it_back(tmp_path):
 def test_a_vocabulary_too_small_for_the_bytes_or_too_large_for_the_texts_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="vocab_size must be at least 262"):
         write_vocabulary(TEXTS, 261, tmp_path)
-    with pytest.raises(ConfigError, match="vocab_size 5000 is more than these texts give"):
+    with pytest.raises(ConfigError, match="vocab_size 5000 is more than these texts yield"):
         write_vocabulary(TEXTS, 5000, tmp_path)
     assert not list(tmp_path.iterdir())
 
