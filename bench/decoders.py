@@ -23,7 +23,7 @@ from mlx_diffucoder.decoding.result import Step
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.rules.base import Candidates, CommitRule, RuleState, WithoutRemasking, largest
 from mlx_diffucoder.decoding.windows import window_for
-from mlx_diffucoder.generation import Answer, forbidden_ids, stream_generate, wired_memory
+from mlx_diffucoder.generation import Answer, decode_canvas, forbidden_ids, stream_generate, wired_memory
 
 from .ceilings import Ceilings
 from .roofline import Work, matmul_seconds, weights_seconds
@@ -55,7 +55,7 @@ class AtRate(WithoutRemasking):
         return np.minimum(masked, int((index + 1) * self.rate) - int(index * self.rate))
 
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
-        from_the_left = mx.where(candidates.valid, -mx.array(candidates.positions), -mx.inf)
+        from_the_left = mx.where(candidates.masked, -mx.array(candidates.positions), -mx.inf)
         return largest(from_the_left, quota)
 
 
@@ -227,7 +227,7 @@ def denoised(subject: Subject, ids: list[int], config: GenerationConfig, rate: f
     tokenizer, mask_id = subject.tokenizer, subject.tokenizer.mask_id
     mx.reset_peak_memory()
     start, first, nfe, positions = time.perf_counter(), 0.0, 0, 0
-    forwards, last = list[tuple[int, float]](), Step.nothing(np.array(ids, dtype=np.int32))
+    forwards, last = list[tuple[int, float]](), Step.empty(np.array(ids, dtype=np.int32))
     for last in _steps(subject, ids, config, rate):
         if not first and last.tokens[len(ids)] != mask_id:
             first = time.perf_counter() - start
@@ -254,10 +254,13 @@ def _steps(subject: Subject, ids: list[int], config: GenerationConfig, rate: flo
     if not subject.random:
         yield from stream_generate(model, tokenizer, ids, config)
         return
-    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+    forbidden, canvas = forbidden_ids(tokenizer, model.config.vocab_size), canvas_of(subject, ids, config)
     with wired_memory():
-        window, canvas = window_for(config), canvas_of(subject, ids, config)
-        for rows in denoise(model, canvas, rule_of(config, rate), window, config, forbidden=forbidden):
+        if rate is None:
+            steps = decode_canvas(model, canvas, config, forbidden)
+        else:
+            steps = denoise(model, canvas, AtRate(rate), window_for(config), config, forbidden=forbidden)
+        for rows in steps:
             yield rows[0]
 
 

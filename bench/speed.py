@@ -102,7 +102,7 @@ class Probe:
 
     def __init__(self, model: DiffusionModel, clock: Clock):
         self._model, self._clock = model, clock
-        self.config = model.config
+        self.config, self.shift = model.config, model.shift
 
     def model(self, *given: Any) -> mx.array:
         return self._timed(self._model.model, *given)
@@ -133,25 +133,25 @@ class Watched:
 
     def __init__(self, window: Window, clock: Clock):
         self._window, self._clock = window, clock
-        self.stops = window.stops
+        self.name, self.parameters, self.stops_at_end = window.name, window.parameters, window.stops_at_end
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
         return self._window.extent(prompt, masks)
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
-        return _WatchedSight(self._window.open(model, canvas), self._clock)
+        return _WatchedState(self._window.open(model, canvas), self._clock)
 
 
-class _WatchedSight:
-    def __init__(self, sight: WindowState, clock: Clock):
-        self._sight, self._clock = sight, clock
+class _WatchedState:
+    def __init__(self, state: WindowState, clock: Clock):
+        self._state, self._clock = state, clock
 
-    def look(self, tokens: mx.array, known: NDArray[np.int32], again: NDArray[np.bool_], *, every: bool = False) -> ForwardOutput:
-        return self._sight.look(tokens, known, again, every=every)
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+        return self._state.forward(tokens, on_host, recheck)
 
-    def guess(self, positions: NDArray[np.int32], tokens: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
+    def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
         self._clock.decided()
-        self._sight.guess(positions, tokens, scores)
+        self._state.observe(positions, chosen, scores)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import GenerationConfig
-    from .decoding.loop import Hooks
+    from .decoding.reference import Hooks
     from .decoding.result import Step
     from .errors import DiffucoderError
     from .generation import generate, generate_batch, stream_batch, stream_generate
@@ -47,7 +47,7 @@ _MODULES = {
     "DiffusionModel": "models.transformer",
     "Filled": "infilling.fill",
     "GenerationConfig": "config",
-    "Hooks": "decoding.loop",
+    "Hooks": "decoding.reference",
     "ModelConfig": "models.base",
     "Step": "decoding.result",
     "Tokenizer": "tokenizer",

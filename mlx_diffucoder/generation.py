@@ -10,8 +10,9 @@ import mlx.core as mx
 import numpy as np
 
 from .config import GenerationConfig
-from .decoding.canvas import Canvas, count_up_to_end, settled, text_before
-from .decoding.loop import Hooks, denoise
+from .decoding.canvas import Canvas, count_up_to_end, final_tokens, text_before
+from .decoding.loop import denoise
+from .decoding.reference import Hooks, reference_decode, reference_rule
 from .decoding.result import Step
 from .decoding.rules import rule_for
 from .decoding.step import ROWS
@@ -51,7 +52,7 @@ class Answer:
         """The answer on a step's canvas. `start` is the length of its prompt, with the prefill of `config`."""
         config = config or GenerationConfig()
         answer = step.tokens[start:]
-        ids, ended = settled(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
+        ids, ended = final_tokens(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
         useful, masks = count_up_to_end(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
         text, kept = text_before(config.until, config.prefill, ids.tolist(), tokenizer.decode)
         if kept is None:
@@ -153,16 +154,17 @@ def stream_batch(
     if isinstance(prompts, str | bytes) or not len(prompts):
         raise PromptError("the batch must be a list of prompts, at least one")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
-    policy, window = rule_for(config), window_for(config)
-    check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window)
+    window = window_for(config)
     if hooks and config.window != "whole":
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
+    plain = config.reference or bool(hooks)
+    check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window, plain=plain)
     canvas = canvas_of(tokenizer, ids, config)
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
 
     def steps() -> Iterator[tuple[Step, ...]]:
         with wired_memory():
-            for rows in denoise(model, canvas, policy, window, config, forbidden=forbidden, hooks=hooks):
+            for rows in decode_canvas(model, canvas, config, forbidden, hooks):
                 yield rows
                 if config.until and all(
                     Answer.of(tokenizer, step, len(prompt), config).ended for step, prompt in zip(rows, ids, strict=True)
@@ -170,6 +172,20 @@ def stream_batch(
                     return
 
     return steps()
+
+
+def decode_canvas(
+    model: DiffusionModel, canvas: Canvas, config: GenerationConfig, forbidden: mx.array, hooks: Hooks | None = None
+) -> Iterator[tuple[Step, ...]]:
+    """Denoise canvases: with the plain reference decoder for `config.reference` or hooks, else with the fast loop.
+
+    Args:
+        forbidden: bool `[V]`, ids never to be chosen; the reference chooses them all the same.
+    """
+    if config.reference or hooks:
+        allowed = None if config.reference else forbidden
+        return reference_decode(model, canvas, reference_rule(config), config, forbidden=allowed, hooks=hooks)
+    return denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
 
 
 def canvas_of(tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Canvas:
@@ -215,12 +231,14 @@ def _token_ids(prompt: Sequence[int], vocab_size: int) -> list[int]:
     return [int(token) for token in ids]
 
 
-def check_memory(model: DiffusionModel, rows: int, known: int, masks: int, window: Window) -> None:
+def check_memory(model: DiffusionModel, rows: int, known: int, masks: int, window: Window, *, plain: bool = False) -> None:
     """Refuse canvases that one forward cannot be held of, before MLX runs out of memory on them."""
     positions, candidates = window.extent(known, masks)
     # What an MLP holds of every position, who precedes whom, and the logits of a few rows; in float32.
     activations = positions * 16 * model.config.intermediate_size + candidates * candidates * 16
-    needed = rows * activations + ROWS * 16 * model.config.vocab_size
+    # The plain reference decoder holds the logits of the whole canvas.
+    logits = rows * positions if plain else ROWS
+    needed = rows * activations + logits * 16 * model.config.vocab_size
     if needed > memory_size():
         raise PromptError(
             f"max_tokens {masks} takes about {format_bytes(needed)} on this window ({window}), and this machine"

@@ -1,4 +1,4 @@
-"""The canvas: which positions are padding, known text and mask, and what text they make."""
+"""The canvas: a batch of token ids in which some positions are masks to be filled."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """Token ids of a batch before denoising: left padding, then known text with holes of masks in it.
+    """A batch of canvases before the first step: left padding, then known text with holes of masks in it.
 
     Attributes:
         tokens: int32 `[B, L]`.
         padding: int32 `[B]`, how many tokens at the left of each row are padding.
-        holes: int32 `[B, H, 2]`, where in each row each hole starts and stops, from left to right. In an
-            answer's canvas the one hole is all that stands behind the prompt.
-        mask_id: the id that stands for "not decided yet".
-        pad_id: the id on the left of shorter rows, and behind the end of an answer or of a hole's text.
-        end_ids: the ids at which an answer, or a hole's text, ends.
+        holes: int32 `[B, H, 2]`, the start and end (exclusive) of each hole, from left to right. The canvas of
+            an answer has one hole: everything after the prompt.
+        mask_id: the id of the mask token.
+        pad_id: the id that fills the left of shorter rows, and the rest of a hole after its text has ended.
+        end_ids: the ids that end an answer, or the text of a hole.
     """
 
     tokens: NDArray[np.int32]
@@ -45,56 +45,60 @@ class Canvas:
         pad_id: int,
         end_ids: frozenset[int],
     ) -> Self:
-        """Rows of texts, with a hole between each and the next; all have as many. Aligned at their right ends.
+        """Texts with a hole between each and the next. Rows are aligned at their right ends.
 
         Args:
-            rows: of each row, the ids of its texts.
-            lengths: of each row, how many masks each of its holes has.
+            rows: for each row the ids of its H + 1 texts; H is the same for all rows.
+            lengths: for each row the number of masks in each of its H holes.
         """
-        whole = [sum(map(len, texts)) + sum(holes) for texts, holes in zip(rows, lengths, strict=True)]
-        longest = max(whole)
+        totals = [sum(map(len, texts)) + sum(holes) for texts, holes in zip(rows, lengths, strict=True)]
+        longest = max(totals)
         tokens = np.full((len(rows), longest), mask_id, dtype=np.int32)
-        padding = np.array([longest - length for length in whole], dtype=np.int32)
+        padding = np.array([longest - total for total in totals], dtype=np.int32)
         holes = np.zeros((len(rows), len(rows[0]) - 1, 2), dtype=np.int32)
         for row, (texts, masks) in enumerate(zip(rows, lengths, strict=True)):
-            at = padding[row]
-            tokens[row, :at] = pad_id
-            for place, (text, count) in enumerate(zip(texts, [*masks, 0], strict=True)):
-                tokens[row, at : at + len(text)] = text
-                at += len(text)
-                holes[row, place : place + 1] = (at, at + count)  # nothing for the last text
-                at += count
+            position = padding[row]
+            tokens[row, :position] = pad_id
+            for index, (text, count) in enumerate(zip(texts, [*masks, 0], strict=True)):
+                tokens[row, position : position + len(text)] = text
+                position += len(text)
+                holes[row, index : index + 1] = (position, position + count)  # an empty slice after the last text
+                position += count
         return cls(tokens, padding, holes, mask_id, pad_id, end_ids)
 
     @property
     def start(self) -> int:
-        """Where the first hole of any row starts."""
+        """The start of the first hole of any row."""
         return int(self.holes[:, 0, 0].min())
 
     def finished(self, tokens: NDArray[np.int32]) -> bool:
-        """Whether no text can change any more: behind its end tokens alone a hole has masks, and nothing else has any."""
-        open_mask = tokens == self.mask_id
-        end = np.isin(tokens, list(self.end_ids))
+        """Whether no text can change any more: every mask left stands after an end token in its own hole.
+
+        Args:
+            tokens: the canvas now, int32 `[B, L]`.
+        """
+        undecided = tokens == self.mask_id
+        is_end = np.isin(tokens, list(self.end_ids))
         for row, holes in enumerate(self.holes):
             for start, stop in holes:
-                if end[row, start:stop].any():
-                    open_mask[row, start + end[row, start:stop].argmax() : stop] = False
-        return not open_mask.any()
+                if is_end[row, start:stop].any():
+                    undecided[row, start + is_end[row, start:stop].argmax() : stop] = False
+        return not undecided.any()
 
     def padded_out(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
-        """A finished canvas with padding for the masks behind its end tokens."""
+        """A finished canvas, int32 `[B, L]`, with padding in place of the masks after its end tokens."""
         return np.where(tokens == self.mask_id, np.int32(self.pad_id), tokens)
 
 
-def settled(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[int]) -> tuple[NDArray[np.int32], bool]:
-    """The part of an answer that can no longer change, from the left.
+def final_tokens(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[int]) -> tuple[NDArray[np.int32], bool]:
+    """The tokens at the start of an answer that can no longer change.
 
     Args:
-        answer: the canvas behind the prompt, int32 `[n]`.
+        answer: the canvas after the prompt, int32 `[n]`.
 
     Returns:
-        The ids before the first mask and before the first end token, and whether an end token
-        stopped them.
+        The ids before the first mask and before the first end token; and whether an end token
+        came first.
     """
     stops = np.flatnonzero((answer == mask_id) | np.isin(answer, list(end_ids)))
     if not len(stops):
@@ -103,9 +107,12 @@ def settled(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[int]) 
 
 
 def count_up_to_end(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[int]) -> tuple[int, int]:
-    """How many tokens and how many masks an answer has up to and with its end token.
+    """How many tokens and how many masks an answer has, up to and including its end token.
 
-    The tokens are the useful ones: padding behind the end does not count.
+    These are the useful tokens: padding after the end does not count.
+
+    Args:
+        answer: the canvas after the prompt, int32 `[n]`.
     """
     ends = np.flatnonzero(np.isin(answer, list(end_ids)))
     text = answer[: ends[0] + 1] if len(ends) else answer
@@ -116,43 +123,63 @@ def count_up_to_end(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterabl
 def text_before(
     until: Sequence[str], prefill: str, ids: Sequence[int], text_of: Callable[[Sequence[int]], str]
 ) -> tuple[str, int | None]:
-    """What a prefill and the tokens behind it spell, up to the first of `until`.
+    """The text of a prefill and the tokens after it, up to the first of the stop texts `until`.
+
+    Args:
+        until: stop texts. One that ends inside the prefill is not looked for.
+        prefill: the known start of the answer.
+        ids: the tokens after the prefill.
+        text_of: decodes ids.
 
     Returns:
-        The text, and how many of the tokens it and the one of `until` take; None where there is none of them.
+        The text, and how many of `ids` it takes together with the stop text; None where no stop text occurs.
     """
 
-    def end(count: int) -> int | None:
+    def stop_after(count: int) -> int | None:
         return _first_of(until, prefill + text_of(ids[:count]), len(prefill))
 
-    text, kept = prefill + text_of(ids), len(ids)
-    found = end(kept) if until else None
+    text, needed = prefill + text_of(ids), len(ids)
+    found = stop_after(needed) if until else None
     if found is None:
         return text, None
-    while kept and end(kept - 1) == found:
-        kept -= 1
-    return text[:found], kept
+    while needed and stop_after(needed - 1) == found:
+        needed -= 1
+    return text[:found], needed
 
 
 def _first_of(until: Sequence[str], text: str, prefill: int) -> int | None:
-    """Where the first of `until` starts that does not end within the first `prefill` characters."""
+    """The start of the first stop text that does not end within the first `prefill` characters."""
     starts = (text.find(one, max(0, prefill - len(one) + 1)) for one in until)
     return min((start for start in starts if start >= 0), default=None)
 
 
-def masked_first(masked: NDArray[np.bool_], least: int = 1) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """The masked positions of every row as one rectangle.
+def predictor_of(positions: NDArray[np.int32], padding: NDArray[np.int32], shift: int) -> NDArray[np.int32]:
+    """For each position, the position whose output predicts it: `shift` to its left.
 
-    Rows with fewer masks than the fullest are filled up with known positions, so that no position
-    stands twice in a row.
+    A row's first token has nothing to its left, so its own output predicts it, as in the reference decoder.
 
     Args:
-        masked: bool `[B, L]`.
-        least: how wide the rectangle is at least, where there are so many positions.
+        positions: int32 `[B, R]`, or `[R]` for all rows. One inside the padding gives the row's first token.
+        padding: int32 `[B]`, the tokens of padding at the left of each row.
+        shift: `DiffusionModel.shift`; 0 for a network that predicts each position at the position itself.
+    """
+    return np.maximum(positions - shift, padding[:, None]).astype(np.int32)
+
+
+def selected_first(selected: NDArray[np.bool_], at_least: int = 1) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The selected positions of every row as one rectangle.
+
+    A row with fewer selected positions than the fullest is filled up with others, so that no position
+    occurs twice in a row.
+
+    Args:
+        selected: bool `[B, L]`.
+        at_least: the least width of the rectangle, as far as L allows.
 
     Returns:
-        `(positions, valid)`, int32 and bool `[B, R]`, R the most masks in a row. Ascending where valid.
+        `(positions, valid)`, int32 and bool `[B, R]`; R is the most selected positions in a row. Positions are
+        ascending where valid.
     """
-    width = min(masked.shape[1], max(least, int(masked.sum(axis=1).max())))
-    positions = np.argsort(~masked, axis=1, kind="stable")[:, :width].astype(np.int32)
-    return positions, np.take_along_axis(masked, positions, axis=1)
+    width = min(selected.shape[1], max(at_least, int(selected.sum(axis=1).max())))
+    positions = np.argsort(~selected, axis=1, kind="stable")[:, :width].astype(np.int32)
+    return positions, np.take_along_axis(selected, positions, axis=1)

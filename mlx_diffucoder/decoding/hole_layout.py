@@ -1,15 +1,15 @@
-"""How a text with holes lies on its canvas."""
+"""How a text with holes is arranged on its canvas."""
 
 from typing import NamedTuple
 
 
 class HoleLayout(NamedTuple):
-    """How a text with holes lies on its canvas.
+    """How a text with holes is arranged on its canvas.
 
     Attributes:
-        prompt: how many tokens stand before it, those of an instruction.
-        leads, tails: for each hole, the blank that its tokens start with and the line ends that they stop with,
-            which are the text's own (`excerpt`).
+        prompt: tokens of the instruction before the text.
+        leads: for each hole, the white space its first token starts with, which belongs to the text before the hole.
+        tails: for each hole, the line ends its last token stops with, which belong to the text after it.
     """
 
     prompt: int
@@ -18,7 +18,7 @@ class HoleLayout(NamedTuple):
 
 
 def unwrapped(text: str, lead: str, tail: str) -> str:
-    """A hole's text without the blank that its tokens start with, and the line ends that they stop with."""
+    """A hole's text without the white space `lead` that its tokens start with and the line ends `tail` they stop with."""
     text = text.replace("\r\n", "\n").removeprefix(lead)
     for _ in tail:
         text = text.removesuffix("\n")

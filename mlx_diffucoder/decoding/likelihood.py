@@ -1,4 +1,4 @@
-"""How probable a model finds tokens where they stand."""
+"""The probability a model gives to tokens that are already written."""
 
 from collections.abc import Sequence
 
@@ -7,57 +7,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.transformer import DiffusionModel
+from .canvas import predictor_of
 from .step import ROWS
 
 LEAST = -100.0
-"""Of a token that can never be chosen."""
+"""The log-probability of a token that can never be chosen."""
 
 
 def log_probabilities(
     model: DiffusionModel, ids: Sequence[int], masks: Sequence[NDArray[np.int64]], mask_id: int, forbidden: mx.array
 ) -> list[NDArray[np.float32]]:
-    """Of the tokens of one text: some are masked, and the model is asked for them, in one forward.
+    """The log-probabilities of some tokens of a text while they are masked, in one forward.
 
-    A masked-diffusion model has no likelihood that a forward gives: what it says of a token depends on
-    which others it sees. With a pair of complementary masks each token is asked for exactly once, with about half
-    of the others in sight, as DiffuCoder's coupled estimator has it (arXiv 2506.20639); `every_second` makes such a
-    pair. That is a score to compare texts by, not a bound of their likelihood.
+    One forward of a masked-diffusion model gives no likelihood: the probability of a token depends on which others
+    the model sees. With a pair of complementary masks, as `every_second` makes, each token is predicted
+    exactly once, with about half of the others in view; DiffuCoder's coupled estimator does the same (arXiv 2506.20639).
+    The result is a score to compare texts by, not a bound on their likelihood.
 
     Args:
+        model: the network.
         ids: the text.
-        masks: of each canvas, the places that are masked, all of them 1 or more: by the shift nothing predicts
-            the first token.
+        masks: for each canvas of the batch, the positions that are masked, int64 `[n]`. With a shift of 1, leave
+            out position 0: no position predicts it.
+        mask_id: the mask token.
         forbidden: bool `[V]`, ids that have no probability.
 
     Returns:
-        For each mask the log-probabilities of its tokens, float32.
+        For each mask the log-probabilities of its tokens in nats, float32 `[n]`, at least `LEAST`.
     """
     canvases = np.tile(np.array(ids, dtype=np.int32), (len(masks), 1))
-    for canvas, places in zip(canvases, masks, strict=True):
-        canvas[places] = mask_id
+    for canvas, positions in zip(canvases, masks, strict=True):
+        canvas[positions] = mask_id
     hidden = model.model(mx.array(canvases), 0, None, None)  # [B, L, D]
     return [
         np.concatenate(
             [
                 _of_rows(model, hidden[row : row + 1], np.array(ids)[part], part, forbidden)
-                for part in np.split(places, range(ROWS, len(places), ROWS))
+                for part in np.split(positions, range(ROWS, len(positions), ROWS))
             ]
         )
-        for row, places in enumerate(masks)
+        for row, positions in enumerate(masks)
     ]
 
 
 def _of_rows(
-    model: DiffusionModel, hidden: mx.array, tokens: NDArray[np.int64], places: NDArray[np.int64], forbidden: mx.array
+    model: DiffusionModel, hidden: mx.array, tokens: NDArray[np.int64], positions: NDArray[np.int64], forbidden: mx.array
 ) -> NDArray[np.float32]:
-    if not len(places):
+    if not len(positions):
         return np.zeros(0, dtype=np.float32)
-    logits = model.logits(hidden, mx.array(places - 1)[None])[0].astype(mx.float32)  # [n, V]
+    predictors = predictor_of(positions.astype(np.int32), np.zeros(1, dtype=np.int32), model.shift)  # [1, n]
+    logits = model.logits(hidden, mx.array(predictors))[0].astype(mx.float32)  # [n, V]
     logits = mx.where(forbidden, -mx.inf, logits)
     chosen = mx.take_along_axis(logits, mx.array(tokens)[:, None], axis=-1)[:, 0]
     return np.array(mx.maximum(chosen - mx.logsumexp(logits, axis=-1), LEAST))
 
 
-def every_second(places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """A pair of complementary masks over these places."""
-    return [places[::2], places[1::2]]
+def every_second(positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """A pair of complementary masks over `positions`, int64 `[n]`."""
+    return [positions[::2], positions[1::2]]

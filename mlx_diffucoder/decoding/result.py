@@ -1,4 +1,4 @@
-"""What a denoising run leaves behind: plain numbers, NumPy only."""
+"""The results of a denoising run: plain numbers, NumPy only."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -15,18 +15,18 @@ class Step:
     """One denoising step of one canvas.
 
     Attributes:
-        index: the step's place in the schedule, from 0. Steps that would commit nothing are not
-            run and leave a gap (`GenerationConfig.reference` runs them all).
-        tokens: the whole canvas after the step, int32 `[L]`: prompt first, then answer and masks.
-        committed: the positions that were written in this step, ascending, int32 `[n]`.
-        scores: how each of them scored when it was chosen, float32 `[n]`; larger is surer. The
+        index: the step's number in the schedule, from 0. The fast loop skips steps that would commit nothing,
+            which leaves gaps; the reference decoder runs every step.
+        tokens: the whole canvas after the step, int32 `[L]`: the prompt first, then answer and masks.
+        committed: the positions written in this step, ascending, int32 `[n]`.
+        scores: the score of each of them when it was chosen, float32 `[n]`; larger is surer. The
             scale is that of `GenerationConfig.alg`.
-        remasked: the positions whose tokens were taken back in this step, ascending, int32 `[m]`; only the
-            rule `backtrack` does that.
-        nfe: forward passes run so far, this step's included.
+        remasked: the positions masked again in this step, ascending, int32 `[m]`; only the rule `backtrack`
+            does that.
+        nfe: forward passes so far, including this step's.
         positions: positions forwarded so far, over all forwards.
-        window: the first and one past the last of the positions that were forwarded in this step. The canvas's
-            last one, which a window may show beside them, is not counted.
+        window: the first position forwarded in this step, and one past the last. The canvas's last position,
+            which a window may forward in addition, is not counted.
     """
 
     index: int
@@ -39,18 +39,23 @@ class Step:
     window: tuple[int, int] = (0, 0)
 
     @classmethod
-    def nothing(cls, tokens: NDArray[np.int32]) -> Self:
-        """The step of a canvas on which there is nothing to do."""
+    def empty(cls, tokens: NDArray[np.int32]) -> Self:
+        """A step that changed nothing: the canvas `tokens`, int32 `[L]`, had no masks."""
         none = np.zeros(0, dtype=np.int32)
         return cls(0, tokens, none, none.astype(np.float32), none, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """The numbers that a speed means nothing without.
+    """The numbers to report with every speed.
 
-    `useful_tokens` counts the answer up to and with its end token; padding behind it and masks
-    that were never resolved do not count.
+    Attributes:
+        nfe: forward passes.
+        positions: positions forwarded, over all forwards.
+        useful_tokens: tokens of the answer up to and including its end token. Padding after the end and masks
+            that were never filled do not count.
+        seconds: wall-clock time.
+        peak_memory_bytes: MLX's peak memory.
     """
 
     nfe: int
@@ -84,7 +89,7 @@ class Stats:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts and the rates made of them, as JSON can hold them."""
+        """The counts and the rates computed from them, ready for JSON."""
         ratio = self.positions_per_useful_token
         return {
             **asdict(self),

@@ -1,17 +1,71 @@
-"""From logits to a token and a score at every position asked for.
+"""From logits to a token and a score at every position.
 
-All functions are pure, work on the last axis, and compute in float32 whatever the model's dtype.
-Source: `sample_tokens` of the reference decoder (Dream, arXiv 2508.15487; DiffuCoder, 2506.20639).
+All functions are pure, work on the last axis, and compute in float32 whatever the model's dtype. Shapes: V ids in
+the vocabulary; `...` stands for any leading axes.
+Source: `sample_tokens` of the reference decoder (Dream, arXiv 2508.15487; DiffuCoder, arXiv 2506.20639).
 """
 
+import secrets
 from collections.abc import Callable
+from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from ..config import GenerationConfig
 
 Score = Callable[[mx.array, mx.array, mx.array], mx.array]
-"""`(probs [..., V], tokens [...], key) -> [...]`; the larger, the sooner the token is committed."""
+"""`(probs [..., V], tokens [...], key) -> [...]`; tokens with larger scores are committed first."""
+
+
+class Measurements(NamedTuple):
+    """What `measure` finds at each position, `[...]`; `rules.base.Candidates` describes the fields.
+
+    Attributes:
+        complete: bool, False where a nucleus cut without a full sort cannot be relied on.
+        probs: `[..., V]`, None unless asked for.
+    """
+
+    chosen: mx.array
+    scores: mx.array
+    confidence: mx.array
+    entropy: mx.array
+    current: mx.array
+    complete: mx.array
+    probs: mx.array | None
+
+
+def random_sources(config: GenerationConfig) -> tuple[mx.array, np.random.Generator]:
+    """MLX's key and NumPy's generator for one run, from `config.seed`, or from a fresh seed where it is None."""
+    seed = secrets.randbits(64) if config.seed is None else config.seed
+    return mx.random.key(seed), np.random.default_rng(seed)
+
+
+def measure(
+    logits: mx.array, current: mx.array, config: GenerationConfig, key: mx.array, *, needs_probs: bool, sort: bool = True
+) -> Measurements:
+    """Choose a token at every position and measure how sure it is.
+
+    Args:
+        logits: `[..., V]`.
+        current: int `[...]`, the tokens on the canvas now.
+        config: how tokens are drawn and scored.
+        key: for the draws.
+        needs_probs: return the distributions too.
+        sort: as in `keep_top_p`.
+    """
+    draw_key, score_key = mx.random.split(key)
+    chosen, probs, complete = draw(logits, config, draw_key, sort=sort)
+    negative_entropy = score_entropy(probs, chosen, score_key)
+    return Measurements(
+        chosen=chosen,
+        scores=negative_entropy if config.alg == "entropy" else SCORES[config.alg](probs, chosen, score_key),
+        confidence=probability(probs, chosen),
+        entropy=-negative_entropy,
+        current=probability(probs, current),
+        complete=complete,
+        probs=probs if needs_probs else None,
+    )
 
 
 def draw(logits: mx.array, config: GenerationConfig, key: mx.array, *, sort: bool = True) -> tuple[mx.array, mx.array, mx.array]:
@@ -21,12 +75,12 @@ def draw(logits: mx.array, config: GenerationConfig, key: mx.array, *, sort: boo
         logits: `[..., V]`; minus infinity forbids an id.
         config: `temperature`, `top_p` and `top_k`, applied in this order. At temperature 0 the
             truncation still shapes the probabilities, and with them the scores.
-        key: of the random draw; not used at temperature 0.
-        sort: as `keep_top_p` has it.
+        key: for the random draw; not used at temperature 0.
+        sort: as in `keep_top_p`.
 
     Returns:
-        `(tokens [...], probs [..., V], complete [...])`: the probabilities truncated and
-        renormalised; and whether the nucleus is all there, which only `sort=False` can fail at.
+        `(tokens [...], probs [..., V], complete [...])`: the probabilities, truncated and
+        renormalised; and whether the nucleus is complete, which can be False only with `sort=False`.
     """
     logits = logits.astype(mx.float32)
     if config.temperature > 0:
@@ -43,32 +97,31 @@ def draw(logits: mx.array, config: GenerationConfig, key: mx.array, *, sort: boo
 
 
 def keep_top_p(logits: mx.array, top_p: float, *, sort: bool = True) -> tuple[mx.array, mx.array]:
-    """Forbid every token that stands behind a cumulative probability above `top_p`.
+    """Forbid the tokens outside the nucleus, whose cumulative probability is `top_p` (arXiv 1904.09751).
 
-    The token that crosses the line stays, so does the best one, always (arXiv 1904.09751), and so
-    do ties with the last that stays.
+    The token that crosses `top_p` stays, the best one always stays, and so do tokens equal to the last that stays.
 
     Args:
         logits: `[..., V]`.
-        sort: sort the whole vocabulary. Otherwise only `_upper` part of it: what the nucleus
-            then holds is the same, as long as it ends above everything that was left out.
+        sort: sort the whole vocabulary. Otherwise sort only the part of it that `_upper` gives: the nucleus is
+            the same as long as it ends above everything that was left out.
 
     Returns:
-        `(logits [..., V], complete [...])`, and for which rows they can be relied on.
+        `(logits [..., V], complete [...])`; False in `complete` where the nucleus may not end inside the sorted part.
     """
     upper, bound = (logits, -mx.inf) if sort else _upper(logits, BLOCKS)
     falling = -mx.sort(-upper, axis=-1)
     probs = mx.exp(falling - mx.logsumexp(logits, axis=-1, keepdims=True))
-    behind = (mx.cumsum(probs, axis=-1, inclusive=False) > top_p) & (mx.arange(probs.shape[-1]) > 0)
-    last = mx.where(behind, mx.inf, falling).min(axis=-1, keepdims=True)
-    complete = behind.any(axis=-1) & (last > bound)[..., 0] if not sort else mx.ones(logits.shape[:-1], dtype=mx.bool_)
+    outside = (mx.cumsum(probs, axis=-1, inclusive=False) > top_p) & (mx.arange(probs.shape[-1]) > 0)
+    last = mx.where(outside, mx.inf, falling).min(axis=-1, keepdims=True)
+    complete = outside.any(axis=-1) & (last > bound)[..., 0] if not sort else mx.ones(logits.shape[:-1], dtype=mx.bool_)
     return mx.where(logits < last, -mx.inf, logits), complete
 
 
 def keep_top_k(logits: mx.array, top_k: int) -> mx.array:
-    """Forbid every token below the k-th largest logit; ties with it stay."""
+    """Forbid every token of `logits` `[..., V]` below the k-th largest; tokens equal to it stay."""
     k = min(top_k, logits.shape[-1])
-    upper, _ = _upper(logits, k)  # the k best stand in the k best blocks
+    upper, _ = _upper(logits, k)  # the k best are in the k best blocks
     kth = mx.sort(upper, axis=-1)[..., -k][..., None]
     return mx.where(logits < kth, -mx.inf, logits)
 
@@ -78,13 +131,13 @@ BLOCKS = 512
 
 
 def _upper(logits: mx.array, blocks: int) -> tuple[mx.array, mx.array]:
-    """The `blocks` blocks of `BLOCK` neighbouring logits that reach highest, and a bound on the others.
+    """The `blocks` blocks of `BLOCK` neighbouring logits with the largest maxima, and a bound on the others.
 
-    A sort of 152,064 logits is most of what sampling would cost; this looks at each once and sorts
-    one in `BLOCK`. Whatever is larger than the bound is in what is returned.
+    Sorting 152,064 logits would take most of the time of sampling; this reads each logit once and sorts
+    one value for every `BLOCK`. Every logit above the bound is in a returned block.
 
     Returns:
-        `([..., n], [..., 1])`, n the whole vocabulary, padded, where it has no more blocks.
+        `(logits [..., n], bound [..., 1])`; the whole vocabulary, padded, where it has at most `blocks` blocks.
     """
     fill = -logits.shape[-1] % BLOCK
     padded = mx.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, fill)], constant_values=-mx.inf) if fill else logits
@@ -99,7 +152,7 @@ def _upper(logits: mx.array, blocks: int) -> tuple[mx.array, mx.array]:
 
 
 def probability(probs: mx.array, tokens: mx.array) -> mx.array:
-    """Of `tokens` `[...]`, given `probs` `[..., V]`."""
+    """The probability of `tokens` `[...]` in `probs` `[..., V]`; `[...]`."""
     return mx.take_along_axis(probs, tokens[..., None], axis=-1)[..., 0]
 
 
@@ -130,4 +183,4 @@ SCORES: dict[str, Score] = {
     "topk_margin": score_topk_margin,
     "origin": score_origin,
 }
-"""By the name that `GenerationConfig.alg` gives them."""
+"""The scores by the name `GenerationConfig.alg` gives them."""

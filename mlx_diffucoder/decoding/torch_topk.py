@@ -1,13 +1,12 @@
-"""Which of equal scores the reference takes.
+"""The positions torch.topk returns among equal scores.
 
-Scores tie exactly even in float32: top-p or a sure model leaves one token at many positions, and
-all of them score alike. The reference commits what `torch.topk` returns on a CPU, and that is
-whatever libstdc++'s selection leaves in front: `std::partial_sort` for small k, `std::nth_element`
-otherwise. To decode as the reference does, `reference=True` selects in the same order; nothing else
-uses this, and elsewhere ties go to the left.
+Scores are often exactly equal, even in float32: with top-p, or a sure model, one token is left at many positions, and
+all of them have the same score. The reference decoder commits what `torch.topk` returns on a CPU, which is whatever
+libstdc++'s selection leaves in front: `std::partial_sort` for small k, `std::nth_element` otherwise. Only
+`reference=True` selects in that order; elsewhere the leftmost of equal scores is taken.
 
-Only the set of the k largest is reproduced, not its order, which the reference does not use.
-Source: ATen's TopKImpl.h and the introselect and heap-select of libstdc++'s stl_algo.h and
+This module gives the same set of k positions. Their order differs, and the reference decoder does not use it.
+Source: ATen's TopKImpl.h, and the introselect and heap-select of libstdc++'s stl_algo.h and
 stl_heap.h, written from their behaviour and tested against recorded answers of torch 2.13.
 """
 
@@ -18,7 +17,7 @@ PARTIAL_SORT_FACTOR = 64  # k * 64 <= n: torch sorts partially
 
 
 def torch_topk(scores: Sequence[float], k: int) -> list[int]:
-    """The positions of the k largest of `scores`, as torch.topk chooses among ties on a CPU. Ascending."""
+    """The positions of the k largest of `scores`, ascending; of equal scores, those that torch.topk takes on a CPU."""
     entries = [(float(score), position) for position, score in enumerate(scores)]
     if 0 < k < len(entries):
         if k * PARTIAL_SORT_FACTOR <= len(entries):

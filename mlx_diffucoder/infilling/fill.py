@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import HOLES, GenerationConfig
-from ..decoding.canvas import Canvas, settled
+from ..decoding.canvas import Canvas, final_tokens
 from ..decoding.hole_layout import HoleLayout
 from ..decoding.likelihood import every_second, log_probabilities
 from ..decoding.loop import denoise
@@ -194,11 +194,11 @@ class _Job:
             pad_id=self.tokenizer.pad_id,
             end_ids=self.tokenizer.end_ids,
         )
-        policy, window = rule_for(self.config), window_for(self.config)
+        rule, window = rule_for(self.config), window_for(self.config)
         most = max(map(sum, lengths))
         check_memory(self.model, len(lengths), canvas.tokens.shape[1] - most, most, window)
         forbidden = self.no_end if exact else self.forbidden
-        steps = denoise(self.model, canvas, policy, window, self.config, forbidden=forbidden)
+        steps = denoise(self.model, canvas, rule, window, self.config, forbidden=forbidden)
         if self.record:
             steps = self.record.batch(canvas, steps, HoleLayout(len(self.prompt), self.excerpt.leads, self.excerpt.tails))
         *_, last = steps
@@ -211,7 +211,7 @@ class _Job:
 
     def _attempt(self, tokens: NDArray[np.int32], holes: NDArray[np.int32], number: int) -> _Attempt:
         special = {"mask_id": self.tokenizer.mask_id, "end_ids": self.tokenizer.end_ids}
-        found = [settled(tokens[start:stop], **special) for start, stop in holes]  # type: ignore[arg-type]
+        found = [final_tokens(tokens[start:stop], **special) for start, stop in holes]  # type: ignore[arg-type]
         return _Attempt([ids.tolist() for ids, _ in found], [ended for _, ended in found], number)
 
     def called_for(self, attempt: _Attempt) -> list[float]:

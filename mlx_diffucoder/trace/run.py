@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoding.canvas import Canvas, count_up_to_end, settled, text_before
+from ..decoding.canvas import Canvas, count_up_to_end, final_tokens, text_before
 from ..decoding.hole_layout import HoleLayout, unwrapped
 from ..decoding.result import Stats, Step
 from .autoregressiveness import Part, within
@@ -132,8 +132,8 @@ class Trace:
     @property
     def holes(self) -> list[NDArray[np.int32]]:
         """What stands in each hole at the end, as far as it is settled, without its end token."""
-        final, canvas = self.final, self.canvas
-        found = [settled(final[start:stop], mask_id=canvas.mask_id, end_ids=canvas.end_ids) for start, stop in canvas.holes[0]]
+        final, special = self.final, {"mask_id": self.canvas.mask_id, "end_ids": self.canvas.end_ids}
+        found = [final_tokens(final[start:stop], **special) for start, stop in self.canvas.holes[0]]  # type: ignore[arg-type]
         return [ids for ids, _ in found]
 
     @property

@@ -1,8 +1,8 @@
-"""A slow plain decoder of one canvas, rule by rule and window by window, as their docstrings have it.
+"""Slow plain commit rules and windows, written from their docstrings; the reference decoder runs them.
 
-No batches, no masks over keys, nothing compiled, no position forwarded twice in one forward: keys and
-values stand in a dictionary by position and layer, and only what is visible is put together, in
-order, before each forward. Rules are loops over Python numbers.
+Rules are loops over Python numbers. A window takes the place of the network: keys and values are in a dictionary by
+position and layer, and only those that are attended to are put together, in order, before each forward. No batches,
+no masks over keys, nothing compiled, no position forwarded twice in one forward.
 """
 
 import math
@@ -10,44 +10,46 @@ import math
 import mlx.core as mx
 import numpy as np
 
+from mlx_diffucoder import GenerationConfig
+from mlx_diffucoder.decoding.reference import reference_decode
 from mlx_diffucoder.decoding.rules.schedule import commit_share
+from mlx_diffucoder.generation import forbidden_ids
 
 
 class Whole:
-    """Every position, nothing kept."""
+    """Every position, nothing cached."""
 
-    def __init__(self, loaded, start):
-        self.model, self.tokenizer = loaded
-        self.start = start  # where the answer starts
-        self.kept = {}  # position -> layer -> (keys, values)
+    def __init__(self, model, canvas):
+        self.model, self.shift, self.mask_id = model, model.shift, canvas.mask_id
+        self.start, self.holes = canvas.start, canvas.holes[0].tolist()
+        self.cached, self.recheck = {}, []  # position -> layer -> (keys, values); what the rule checks again
+
+    def __call__(self, tokens, *, rows, positions, mask):
+        """The logits `[1, L, V]` of the canvas `[1, L]`, zeros where nothing was forwarded."""
+        canvas = tokens[0].tolist()
+        masked = [i for i, token in enumerate(canvas) if token == self.mask_id]
+        self.candidates = self.choose(len(canvas), masked)
+        self.fresh = {}
+        live = mx.array([self.live])
+        logits = self.model(mx.take(tokens, live[0], axis=1), positions=live, kv=self)
+        self.keep(masked)
+        every = mx.zeros((1, len(canvas), logits.shape[-1]))
+        every[:, live[0]] = logits
+        return mx.take(every, rows[0], axis=1)
 
     def update(self, layer, keys, values):
-        for place, position in enumerate(self.live):
-            self.fresh.setdefault(position, {})[layer] = (keys[:, :, place], values[:, :, place])
-        visible = sorted(self.kept.keys() | self.fresh.keys())
-        both = [(self.fresh.get(position) or self.kept[position])[layer] for position in visible]
+        for index, position in enumerate(self.live):
+            self.fresh.setdefault(position, {})[layer] = (keys[:, :, index], values[:, :, index])
+        attended = sorted(self.cached.keys() | self.fresh.keys())
+        both = [(self.fresh.get(position) or self.cached[position])[layer] for position in attended]
         return mx.stack([k for k, _ in both], axis=2), mx.stack([v for _, v in both], axis=2)
 
-    def look(self, canvas, again):
-        """`{position: distribution}` of the candidates, and of those `again` that are shown."""
-        masked = [i for i, token in enumerate(canvas) if token == self.tokenizer.mask_id]
-        candidates = self.choose(canvas, masked, again)
-        self.fresh = {}
-        tokens = mx.array([[int(canvas[i]) for i in self.live]])
-        logits = np.array(self.model(tokens, positions=mx.array([self.live]), kv=self)[0])
-        self.keep(masked)
-        shown = [i for i in again if i in self.live and max(i - 1, 0) in self.live]
-        rows = {i: logits[self.live.index(max(i - 1, 0))] for i in [*candidates, *shown]}
-        return {i: self.distribution(rows[i]) for i in candidates}, {i: self.distribution(rows[i]) for i in shown}
+    def shows(self, position):
+        """Whether a committed position can be checked again: it and what predicts it were forwarded."""
+        return position in self.live and max(position - self.shift, 0) in self.live
 
-    def distribution(self, logits):
-        known = set(self.tokenizer.known_ids.tolist()) - {self.tokenizer.mask_id}
-        logits = np.array([one if i in known else -math.inf for i, one in enumerate(logits)], dtype=np.float32)
-        probs = np.exp(logits - logits.max())
-        return probs / probs.sum()
-
-    def choose(self, canvas, masked, again):
-        self.live = list(range(len(canvas)))
+    def choose(self, length, masked):
+        self.live = list(range(length))
         return masked
 
     def keep(self, masked):
@@ -55,60 +57,58 @@ class Whole:
 
 
 class Sliding(Whole):
-    holes = None  # where each starts and stops; by default all that is behind the prompt is one
-
-    def __init__(self, loaded, start, width, suffix=8, refresh=0):
-        super().__init__(loaded, start)
+    def __init__(self, model, canvas, width, suffix=8, refresh=0):
+        super().__init__(model, canvas)
         self.width, self.suffix, self.refresh = width, suffix, refresh
         self.masks_then = self.given = None
 
-    def choose(self, canvas, masked, again):
+    def choose(self, length, masked):
         if self.masks_then is None:
             self.masks_then = len(masked)
-            self.given = {i for i in range(len(canvas)) if i not in masked}
+            self.given = {i for i in range(length) if i not in masked}
         if self.refresh and self.masks_then - len(masked) >= self.refresh:
-            self.masks_then, self.kept = len(masked), {}
-        self.kept = {i: kept for i, kept in self.kept.items() if i not in masked}
-        live, candidates = self.given - self.kept.keys(), []
+            self.masks_then, self.cached = len(masked), {}
+        self.cached = {i: kept for i, kept in self.cached.items() if i not in masked}
+        live, candidates = self.given - self.cached.keys(), []
         low = 0
-        for high in [stop for _, stop in (self.holes or [(0, 0)])[:-1]] + [len(canvas)]:
+        for high in [stop for _, stop in self.holes[:-1]] + [length]:
             mine = [i for i in masked if low <= i < high]
-            stale = next((i for i in range(low, high) if i not in self.kept), high)
-            start = stale - (stale in again)
+            stale = next((i for i in range(low, high) if i not in self.cached), high)
+            start = stale - self.shift * (stale in self.recheck)
             end = high
             if mine:
-                start, end = min(start, mine[0] - 1), mine[0] + self.width + self.suffix
+                start, end = min(start, mine[0] - self.shift), mine[0] + self.width + self.suffix
                 while (end - start + 1) % 8:
                     end += 1
                 candidates += [i for i in mine if i < mine[0] + self.width]
             live |= set(range(max(start, 0), min(end, high)))
             low = high
-        predicts = {i - 1 for i in [*masked, *again]}
-        live -= (self.given & self.kept.keys()) - predicts
-        self.live = sorted(live | {len(canvas) - 1})
+        predicts = {i - self.shift for i in [*masked, *self.recheck]}
+        live -= (self.given & self.cached.keys()) - predicts
+        self.live = sorted(live | {length - 1})
         return candidates
 
     def keep(self, masked):
-        self.kept |= {i: self.fresh[i] for i in self.live if i not in masked}
+        self.cached |= {i: self.fresh[i] for i in self.live if i not in masked}
 
 
 class Blocks(Whole):
-    def __init__(self, loaded, start, size, cache):
-        super().__init__(loaded, start)
+    def __init__(self, model, canvas, size, cache):
+        super().__init__(model, canvas)
         self.size, self.cache, self.block = size, cache, None
 
-    def choose(self, canvas, masked, again):
+    def choose(self, length, masked):
         block = (masked[0] - self.start) // self.size
-        opens, self.block = block != self.block, block
+        is_new, self.block = block != self.block, block
         start = self.start + block * self.size
-        end = min(start + self.size, len(canvas))
-        whole = opens or self.cache == "none"
-        self.live = list(range(len(canvas))) if whole else list(range(start, end if self.cache == "dual" else len(canvas)))
-        first_only = opens and self.cache != "none" and start in masked
+        end = min(start + self.size, length)
+        whole = is_new or self.cache == "none"
+        self.live = list(range(length)) if whole else list(range(start, end if self.cache == "dual" else length))
+        first_only = is_new and self.cache != "none" and start in masked and self.shift
         return [start] if first_only else [i for i in masked if i < end]
 
     def keep(self, masked):
-        self.kept |= self.fresh  # right or stale
+        self.cached |= self.fresh  # valid or not
 
 
 def entropy_of(probs):
@@ -116,20 +116,36 @@ def entropy_of(probs):
 
 
 class Rule:
-    """Which of `{position: distribution}` are committed; `passes` is the rule's own test."""
+    """Commits `{position: distribution}` that pass the rule's own test, `passes`, and the best."""
+
+    steps, max_commits, needs_probs = None, 9, True
 
     def __init__(self, **parameters):
         self.__dict__.update(parameters)
 
-    def quota(self, masks):
-        return masks
+    def open(self):
+        return self
 
-    def commit(self, seen, quota):
+    def quota(self, index, masked, rng):
+        return masked
+
+    def recheck(self, committed):
+        return np.zeros_like(committed)
+
+    def commit(self, candidates, quota, key):
+        shown = np.flatnonzero(np.array(candidates.masked[0])).tolist()
+        if self.window:
+            shown = [i for i in shown if i in self.window.candidates]
+        probs = np.array(candidates.probs[0])
+        commit = self.choose({i: probs[i] for i in shown}, int(quota[0]))
+        return mx.array([[i in commit for i in range(candidates.length)]])
+
+    def remask(self, candidates):
+        return mx.zeros_like(candidates.recheck)
+
+    def choose(self, seen, quota):
         best = min(seen, key=lambda i: (entropy_of(seen[i]), i))
         return {best} | {i for i in seen if self.passes(i, seen)}
-
-    def back(self, committed, again):
-        return set()
 
 
 class Threshold(Rule):
@@ -139,8 +155,8 @@ class Threshold(Rule):
 
 class Factor(Rule):
     def passes(self, i, seen):
-        for place, one in enumerate(sorted(seen, key=lambda i: (-seen[i].max(), i)), start=1):
-            if seen[one].max() < 1 - self.f / (place + 1):
+        for rank, one in enumerate(sorted(seen, key=lambda i: (-seen[i].max(), i)), start=1):
+            if seen[one].max() < 1 - self.f / (rank + 1):
                 return False
             if one == i:
                 return True
@@ -165,78 +181,77 @@ class Prior(Rule):
 
 
 class Stability(Rule):
-    def commit(self, seen, quota):
-        before, steady = getattr(self, "before", {}), getattr(self, "steady", {})
-        self.steady = {}
+    def choose(self, seen, quota):
+        before, stable = getattr(self, "before", {}), getattr(self, "stable", {})
+        self.stable = {}
         for i, now in seen.items():
             still = i in before and float((now * (np.log(now + 1e-10) - np.log(before[i] + 1e-10))).sum()) < self.epsilon
-            self.steady[i] = steady[i] + 1 if still else 0
+            self.stable[i] = stable[i] + 1 if still else 0
         self.before = seen
-        return super().commit(seen, quota)
+        return super().choose(seen, quota)
 
     def passes(self, i, seen):
-        return seen[i].max() >= self.tau and self.steady[i] >= self.span
+        return seen[i].max() >= self.tau and self.stable[i] >= self.span
 
 
 class Backtrack(Threshold):
     def __init__(self, **parameters):
         super().__init__(**parameters)
-        self.then, self.taken = {}, {}
+        self.at_commit, self.remasked = {}, {}
 
-    def commit(self, seen, quota):
-        commit = super().commit(seen, quota)
-        self.then |= {i: seen[i].max() for i in commit}
+    def recheck(self, committed):
+        if self.window:
+            self.window.recheck = np.flatnonzero(committed[0]).tolist()
+        return committed
+
+    def choose(self, seen, quota):
+        commit = super().choose(seen, quota)
+        self.at_commit |= {i: seen[i].max() for i in commit}
         return commit
 
-    def back(self, canvas, again):
-        fallen = {
-            i for i, now in again.items() if now[canvas[i]] < self.fall * self.then[i] and self.taken.get(i, 0) < self.limit
-        }
-        self.taken |= {i: self.taken.get(i, 0) + 1 for i in fallen}
-        return fallen
+    def remask(self, candidates):
+        shown = np.flatnonzero(np.array(candidates.recheck[0])).tolist()
+        if self.window:
+            shown = [i for i in shown if self.window.shows(i)]
+        current = candidates.current[0].tolist()
+        remask = {i for i in shown if current[i] < self.fall * self.at_commit[i] and self.remasked.get(i, 0) < self.limit}
+        self.remasked |= {i: self.remasked.get(i, 0) + 1 for i in remask}
+        return mx.array([[i in remask for i in range(candidates.length)]])
 
 
 class Schedule(Rule):
-    """One step a token, eps 1e-3."""
+    """`steps_planned` steps, eps 1e-3; a step that would commit nothing is skipped."""
 
     index = -1
 
-    def quota(self, masks):
-        self.index += 1
-        return masks if self.index >= self.steps - 1 else int(np.float32(masks) * commit_share(self.index, self.steps, 1e-3))
+    def quota(self, index, masked, rng):
+        quota = 0
+        while not quota:
+            self.index += 1
+            share = 1 if self.index >= self.steps_planned - 1 else commit_share(self.index, self.steps_planned, 1e-3)
+            quota = int(np.float32(masked[0]) * share)
+        return np.array([quota])
 
-    def commit(self, seen, quota):
+    def choose(self, seen, quota):
         return set(sorted(seen, key=lambda i: (entropy_of(seen[i]), i))[:quota])
 
 
-def decode(window, rule, prompt, max_tokens):
-    """The canvas after each step, greedily."""
-    return decode_canvas(
-        window, rule, prompt + [window.tokenizer.mask_id] * max_tokens, [(len(prompt), len(prompt) + max_tokens)]
-    )
+def decode(loaded, window, rule, canvas):
+    """The one canvas of `canvas` after each step, up to the step after which no text can change; greedily.
 
-
-def decode_canvas(window, rule, tokens, holes):
-    """The same of any canvas: it is done when a mask is left only behind an end token in the same hole."""
-    mask, ends = window.tokenizer.mask_id, window.tokenizer.end_ids
-    canvas = np.array(tokens)
-    window.holes = holes
-    to_fill = set(np.flatnonzero(canvas == mask).tolist())
+    Args:
+        window: makes a window of the network and the canvas; None is the network itself, on the whole canvas.
+        rule: a rule of this module, not yet used.
+    """
+    model, tokenizer = loaded
+    rule.window = window and window(model, canvas)
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
     history = []
-    while mask in canvas:
-        masks = set(np.flatnonzero(canvas == mask).tolist())
-        if not (quota := rule.quota(len(masks))):
-            continue
-        seen, again = window.look(canvas, sorted(to_fill - masks) if isinstance(rule, Backtrack) else [])
-        commit = rule.commit(seen, quota)
-        back = rule.back(canvas, again)
-        for i in commit:
-            canvas[i] = seen[i].argmax()
-        canvas[list(back)] = mask
-        history.append(canvas.tolist())
-        left = set(np.flatnonzero(canvas == mask).tolist())
-        for start, stop in holes:
-            end = next((i for i in range(start, stop) if canvas[i] in ends), stop)
+    for (step,) in reference_decode(rule.window or model, canvas, rule, GenerationConfig(), forbidden=forbidden):
+        history.append(step.tokens.tolist())
+        left = set(np.flatnonzero(step.tokens == canvas.mask_id).tolist())
+        for start, stop in canvas.holes[0].tolist():
+            end = next((i for i in range(start, stop) if step.tokens[i] in canvas.end_ids), stop)
             left -= set(range(end, stop))
         if not left:
             break

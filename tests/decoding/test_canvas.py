@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlx_diffucoder.decoding.canvas import Canvas, count_up_to_end, masked_first, settled
+from mlx_diffucoder.decoding.canvas import Canvas, count_up_to_end, final_tokens, predictor_of, selected_first
 
 MASK, END = 9, {7, 8}
 
@@ -13,7 +13,7 @@ def canvas_of(prompts):
 @pytest.mark.parametrize(
     ("answers", "finished"),
     [
-        ([[1, 7], [8, 9]], True),  # what stands behind an end token does not matter
+        ([[1, 7], [8, 9]], True),  # masks after an end token do not matter
         ([[1, 7], [9, 8]], False),  # a mask before it does
         ([[1, 7], [1, 1]], True),  # nor has a full canvas anything to wait for
         ([[1, 7], [1, 9]], False),
@@ -51,15 +51,15 @@ def test_prompts_of_unequal_length_are_aligned_at_their_right():
         (array(1, 2), [1, 2], False),
     ],
 )
-def test_settled_text_ends_at_the_first_mask_or_end_token(answer, text, ended):
-    ids, found = settled(answer, mask_id=MASK, end_ids=END)
+def test_final_tokens_end_at_the_first_mask_or_end_token(answer, text, ended):
+    ids, found = final_tokens(answer, mask_id=MASK, end_ids=END)
     assert (ids.tolist(), found) == (text, ended)
 
 
 @pytest.mark.parametrize(
     ("answer", "counts"),
     [
-        (array(1, 2, 7, 8, 8), (3, 0)),  # up to and with the end token; padding never counts
+        (array(1, 2, 7, 8, 8), (3, 0)),  # up to and with the end token; padding is not counted
         (array(1, 2, 3), (3, 0)),
         (array(1, 9, 3, 9), (2, 2)),  # nor do unresolved masks
         (array(1, 9, 7, 9), (2, 1)),
@@ -72,13 +72,19 @@ def test_useful_tokens_and_masks_up_to_the_end(answer, counts):
 
 def test_masked_positions_make_a_rectangle_without_repeats():
     masked = np.array([[False, True, True, False], [True, True, True, False], [False] * 4])
-    positions, valid = masked_first(masked)
+    positions, valid = selected_first(masked)
     assert valid.tolist() == [[True, True, False], [True, True, True], [False] * 3]
     assert positions[0, :2].tolist() == [1, 2]
     assert all(len(set(row)) == 3 for row in positions.tolist())
 
 
 def test_no_mask_at_all_still_makes_one_column():
-    positions, valid = masked_first(np.zeros((2, 4), dtype=bool))
+    positions, valid = selected_first(np.zeros((2, 4), dtype=bool))
     assert positions.shape == valid.shape == (2, 1)
     assert not valid.any()
+
+
+def test_a_position_is_predicted_a_shift_to_its_left_and_a_row_s_first_token_by_itself():
+    positions, padding = np.array([[0, 1, 5], [2, 3, 4]], dtype=np.int32), np.array([0, 2], dtype=np.int32)
+    assert predictor_of(positions, padding, 1).tolist() == [[0, 0, 4], [2, 2, 3]]
+    assert predictor_of(positions, padding, 0).tolist() == positions.tolist()

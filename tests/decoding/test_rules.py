@@ -6,7 +6,7 @@ import pytest
 
 from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.choices import RULES, describe
-from mlx_diffucoder.decoding.rules import ADAPTIVE, rule_for
+from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.rules.adaptive import EntropyBound, Factor, LocalRelaxation, Prior, Stability, Threshold
 from mlx_diffucoder.decoding.rules.base import Candidates
 from mlx_diffucoder.decoding.rules.remask import Backtrack
@@ -25,20 +25,20 @@ EVERY = [
 ]
 
 
-def candidates(confidence, *, entropy=None, positions=None, valid=None, held=None):
-    """One row of two-token distributions; scores are the confidences, and what is `held` is looked at again."""
+def candidates(confidence, *, entropy=None, positions=None, masked=None, current=None):
+    """One row of two-token distributions; scores are the confidences. `current`: probabilities of tokens checked again."""
     confidence = np.array([confidence], dtype=np.float32)
-    valid = np.array([valid]) if valid else np.ones_like(confidence, dtype=bool)
+    masked = np.array([masked]) if masked else np.ones_like(confidence, dtype=bool)
     return Candidates(
-        scores=mx.where(mx.array(valid), mx.array(confidence), -mx.inf),
+        scores=mx.where(mx.array(masked), mx.array(confidence), -mx.inf),
         confidence=mx.array(confidence),
         entropy=mx.array([entropy]) if entropy else 1 - mx.array(confidence),
-        valid=mx.array(valid),
+        masked=mx.array(masked),
         probs=mx.array(np.stack([confidence, 1 - confidence], axis=-1)),
         positions=np.array([positions or range(confidence.shape[1])], dtype=np.int32),
         length=100,
-        again=mx.array([[one is not None for one in held]]) if held else mx.zeros(confidence.shape, dtype=mx.bool_),
-        held=mx.array([[one or 0.0 for one in held]]) if held else mx.array(confidence),
+        recheck=mx.array([[one is not None for one in current]]) if current else mx.zeros(confidence.shape, dtype=mx.bool_),
+        current=mx.array([[one or 0.0 for one in current]]) if current else mx.array(confidence),
     )
 
 
@@ -60,9 +60,9 @@ def test_factor_stops_at_the_first_that_fails():
     assert committed(Factor(1.0), candidates([0.6, 0.6, 0.6])) == [0]
 
 
-def test_entropy_bound_sums_the_entropies_that_stand_before():
+def test_entropy_bound_sums_the_entropies_that_come_before():
     given = candidates([0.9, 0.9, 0.9, 0.9], entropy=[0.3, 0.04, 0.05, 0.2])
-    # By rising entropy 0.04, 0.05, 0.2, 0.3; before them stand 0, 0.04, 0.09, 0.29.
+    # By rising entropy 0.04, 0.05, 0.2, 0.3; before them come 0, 0.04, 0.09, 0.29.
     assert np.array(EntropyBound(0.1).passes(given))[0].tolist() == [False, True, True, True]
     assert np.array(EntropyBound(0.05).passes(given))[0].tolist() == [False, True, True, False]
 
@@ -79,63 +79,57 @@ def test_prior_decays_with_the_distance_from_the_first_mask():
     assert committed(Prior(0.9, 0.02), given) == [0, 1]  # 0.95, 0.913, 0.778
 
 
-def test_backtracking_takes_back_what_lost_more_than_its_share_and_only_so_often():
-    judge = Backtrack(tau=0.6, fall=0.5, limit=2).open()
+def test_backtrack_remasks_what_lost_more_than_its_share_and_only_so_often():
+    state = Backtrack(tau=0.6, fall=0.5, limit=2).open()
     none = [False] * 3
 
-    def step(confidence, held, valid):
-        given = candidates(confidence, held=held, valid=valid, positions=[4, 5, 6])
-        commit = np.array(judge.commit(given, np.array([99]), KEY))[0].tolist()
-        return commit, np.array(judge.take_back(given))[0].tolist()
+    def step(confidence, current, masked):
+        given = candidates(confidence, current=current, masked=masked, positions=[4, 5, 6])
+        commit = np.array(state.commit(given, np.array([99]), KEY))[0].tolist()
+        return commit, np.array(state.remask(given))[0].tolist()
 
     assert step([0.8, 0.7, 0.1], None, [True] * 3) == ([True, True, False], none)
     # 4 has half of its 0.8 still, 5 less than half of its 0.7; 6 is the best that is left.
     assert step([0.9, 0.9, 0.3], [0.4, 0.34, None], [False, False, True]) == ([False, False, True], [False, True, False])
-    # 5 comes back with 0.9, and that is what it is held to now.
+    # 5 is committed again with 0.9, and is compared to that from now on.
     assert step([0.9, 0.9, 0.3], [0.8, None, 0.3], [False, True, False]) == ([False, True, False], none)
     assert step([0.9, 0.9, 0.3], [0.8, 0.44, 0.3], [False] * 3) == (none, [False, True, False])
     assert step([0.9, 0.9, 0.3], [0.8, None, 0.3], [False, True, False]) == ([False, True, False], none)
-    assert step([0.9, 0.9, 0.3], [0.8, 0.0, 0.3], [False] * 3) == (none, none)  # taken back twice already
+    assert step([0.9, 0.9, 0.3], [0.8, 0.0, 0.3], [False] * 3) == (none, none)  # remasked twice already
 
 
 def test_stability_waits_until_the_distribution_holds_still():
-    judge = Stability(tau=0.9, epsilon=0.01, span=2).open()
+    state = Stability(tau=0.9, epsilon=0.01, span=2).open()
 
     def commits(*confidence, positions):
         given = candidates(confidence, positions=positions)
-        return np.flatnonzero(np.array(judge.commit(given, np.array([99]), KEY))[0]).tolist()
+        return np.flatnonzero(np.array(state.commit(given, np.array([99]), KEY))[0]).tolist()
 
-    assert commits(0.99, 0.95, 0.94, positions=[3, 4, 5]) == [0]  # the best alone: nothing is known to be steady
-    assert commits(0.95, 0.94, 0.93, positions=[4, 5, 6]) == [0]  # steady for one step; 6 is new
+    assert commits(0.99, 0.95, 0.94, positions=[3, 4, 5]) == [0]  # the best alone: nothing is known to be stable
+    assert commits(0.95, 0.94, 0.93, positions=[4, 5, 6]) == [0]  # stable for one step; 6 is new
     assert commits(0.94, 0.93, 0.2, positions=[5, 6, 7]) == [0]  # 5 for two steps, 6 for one
     assert commits(0.93, 0.91, 0.2, positions=[6, 7, 8]) == [0]  # 6 for two; 7 moved from 0.2 to 0.91
     assert commits(0.91, 0.2, positions=[7, 8]) == [0]
 
 
-def test_stability_takes_several_once_they_are_steady():
-    judge = Stability(tau=0.5, epsilon=0.01, span=1).open()
+def test_stability_takes_several_once_they_are_stable():
+    state = Stability(tau=0.5, epsilon=0.01, span=1).open()
     given = candidates([0.9, 0.8, 0.7, 0.4])
-    first, second = (np.array(judge.commit(given, np.array([99]), KEY))[0].tolist() for _ in range(2))
+    first, second = (np.array(state.commit(given, np.array([99]), KEY))[0].tolist() for _ in range(2))
     assert first == [True, False, False, False]
     assert second == [True, True, True, False]
 
 
 @pytest.mark.parametrize("rule", EVERY, ids=repr)
-def test_each_takes_the_best_where_nothing_passes_and_nothing_invalid(rule):
-    given = candidates([0.2, 0.3, 0.99], entropy=[2.0, 1.9, 0.0], valid=[True, True, False])
+def test_each_takes_the_best_where_nothing_passes_and_nothing_that_is_no_mask(rule):
+    given = candidates([0.2, 0.3, 0.99], entropy=[2.0, 1.9, 0.0], masked=[True, True, False])
     assert committed(rule, given)[-1] != 2
     assert 1 in committed(rule, given)
 
 
 @pytest.mark.parametrize("rule", EVERY, ids=repr)
 def test_a_row_without_candidates_commits_nothing(rule):
-    assert committed(rule, candidates([0.99, 0.99], valid=[False, False])) == []
-
-
-def test_every_rule_has_its_parameters_in_the_table():
-    assert set(ADAPTIVE) | {"schedule"} == set(RULES)
-    for name, kind in ADAPTIVE.items():
-        assert set(kind.__dataclass_fields__) == set(RULES[name].parameters)
+    assert committed(rule, candidates([0.99, 0.99], masked=[False, False])) == []
 
 
 def test_rules_are_named_with_their_parameters_and_print_back():

@@ -1,4 +1,4 @@
-"""One step's decision: by parts of the rows, without a sort, and once more with one."""
+"""One step: measured in parts, without sorting the vocabulary, and again with it sorted where that is not enough."""
 
 from types import SimpleNamespace
 
@@ -7,29 +7,30 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig
-from mlx_diffucoder.decoding import step as room
+from mlx_diffucoder.decoding import sampling, step
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.sampling import draw
-from mlx_diffucoder.decoding.step import Decider
+from mlx_diffucoder.decoding.step import Stepper
 from mlx_diffucoder.decoding.windows.base import ForwardOutput
 from mlx_diffucoder.errors import CheckpointError
 
 VOCAB = 40_000  # 2,500 blocks, of which a nucleus without a sort looks into 512
 MASK = VOCAB - 1
 KEY = mx.random.key(3)
+SPAN = np.array([[0, 1]])
 
 
-def decide(logits, judge=None, **options):
-    """The decision on rows of logits, all masked, and the judge after it; `hidden` is the row's number."""
+def run_step(logits, state=None, **options):
+    """A step on rows of logits, all masked, and the rule's state after it; `hidden` is the row's number."""
     config = GenerationConfig(window="whole", seed=0, **options)
-    policy = rule_for(config)
+    rule = rule_for(config)
     rows = logits.shape[0]
     model = SimpleNamespace(logits=lambda hidden: mx.array(logits)[hidden[..., 0]])
-    decider = Decider(model, config, MASK, mx.arange(VOCAB) == MASK, policy.compares)
+    stepper = Stepper(model, config, MASK, mx.arange(VOCAB) == MASK, rule.needs_probs)
     positions = np.arange(rows, dtype=np.int32)[None]
     masked = np.ones_like(positions, dtype=np.bool_)
-    view = ForwardOutput(positions, masked, ~masked, mx.arange(rows)[None, :, None], rows)
-    return decider.decide(view, mx.full((1, rows), MASK), judge or policy.open(), np.array([rows]), KEY)
+    output = ForwardOutput(positions, masked, ~masked, mx.arange(rows)[None, :, None], rows, SPAN)
+    return stepper.step(output, mx.full((1, rows), MASK), state or rule.open(), np.array([rows]), KEY)
 
 
 def rows_of(scale, count=4):
@@ -37,7 +38,7 @@ def rows_of(scale, count=4):
 
 
 @pytest.mark.parametrize("scale", [0.5, 9])  # a nucleus of thousands, which takes the sort, and one of a few
-def test_a_nucleus_that_is_not_all_there_is_decided_with_a_sort(scale, monkeypatch):
+def test_a_nucleus_that_is_not_all_there_is_measured_with_a_sort(scale, monkeypatch):
     logits = rows_of(scale)
     sorts = []
 
@@ -45,30 +46,30 @@ def test_a_nucleus_that_is_not_all_there_is_decided_with_a_sort(scale, monkeypat
         sorts.append(sort)
         return draw(*args, sort=sort)
 
-    monkeypatch.setattr(room, "draw", spy)
-    decision, _ = decide(logits, rule="threshold:tau=0", top_p=0.5)
+    monkeypatch.setattr(sampling, "draw", spy)
+    result, _ = run_step(logits, rule="threshold:tau=0", top_p=0.5)
     assert sorts == ([False, True] if scale < 1 else [False])
     _tokens, probs, _ = draw(mx.where(mx.arange(VOCAB) == MASK, -mx.inf, mx.array(logits)), GenerationConfig(top_p=0.5), KEY)
-    assert decision.chosen[0].tolist() == mx.argmax(probs, axis=-1).tolist()
-    assert np.allclose(decision.scores[0], np.array((probs * mx.log(probs + 1e-10)).sum(axis=-1)), atol=1e-4)
+    assert result.chosen[0].tolist() == mx.argmax(probs, axis=-1).tolist()
+    assert np.allclose(result.scores[0], np.array((probs * mx.log(probs + 1e-10)).sum(axis=-1)), atol=1e-4)
 
 
 def test_a_rule_that_remembers_has_seen_such_a_step_once():
     logits = rows_of(0.5)
     rule = rule_for(GenerationConfig(rule="stability:tau=0,span=1,epsilon=100", window="whole"))
-    judge = rule.open()
-    first, judge = decide(logits, judge, rule="stability", top_p=0.5)
-    second, _ = decide(logits, judge, rule="stability", top_p=0.5)
-    assert first.commit.sum() == 1  # nothing is known to be steady; a second look at the same step would say it is
+    state = rule.open()
+    first, state = run_step(logits, state, rule="stability", top_p=0.5)
+    second, _ = run_step(logits, state, rule="stability", top_p=0.5)
+    assert first.commit.sum() == 1  # nothing is known to be stable; seeing the same step twice would make it so
     assert second.commit.sum() == len(logits)
 
 
 @pytest.mark.parametrize("rule", ["threshold:tau=0.3", "stability:tau=0.3,span=0", "entropy-bound:gamma=9"])
-def test_rows_decided_in_parts_are_decided_as_all_at_once(rule, monkeypatch):
+def test_rows_measured_in_parts_are_measured_as_all_at_once(rule, monkeypatch):
     logits = rows_of(4, count=11)
-    whole, _ = decide(logits, rule=rule)
-    monkeypatch.setattr(room, "ROWS", 3)
-    parts, _ = decide(logits, rule=rule)
+    whole, _ = run_step(logits, rule=rule)
+    monkeypatch.setattr(step, "ROWS", 3)
+    parts, _ = run_step(logits, rule=rule)
     assert parts.chosen.tolist() == whole.chosen.tolist()
     assert parts.commit.tolist() == whole.commit.tolist()
     assert parts.scores.tolist() == whole.scores.tolist()
@@ -81,15 +82,15 @@ def test_only_a_part_of_the_logits_is_in_memory(monkeypatch):
 
     def peak(rows):
         model = SimpleNamespace(logits=lambda hidden: hidden @ head)
-        decider = Decider(model, config, MASK, None, False)
+        stepper = Stepper(model, config, MASK, None, False)
         positions = np.arange(rows, dtype=np.int32)[None]
         masked = np.ones_like(positions, dtype=np.bool_)
-        view = ForwardOutput(positions, masked, ~masked, mx.random.normal((1, rows, 4)), rows)
-        mx.eval(view.hidden)
+        output = ForwardOutput(positions, masked, ~masked, mx.random.normal((1, rows, 4)), rows, SPAN)
+        mx.eval(output.hidden)
         mx.clear_cache()
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        decider.decide(view, mx.full((1, rows), MASK), rule_for(config).open(), np.array([rows]), KEY)
+        stepper.step(output, mx.full((1, rows), MASK), rule_for(config).open(), np.array([rows]), KEY)
         return mx.get_peak_memory() - before
 
     assert peak(512) < 1.3 * peak(64)
@@ -97,4 +98,4 @@ def test_only_a_part_of_the_logits_is_in_memory(monkeypatch):
 
 def test_what_is_not_a_number_is_reported():
     with pytest.raises(CheckpointError, match="not a number"):
-        decide(rows_of(1) * np.float32(np.nan))
+        run_step(rows_of(1) * np.float32(np.nan))

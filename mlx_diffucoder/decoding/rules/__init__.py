@@ -1,13 +1,20 @@
-"""Commit rules: which masked positions are committed in a step. One rule, one line in the table."""
+"""Commit rules: which masked positions are committed in a step.
 
-from ...choices import RULES, parse_choice
+To add a rule, write it in a file here (`base.CommitRule` is the protocol), add a line to `RULES` below, and its
+name and parameters to `choices.RULES`, from which the command line and its help are made.
+"""
+
+from collections.abc import Callable
+
+from ...choices import RULES as PARAMETERS
+from ...choices import parse_choice
 from ...config import GenerationConfig
-from .adaptive import Adaptive, EntropyBound, Factor, LocalRelaxation, Prior, Stability, Threshold
+from .adaptive import EntropyBound, Factor, LocalRelaxation, Prior, Stability, Threshold
 from .base import CommitRule
 from .remask import Backtrack
 from .schedule import schedule_for
 
-ADAPTIVE: dict[str, type[Adaptive]] = {
+RULES: dict[str, Callable[..., CommitRule]] = {
     "threshold": Threshold,
     "factor": Factor,
     "entropy-bound": EntropyBound,
@@ -16,10 +23,10 @@ ADAPTIVE: dict[str, type[Adaptive]] = {
     "prior": Prior,
     "backtrack": Backtrack,
 }
-"""By the name that `GenerationConfig.rule` gives them."""
+"""The rules by the name `GenerationConfig.rule` gives them; all but `schedule`, whose parameters are fields of the config."""
 
 
 def rule_for(config: GenerationConfig) -> CommitRule:
-    """The commit rule that a configuration names."""
-    name, parameters = parse_choice(config.rule, RULES, "rule")
-    return schedule_for(config) if name == "schedule" else ADAPTIVE[name](**parameters)
+    """The commit rule that `config.rule` names."""
+    name, parameters = parse_choice(config.rule, PARAMETERS, "rule")
+    return schedule_for(config) if name == "schedule" else RULES[name](**parameters)

@@ -1,7 +1,7 @@
-"""Adaptive commit rules: as many tokens a step as the model is sure of, and at least one.
+"""Adaptive commit rules: each step commits every token the model is sure of, and at least one.
 
-Each takes what passes its test and, beside it, the best candidate of every row that has one: so
-each step commits, and no rule needs more forwards than there are masks.
+A rule is a test, `passes`. The best candidate of every row is committed even if it fails the test: so every
+step commits, and no rule needs more forwards than there are masks.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .base import Candidates, RuleState, WithoutRemasking, largest, precedes
 
 @dataclass(frozen=True)
 class Adaptive(WithoutRemasking):
-    """What the rules have in common: no quota, and the best candidate always."""
+    """The base of adaptive rules: no quota, and always the best candidate."""
 
     @property
     def steps(self) -> None:
@@ -29,16 +29,20 @@ class Adaptive(WithoutRemasking):
 
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
         best = largest(candidates.scores, np.ones(len(quota), dtype=np.int64))
-        return candidates.valid & self.passes(candidates) | best
+        return candidates.masked & self.passes(candidates) | best
 
     def passes(self, candidates: Candidates) -> mx.array:
-        """Bool `[B, R]`; what it says where there is no candidate is not used."""
-        raise TypeError(f"{type(self).__name__} has no test of its own")
+        """Which candidates pass the test, bool `[B, R]`. The result is ignored where `candidates.masked` is False.
+
+        Raises:
+            TypeError: the rule defines no test.
+        """
+        raise TypeError(f"{type(self).__name__} must define `passes`")
 
 
 @dataclass(frozen=True)
 class Threshold(Adaptive):
-    """Confidence of `tau` or more (Fast-dLLM, arXiv 2505.22618)."""
+    """Confidence of at least `tau` (Fast-dLLM, arXiv 2505.22618)."""
 
     tau: float
 
@@ -48,21 +52,24 @@ class Threshold(Adaptive):
 
 @dataclass(frozen=True)
 class Factor(Adaptive):
-    """By falling confidence, the longest prefix with c(n) >= 1 - f / (n + 1) (Fast-dLLM, arXiv 2505.22618)."""
+    """The n most confident candidates, for the largest n with c(m) >= 1 - f / (m + 1) for every m <= n.
+
+    c(m) is the m-th largest confidence (Fast-dLLM's factor-based decoding, arXiv 2505.22618).
+    """
 
     f: float
 
     def passes(self, candidates: Candidates) -> mx.array:
-        confidence = mx.where(candidates.valid, candidates.confidence, -mx.inf)
-        earlier = precedes(confidence)  # [B, R, R]: whether the second stands before the first
-        place = earlier.sum(axis=-1) + 1
-        fails = confidence < 1 - self.f / (place + 1)
+        confidence = mx.where(candidates.masked, candidates.confidence, -mx.inf)
+        earlier = precedes(confidence)  # [B, R, R]
+        rank = earlier.sum(axis=-1) + 1
+        fails = confidence < 1 - self.f / (rank + 1)
         return ~fails & ~(earlier & fails[:, None, :]).any(axis=-1)
 
 
 @dataclass(frozen=True)
 class EntropyBound(Adaptive):
-    """By rising entropy, as long as the entropies of those before sum to `gamma` nats at most.
+    """In ascending order of entropy, the candidates whose predecessors' entropies sum to at most `gamma` nats.
 
     EB-Sampler's bound, cumsum(H) - cummax(H) <= gamma (arXiv 2505.24857).
     """
@@ -70,48 +77,48 @@ class EntropyBound(Adaptive):
     gamma: float
 
     def passes(self, candidates: Candidates) -> mx.array:
-        certainty = mx.where(candidates.valid, -candidates.entropy, -mx.inf)
+        certainty = mx.where(candidates.masked, -candidates.entropy, -mx.inf)
         before = mx.where(precedes(certainty), candidates.entropy[:, None, :], 0)
         return before.sum(axis=-1) <= self.gamma
 
 
 @dataclass(frozen=True)
 class LocalRelaxation(Adaptive):
-    """Confidence of `tau`, or of `relaxed` within `radius` positions of one that has `tau` (LocalLeap)."""
+    """Confidence of at least `tau`; or of at least `relaxed`, within `radius` positions of one that has `tau` (LocalLeap)."""
 
     tau: float
     relaxed: float
     radius: int
 
     def passes(self, candidates: Candidates) -> mx.array:
-        anchors = candidates.valid & (candidates.confidence >= self.tau)
-        at = candidates.positions
-        near = np.abs(at[:, :, None] - at[:, None, :]) <= self.radius  # [B, R, R]
+        anchors = candidates.masked & (candidates.confidence >= self.tau)
+        positions = candidates.positions
+        near = np.abs(positions[:, :, None] - positions[:, None, :]) <= self.radius  # [B, R, R]
         near_anchor = (mx.array(near) & anchors[:, None, :]).any(axis=-1)
         return anchors | near_anchor & (candidates.confidence >= self.relaxed)
 
 
 @dataclass(frozen=True)
 class Prior(Adaptive):
-    """Confidence that decays with the distance from the row's first mask: the left goes first.
+    """Confidence times exp(-decay * distance from the row's first mask) of at least `tau`: favours the left.
 
-    PC-Sampler's positional weight, exp(-decay * distance) (arXiv 2508.13021), on the threshold rule.
+    PC-Sampler's positional weight (arXiv 2508.13021) on the threshold rule.
     """
 
     tau: float
     decay: float
 
     def passes(self, candidates: Candidates) -> mx.array:
-        at = mx.array(candidates.positions)
-        first = mx.where(candidates.valid, at, candidates.length).min(axis=1, keepdims=True)
-        return candidates.confidence * mx.exp(-self.decay * (at - first)) >= self.tau
+        positions = mx.array(candidates.positions)
+        first = mx.where(candidates.masked, positions, candidates.length).min(axis=1, keepdims=True)
+        return candidates.confidence * mx.exp(-self.decay * (positions - first)) >= self.tau
 
 
 @dataclass(frozen=True)
 class Stability(Adaptive):
-    """Confidence of `tau`, and KL(p now || p before) below `epsilon` nats in each of the last `span` steps (KLASS).
+    """Confidence of at least `tau`, and KL(p now || p before) below `epsilon` nats in each of the last `span` steps (KLASS).
 
-    A position that was not forwarded as a mask in the step before starts anew.
+    A position that was no candidate in the previous step starts from 0 again.
     """
 
     tau: float
@@ -119,7 +126,7 @@ class Stability(Adaptive):
     span: int
 
     @property
-    def compares(self) -> bool:
+    def needs_probs(self) -> bool:
         return True
 
     def open(self) -> RuleState:
@@ -127,27 +134,34 @@ class Stability(Adaptive):
 
 
 class StabilityState(Adaptive):
+    """`Stability` at work: the previous step's distributions, and for how many steps each has been stable."""
+
     def __init__(self, rule: Stability):
         self._rule = rule
-        self._before: tuple[NDArray[np.int32], mx.array, mx.array] | None = None  # positions, probs, steady steps
+        self._before: tuple[NDArray[np.int32], mx.array, mx.array] | None = None  # positions, probs, stable steps
 
     def passes(self, candidates: Candidates) -> mx.array:
+        """As `Adaptive.passes`.
+
+        Raises:
+            TypeError: `candidates.probs` is missing.
+        """
         if candidates.probs is None:
             raise TypeError("stability compares distributions: Candidates.probs is missing")
-        steady = self._steady(candidates, candidates.probs)
-        self._before = (candidates.positions, candidates.probs, steady)
-        return (candidates.confidence >= self._rule.tau) & (steady >= self._rule.span)
+        stable = self._stable_steps(candidates, candidates.probs)
+        self._before = (candidates.positions, candidates.probs, stable)
+        return (candidates.confidence >= self._rule.tau) & (stable >= self._rule.span)
 
-    def _steady(self, candidates: Candidates, now: mx.array) -> mx.array:
-        """For how many steps each candidate's distribution has held still, int `[B, R]`."""
+    def _stable_steps(self, candidates: Candidates, now: mx.array) -> mx.array:
+        """For how many steps each candidate's distribution has been stable, int `[B, R]`."""
         if self._before is None:
             return mx.zeros(candidates.scores.shape, dtype=mx.int32)
-        positions, probs, steady = self._before
-        place = np.full((len(positions), candidates.length), -1, dtype=np.int32)
-        np.put_along_axis(place, positions, np.arange(positions.shape[1], dtype=np.int32)[None, :], axis=1)
-        seen = np.take_along_axis(place, candidates.positions, axis=1)  # [B, R], -1 where not
-        at = mx.array(np.maximum(seen, 0))
+        positions, probs, stable = self._before
+        index_of = np.full((len(positions), candidates.length), -1, dtype=np.int32)
+        np.put_along_axis(index_of, positions, np.arange(positions.shape[1], dtype=np.int32)[None, :], axis=1)
+        index = np.take_along_axis(index_of, candidates.positions, axis=1)  # [B, R], -1 for a new position
+        at = mx.array(np.maximum(index, 0))
         before = mx.take_along_axis(probs, at[..., None], axis=1)
         divergence = (now * (mx.log(now + 1e-10) - mx.log(before + 1e-10))).sum(axis=-1)
-        still = mx.array(seen >= 0) & (divergence < self._rule.epsilon)
-        return mx.where(still, mx.take_along_axis(steady, at, axis=1) + 1, 0)
+        still = mx.array(index >= 0) & (divergence < self._rule.epsilon)
+        return mx.where(still, mx.take_along_axis(stable, at, axis=1) + 1, 0)

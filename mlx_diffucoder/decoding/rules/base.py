@@ -1,7 +1,11 @@
-"""What a commit rule is: which masked positions are committed now.
+"""The protocols of a commit rule, which decides what masked positions are committed in a step.
 
-A rule is a small frozen value: it can be printed, compared and kept in a log. The loop asks its state
-twice a step: how many tokens (before the forward, which a quota of 0 saves), and which ones.
+A rule is a small frozen value: you can print it, compare it and write it to a log. `open` gives its state for
+one batch of canvases. In each step the decoder asks that state four questions, in this order: how many tokens to
+commit (`quota`; 0 saves the forward), which committed tokens to check again (`recheck`), which candidates to
+commit (`commit`), and which of the rechecked tokens to mask again (`remask`).
+
+Shapes: B canvases in the batch, L positions on a canvas, R candidates a canvas, V ids in the vocabulary.
 """
 
 from dataclasses import dataclass
@@ -14,105 +18,119 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What a policy decides on.
+    """The measurements a commit rule decides on.
 
-    MLX is lazy: what a policy does not look at is never computed.
+    MLX is lazy: a measurement that no rule reads is never computed.
 
     Attributes:
-        scores: float32 `[B, R]`, larger is surer; minus infinity where there is no candidate.
+        scores: float32 `[B, R]`, larger is surer; minus infinity where `masked` is False.
         confidence: float32 `[B, R]`, the probability of the chosen token.
         entropy: float32 `[B, R]`, nats.
-        valid: bool `[B, R]`, where there is a candidate.
-        positions: int32 `[B, R]`, where on the canvas the candidates stand.
-        length: positions on the canvas.
-        again: bool `[B, R]`, where there is a committed token that is looked at again.
-        held: float32 `[B, R]`, the probability of the token that stands there.
-        probs: float32 `[B, R, V]`, what the token was chosen from; only for a policy that `compares`.
+        masked: bool `[B, R]`, the positions that may be committed.
+        positions: int32 `[B, R]`, where the candidates are on the canvas; no position twice in a row.
+        length: L.
+        recheck: bool `[B, R]`, committed positions that are checked again. Positions that are neither
+            masked nor rechecked only fill the rectangle.
+        current: float32 `[B, R]`, the probability of the token that is at the position now.
+        probs: float32 `[B, R, V]`, the distribution the token was chosen from; None unless the rule `needs_probs`.
     """
 
     scores: mx.array
     confidence: mx.array
     entropy: mx.array
-    valid: mx.array
+    masked: mx.array
     positions: NDArray[np.int32]
     length: int
-    again: mx.array
-    held: mx.array
+    recheck: mx.array
+    current: mx.array
     probs: mx.array | None = None
 
 
 class CommitRule(Protocol):
-    """What the denoising loop needs to know of a commit rule."""
+    """A commit rule and its parameters."""
 
     @property
     def steps(self) -> int | None:
-        """The steps of its schedule; None where the rule has none."""
+        """The number of steps of its schedule; None for a rule that commits at least one token in every step."""
         ...
 
     @property
-    def rounds(self) -> int:
-        """How often it commits one position at most: once, unless it takes commits back."""
+    def max_commits(self) -> int:
+        """How many times one position can be committed: 1, or more for a rule that remasks."""
         ...
 
     @property
-    def compares(self) -> bool:
-        """Whether it needs the distributions themselves, `Candidates.probs`."""
+    def needs_probs(self) -> bool:
+        """Whether it reads `Candidates.probs`, the whole distributions."""
         ...
 
     def open(self) -> "RuleState":
-        """Start on a canvas; a rule that remembers nothing returns itself."""
+        """Start on a batch of canvases. A rule without memory returns itself."""
         ...
 
 
 class RuleState(Protocol):
-    """A policy at work on one canvas."""
+    """A commit rule at work on one batch of canvases."""
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """How many tokens to commit in each row at step `index`, of `masked` `[B]` still masked."""
+        """How many tokens to commit in each row.
+
+        Args:
+            index: the number of the step, from 0.
+            masked: int64 `[B]`, the masks left in each row.
+            rng: for a rule that draws.
+
+        Returns:
+            int64 `[B]`. Where all are 0 the fast loop skips the step.
+        """
         ...
 
-    def again(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Of the positions committed so far, bool `[B, L]`, those it wants to look at again."""
+    def recheck(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of the positions committed so far, bool `[B, L]`, to measure again in this step; bool `[B, L]`."""
         ...
 
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
-        """Which candidates to commit, bool `[B, R]`, at most `quota` `[B]` of each row."""
+        """Which candidates to commit, bool `[B, R]`; a subset of `candidates.masked`, at most `quota` `[B]` in each row."""
         ...
 
-    def take_back(self, candidates: Candidates) -> mx.array:
-        """Which of those looked at `again` to mask again, bool `[B, R]`; asked once after `commit`."""
+    def remask(self, candidates: Candidates) -> mx.array:
+        """Which of `candidates.recheck` to mask again, bool `[B, R]`; called once, after `commit`."""
         ...
 
 
 class WithoutRemasking:
-    """What rules have in common that never take a commit back."""
+    """The answers of a rule that never remasks and needs no distributions."""
 
     @property
-    def rounds(self) -> int:
+    def max_commits(self) -> int:
         return 1
 
     @property
-    def compares(self) -> bool:
+    def needs_probs(self) -> bool:
         return False
 
-    def again(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def recheck(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.zeros_like(committed)
 
-    def take_back(self, candidates: Candidates) -> mx.array:
-        return mx.zeros_like(candidates.again)
+    def remask(self, candidates: Candidates) -> mx.array:
+        return mx.zeros_like(candidates.recheck)
 
 
 def largest(scores: mx.array, quota: NDArray[np.int64]) -> mx.array:
-    """The `quota` `[B]` largest finite of `scores` `[B, R]`, bool; ties go to the left.
+    """Where the `quota` `[B]` largest finite `scores` `[B, R]` are, bool; of equal scores the leftmost.
 
-    By counting what stands before each entry instead of sorting: no sort promises the order of ties.
+    Counts the larger entries instead of sorting: no sort promises the order of equal entries.
     """
     rank = precedes(scores).sum(axis=-1)  # [B, R]
     return (rank < mx.array(quota)[:, None]) & (scores > -mx.inf)
 
 
 def precedes(scores: mx.array) -> mx.array:
-    """Bool `[B, R, R]`: at `[b, i, j]`, whether j stands before i when scores fall and ties go left to right."""
-    places = mx.arange(scores.shape[1])
+    """Whether entry j comes before entry i in descending order of `scores` `[B, R]`, leftmost first among equals.
+
+    Returns:
+        bool `[B, R, R]`, indexed `[b, i, j]`.
+    """
+    index = mx.arange(scores.shape[1])
     other, own = scores[:, None, :], scores[:, :, None]
-    return (other > own) | (other == own) & (places[None, :] < places[:, None])
+    return (other > own) | (other == own) & (index[None, :] < index[:, None])

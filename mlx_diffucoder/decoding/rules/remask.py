@@ -1,4 +1,4 @@
-"""Rules that remask: a commit may be taken back."""
+"""Commit rules that remask: a committed token may become a mask again."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,14 @@ from .base import Candidates, RuleState
 
 @dataclass(frozen=True)
 class Backtrack(Adaptive):
-    """Commit boldly; mask again what has lost probability since, now that more is known around it.
+    """Commit at a low threshold; remask a token whose probability has fallen since, now that more is known around it.
 
-    A token committed with probability c that now has less than `fall` * c is taken back, in the
-    step after its commit and in any later one that shows it. No position is taken back more than
-    `limit` times; so each is committed at most `limit` + 1 times, and as each step commits a token, there
-    are at most `limit` + 1 steps for each mask.
+    A token committed with probability c is remasked when it has less than `fall` * c, in any later step whose
+    window shows it. No position is remasked more than `limit` times. So each is committed at most `limit` + 1
+    times, and as every step commits a token, there are at most `limit` + 1 steps for each mask.
 
-    Saber (arXiv 2510.18165) takes back a fixed share of the lowest; WINO (2507.18578) those below a
-    fixed bound.
+    Related: Saber (arXiv 2510.18165) remasks a fixed share of the least probable tokens; WINO (arXiv 2507.18578)
+    remasks those below a fixed bound.
     """
 
     tau: float
@@ -28,7 +27,7 @@ class Backtrack(Adaptive):
     limit: int
 
     @property
-    def rounds(self) -> int:
+    def max_commits(self) -> int:
         return self.limit + 1
 
     def open(self) -> RuleState:
@@ -36,34 +35,36 @@ class Backtrack(Adaptive):
 
 
 class BacktrackState(Adaptive):
+    """`Backtrack` at work: each position's probability when it was committed, and how often it was remasked."""
+
     def __init__(self, rule: Backtrack):
         self._rule = rule
-        self._committed_at: mx.array | None = None  # [B, L], the probability at commit
-        self._taken: mx.array | None = None  # [B, L], how often taken back
+        self._at_commit: mx.array | None = None  # [B, L], probability
+        self._remasked: mx.array | None = None  # [B, L], count
 
     def passes(self, candidates: Candidates) -> mx.array:
         return candidates.confidence >= self._rule.tau
 
-    def again(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def recheck(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return committed
 
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
         commit = super().commit(candidates, quota, key)
-        at = mx.array(candidates.positions)
-        if self._committed_at is None:
-            self._committed_at = mx.zeros((len(quota), candidates.length))
-        before = mx.take_along_axis(self._committed_at, at, axis=1)
+        positions = mx.array(candidates.positions)
+        if self._at_commit is None:
+            self._at_commit = mx.zeros((len(quota), candidates.length))
+        before = mx.take_along_axis(self._at_commit, positions, axis=1)
         now = mx.where(commit, candidates.confidence, before)
-        self._committed_at = mx.put_along_axis(self._committed_at, at, now, axis=1)
+        self._at_commit = mx.put_along_axis(self._at_commit, positions, now, axis=1)
         return commit
 
-    def take_back(self, candidates: Candidates) -> mx.array:
-        if self._committed_at is None:
-            return mx.zeros_like(candidates.again)
-        at = mx.array(candidates.positions)
-        taken = mx.zeros_like(self._committed_at) if self._taken is None else self._taken
-        count = mx.take_along_axis(taken, at, axis=1)
-        fallen = candidates.held < self._rule.fall * mx.take_along_axis(self._committed_at, at, axis=1)
-        back = candidates.again & fallen & (count < self._rule.limit)
-        self._taken = mx.put_along_axis(taken, at, count + back, axis=1)
-        return back
+    def remask(self, candidates: Candidates) -> mx.array:
+        if self._at_commit is None:
+            return mx.zeros_like(candidates.recheck)
+        positions = mx.array(candidates.positions)
+        counts = mx.zeros_like(self._at_commit) if self._remasked is None else self._remasked
+        count = mx.take_along_axis(counts, positions, axis=1)
+        has_fallen = candidates.current < self._rule.fall * mx.take_along_axis(self._at_commit, positions, axis=1)
+        remask = candidates.recheck & has_fallen & (count < self._rule.limit)
+        self._remasked = mx.put_along_axis(counts, positions, count + remask, axis=1)
+        return remask

@@ -1,4 +1,4 @@
-"""The reference's commit rule: a share of the masks at each step, by a schedule of timesteps."""
+"""The reference decoder's commit rule: a share of the masks in each step, by a schedule of timesteps."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...config import GenerationConfig
-from ..torch_topk import torch_topk
 from .base import Candidates, CommitRule, RuleState, WithoutRemasking, largest
 
 
 @dataclass(frozen=True)
 class Schedule(WithoutRemasking):
-    """The reference's rule: a share of the masks at each step, the best scores first.
+    """In the step from timestep t to s, int(mean |M| * (1 - s/t)) tokens of every row; in the last step all.
+
+    |M| is the number of masks in a row; the mean is over the rows of the batch. The best scores are committed.
+    Source: `diffusion_generate` (Dream, arXiv 2508.15487; DiffuCoder, arXiv 2506.20639).
 
     Attributes:
-        steps: how many steps the timesteps are spread over.
-        eps: where the timesteps end.
+        steps: the number of steps that the timesteps are spread over.
+        eps: the last timestep; the first is 1.
         alg_temp: above 0, positions are drawn without replacement from softmax(score / alg_temp).
     """
 
@@ -29,12 +31,11 @@ class Schedule(WithoutRemasking):
         return self
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """int(mean |M| * (1 - s/t)) for every row, in float32 as the reference has it; all in the last step."""
-        if index >= self.steps - 1:  # beyond it, where a window has not shown all masks in time
-            return masked
-        return self._of_the_mean(index, masked)
+        # A step past the last comes when a window has not shown all masks by then.
+        return masked if index >= self.steps - 1 else self.share_of_mean(index, masked)
 
-    def _of_the_mean(self, index: int, masked: NDArray[np.int64]) -> NDArray[np.int64]:
+    def share_of_mean(self, index: int, masked: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The mean's share in float32, as the reference computes it, but no more than a row has; int64 `[B]`."""
         mean = np.float32(masked.sum()) / np.float32(len(masked))
         return np.minimum(masked, int(mean * commit_share(index, self.steps, self.eps)))
 
@@ -45,40 +46,19 @@ class Schedule(WithoutRemasking):
             # replacement from the softmax (arXiv 1903.06059).
             weights = mx.maximum((scores - scores.max(axis=1, keepdims=True)) / self.alg_temp, -1e30)
             noisy = weights + mx.random.gumbel(shape=scores.shape, key=key)
-            scores = mx.where(candidates.valid, noisy, -mx.inf)
+            scores = mx.where(candidates.masked, noisy, -mx.inf)
         return largest(scores, quota)
-
-
-@dataclass(frozen=True)
-class ReferenceSchedule(Schedule):
-    """`Schedule`, but equal scores are taken in the order that the reference takes them (`ties`).
-
-    In the last step too every row gets the mean, so that one with more masks keeps some. The
-    choice is made on the host: this is the plain decoder that others are checked against.
-    """
-
-    def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        return self._of_the_mean(index, masked)
-
-    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
-        if self.alg_temp > 0:  # drawn: there are no ties
-            return super().commit(candidates, quota, key)
-        scores = np.array(candidates.scores)
-        commit = np.zeros(scores.shape, dtype=np.bool_)
-        for row in range(len(scores)):
-            canvas = np.full(candidates.length, -np.inf)
-            canvas[candidates.positions[row]] = scores[row]
-            commit[row] = np.isin(candidates.positions[row], torch_topk(canvas.tolist(), int(quota[row])))
-        return mx.array(commit) & (candidates.scores > -mx.inf)
 
 
 @dataclass(frozen=True)
 class RandomSchedule(WithoutRemasking):
     """The reference's `origin`: each masked position is committed with probability 1 - s/t.
 
-    How many are is drawn first, from the binomial that this makes: with the random scores of
-    `origin` on top the outcome has the same distribution, and a step that draws none costs no
-    forward.
+    The number of commits is drawn first, from the binomial distribution this implies. With the random scores
+    of `origin` the outcome has the same distribution, and a step that draws 0 costs no forward.
+
+    Attributes:
+        steps, eps: as in `Schedule`.
     """
 
     steps: int
@@ -95,19 +75,16 @@ class RandomSchedule(WithoutRemasking):
 
 
 def schedule_for(config: GenerationConfig) -> CommitRule:
-    """The reference's schedule, with a configuration's steps."""
+    """The schedule of a configuration: `steps` steps, or one for each token."""
     steps = config.steps or config.max_tokens
-    if config.alg == "origin":
-        return RandomSchedule(steps, config.eps)
-    schedule = ReferenceSchedule if config.reference else Schedule
-    return schedule(steps, config.eps, config.alg_temp)
+    return RandomSchedule(steps, config.eps) if config.alg == "origin" else Schedule(steps, config.eps, config.alg_temp)
 
 
 def timestep(index: int, steps: int, eps: float) -> np.float32:
-    """The element `index` of torch's `linspace(1, eps, steps + 1)`, bit for bit.
+    """Element `index` of torch's `linspace(1, eps, steps + 1)`, bit for bit.
 
-    torch steps from both ends towards the middle, each value with one rounding (a fused
-    multiply-add); float64 in between does the same.
+    torch computes from both ends towards the middle, each value with one rounding (a fused
+    multiply-add); float64 for the intermediate result does the same.
     """
     end = np.float32(eps)
     step = float((end - np.float32(1)) / np.float32(steps))

@@ -1,23 +1,22 @@
-"""Windows: which positions are forwarded, and which keys and values are kept between forwards.
+"""Windows: which positions are forwarded in a step, and whose K/V are cached between forwards.
 
-A window is a small frozen value: it can be printed, compared and kept in a log. Opened on a canvas
-it becomes a `WindowState`, which holds what one generation keeps. One window, one file and one line in the table.
+To add a window, write it in a file here with its K/V cache (`base.Window` is the protocol), add a line to `WINDOWS`
+below, and its name and parameters to `choices.WINDOWS`, from which the command line and its help are made.
 """
 
 from collections.abc import Callable
 from functools import partial
 
-from ...choices import WINDOWS, parse_choice
+from ...choices import WINDOWS as PARAMETERS
+from ...choices import parse_choice
 from ...config import GenerationConfig
-from .base import ForwardOutput, Window, WindowState
+from .base import Window
 from .blocks import Blocks
 from .drafts import Drafts
 from .sliding import Sliding
 from .whole import Whole
 
-__all__ = ["Blocks", "Drafts", "ForwardOutput", "Sliding", "Whole", "Window", "WindowState", "window_for"]
-
-KINDS: dict[str, Callable[..., Window]] = {
+WINDOWS: dict[str, Callable[..., Window]] = {
     "whole": Whole,
     "blocks": partial(Blocks, cache="none"),
     "blocks-prefix": partial(Blocks, cache="prefix"),
@@ -25,10 +24,10 @@ KINDS: dict[str, Callable[..., Window]] = {
     "drafts": Drafts,
     "sliding": Sliding,
 }
-"""By the name that `GenerationConfig.window` gives them."""
+"""The windows by the name `GenerationConfig.window` gives them."""
 
 
 def window_for(config: GenerationConfig) -> Window:
-    """The window that a configuration names."""
-    name, parameters = parse_choice(config.window, WINDOWS, "window")
-    return KINDS[name](**parameters)
+    """The window that `config.window` names."""
+    name, parameters = parse_choice(config.window, PARAMETERS, "window")
+    return WINDOWS[name](**parameters)

@@ -1,112 +1,149 @@
-"""Windows at work: what is forwarded of one canvas now, and the keys and values kept of it.
+"""The protocols of a window, which decides what positions are forwarded in a step and whose K/V are cached.
 
-The loop asks a sight for what the network puts out where tokens may be committed. What each shows,
-and why, is said where it is named, in `windows`.
+A window is a small frozen value: you can print it, compare it and write it to a log. `open` gives its state for
+one batch of canvases, and the fast loop calls that state's `forward` in every step.
+
+Shapes: B canvases in the batch, L positions on a canvas, R candidates a canvas, D the width of the network.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError
-from ...models.transformer import DiffusionModel
-from ..canvas import Canvas, masked_first
+from ...models.transformer import DiffusionModel, Positions, left_padded
+from ..canvas import Canvas, selected_first
 
 
 @dataclass(frozen=True, eq=False)
 class ForwardOutput:
-    """What one forward shows.
+    """The result of one forward.
 
     Attributes:
-        positions: int32 `[B, R]`, where on the canvas the candidates stand; no position twice in a row.
-        valid: bool `[B, R]`, which of them are masked.
-        again: bool `[B, R]`, which of them are not, but are looked at again. What is neither only
-            fills the rectangle.
-        hidden: `[B, R, D]`, what the layers put out for the candidates: shifted already, and still
-            to go through `DiffusionModel.logits`.
-        forwarded: positions that went through the network, over all rows of the rectangle, a row.
-        forwards: forward passes that took, 0 where the answer was known already.
-        every: `[B, L, V]`, the shifted logits of the whole canvas, where they were asked for.
-        window: int32 `[B, 2]`, the first and one past the last position forwarded, the canvas's last one beside
-            them left out; None is the whole canvas.
+        positions: int32 `[B, R]`, where the candidates are on the canvas; no position twice in a row.
+        masked: bool `[B, R]`, the candidates that may be committed.
+        recheck: bool `[B, R]`, committed positions that are checked again. Positions that are neither only fill
+            the rectangle.
+        hidden: `[B, R, D]`, the output of the layers that predicts each candidate: shifted already, and the input
+            of `DiffusionModel.logits`.
+        forwarded: positions that went through the network, in each row of the batch.
+        span: int32 `[B, 2]`, the first position forwarded, and one past the last. The canvas's last position,
+            which a window may forward in addition, is not counted.
+        forwards: forward passes this took; 0 where the result was known already.
     """
 
     positions: NDArray[np.int32]
-    valid: NDArray[np.bool_]
-    again: NDArray[np.bool_]
+    masked: NDArray[np.bool_]
+    recheck: NDArray[np.bool_]
     hidden: mx.array
     forwarded: int
+    span: NDArray[np.int32]
     forwards: int = 1
-    every: mx.array | None = None
-    window: NDArray[np.int32] | None = None
 
 
 class WindowState(Protocol):
-    """A window opened on one canvas."""
+    """A window at work on one batch of canvases, with its K/V cache."""
 
-    def look(self, tokens: mx.array, known: NDArray[np.int32], again: NDArray[np.bool_], *, every: bool = False) -> ForwardOutput:
-        """Forward what the window shows.
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+        """Forward some positions of the canvas.
 
         Args:
-            tokens: the canvas `[B, L]`.
-            known: the same on the host.
-            again: bool `[B, L]`, committed positions to look at again, where the window shows them.
-            every: give the logits of the whole canvas too; only the whole canvas can.
+            tokens: the canvas, int32 `[B, L]`, on the device.
+            on_host: the same on the host.
+            recheck: bool `[B, L]`, committed positions to check again, where the window forwards what predicts them.
         """
         ...
 
-    def guess(self, positions: NDArray[np.int32], tokens: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
-        """Told after each look which token was chosen at each candidate and how it scored, `[B, R]` each."""
+    def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
+        """Called after each step: the token chosen at each candidate, committed or not, and its score; `[B, R]` each."""
         ...
-
-
-def candidates_of(
-    masked: NDArray[np.bool_], again: NDArray[np.bool_], least: int = 1
-) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
-    """`ForwardOutput`'s positions, `valid` and `again`, of bool `[B, L]`."""
-    positions, _ = masked_first(masked | again, least)
-    return positions, np.take_along_axis(masked, positions, axis=1), np.take_along_axis(again, positions, axis=1)
-
-
-def refuse(every: bool) -> None:
-    """What a window that does not show the whole canvas does where all of it is asked for."""
-    if every:
-        raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
-
-
-def rows_of(hidden: mx.array, rows: NDArray[np.int32]) -> mx.array:
-    """Rows `[B, R]` of `[B, L, D]`."""
-    return mx.take_along_axis(hidden, mx.array(rows)[..., None], axis=1)
-
-
-class NoDrafts:
-    """Of windows that make nothing of guesses."""
-
-    def guess(self, positions: NDArray[np.int32], tokens: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
-        pass
 
 
 class Window(Protocol):
-    """What the loop needs to know of a window."""
+    """A window and its parameters; `str` prints it as `GenerationConfig.window` takes it."""
 
     @property
-    def stops(self) -> bool:
-        """Whether decoding ends with the text, or with the canvas."""
+    def name(self) -> str:
+        """Its name in the table of windows."""
+        ...
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Its parameters, by the names `choices.WINDOWS` gives them."""
+        ...
+
+    @property
+    def stops_at_end(self) -> bool:
+        """Whether decoding stops when the text has ended, or goes on until the canvas is full."""
         ...
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
-        """Positions forwarded at once, and candidates among them, at most, of a prompt and masks of these lengths."""
+        """The memory that a forward needs.
+
+        Args:
+            prompt: tokens of known text.
+            masks: masks on the canvas.
+
+        Returns:
+            The most positions in one forward, and the most candidates among them.
+        """
         ...
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
-        """Start on a canvas, with nothing kept."""
+        """Start on a batch of canvases, with an empty cache."""
         ...
 
 
-class StopsWithText:
+class NamedWindow:
+    """The base of windows, which are dataclasses: how they print; by default decoding stops when the text has ended."""
+
+    name: ClassVar[str]
+
     @property
-    def stops(self) -> bool:
+    def parameters(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+    @property
+    def stops_at_end(self) -> bool:
         return True
+
+    def __str__(self) -> str:
+        return ":".join(filter(None, [self.name, ",".join(f"{name}={value}" for name, value in self.parameters.items())]))
+
+
+class ObservesNothing:
+    """A window state that makes no use of the tokens chosen."""
+
+    def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
+        pass
+
+
+def candidates_of(
+    masked: NDArray[np.bool_], recheck: NDArray[np.bool_], at_least: int = 1
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """`positions`, `masked` and `recheck` of `ForwardOutput`.
+
+    Args:
+        masked: bool `[B, L]`, what may be committed.
+        recheck: bool `[B, L]`.
+        at_least: the least R, as far as L allows; a window that sets it gets fewer different shapes.
+    """
+    positions, _ = selected_first(masked | recheck, at_least)
+    return positions, np.take_along_axis(masked, positions, axis=1), np.take_along_axis(recheck, positions, axis=1)
+
+
+def rows_of(hidden: mx.array, rows: NDArray[np.int32]) -> mx.array:
+    """Rows `[B, R]` of `hidden` `[B, L, D]`; `[B, R, D]`."""
+    return mx.take_along_axis(hidden, mx.array(rows)[..., None], axis=1)
+
+
+def padded_inputs(padding: NDArray[np.int32], length: int) -> tuple[Positions, mx.array | None]:
+    """The network's `positions` and `mask` for whole canvases of `length` tokens, `padding` `[B]` of them at the left."""
+    return left_padded(mx.array(padding), length) if padding.any() else (0, None)
+
+
+def whole_span(padding: NDArray[np.int32], length: int) -> NDArray[np.int32]:
+    """`ForwardOutput.span` of a forward of everything but the padding, int32 `[B, 2]`."""
+    return np.stack([padding, np.full_like(padding, length)], axis=1)

@@ -1,30 +1,32 @@
 """Fast-dLLM's blocks, with their K/V caches."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas
-from .base import WindowState
-from .cache import CachedState, ForwardPlan
+from .base import ForwardOutput, NamedWindow, ObservesNothing, WindowState
+from .cache import CanvasCache, ForwardPlan
 
 
 @dataclass(frozen=True)
-class Blocks:
+class Blocks(NamedWindow):
     """Fast-dLLM's blocks, from left to right, with its caches (arXiv 2505.22618).
 
-    Each block opens with a forward of the whole canvas, in which its first token is committed: the
-    shift leaves that position without a logit in what follows. Then only the block is forwarded
-    (`dual`), or the block and all behind it (`prefix`), while every other position keeps the keys
-    and values of the block's first forward, whether its token has been committed since or not.
-    Without a cache each forward is of the whole canvas. Here so that published numbers can be
-    reproduced; `Sliding` costs less and loses less.
+    Each block starts with a forward of the whole canvas, in which only the block's first token is committed: by the
+    shift, no later forward predicts that position. Later forwards are of the block alone (`dual`), or of the block and
+    everything after it (`prefix`). The other positions keep the K/V of the block's first forward, even if
+    their token has been committed since. Without a cache every forward is of the whole canvas.
+
+    This window is here to reproduce published numbers; `Sliding` costs less and changes the text less.
 
     Attributes:
         size: positions in a block.
-        stop: 0 goes on to the end of the canvas, as published; 1 stops with the text.
+        stop: 1 stops when the text has ended; 0 goes on to the end of the canvas, as published.
         cache: `none`, `prefix` or `dual`.
     """
 
@@ -33,37 +35,63 @@ class Blocks:
     cache: str
 
     @property
-    def stops(self) -> bool:
+    def name(self) -> str:  # type: ignore[override]
+        return "blocks" if self.cache == "none" else f"blocks-{self.cache}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"size": self.size, "stop": self.stop}
+
+    @property
+    def stops_at_end(self) -> bool:
         return bool(self.stop)
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
         return prompt + masks, max(prompt, self.size)  # masks in the prompt make one block
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
-        return BlocksState(model, canvas, self.size, self.cache)
+        return BlocksState(model, canvas, self)
 
 
-class BlocksState(CachedState):
-    """`windows.Blocks` at work."""
+class BlocksState(ObservesNothing):
+    """`Blocks` at work: the cache, and the number of the current block."""
 
-    def __init__(self, model: DiffusionModel, canvas: Canvas, size: int, cache: str):
-        super().__init__(model, canvas)
-        self._cache = cache
+    def __init__(self, model: DiffusionModel, canvas: Canvas, window: Blocks):
+        self._window, self._mask_id, self._shift = window, canvas.mask_id, model.shift
+        self._cache = CanvasCache(model, canvas)
+        length = canvas.tokens.shape[1]
+        self._real = np.arange(length) >= canvas.padding[:, None]  # [B, L]
         # Masks in the prompt make a block of their own.
-        self._starts = np.array([0, *range(canvas.start, canvas.tokens.shape[1], size)])
-        self._ends = np.append(self._starts[1:], canvas.tokens.shape[1])
+        self._edges = np.array([0, *range(canvas.start, length, window.size), length])
         self._block = -1
 
-    def _choose(self, masked: NDArray[np.bool_], again: NDArray[np.bool_]) -> ForwardPlan:
-        at = np.arange(masked.shape[1])
-        block = int(np.searchsorted(self._ends, masked.any(axis=0).argmax(), side="right"))
-        opens, self._block = block != self._block, block
-        start, end = self._starts[block], self._ends[block]
-        candidates = masked & (at >= start) & (at < end)
-        everything = np.ones_like(masked)
-        if opens and self._cache != "none" and candidates[:, start].any():
-            candidates = candidates & (at == start)
-        if opens or self._cache == "none":
-            return ForwardPlan(self._real, candidates, everything)
-        forwarded = (at >= start) & (at < (end if self._cache == "dual" else len(at)))
-        return ForwardPlan(np.broadcast_to(forwarded, masked.shape) & self._real, candidates, everything)
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+        masked = on_host == self._mask_id
+        block = int(np.searchsorted(self._edges[1:], masked.any(axis=0).argmax(), side="right"))
+        is_new, self._block = block != self._block, block
+        start, end = self._edges[block : block + 2]
+        plan = plan_forward(masked, self._real, int(start), int(end), self._window.cache, is_new=is_new, shift=self._shift)
+        return self._cache.forward(tokens, plan, recheck)
+
+
+def plan_forward(
+    masked: NDArray[np.bool_], real: NDArray[np.bool_], start: int, end: int, cache: str, *, is_new: bool, shift: int
+) -> ForwardPlan:
+    """Plan one forward of the block from `start` to `end`.
+
+    Args:
+        masked: bool `[B, L]`.
+        real: bool `[B, L]`, everything but the left padding.
+        start, end: the block, which holds the first mask of the batch.
+        cache: as in `Blocks`.
+        is_new: whether this is the block's first forward.
+        shift: `DiffusionModel.shift`.
+    """
+    at = np.arange(masked.shape[1])
+    candidates = masked & (at >= start) & (at < end)
+    if cache == "none":
+        return ForwardPlan(real, candidates, real)
+    if is_new:
+        unpredicted = candidates & (at < start + shift)  # by any later forward of the block
+        return ForwardPlan(real, unpredicted if unpredicted.any() else candidates, real)
+    return ForwardPlan(real & (at >= start) & (at < (end if cache == "dual" else len(at))), candidates, real)

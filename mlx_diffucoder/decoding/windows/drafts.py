@@ -6,26 +6,26 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.transformer import DiffusionModel, Positions, left_padded
-from ..canvas import Canvas
-from .base import ForwardOutput, StopsWithText, WindowState, candidates_of, refuse, rows_of
+from ...models.transformer import DiffusionModel
+from ..canvas import Canvas, predictor_of
+from .base import ForwardOutput, NamedWindow, WindowState, candidates_of, padded_inputs, rows_of, whole_span
 
 
 @dataclass(frozen=True)
-class Drafts(StopsWithText):
-    """The whole canvas, and in the same forward the canvases that will probably come next.
+class Drafts(NamedWindow):
+    """Forward the whole canvas, and in the same batch the canvases that will probably follow it.
 
-    After a commit, sets of the guesses that are left are filled in as they looked before, those
-    sets that are the likeliest to be committed next; all of these canvases are forwarded in one
-    batch. As long as the rule then makes a canvas that was among them, its logits are there
-    already. What is seen is always what the whole canvas gives: the text is that of `Whole`, in
-    fewer and larger forwards. FreeDave (arXiv 2510.00294) drafts one order of commits; sets, in
-    which orders meet again, are reached more often.
+    A draft is the canvas with some of the tokens filled in that were chosen but not committed in the last step; the
+    drafts are the sets of tokens that are most probably committed next. As long as the rule makes a canvas that
+    was drafted, its output is known already. The text is always that of `Whole`, in fewer and larger forwards.
+    FreeDave (arXiv 2510.00294) drafts one order of commits; sets, in which several orders meet, are
+    reached more often.
 
     Attributes:
-        ahead: canvases in a batch.
+        ahead: canvases in a batch, for each canvas that is decoded.
     """
 
+    name = "drafts"
     ahead: int
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
@@ -35,17 +35,17 @@ class Drafts(StopsWithText):
         return DraftsState(model, canvas, self.ahead)
 
 
-# How often the surest guess, the second, ... of one look is the next to be committed, on `pocket-1`.
+# How often the surest chosen token of a step, the second, ... is the next one committed; measured on `pocket-1`.
 _NEXT = (0.6, 0.18, 0.08, 0.04, 0.02)
 
 
 def draft_sets(count: int) -> list[frozenset[int]]:
-    """The `count` sets of commits that are most likely to be reached, the empty one first.
+    """The `count` sets of tokens most likely to be committed next, the empty set first.
 
-    A canvas is told by which of the guesses are on it, in whatever order they came: so two guesses
-    that change places lead back to the same canvas. A guess goes by its rank, 0 the surest.
+    A token is given by its rank, 0 for the surest. Order does not matter: two tokens committed in
+    either order give the same canvas.
     """
-    reached = {frozenset[int](): 1.0}
+    reached = {frozenset[int](): 1.0}  # the sets chosen, and the probability of passing through each
     reach: dict[frozenset[int], float] = {}
     latest = frozenset[int]()
     while len(reached) < count:
@@ -58,52 +58,69 @@ def draft_sets(count: int) -> list[frozenset[int]]:
     return list(reached)
 
 
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """The tokens chosen in the last step: candidates' positions, tokens and scores, `[B, R]` each."""
+
+    positions: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+
 class DraftsState:
-    """`windows.Drafts` at work."""
+    """`Drafts` at work: the drafts of the last forward and their hidden states."""
 
     def __init__(self, model: DiffusionModel, canvas: Canvas, ahead: int):
-        self._model, self._mask_id = model, canvas.mask_id
+        self._model, self._mask_id, self._padding = model, canvas.mask_id, canvas.padding
         self._sets = draft_sets(ahead)
-        self._canvas = canvas
-        self._drafts = np.zeros((len(canvas.tokens), 0, canvas.tokens.shape[1]), dtype=np.int32)  # [B, K, L]
+        rows, length = canvas.tokens.shape
+        self._drafts = np.zeros((rows, 0, length), dtype=np.int32)  # [B, K, L]
         self._hidden = mx.zeros((0,))  # [B, K, L, D]
-        self._last: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]] | None = None
+        self._choices: Choices | None = None
 
-    def look(self, tokens: mx.array, known: NDArray[np.int32], again: NDArray[np.bool_], *, every: bool = False) -> ForwardOutput:
-        refuse(every)
-        same = (self._drafts == known[:, None, :]).all(axis=-1)  # [B, K]
-        forwards, length = 0, known.shape[1]
-        if not same.any(axis=1).all():
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+        is_drafted = (self._drafts == on_host[:, None, :]).all(axis=-1)  # [B, K]
+        forwards = 0
+        if not is_drafted.any(axis=1).all():
             forwards = 1
-            self._drafts = self._draft(known)
-            self._hidden = self._forward()
-            same = np.arange(self._drafts.shape[1]) == np.zeros((len(known), 1))
-        which = mx.array(same.argmax(axis=1))[:, None, None, None]
+            self._drafts = drafts_of(on_host, self._mask_id, self._choices, self._sets)
+            self._hidden = self._forward_drafts()
+            is_drafted = np.arange(self._drafts.shape[1]) == np.zeros((len(on_host), 1))  # the canvas itself is first
+        which = mx.array(is_drafted.argmax(axis=1))[:, None, None, None]
         hidden = mx.take_along_axis(self._hidden, which, axis=1)[:, 0]  # [B, L, D]
-        positions, valid, again = candidates_of(known == self._mask_id, again)
-        shown = rows_of(hidden, np.maximum(positions - 1, self._canvas.padding[:, None]))
-        return ForwardOutput(positions, valid, again, shown, forwards * self._drafts.shape[1] * length, forwards)
+        positions, masked, recheck = candidates_of(on_host == self._mask_id, recheck)
+        predicting = rows_of(hidden, predictor_of(positions, self._padding, self._model.shift))
+        _, drafts, length = self._drafts.shape
+        span = whole_span(self._padding, length)
+        return ForwardOutput(positions, masked, recheck, predicting, forwards * drafts * length, span, forwards)
 
-    def guess(self, positions: NDArray[np.int32], tokens: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
-        self._last = (positions, tokens, scores)
+    def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
+        self._choices = Choices(positions, chosen, scores)
 
-    def _forward(self) -> mx.array:
+    def _forward_drafts(self) -> mx.array:
         B, K, L = self._drafts.shape
-        positions: Positions = 0
-        mask = None
-        if self._canvas.padding.any():
-            positions, mask = left_padded(mx.array(np.repeat(self._canvas.padding, K)), L)
-        return self._model.model(mx.array(self._drafts.reshape(B * K, L)), positions, mask, None).reshape(B, K, L, -1)
+        positions, attention_mask = padded_inputs(np.repeat(self._padding, K), L)
+        return self._model.model(mx.array(self._drafts.reshape(B * K, L)), positions, attention_mask, None).reshape(B, K, L, -1)
 
-    def _draft(self, known: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The canvas `[B, L]` itself, and what it becomes with some of the last look's guesses committed."""
-        if self._last is None:
-            return known[:, None]
-        drafts = np.repeat(known[:, None], len(self._sets), axis=1)
-        positions, tokens, scores = self._last
-        for row, order in enumerate(np.argsort(-scores, axis=1, kind="stable")):
-            left = [place for place in order if known[row, positions[row, place]] == self._mask_id]
-            for draft, ranks in zip(drafts[row], self._sets, strict=True):
-                places = [left[rank] for rank in ranks if rank < len(left)]
-                draft[positions[row, places]] = tokens[row, places]
-        return drafts
+
+def drafts_of(on_host: NDArray[np.int32], mask_id: int, choices: Choices | None, sets: list[frozenset[int]]) -> NDArray[np.int32]:
+    """The canvases `[B, L]` themselves, and each with some of the last step's chosen tokens filled in.
+
+    Args:
+        on_host: the canvases, int32 `[B, L]`.
+        mask_id: the mask token.
+        choices: those of the last step; None before the first.
+        sets: as `draft_sets` gives them: ranks among the choices that are still masked.
+
+    Returns:
+        int32 `[B, K, L]`, the canvas itself first; K is the number of sets, or 1 without choices.
+    """
+    if choices is None:
+        return on_host[:, None]
+    drafts = np.repeat(on_host[:, None], len(sets), axis=1)
+    for row, order in enumerate(np.argsort(-choices.scores, axis=1, kind="stable")):
+        left = [index for index in order if on_host[row, choices.positions[row, index]] == mask_id]
+        for draft, ranks in zip(drafts[row], sets, strict=True):
+            filled = [left[rank] for rank in ranks if rank < len(left)]
+            draft[choices.positions[row, filled]] = choices.tokens[row, filled]
+    return drafts

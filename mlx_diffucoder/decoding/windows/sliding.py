@@ -1,105 +1,171 @@
 """The sliding window, with its K/V cache."""
 
 from dataclasses import dataclass
+from typing import Self
 
+import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas
-from .base import StopsWithText, WindowState
-from .cache import CachedState, ForwardPlan
+from .base import ForwardOutput, NamedWindow, ObservesNothing, WindowState
+from .cache import CanvasCache, ForwardPlan
+
+MULTIPLE = 8
+"""Positions are forwarded in multiples of this, so that forwards have few shapes; each is compiled once on a GPU."""
 
 
 @dataclass(frozen=True)
-class Sliding(StopsWithText):
-    """Forward from the first position that is not settled to some masks ahead; freeze what is behind.
+class Sliding(NamedWindow):
+    """Forward a window around the first masks; keep the text before it in the K/V cache, and drop most masks after it.
 
-    A position is settled when it was forwarded after its token was committed: only then do its
-    keys and values belong to that token (dKV-Cache, arXiv 2505.15781). The shift makes position
-    i - 1 predict position i, so it is forwarded again as long as i is masked. Of the masks behind
-    the window the next few and the last one are shown to the model (Streaming-dLLM, 2601.17917;
-    DPad, 2508.14148), the others are not forwarded at all. So that forwards have few shapes, each is
-    compiled once on a GPU, positions come in multiples of 8: the suffix takes what is left.
+    The K/V of a position are valid once it was forwarded after its token was committed: only then do they belong to
+    that token (dKV-Cache, arXiv 2505.15781). With the shift, position i - 1 predicts position i, so it is forwarded as
+    long as i is masked. Of the masks after the window only the next few and the canvas's last position are forwarded
+    (Streaming-dLLM, arXiv 2601.17917; DPad, arXiv 2508.14148).
 
-    Where there are several holes, each has such a window, and all slide at once. The text given around
-    them is forwarded in the first look, also that behind a hole, and seen from then on.
+    On a canvas with several holes, each hole has its own window, and all of them slide at once. Known text is
+    forwarded in the first step, even after a hole, and attended to from then on. `plan_forward` shows a step.
 
     Attributes:
         width: positions from the first mask on whose masks may be committed.
-        suffix: positions behind them that are only shown, at least.
-        refresh: commits after which everything settled is encoded anew; 0 is never.
+        suffix: positions after the width that are forwarded as context, at least.
+        refresh: after so many commits, all K/V are computed again; 0 is never.
     """
 
+    name = "sliding"
     width: int
     suffix: int
     refresh: int
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
-        reach = self.width + self.suffix + SlidingState.ROUND
-        return (prompt + masks if self.refresh else min(prompt + masks, prompt + reach)), min(self.width, masks)
+        reach = prompt + self.width + self.suffix + MULTIPLE
+        return (prompt + masks if self.refresh else min(prompt + masks, reach)), min(self.width, masks)
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
-        return SlidingState(model, canvas, self.width, self.suffix, self.refresh)
+        return SlidingState(model, canvas, self)
 
 
-class SlidingState(CachedState):
-    """`windows.Sliding` at work."""
+class SlidingState(ObservesNothing):
+    """`Sliding` at work: the cache, and which of its K/V are valid."""
 
-    ROUND = 8
+    def __init__(self, model: DiffusionModel, canvas: Canvas, window: Sliding):
+        self._window, self._mask_id = window, canvas.mask_id
+        self._layout = Layout.of(canvas, model.shift)
+        self._cache = CanvasCache(model, canvas, multiple=MULTIPLE, candidates=window.width)
+        self._cache_valid = np.zeros(canvas.tokens.shape, dtype=np.bool_)
+        self._masks_at_refresh = int((canvas.tokens == canvas.mask_id).sum())
 
-    def __init__(self, model: DiffusionModel, canvas: Canvas, width: int, suffix: int, refresh: int):
-        super().__init__(model, canvas)
-        self.LEAST = width
-        self._width, self._suffix, self._refresh_after = width, suffix, refresh
-        self._given = canvas.tokens != canvas.mask_id
-        # Each hole with the text before it, and the last one with all behind it too: [B, 1] each.
-        stops = [*canvas.holes[:, :-1, 1].T, np.full(len(canvas.tokens), self._length)]
-        starts = [np.zeros(len(canvas.tokens), dtype=np.int32), *stops[:-1]]
-        self._stretches = [(start[:, None], stop[:, None]) for start, stop in zip(starts, stops, strict=True)]
-        self._settled = ~self._real  # padding is never forwarded: it must not hold the window open
-        self._masks_at_refresh: int | None = None
-
-    def _choose(self, masked: NDArray[np.bool_], again: NDArray[np.bool_]) -> ForwardPlan:
-        self._settled &= ~masked  # what was taken back is not settled any more
-        self._refresh(int(masked.sum()))
-        shown = self._given & ~self._settled  # given text is seen from the first look on, wherever it stands
-        candidates = np.zeros_like(masked)
-        for low, high in self._stretches:
-            more, near = self._slide(masked, again, low, high)
-            shown, candidates = shown | more, candidates | near
-        # Given text that was seen is forwarded again only where it predicts what stands to its right.
-        predicts = np.roll(masked | again, -1, axis=1)
-        shown &= ~(self._given & self._settled) | predicts
-        # A row that has no mask left only keeps the others company, with its last position.
-        last = np.arange(self._length) == self._length - 1
-        forwarded = self._real & shown & masked.any(axis=1, keepdims=True) | last
-        visible = forwarded | self._settled
-        self._settled |= forwarded & ~masked
-        return ForwardPlan(forwarded, candidates, visible)
-
-    def _slide(
-        self, masked: NDArray[np.bool_], again: NDArray[np.bool_], low: NDArray[np.int32], high: NDArray[np.int32]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """What is shown, and may be committed, of the one hole from `low` to `high`, `[B, 1]` each."""
-        at = np.arange(self._length)
-        inside = (at >= low) & (at < high)
-        masked = masked & inside
-        has_mask = masked.any(axis=1, keepdims=True)
-        first = np.where(has_mask, masked.argmax(axis=1, keepdims=True), high)
-        stale = np.where(inside & ~self._settled, at, high).min(axis=1, keepdims=True)
-        # One more to the left, where the first stale one is to be looked at again.
-        predictor = np.take_along_axis(again, np.minimum(stale, self._length - 1), axis=1)
-        start = np.minimum(stale - predictor, first - has_mask)
-        end = first + self._width
-        # The suffix takes what is left of the last `ROUND` positions.
-        count = end + self._suffix - start + 1
-        shown = (at >= start) & (at < np.minimum(end + self._suffix + -count % self.ROUND, high))
-        return shown, masked & (at < end)
-
-    def _refresh(self, masks: int) -> None:
-        if self._masks_at_refresh is None:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+        masked = on_host == self._mask_id
+        masks = int(masked.sum())
+        if self._window.refresh and self._masks_at_refresh - masks >= self._window.refresh:
             self._masks_at_refresh = masks
-        if self._refresh_after and self._masks_at_refresh - masks >= self._refresh_after:
-            self._masks_at_refresh = masks
-            self._settled = ~self._real
+            self._cache_valid = np.zeros_like(masked)
+        plan = plan_forward(masked, recheck, self._cache_valid, self._layout, self._window.width, self._window.suffix)
+        if plan.cache_valid is not None:
+            self._cache_valid = plan.cache_valid
+        return self._cache.forward(tokens, plan, recheck)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What stays the same on a batch of canvases while they are decoded.
+
+    Attributes:
+        real: bool `[B, L]`, everything but the left padding.
+        given: bool `[B, L]`, text that was known at the start.
+        parts: a start and an end, int32 `[B, 1]` each, for each hole: the hole with the text before it, and
+            for the last hole also the text after it.
+        shift: `DiffusionModel.shift`.
+    """
+
+    real: NDArray[np.bool_]
+    given: NDArray[np.bool_]
+    parts: tuple[tuple[NDArray[np.int32], NDArray[np.int32]], ...]
+    shift: int
+
+    @classmethod
+    def of(cls, canvas: Canvas, shift: int) -> Self:
+        """The layout of a batch of canvases."""
+        rows, length = canvas.tokens.shape
+        ends = [*canvas.holes[:, :-1, 1].T, np.full(rows, length, dtype=np.int32)]
+        starts = [np.zeros(rows, dtype=np.int32), *ends[:-1]]
+        real = np.arange(length) >= canvas.padding[:, None]
+        parts = tuple((start[:, None], end[:, None]) for start, end in zip(starts, ends, strict=True))
+        return cls(real, real & (canvas.tokens != canvas.mask_id), parts, shift)
+
+
+def plan_forward(
+    masked: NDArray[np.bool_],
+    recheck: NDArray[np.bool_],
+    cache_valid: NDArray[np.bool_],
+    layout: Layout,
+    width: int,
+    suffix: int,
+) -> ForwardPlan:
+    """Plan one forward of the sliding window.
+
+    A step with width 6 and suffix 2, on a canvas with 6 known tokens (`k`), committed tokens (`c`) and masks (`_`):
+
+        position     0         1         2         3
+                     0123456789012345678901234567890
+        canvas       kkkkkkccccc_c_c________________
+        cache_valid  ########  #
+        forwarded            ###############       #
+        candidates              # # ##
+        attended     #######################       #
+        then valid   ########### # #
+
+    Tokens 8, 9, 12 and 14 were committed in the last step, so their K/V are still those of a mask. The window
+    starts at the first position without valid K/V, 8, or at the one that predicts the first mask if that comes
+    before it, and ends `suffix` positions after the `width`. The suffix is extended until the window and the canvas's
+    last position make a multiple of `MULTIPLE`; here by 4, to 16. Everything before the window is only attended to;
+    nothing after it is, except the last position.
+
+    Args:
+        masked: bool `[B, L]`.
+        recheck: bool `[B, L]`, committed positions to check again. The window starts one position earlier where
+            that is needed to predict the first position without valid K/V.
+        cache_valid: bool `[B, L]`, the positions with valid K/V, as `ForwardPlan.cache_valid`.
+        layout: of the canvases.
+        width, suffix: as in `Sliding`.
+    """
+    valid = cache_valid & ~masked  # a position that was masked again has the K/V of its former token
+    forwarded, candidates = layout.given & ~valid, np.zeros_like(masked)
+    for start, end in layout.parts:
+        window, near = _window_in(masked, recheck, valid, layout, width, suffix, start, end)
+        forwarded, candidates = forwarded | window, candidates | near
+    # Given text with valid K/V is forwarded only to predict its neighbour.
+    predicts = np.roll(masked | recheck, -layout.shift, axis=1)
+    forwarded &= ~(layout.given & valid) | predicts
+    # A row without masks waits for the others of its batch: it forwards its last position only.
+    is_last = np.arange(masked.shape[1]) == masked.shape[1] - 1
+    forwarded = layout.real & forwarded & masked.any(axis=1, keepdims=True) | is_last
+    attended = layout.real & (forwarded | valid)
+    return ForwardPlan(forwarded, candidates, attended, attended & ~masked)
+
+
+def _window_in(
+    masked: NDArray[np.bool_],
+    recheck: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    layout: Layout,
+    width: int,
+    suffix: int,
+    start: NDArray[np.int32],
+    end: NDArray[np.int32],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The window and the candidates in one part of the canvas, from `start` to `end`; bool `[B, L]` each."""
+    at = np.arange(masked.shape[1])
+    inside = (at >= start) & (at < end)
+    masked = masked & inside
+    has_mask = masked.any(axis=1, keepdims=True)
+    first_mask = np.where(has_mask, masked.argmax(axis=1, keepdims=True), end)
+    first_stale = np.where(inside & layout.real & ~valid, at, end).min(axis=1, keepdims=True)
+    is_rechecked = np.take_along_axis(recheck, np.minimum(first_stale, len(at) - 1), axis=1)
+    low = np.minimum(first_stale - layout.shift * is_rechecked, first_mask - layout.shift * has_mask)
+    high = first_mask + width + suffix
+    high = high + -(high - low + 1) % MULTIPLE  # 1 for the canvas's last position
+    return (at >= low) & (at < np.minimum(high, end)), masked & (at < first_mask + width)

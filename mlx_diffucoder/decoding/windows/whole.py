@@ -6,14 +6,16 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.transformer import DiffusionModel, Positions, left_padded
-from ..canvas import Canvas
-from .base import ForwardOutput, NoDrafts, StopsWithText, WindowState, candidates_of, rows_of
+from ...models.transformer import DiffusionModel
+from ..canvas import Canvas, predictor_of
+from .base import ForwardOutput, NamedWindow, ObservesNothing, WindowState, candidates_of, padded_inputs, rows_of, whole_span
 
 
 @dataclass(frozen=True)
-class Whole(StopsWithText):
-    """Forward the whole canvas, keep nothing: the reference."""
+class Whole(NamedWindow):
+    """Forward the whole canvas in every step and cache nothing, as the reference decoder does."""
+
+    name = "whole"
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
         return prompt + masks, masks
@@ -22,25 +24,16 @@ class Whole(StopsWithText):
         return WholeState(model, canvas)
 
 
-class WholeState(NoDrafts):
-    """`windows.Whole` at work."""
+class WholeState(ObservesNothing):
+    """`Whole` at work."""
 
     def __init__(self, model: DiffusionModel, canvas: Canvas):
-        self._model = model
-        self._padding = canvas.padding[:, None]
-        self._positions: Positions = 0
-        self._mask: mx.array | None = None
-        if canvas.padding.any():
-            self._positions, self._mask = left_padded(mx.array(canvas.padding), canvas.tokens.shape[1])
-        self._mask_id = canvas.mask_id
+        self._model, self._mask_id, self._padding = model, canvas.mask_id, canvas.padding
+        self._positions, self._attention_mask = padded_inputs(canvas.padding, canvas.tokens.shape[1])
 
-    def look(self, tokens: mx.array, known: NDArray[np.int32], again: NDArray[np.bool_], *, every: bool = False) -> ForwardOutput:
-        positions, valid, again = candidates_of(known == self._mask_id, again)
-        hidden = self._model.model(tokens, self._positions, self._mask, None)
-        # Position i is predicted by row i - 1, and a row's first one, as in the reference, by itself.
-        shown = rows_of(hidden, np.maximum(positions - 1, self._padding))
-        logits = None
-        if every:
-            logits = self._model.logits(hidden)
-            logits = mx.concatenate([logits[:, :1], logits[:, :-1]], axis=1)  # [B, L, V]
-        return ForwardOutput(positions, valid, again, shown, known.shape[1], every=logits)
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+        positions, masked, recheck = candidates_of(on_host == self._mask_id, recheck)
+        hidden = self._model.model(tokens, self._positions, self._attention_mask, None)  # [B, L, D]
+        predicting = rows_of(hidden, predictor_of(positions, self._padding, self._model.shift))
+        length = on_host.shape[1]
+        return ForwardOutput(positions, masked, recheck, predicting, length, whole_span(self._padding, length))

@@ -1,0 +1,156 @@
+"""The plain reference decoder: `diffusion_generate` (Dream, arXiv 2508.15487; DiffuCoder, arXiv 2506.20639).
+
+It forwards the whole canvas in every step of the schedule, keeps no K/V cache, and never stops early. It runs
+`reference=True` and hooks, and the fast loop (`loop.py`) is tested against it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import GenerationConfig
+from ..models.transformer import DiffusionModel
+from .canvas import Canvas, predictor_of
+from .result import Step
+from .rules import rule_for
+from .rules.base import Candidates, CommitRule
+from .rules.schedule import Schedule
+from .sampling import measure, random_sources
+from .step import candidates_from, check_finite
+from .torch_topk import torch_topk
+from .windows.base import padded_inputs
+
+
+class LogitsHook(Protocol):
+    """Called after each forward, with the logits shifted so that row i predicts position i."""
+
+    def __call__(self, index: int, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Take the canvas `[B, L]` and the logits `[B, L, V]`; return the logits to use instead."""
+        ...
+
+
+class TokensHook(Protocol):
+    """Called once before the first step (with None and None), and after each step."""
+
+    def __call__(self, index: int | None, tokens: mx.array, logits: mx.array | None) -> mx.array:
+        """Take the canvas `[B, L]` and the step's logits `[B, L, V]`; return the canvas to use instead."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The reference decoder's two hooks."""
+
+    logits: LogitsHook | None = None
+    tokens: TokensHook | None = None
+
+    def __bool__(self) -> bool:
+        return self.logits is not None or self.tokens is not None
+
+
+def reference_decode(
+    model: DiffusionModel,
+    canvas: Canvas,
+    rule: CommitRule,
+    config: GenerationConfig,
+    *,
+    forbidden: mx.array | None = None,
+    hooks: Hooks | None = None,
+) -> Iterator[tuple[Step, ...]]:
+    """Denoise a batch of canvases, one step at a time.
+
+    Args:
+        model: the network.
+        canvas: B canvases of L positions.
+        rule: decides which tokens are committed. A schedule runs all of its steps; other rules run until no mask
+            is left.
+        config: how tokens are drawn and scored.
+        forbidden: bool `[V]`, ids never to be chosen.
+        hooks: called around each step.
+
+    Yields:
+        For each step, one `Step` for each canvas, without its left padding.
+
+    Raises:
+        CheckpointError: the network's output is not finite.
+    """
+    hooks = hooks or Hooks()
+    key, rng = random_sources(config)
+    state, length = rule.open(), canvas.tokens.shape[1]
+    at = np.broadcast_to(np.arange(length, dtype=np.int32), canvas.tokens.shape)  # [B, L]
+    predictors = mx.array(predictor_of(at, canvas.padding, model.shift))
+    positions, attention_mask = padded_inputs(canvas.padding, length)
+    tokens = mx.array(canvas.tokens)
+    if hooks.tokens:
+        tokens = hooks.tokens(None, tokens, None)
+    to_fill = np.array(tokens) == canvas.mask_id
+
+    # A hook that masks positions again does not keep a rule without a schedule running for ever.
+    for index in range(rule.steps or max(1, int(to_fill.sum())) * rule.max_commits):
+        masked = np.array(tokens) == canvas.mask_id
+        quota = state.quota(index, masked.sum(axis=1), rng)
+        recheck = state.recheck(to_fill & ~masked)
+
+        logits = model(tokens, rows=predictors, positions=positions, mask=attention_mask)  # [B, L, V], shifted
+        if hooks.logits:
+            logits = hooks.logits(index, tokens, logits)
+        allowed = logits if forbidden is None else mx.where(forbidden, -mx.inf, logits)
+
+        key, measure_key, commit_key = mx.random.split(key, 3)
+        measured = measure(allowed, tokens, config, measure_key, needs_probs=rule.needs_probs)
+        check_finite(measured.confidence)
+        candidates = candidates_from(measured, at, masked, recheck, length)
+        commit = state.commit(candidates, quota, commit_key)  # [B, L]
+        remask = state.remask(candidates)
+        tokens = mx.where(remask, canvas.mask_id, mx.where(commit, measured.chosen, tokens)).astype(tokens.dtype)
+        if hooks.tokens:
+            tokens = hooks.tokens(index, tokens, logits)
+
+        arrays = (np.array(one) for one in (tokens, commit, measured.scores, remask))
+        yield tuple(
+            Step(
+                index=index,
+                tokens=row[pad:],
+                committed=np.flatnonzero(committed[pad:]).astype(np.int32),
+                scores=scores[committed],
+                remasked=np.flatnonzero(remasked[pad:]).astype(np.int32),
+                nfe=index + 1,
+                positions=(index + 1) * length,
+                window=(0, length - int(pad)),
+            )
+            for row, committed, scores, remasked, pad in zip(*arrays, canvas.padding, strict=True)
+        )
+        if rule.steps is None and not (np.array(tokens) == canvas.mask_id).any():
+            return
+
+
+@dataclass(frozen=True)
+class ReferenceSchedule(Schedule):
+    """`Schedule` to the letter: equal scores are taken in torch's order, and the last step is like the others.
+
+    In the last step too every row commits the mean, so a row with more masks than the mean keeps some.
+    """
+
+    def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        return self.share_of_mean(index, masked)
+
+    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
+        """As `Schedule.commit`. The candidates must be the whole canvas, because torch's order depends on its length."""
+        if self.alg_temp > 0:  # drawn at random: no ties
+            return super().commit(candidates, quota, key)
+        commit = np.zeros(candidates.scores.shape, dtype=np.bool_)
+        for row, scores, count in zip(commit, np.array(candidates.scores), quota, strict=True):
+            row[torch_topk(scores.tolist(), int(count))] = True
+        return mx.array(commit) & candidates.masked
+
+
+def reference_rule(config: GenerationConfig) -> CommitRule:
+    """The commit rule of a run that the reference decoder decodes: torch's tie order with `config.reference`."""
+    rule = rule_for(config)
+    if config.reference and isinstance(rule, Schedule):
+        return ReferenceSchedule(rule.steps, rule.eps, rule.alg_temp)
+    return rule

@@ -1,0 +1,125 @@
+"""The plain reference decoder: hooks, every step of the schedule, and the fast loop held against it."""
+
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_diffucoder import GenerationConfig, Hooks, stream_batch, stream_generate
+from mlx_diffucoder.config import ALGORITHMS
+from mlx_diffucoder.decoding.reference import reference_decode
+from mlx_diffucoder.decoding.rules import rule_for
+from mlx_diffucoder.errors import CheckpointError
+from mlx_diffucoder.generation import canvas_of, forbidden_ids
+
+PROMPT = [1, 2, 3, 4]
+exact = partial(GenerationConfig.preset, "exact")
+
+
+RULES = ["schedule", "threshold:tau=0.3", "factor:f=1.8", "entropy-bound:gamma=6", "stability:tau=0.1,epsilon=0.3,span=1"]
+RULES += ["local:tau=0.4,relaxed=0.2,radius=2", "prior:tau=0.2,decay=0.1", "backtrack:tau=0.2,fall=0.9,limit=2"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("options", [{}, {"alg": "topk_margin"}, {"top_p": 0.9}, {"top_k": 300, "alg": "maskgit_plus"}])
+def test_the_fast_loop_commits_what_the_plain_decoder_commits_at_every_step(loaded, rule, options):
+    """In a batch with masks in its prompts; where text has ended, the fast loop stops and the plain decoder goes on."""
+    model, tokenizer = loaded
+    mask = tokenizer.mask_id
+    prompts = [[mask, 5, 6, mask, 7], [1, 2, 3, 4, 5, 6, mask, 8]]
+    config = GenerationConfig(max_tokens=14, steps=14 if rule == "schedule" else None, rule=rule, window="whole", **options)
+    fast = list(stream_batch(model, tokenizer, prompts, config))
+    canvas, forbidden = canvas_of(tokenizer, prompts, config), forbidden_ids(tokenizer, model.config.vocab_size)
+    plain = reference_decode(model, canvas, rule_for(config), config, forbidden=forbidden)
+    plain = [rows for rows in plain if any(len(step.committed) for step in rows)]
+    assert len(fast) > 1
+    for ours, theirs in zip(fast, plain, strict=False):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.committed.tolist() == other.committed.tolist()
+            assert one.remasked.tolist() == other.remasked.tolist()
+            np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+            decided = other.tokens != mask
+            assert one.tokens[decided].tolist() == other.tokens[decided].tolist()
+
+
+def test_the_reference_runs_every_step(dream_b):
+    history = list(stream_generate(*dream_b, PROMPT, exact(max_tokens=3, steps=30, reference=True)))
+    assert [step.index for step in history] == list(range(30))
+    assert history[-1].nfe == 30
+    assert history[-1].positions == 30 * 7
+
+
+def test_an_untrained_model_emits_unknown_ids_only_as_the_reference(dream_b):
+    """With a head that loves an id past the tokenizer and the mask token, the guard must bite."""
+    model, tokenizer = dream_b
+    loved = mx.zeros((768,)).at[mx.array([tokenizer.mask_id, 765])].add(1e4)
+    love = Hooks(logits=lambda index, tokens, logits: logits + loved)
+    guarded = list(stream_generate(model, tokenizer, PROMPT, exact(max_tokens=6), hooks=love))
+    assert guarded[-1].tokens.max() <= tokenizer.known_ids.max()
+    assert tokenizer.mask_id not in guarded[-1].tokens
+    free = list(stream_generate(model, tokenizer, PROMPT, exact(max_tokens=6, reference=True), hooks=love))
+    assert set(free[-1].tokens[4:].tolist()) <= {tokenizer.mask_id, 765}
+
+
+def test_tokens_hook_sees_the_start_and_every_step_and_may_write(dream_b):
+    model, tokenizer = dream_b
+    seen = []
+
+    def force(index, tokens, logits):
+        seen.append((index, None if logits is None else logits.shape))
+        tokens[:, 5] = 42
+        return tokens
+
+    config = exact(max_tokens=3, steps=3, reference=True)
+    *_, last = stream_generate(model, tokenizer, PROMPT, config, hooks=Hooks(tokens=force))
+    assert seen == [(None, None)] + [(i, (1, 7, 768)) for i in range(3)]
+    assert last.tokens[5] == 42
+
+
+def test_logits_hook_sees_the_shifted_logits_of_every_position(dream_b):
+    model, tokenizer = dream_b
+    canvas = mx.array([[*PROMPT, tokenizer.mask_id]])
+    plain = model(canvas)
+    seen = []
+
+    def look(index, tokens, logits):
+        seen.append(logits)
+        return logits
+
+    list(stream_generate(model, tokenizer, PROMPT, exact(max_tokens=1), hooks=Hooks(logits=look)))
+    assert mx.allclose(seen[0][:, 1:], plain[:, :-1])
+    assert mx.allclose(seen[0][:, 0], plain[:, 0])
+
+
+@pytest.mark.parametrize("alg", ALGORITHMS)
+def test_output_that_is_not_a_number_is_reported(dream_b, alg):
+    nothing = Hooks(logits=lambda index, tokens, logits: logits * float("nan"))
+    with pytest.raises(CheckpointError, match="not a number"):
+        list(stream_generate(*dream_b, PROMPT, exact(max_tokens=2, alg=alg, seed=1), hooks=nothing))
+
+
+@pytest.mark.parametrize("rule", ["schedule", "threshold"])
+def test_a_hook_that_masks_again_does_not_go_on_for_ever(dream_b, rule):
+    model, tokenizer = dream_b
+
+    def mask_again(index, tokens, logits):
+        tokens[:, -1] = tokenizer.mask_id
+        return tokens
+
+    config = GenerationConfig(max_tokens=4, steps=3 if rule == "schedule" else None, rule=rule, window="whole")
+    history = list(stream_generate(model, tokenizer, PROMPT, config, hooks=Hooks(tokens=mask_again)))
+    assert len(history) == (3 if rule == "schedule" else 4)
+
+
+@pytest.mark.parametrize("rule", ["schedule", "threshold"])
+def test_a_hook_that_leaves_nothing_to_do_gives_its_canvas(dream_b, rule):
+    def fill(index, tokens, logits):
+        return mx.where(tokens == dream_b[1].mask_id, 42, tokens)
+
+    config = GenerationConfig(max_tokens=3, rule=rule, window="whole")
+    steps = list(stream_generate(*dream_b, PROMPT, config, hooks=Hooks(tokens=fill)))
+    assert len(steps) == (3 if rule == "schedule" else 1)
+    for step in steps:
+        assert step.tokens.tolist() == [*PROMPT, 42, 42, 42]
+        assert len(step.committed) == 0

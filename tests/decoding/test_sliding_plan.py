@@ -1,0 +1,162 @@
+"""The plan of a sliding window's forward: its drawing, and what must hold for any canvas, cache and recheck."""
+
+from types import SimpleNamespace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_diffucoder.decoding.canvas import Canvas, predictor_of
+from mlx_diffucoder.decoding.windows.sliding import MULTIPLE, Layout, plan_forward
+
+from . import oracle
+
+MASK = 99
+SPECIAL = {"mask_id": MASK, "pad_id": 0, "end_ids": frozenset({7})}
+
+
+class State:
+    """A batch in some state of its decoding, and the plan for it."""
+
+    def __init__(self, canvas, committed, recheck, cached, width, suffix, shift):
+        to_fill = canvas.tokens == MASK
+        self.canvas, self.width, self.suffix, self.shift = canvas, width, suffix, shift
+        self.layout = Layout.of(canvas, shift)
+        self.masked, self.recheck = to_fill & ~committed, to_fill & committed & recheck
+        self.cached = self.layout.real & cached
+        self.valid = self.cached & ~self.masked
+        self.plan = plan_forward(self.masked, self.recheck, self.cached, self.layout, width, suffix)
+
+    @property
+    def parts(self):
+        """Of every row that has a mask: the row, where its padding ends, and its parts as slices."""
+        for row in np.flatnonzero(self.masked.any(axis=1)):
+            pad = int(self.canvas.padding[row])
+            yield row, pad, [slice(max(pad, int(a[row, 0])), int(b[row, 0])) for a, b in self.layout.parts]
+
+
+@st.composite
+def states(draw):
+    holes, rows = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    token = st.sampled_from([1, 2, 3, 4, 5, 6, MASK])
+    texts = [[draw(st.lists(token, min_size=not index, max_size=12)) for index in range(holes + 1)] for _ in range(rows)]
+    lengths = [[draw(st.integers(1, 30)) for _ in range(holes)] for _ in range(rows)]
+    canvas = Canvas.around(texts, lengths, **SPECIAL)
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    flags = [random.random(canvas.tokens.shape) < draw(st.sampled_from([0, 0.1, 0.5, 0.9, 1])) for _ in range(3)]
+    return State(canvas, *flags, draw(st.integers(1, 20)), draw(st.integers(0, 9)), draw(st.sampled_from([0, 1])))
+
+
+several = settings(max_examples=300, deadline=None)
+
+
+def test_the_drawing_in_the_docstring_is_a_plan():
+    lines = dict(lines_of(plan_forward.__doc__))
+    text = lines["canvas"]
+    known, committed = text.count("k"), np.array([[one == "c" for one in text]])
+    canvas = Canvas.around([[[1] * known, []]], [[len(text) - known]], **SPECIAL)
+    state = State(canvas, committed, np.zeros_like(committed), flags(lines["cache_valid"], len(text)), 6, 2, 1)
+    plan = state.plan
+    found = zip(
+        ("forwarded", "candidates", "attended", "then valid"),
+        (plan.forwarded, plan.candidates, plan.attended, plan.cache_valid),
+        strict=True,
+    )
+    for name, positions in found:
+        assert positions.tolist() == flags(lines[name], len(text)).tolist(), name
+
+
+def lines_of(drawing):
+    """Each row of the drawing: its name, and what stands under the positions."""
+    margin = next(line.index("0123") for line in drawing.splitlines() if "0123" in line)
+    for line in drawing.splitlines():
+        name = line[:margin].strip()
+        if name in ("canvas", "cache_valid", "forwarded", "candidates", "attended", "then valid"):
+            yield name, line[margin:]
+
+
+def flags(line, length):
+    return np.array([[one == "#" for one in line.ljust(length)]])
+
+
+@several
+@given(states())
+def test_the_masks_within_the_width_are_the_candidates_and_what_predicts_them_is_forwarded(state):
+    for row, pad, parts in state.parts:
+        expected = []
+        for part in parts:
+            masks = np.flatnonzero(state.masked[row, part]) + part.start
+            expected += [i for i in masks if i < masks[0] + state.width]
+        assert np.flatnonzero(state.plan.candidates[row]).tolist() == expected != []
+        predictors = predictor_of(np.array([expected]), np.array([pad]), state.shift)[0]
+        assert state.plan.forwarded[row, predictors].all()
+        assert state.plan.forwarded[row, expected].all()
+
+
+@several
+@given(states())
+def test_only_what_is_forwarded_or_valid_is_attended_to_and_it_is_valid_afterwards_unless_it_is_a_mask(state):
+    plan = state.plan
+    assert (plan.attended == (plan.forwarded | state.valid)).all()
+    assert (plan.cache_valid == (plan.attended & ~state.masked)).all()
+    assert not (plan.forwarded & ~state.layout.real).any()
+
+
+@several
+@given(states())
+def test_everything_before_the_first_mask_of_a_hole_is_attended_to_and_valid_afterwards(state):
+    for row, _pad, parts in state.parts:
+        for part in parts:
+            masks = np.flatnonzero(state.masked[row, part]) + part.start
+            if len(masks):
+                assert state.plan.cache_valid[row, part.start : masks[0]].all()
+
+
+@several
+@given(states())
+def test_what_is_valid_is_forwarded_only_in_a_window_or_to_predict(state):
+    for row, _pad, parts in state.parts:
+        needed = np.roll(state.masked[row] | state.recheck[row], -state.shift)
+        forwarded, valid, layout = state.plan.forwarded[row], state.valid[row], state.layout
+        assert not (forwarded & valid & layout.given[row] & ~needed)[:-1].any()
+        for part in parts:
+            stale = np.flatnonzero(~valid[part] | state.masked[row, part] | needed[part])
+            frozen = slice(part.start, part.start + stale[0] if len(stale) else part.stop)
+            assert not forwarded[frozen][: -1 if frozen.stop == len(forwarded) else None].any()
+
+
+@several
+@given(states())
+def test_the_positions_of_one_hole_are_a_multiple_where_the_canvas_is_long_enough(state):
+    for row, _pad, parts in state.parts:
+        if len(parts) > 1 or (state.layout.given[row] & state.valid[row] & state.plan.forwarded[row]).any():
+            continue
+        run = np.flatnonzero(state.plan.forwarded[row])
+        gaps = (state.layout.given[row] & state.valid[row])[run[0] : run[-1]].any()
+        if not gaps and run[0] > state.canvas.padding[row] and not state.plan.forwarded[row, -2]:
+            assert len(run) % MULTIPLE == 0
+
+
+@several
+@given(states())
+def test_committing_one_candidate_a_step_fills_every_mask(state):
+    masked, cached = state.masked.copy(), state.cached
+    for _ in range(int(state.masked.sum(axis=1).max())):
+        plan = plan_forward(masked, np.zeros_like(masked), cached, state.layout, state.width, state.suffix)
+        cached = plan.cache_valid
+        for row in np.flatnonzero(masked.any(axis=1)):
+            masked[row, plan.candidates[row].nonzero()[0][-1]] = False
+    assert not masked.any()
+
+
+@several
+@given(states())
+def test_each_row_is_planned_as_the_plain_oracle_plans_it_alone(state):
+    for row, pad, _parts in state.parts:
+        alone = Canvas(state.canvas.tokens[[row], pad:], np.zeros(1, np.int32), state.canvas.holes[[row]] - pad, **SPECIAL)
+        plain = oracle.Sliding(SimpleNamespace(shift=state.shift), alone, state.width, state.suffix)
+        masked, recheck, cached = (np.flatnonzero(one[row, pad:]).tolist() for one in (state.masked, state.recheck, state.cached))
+        plain.given, plain.masks_then = set(np.flatnonzero(alone.tokens[0] != MASK).tolist()), len(masked)
+        plain.cached, plain.recheck = dict.fromkeys(cached), recheck
+        assert plain.choose(alone.tokens.shape[1], masked) == np.flatnonzero(state.plan.candidates[row, pad:]).tolist()
+        assert plain.live == np.flatnonzero(state.plan.forwarded[row, pad:]).tolist()
