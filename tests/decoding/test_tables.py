@@ -17,8 +17,8 @@ def test_both_tables_have_the_same_names():
 @pytest.mark.parametrize(
     ("kind", "parameters"),
     [
-        *((RULES[name], choices.RULES[name]) for name in RULES),
-        *((WINDOWS[name], choices.WINDOWS[name]) for name in WINDOWS),
+        *((RULES[name], choices.RULES[name].parameters) for name in RULES),
+        *((WINDOWS[name], choices.WINDOWS[name].parameters) for name in WINDOWS),
     ],
     ids=[*RULES, *WINDOWS],
 )
@@ -33,5 +33,5 @@ def test_a_window_prints_as_the_configuration_takes_it(spec):
 
 
 def test_the_schedule_takes_its_parameters_from_the_configuration():
-    assert choices.RULES["schedule"] == {}
+    assert choices.RULES["schedule"].parameters == {}
     assert rule_for(GenerationConfig(rule="schedule", steps=7, eps=0.1)).steps == 7
