@@ -4,7 +4,7 @@ It forwards the whole canvas in every step of the schedule, keeps no K/V cache, 
 `reference=True` and hooks, and the fast loop (`loop.py`) is tested against it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,26 +64,18 @@ def reference_decode(
     """Denoise a batch of canvases, one step at a time.
 
     Args:
-        model: the network.
         canvas: B canvases of L positions.
-        rule: decides which tokens are committed. A schedule runs all of its steps; other rules run until no mask
-            is left.
+        rule: decides which tokens are committed. A schedule runs all its steps, other rules until no mask is left.
         config: how tokens are drawn and scored.
         forbidden: bool `[V]`, ids never to be chosen.
         hooks: called around each step.
 
-    Yields:
-        For each step, one `Step` for each canvas, without its left padding.
-
-    Raises:
-        CheckpointError: the network's output is not finite.
+    Yields one `Step` for each canvas in each step. Raises `CheckpointError` if the network's output is not finite.
     """
     hooks = hooks or Hooks()
     key, rng = random_sources(config)
-    state, length = rule.open(), canvas.tokens.shape[1]
+    state, forward, length = rule.open(), _forward_of(model, canvas), canvas.tokens.shape[1]
     at = np.broadcast_to(np.arange(length, dtype=np.int32), canvas.tokens.shape)  # [B, L]
-    predictors = mx.array(predictor_of(at, canvas.padding, model.shift))
-    positions, attention_mask = padded_inputs(canvas.padding, length)
     tokens = mx.array(canvas.tokens)
     if hooks.tokens:
         tokens = hooks.tokens(None, tokens, None)
@@ -92,10 +84,8 @@ def reference_decode(
     # A hook that masks positions again does not keep a rule without a schedule running for ever.
     for index in range(rule.steps or max(1, int(to_fill.sum())) * rule.max_commits):
         masked = np.array(tokens) == canvas.mask_id
-        quota = state.quota(index, masked.sum(axis=1), rng)
-        recheck = state.recheck(to_fill & ~masked)
-
-        logits = model(tokens, rows=predictors, positions=positions, mask=attention_mask)  # [B, L, V], shifted
+        quota, recheck = state.quota(index, masked.sum(axis=1), rng), state.recheck(to_fill & ~masked)
+        logits = forward(tokens)  # [B, L, V]
         if hooks.logits:
             logits = hooks.logits(index, tokens, logits)
         allowed = logits if forbidden is None else mx.where(forbidden, -mx.inf, logits)
@@ -109,23 +99,38 @@ def reference_decode(
         tokens = mx.where(remask, canvas.mask_id, mx.where(commit, measured.chosen, tokens)).astype(tokens.dtype)
         if hooks.tokens:
             tokens = hooks.tokens(index, tokens, logits)
-
-        arrays = (np.array(one) for one in (tokens, commit, measured.scores, remask))
-        yield tuple(
-            Step(
-                index=index,
-                tokens=row[pad:],
-                committed=np.flatnonzero(committed[pad:]).astype(np.int32),
-                scores=scores[committed],
-                remasked=np.flatnonzero(remasked[pad:]).astype(np.int32),
-                nfe=index + 1,
-                positions=(index + 1) * length,
-                window=(0, length - int(pad)),
-            )
-            for row, committed, scores, remasked, pad in zip(*arrays, canvas.padding, strict=True)
-        )
+        yield _steps(index, canvas.padding, tokens, commit, measured.scores, remask)
         if rule.steps is None and not (np.array(tokens) == canvas.mask_id).any():
             return
+
+
+def _forward_of(model: DiffusionModel, canvas: Canvas) -> Callable[[mx.array], mx.array]:
+    """The forward of whole canvases: tokens `[B, L]` to logits `[B, L, V]`, shifted so that row i predicts position i."""
+    length = canvas.tokens.shape[1]
+    at = np.broadcast_to(np.arange(length, dtype=np.int32), canvas.tokens.shape)
+    predictors = mx.array(predictor_of(at, canvas.padding, model.shift))
+    positions, attention_mask = padded_inputs(canvas.padding, length)
+    return lambda tokens: model(tokens, rows=predictors, positions=positions, mask=attention_mask)
+
+
+def _steps(
+    index: int, padding: NDArray[np.int32], tokens: mx.array, commit: mx.array, scores: mx.array, remask: mx.array
+) -> tuple[Step, ...]:
+    """The step of each canvas without its left padding, from arrays `[B, L]`."""
+    arrays, length = (np.array(one) for one in (tokens, commit, scores, remask)), tokens.shape[1]
+    return tuple(
+        Step(
+            index=index,
+            tokens=row[pad:],
+            committed=np.flatnonzero(committed[pad:]).astype(np.int32),
+            scores=all_scores[committed],
+            remasked=np.flatnonzero(remasked[pad:]).astype(np.int32),
+            nfe=index + 1,
+            positions=(index + 1) * length,
+            window=(0, length - int(pad)),
+        )
+        for row, committed, all_scores, remasked, pad in zip(*arrays, padding, strict=True)
+    )
 
 
 @dataclass(frozen=True)
