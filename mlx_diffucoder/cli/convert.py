@@ -197,4 +197,4 @@ def _refuse_download(download: "Download") -> None:
 def _print_not_quantized(plan: "Plan", config: "ConvertConfig") -> None:
     if config.quantize and plan.left and not plan.calibration:
         some = ", ".join(plan.left[:3]) + (f" and {len(plan.left) - 3} more" if len(plan.left) > 3 else "")
-        print(f"not quantized, because their rows are no multiple of {config.group_size}: {some}", file=sys.stderr)
+        print(f"not quantized, because their rows are not a multiple of {config.group_size}: {some}", file=sys.stderr)
