@@ -1,60 +1,91 @@
-"""Several answers to one prompt, denoised in one batch, the one first that the model finds the most probable."""
+"""Best of n: several answers to one prompt, denoised in one batch, ranked by probability and by tests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from .config import GenerationConfig
 from .decoding.likelihood import every_second, log_probabilities
-from .errors import ConfigError
+from .errors import ConfigError, TaskError
+from .evaluation import Limits, code_of, run_program
 from .generation import Answer, canvas_of, forbidden_ids, stream_batch, wired_memory
 from .models.transformer import DiffusionModel
+from .tasks import Task, read_tasks
 from .tokenizer import Tokenizer
-from .trace.writer import Recording
+from .trace.writer import TraceWriter
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """An answer, the mean log-probability of its tokens, its end's included, and its row of the batch, from 1."""
+    """One of several answers.
+
+    Attributes:
+        answer: the answer.
+        score: the mean log-probability of its tokens, its end token included, in nats.
+        row: its row of the batch, counted from 1.
+        passed: whether it passes the tests; None if it was not tested.
+    """
 
     answer: Answer
     score: float
     row: int
+    passed: bool | None = None
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Answers, the most probable first, and the forwards and positions that all of them, and their scores, took."""
+    """Answers, the best first.
+
+    Attributes:
+        answers: the most probable first; after `tested`, those that pass before the others.
+        nfe: forwards of all answers and of their scores.
+        positions: positions forwarded in them.
+    """
 
     answers: list[Ranked]
     nfe: int
     positions: int
 
+    @property
+    def useful_tokens(self) -> int:
+        """Useful tokens of all answers."""
+        return sum(one.answer.useful_tokens for one in self.answers)
 
-def ranked(
+    def tested(self, task: Task) -> "Ranking":
+        """Run the tests of a task on each answer; the answers that pass come first.
+
+        The tests run the model's code on this machine, within limits of time and memory but in no sandbox.
+        """
+        tested = [replace(one, passed=_passes(one.answer, task)) for one in self.answers]
+        # The sort is stable: answers that pass stay in the order of their scores.
+        return replace(self, answers=sorted(tested, key=lambda one: not one.passed))
+
+
+def best_of(
     model: DiffusionModel,
     tokenizer: Tokenizer,
     prompt: Sequence[int],
     config: GenerationConfig,
     count: int,
-    record: Recording | None = None,
+    trace: TraceWriter | None = None,
 ) -> Ranking:
-    """Answer a prompt `count` times.
+    """Answer a prompt `count` times in one batch, and rank the answers by their probability.
 
     Args:
-        prompt: token ids, as `prompt_ids` gives them.
-        record: writes the steps of all answers down; which of them is kept is the caller's to say.
+        prompt: token ids from `prompt_ids`.
+        trace: records the steps of all answers; the caller sets which one is kept.
 
     Raises:
-        ConfigError: the answers would all be the same.
+        ConfigError: all answers would be the same.
         PromptError: as `stream_generate`.
     """
     if count > 1 and config.temperature == 0 and not config.alg_temp and config.alg != "origin":
         raise ConfigError(f"temperature 0 gives the same answer {count} times; set it above 0", field="temperature")
     steps = stream_batch(model, tokenizer, [prompt] * count, config)
-    if record:
-        steps = record.batch(canvas_of(tokenizer, [prompt] * count, config), steps)
+    if trace:
+        steps = trace.batch(canvas_of(tokenizer, [prompt] * count, config), steps)
     *_, last = steps
     nfe, positions = last[0].nfe, count * last[0].positions
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
@@ -69,3 +100,30 @@ def ranked(
             found.append(Ranked(answer, float(values.mean()) if len(values) else 0.0, row))
     found.sort(key=lambda one: -one.score)
     return Ranking(found, nfe, positions)
+
+
+def read_tests(path: Path, prompt: str) -> Task:
+    """The tests in a Python file, or in a task file with one task.
+
+    Raises:
+        TaskError: the file cannot be read, or holds no test or several tasks.
+    """
+    if path.suffix in (".jsonl", ".json"):
+        tasks = read_tasks(path)
+        if len(tasks) > 1:
+            raise TaskError(f"{path}: holds {len(tasks)} tasks; give a file with one")
+        return tasks[0]
+    try:
+        tests = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise TaskError(f"{path}: not UTF-8 text") from None
+    if not tests.strip():
+        raise TaskError(f"{path}: is empty; write Python that raises unless the answer is right, such as asserts")
+    return Task(id=str(path), where=str(path), prompt=prompt, tests=tests)
+
+
+def _passes(answer: Answer, task: Task) -> bool:
+    code = code_of(answer.text, task)
+    return bool(code) and run_program(code, task.tests, Limits()).passed

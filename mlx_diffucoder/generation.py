@@ -23,7 +23,7 @@ from .formatting import format_bytes
 from .memory import memory_size
 from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
-from .trace.writer import trace_to
+from .trace.writer import traced
 
 Prompt = str | Sequence[int]
 """Text, which goes through the chat template unless the configuration says raw; or token ids, used unchanged."""
@@ -115,14 +115,14 @@ def stream_traced(
 
     Raises:
         PromptError: as `stream_generate`.
-        TraceError: as `trace_to`.
+        TraceError: as `trace.writer.traced`.
     """
     ids = prompt_ids(model, tokenizer, prompt, config)
     steps = stream_generate(model, tokenizer, ids, config)
     if trace is None:
         return (step for step in steps)
     path, name = trace
-    return trace_to(path, steps, canvas_of(tokenizer, [ids], config), tokenizer, config, name)
+    return traced(path, steps, canvas_of(tokenizer, [ids], config), tokenizer, config, name)
 
 
 def generate_batch(

@@ -16,13 +16,6 @@ def python_files(*folders):
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
-def first_line(function):
-    """Where a function begins to be counted: a command's after its options, which are a list and not code."""
-    options = [ast.unparse(one) for one in function.decorator_list]
-    is_command = any(one.startswith(("app.command", "app.callback")) for one in options)
-    return function.body[0].lineno if is_command else function.lineno
-
-
 def lengths():
     """The lines of every module and function that has a limit, and the limit, by name."""
     for path in python_files(*PACKAGES, "tests"):
@@ -32,7 +25,7 @@ def lengths():
         if not in_tests:
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and f"{name}:{node.name}" != LOOP:
-                    yield f"{name}:{node.name}", node.end_lineno - first_line(node) + 1, FUNCTION
+                    yield f"{name}:{node.name}", node.end_lineno - node.lineno + 1, FUNCTION
 
 
 def test_modules_have_at_most_300_lines_tests_500_and_functions_50():

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -42,9 +42,6 @@ from .options import (
     decoding_config,
 )
 
-if TYPE_CHECKING:
-    from ..bench.subjects import Subject
-
 HERE = "here"
 SUBCOMMANDS = {"--card": "card", "--predict": "predict", "--tune": "tune"}
 """The subcommands that replace an option of `bench`; `bench run` replaces the others."""
@@ -53,6 +50,30 @@ Prompt = Annotated[list[str] | None, typer.Option(help="A prompt to answer; repe
 Trials = Annotated[int, typer.Option(min=1, help="How often to measure each thing.")]
 Delay = Annotated[float, typer.Option(min=0, help="Seconds of rest before each trial.")]
 Measure = Annotated[bool, typer.Option("--measure", help="Measure this machine's ceilings even if the table has them.")]
+
+Shape = Annotated[
+    str | None,
+    typer.Option(help='Random weights of the shape "7b", or of a checkpoint.', show_default=False, rich_help_panel=MODEL),
+]
+Bits = Annotated[
+    int | None, typer.Option(help="With --shape: bits a weight; 16 for floats.", show_default="4", rich_help_panel=MODEL)
+]
+ShapeLayers = Annotated[
+    int | None, typer.Option(min=1, help="With --shape: fewer layers.", show_default="all", rich_help_panel=MODEL)
+]
+Widest = Annotated[int, typer.Option(min=1, help="The widest forward, in positions.")]
+Baseline = Annotated[
+    str | None,
+    typer.Option(help="What mlx-lm runs: a folder or a cached Hub id.", show_default="Qwen2.5-Coder, or the same weights"),
+]
+Alone = Annotated[bool, typer.Option("--alone", help="Leave out mlx-lm and the reference decoder.")]
+TokensPerForward = Annotated[
+    float | None,
+    typer.Option(min=1, help="With --shape: the number to assume.", show_default="1, 2, 4 and 8", rich_help_panel=ADVANCED),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Write the results to this JSON file.", show_default=False, rich_help_panel=OUTPUT)
+]
 
 
 class BenchGroup(TyperGroup):
@@ -76,25 +97,15 @@ def run(
     model: Model = None,
     dtype: Dtype = None,
     yes: Yes = False,
-    shape: Annotated[
-        str | None,
-        typer.Option(help='Random weights of the shape "7b", or of a checkpoint.', show_default=False, rich_help_panel=MODEL),
-    ] = None,
-    bits: Annotated[
-        int | None, typer.Option(help="With --shape: bits a weight; 16 for floats.", show_default="4", rich_help_panel=MODEL)
-    ] = None,
-    layers: Annotated[
-        int | None, typer.Option(min=1, help="With --shape: fewer layers.", show_default="all", rich_help_panel=MODEL)
-    ] = None,
+    shape: Shape = None,
+    bits: Bits = None,
+    layers: ShapeLayers = None,
     prompt: Prompt = None,
     trials: Trials = 5,
     delay: Delay = 0.0,
-    widest: Annotated[int, typer.Option(min=1, help="The widest forward, in positions.")] = 512,
-    baseline: Annotated[
-        str | None,
-        typer.Option(help="What mlx-lm runs: a folder or a cached Hub id.", show_default="Qwen2.5-Coder, or the same weights"),
-    ] = None,
-    alone: Annotated[bool, typer.Option("--alone", help="Leave out mlx-lm and the reference decoder.")] = False,
+    widest: Widest = 512,
+    baseline: Baseline = None,
+    alone: Alone = False,
     measure: Measure = False,
     preset: Preset = None,
     rule: Rule = "auto",
@@ -114,13 +125,8 @@ def run(
     alg_temp: AlgorithmTemperature = 0.0,
     eps: Eps = 1e-3,
     reference: Reference = False,
-    tokens_per_forward: Annotated[
-        float | None,
-        typer.Option(min=1, help="With --shape: the number to assume.", show_default="1, 2, 4 and 8", rich_help_panel=ADVANCED),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the results to this JSON file.", show_default=False, rich_help_panel=OUTPUT)
-    ] = None,
+    tokens_per_forward: TokensPerForward = None,
+    out: Out = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -129,30 +135,39 @@ def run(
     It measures the time of forwards by their positions, the parts of a step, and whole answers, each next to the most the
     chip can do. The same run measures the alternatives: mlx-lm, one token after the other, and the reference decoder.
     """
+    return _run(context)
+
+
+def _run(context: typer.Context) -> int:
     _check_run(context)
     from ..bench.baselines import folder_of
     from ..bench.ceilings import ceilings_here
     from ..bench.chip import read_card
-    from ..bench.run import Plan, busy
-    from ..bench.run import measure as measure_model
+    from ..bench.run import Plan, busy, measure
     from ..bench.tables import run_lines
+    from .model_option import open_subject
     from .progress import waiting
 
-    config = decoding_config(context)
-    plan = Plan(prompt, config, widest, trials, delay, rate=tokens_per_forward, baseline=baseline, alone=alone)
-    if out:
+    given = context.params
+    plan = Plan(
+        *(given["prompt"], decoding_config(context), given["widest"], given["trials"], given["delay"]),
+        rate=given["tokens_per_forward"],
+        baseline=given["baseline"],
+        alone=given["alone"],
+    )
+    if out := given["out"]:
         check_output(out, flag="--out")
-    if baseline:
-        folder_of(baseline)
-    subject, card = _subject(context.params), read_card()
-    ceilings = ceilings_here(card, waiting, measure=measure)
+    if plan.baseline:
+        folder_of(plan.baseline)
+    subject, card = open_subject(given), read_card()
+    ceilings = ceilings_here(card, waiting, measure=given["measure"])
     for warning in filter(None, [*card.warnings, busy()]):
         print(f"note: {warning}", file=sys.stderr)
-    results = measure_model(plan, subject, card, ceilings, waiting)
+    results = measure(plan, subject, card, ceilings, waiting)
     text = json.dumps(results.report)
     if out:
         write_output(out, text + "\n", flag="--out")
-    print(text if as_json else "\n".join(run_lines(results, card)))
+    print(text if given["as_json"] else "\n".join(run_lines(results, card)))
     return 0
 
 
@@ -230,11 +245,12 @@ def tune(
     from ..bench.run import PROMPTS
     from ..bench.tables import tuning_lines
     from ..bench.tuning import tune as tune_here
+    from .model_option import open_subject
     from .progress import waiting
 
     config = decoding_config(context)
     check_writable()  # before a model is loaded
-    found = tune_here(_subject(context.params), prompt or list(PROMPTS), config, trials, delay, waiting)
+    found = tune_here(open_subject(context.params), prompt or list(PROMPTS), config, trials, delay, waiting)
     path = save(found.profile)
     print(json.dumps({"file": str(path), **vars(found.profile)}) if as_json else "\n".join(tuning_lines(found, path)))
     return 0
@@ -280,21 +296,3 @@ def _check_run(context: typer.Context) -> None:
             raise BenchError(f"--{name.replace('_', '-')} needs --shape: a checkpoint has its own")
     if given["alone"] and given["baseline"]:
         raise BenchError("--alone and --baseline do not go together")
-
-
-def _subject(given: dict[str, Any]) -> "Subject":
-    """The model that a command's parameters name, or one of random weights if they hold a shape."""
-    from ..bench.subjects import Subject, check_fits, random_subject
-    from ..checkpoint import shards
-    from ..loading import check_dtype
-    from .model_option import load_named
-    from .progress import waiting
-
-    def check(name: str, folder: Path) -> None:
-        check_fits(name, sum(file.stat().st_size for file in shards(folder)))
-
-    if given.get("shape"):
-        check_dtype(given["dtype"])
-        with waiting("drawing random weights"):
-            return random_subject(given["shape"], given["bits"] or 4, given["dtype"], given["layers"])
-    return Subject(*load_named(given["model"], yes=given["yes"], dtype=given["dtype"], check=check), random=False)

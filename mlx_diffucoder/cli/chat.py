@@ -14,7 +14,6 @@ from ..config import PRESETS, GenerationConfig
 from ..errors import ChatError, ConfigError, DiffucoderError, did_you_mean
 from .chat_input import BLOCK, Input, Message, open_input
 from .command import Command, examples
-from .generate import Run
 from .options import (
     OUTPUT,
     Adapter,
@@ -38,19 +37,22 @@ from .options import (
     Temperature,
     TopK,
     TopP,
+    TraceOut,
     Tuned,
     Until,
     Verbose,
     Window,
     Yes,
     decoding_config,
-    wants_tuned,
 )
+from .run import Run
 from .terminal import Terminated, code_of, edit_text, print_error
 
 if TYPE_CHECKING:
     from ..models.transformer import DiffusionModel
     from ..tokenizer import Tokenizer
+
+JsonTurns = Annotated[bool, typer.Option("--json", help="Print one JSON object for each turn.", rich_help_panel=OUTPUT)]
 
 app = typer.Typer()
 
@@ -87,40 +89,35 @@ def chat(
     eps: Eps = 1e-3,
     reference: Reference = False,
     tuned: Tuned = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each turn.", rich_help_panel=OUTPUT)] = False,
+    as_json: JsonTurns = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     live: Live = True,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            "--trace",
-            metavar="FILE",
-            help="Write the steps of each answer into a file: run-1.jsonl, run-2.jsonl and so on for run.jsonl.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    trace: TraceOut = None,
 ) -> int:
     """Talk to a model, turn by turn.
 
     Enter sends a message. Three quotes open and close a message of several lines; a backslash at the end of a line continues
     it on the next. /help lists the commands, and Tab completes them. Ctrl-C stops an answer and keeps its finished part;
     Ctrl-D leaves. When the context is full, the oldest turns are dropped, with a notice. Piped text is a script: each line
-    is a turn, answers go to stdout, and the first error ends it.
+    is a turn, answers go to stdout, and the first error ends it. --trace run.jsonl writes run-1.jsonl, run-2.jsonl and so on,
+    one file for each answer.
     """
     config = decoding_config(context)
     if config.raw:
         raise ConfigError("raw turns the chat template off, and a chat needs it; use generate", field="raw")
-    from ..trace.writer import check_trace, next_trace
-    from .model_option import load_named, with_tuned_window
+    return _chat(context, config)
 
-    if trace:
-        check_trace(next_trace(trace))
-    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype, adapter=adapter)
-    config = with_tuned_window(config, network, wanted=wants_tuned(context, tuned), verbose=verbose)
-    talk = Conversation(name, network, tokenizer, config, as_json=as_json, verbose=verbose, live=live, trace=trace)
-    return talk.run()
+
+def _chat(context: typer.Context, config: GenerationConfig) -> int:
+    from ..trace.writer import check_trace, next_trace
+    from .model_option import open_model
+
+    given = {name: context.params[name] for name in ("as_json", "verbose", "live", "trace")}
+    if given["trace"]:
+        check_trace(next_trace(given["trace"]))
+    name, model, tokenizer, config = open_model(context, config, verbose=given["verbose"])
+    return Conversation(name, model, tokenizer, config, **given).run()
 
 
 class SlashCommand(NamedTuple):
@@ -214,10 +211,9 @@ class Conversation:
         prefill = self.tokenizer.encode_plain(self.config.prefill)
         most = self.model.config.max_position_embeddings - self.config.max_tokens - len(prefill)
         ids, dropped = chat.prompt(self.tokenizer, text, most)
-        ids = [*ids, *prefill]
         file = next_trace(self.trace) if self.trace else None
         trace = (file, self.name) if file else None
-        run = Run(self.model, self.tokenizer, ids, self.config, stream=not self.as_json, live=self.live, trace=trace)
+        run = Run(self.model, self.tokenizer, [*ids, *prefill], self.config, stream=not self.as_json, live=self.live, trace=trace)
         if dropped > self.dropped:
             self._notice(f"the context is full: the oldest {dropped} of {len(chat.turns)} turns are dropped")
         self.dropped = dropped

@@ -3,14 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import GenerationConfig
+from ..config import HOLES, PRESETS, GenerationConfig
+from ..errors import ConfigError, ExecutionError
 from .command import Command, examples
 from .options import (
     Adapter,
@@ -42,17 +42,15 @@ from .options import (
     Window,
     Yes,
     decoding_config,
+    require_code_execution,
 )
-from .several import Choice, Several
-from .terminal import code_of, is_file, is_live, print_numbers, read_prompt
+from .run import Run, stats_of
+from .terminal import code_of, print_numbers, read_prompt
 
 if TYPE_CHECKING:
-    from ..decoding.canvas import Canvas
-    from ..decoding.result import Stats, Step
-    from ..generation import Prompt
+    from ..best_of import Ranked
     from ..models.transformer import DiffusionModel
     from ..tokenizer import Tokenizer
-
 
 BEST = "Several answers and templates"
 PromptText = Annotated[str | None, typer.Argument(help="What to write. Piped text is added after it.", show_default=False)]
@@ -126,32 +124,27 @@ def generate(
     as it becomes final; with a rule that masks tokens again, it gets the answer at the end.
     """
     config, text = decoding_config(context), read_prompt(prompt)
-    choice = Choice(count, rank, tests, lock)
-    choice.check(allow_code_execution=allow_code_execution)
-    return _generate(context, text, config, choice, as_json=as_json, verbose=verbose, live=live, trace=trace)
+    if lock is not None and (count > 1 or rank or tests is not None):
+        raise ConfigError("--lock fills one template; -n, --rank and --tests are for answers")
+    if tests is not None:
+        require_code_execution(allow_code_execution, "--tests")
+    return _generate(context, text, config, as_json=as_json, verbose=verbose)
 
 
-def _generate(
-    context: typer.Context,
-    prompt: str,
-    config: GenerationConfig,
-    choice: Choice,
-    *,
-    as_json: bool,
-    verbose: bool,
-    live: bool,
-    trace: Path | None,
-) -> int:
+def _generate(context: typer.Context, prompt: str, config: GenerationConfig, *, as_json: bool, verbose: bool) -> int:
     from ..trace.writer import check_trace
     from .model_option import open_model
 
-    if trace:
+    given = context.params
+    if trace := given["trace"]:
         check_trace(trace)
     name, model, tokenizer, config = open_model(context, config, verbose=verbose)
-    if choice:
-        several = Several(model, tokenizer, name, config, choice, trace)
-        return (several.fill if choice.lock else several.go)(prompt, as_json=as_json, verbose=verbose)
-    run = Run(model, tokenizer, prompt, config, stream=not as_json, live=live, trace=(trace, name) if trace else None)
+    if given["lock"] or given["count"] > 1 or given["rank"] or given["tests"]:
+        batch = Batch(model, tokenizer, name, config, trace)
+        if given["lock"]:
+            return batch.fill(given["lock"], prompt, as_json=as_json, verbose=verbose)
+        return batch.best_of(prompt, given["count"], given["tests"], rank=given["rank"], as_json=as_json, verbose=verbose)
+    run = Run(model, tokenizer, prompt, config, stream=not as_json, live=given["live"], trace=(trace, name) if trace else None)
     stop = run.go()
     if as_json:
         print(json.dumps(run.report(name, interrupted=stop is not None), ensure_ascii=False))
@@ -160,119 +153,95 @@ def _generate(
     return code_of(stop) if stop else 0
 
 
-class Run:
-    """One generation: shows the canvas on a terminal or streams the text, and then has the numbers.
+@dataclass(frozen=True)
+class Batch:
+    """Several answers to one prompt, or a template with holes.
 
-    Args:
-        stream: print the text on stdout.
-        live: show the canvas if stdout and stderr are terminals.
-        trace: the file to write the steps to, and the model's name for it.
+    Attributes:
+        name: the model's name.
+        trace: the file to write the steps to.
     """
 
-    def __init__(
-        self,
-        model: "DiffusionModel",
-        tokenizer: "Tokenizer",
-        prompt: "Prompt",
-        config: GenerationConfig,
-        *,
-        stream: bool,
-        live: bool = False,
-        trace: tuple[Path, str] | None = None,
-    ):
-        from ..decoding.rules import rule_for
-        from ..generation import Answer, prompt_ids
+    model: "DiffusionModel"
+    tokenizer: "Tokenizer"
+    name: str
+    config: GenerationConfig
+    trace: Path | None
 
-        self.model, self.tokenizer, self.config, self.stream, self.trace = model, tokenizer, config, stream, trace
-        self.live = is_live(live and stream)
-        # A rule that masks tokens again may change text that was final.
-        self.streams = stream and not self.live and rule_for(config).max_commits == 1
-        self.ids = prompt_ids(model, tokenizer, prompt, config)
-        self.answer = Answer()
-        self.last: Step | None = None
-        self.seconds = self.drawing = 0.0
+    def best_of(self, prompt: str, count: int, tests: Path | None, *, rank: bool, as_json: bool, verbose: bool) -> int:
+        """Write several answers and print them, or only the best. Returns the exit code.
 
-    def go(self) -> KeyboardInterrupt | None:
-        """Generate. Returns the Ctrl-C or SIGTERM that stopped it, if one did."""
-        from ..generation import Answer, stream_traced
+        Raises:
+            ExecutionError: no answer passes the tests.
+        """
+        from ..best_of import best_of, read_tests
+        from ..generation import prompt_ids
+        from ..trace.writer import trace_writer
+        from .progress import waiting
 
-        coming = stream_traced(self.model, self.tokenizer, self.ids, self.config, self.trace)
-        written = ""
-        stopped = None
-        start = time.perf_counter()
-        try:
-            with self._view() as show, closing(coming) as steps:
-                start = time.perf_counter()  # without the time to import the view
-                for step in steps:
-                    self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids), self.config)
-                    show(step)
-                    if self.streams:
-                        text = self.answer.final_text(self.config.until)
-                        print(text[len(written) :], end="", flush=True)
-                        written = text
-        except KeyboardInterrupt as stop:
-            stopped = stop
-        self.seconds = time.perf_counter() - start
-        if self.stream:
-            rest = self.answer.text[len(written) :]
-            print(rest, end="" if (written + rest).endswith("\n") else "\n", flush=True)
-        return stopped
-
-    @property
-    def stats(self) -> "Stats":
-        import mlx.core as mx
-
-        from ..decoding.result import Stats
-
-        return Stats(
-            nfe=self.last.nfe if self.last else 0,
-            positions=self.last.positions if self.last else 0,
-            useful_tokens=self.answer.useful_tokens,
-            seconds=self.seconds,
-            peak_memory_bytes=mx.get_peak_memory(),
-        )
-
-    def report(self, name: str, *, interrupted: bool) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        return {
-            "text": self.answer.text,
-            "tokens": self.answer.ids,
-            "finish_reason": "interrupted" if interrupted else "stop" if self.answer.ended else "length",
-            "unresolved_masks": self.answer.unresolved_masks,
-            "model": name,
-            "prompt_tokens": len(self.ids),
-            **self.stats.to_dict(),
-            "config": self.config.to_dict(),
-        }
-
-    def print_numbers(self) -> None:
-        """Print the numbers of `-v` on stderr."""
-        lines = self.stats.lines()
-        if self.live:
-            lines["drawing the canvas"] = f"{100 * self.drawing / self.seconds:.2f} % of the time"
-        print_numbers(lines)
-
-    def _canvas(self) -> "Canvas":
-        from ..generation import canvas_of
-
-        return canvas_of(self.tokenizer, [self.ids], self.config)
-
-    @contextmanager
-    def _view(self) -> "Iterator[Callable[[Step], None]]":
-        """Show the canvas, or else a bar on stderr, unless the answer itself may appear on the same terminal."""
-        if self.live:
-            from .live_view import Live
-
-            given = len(self.tokenizer.encode_plain(self.config.prefill))
-            with Live(self._canvas(), self.tokenizer.piece, given) as view:
-                try:
-                    yield view.show
-                finally:
-                    self.drawing = view.spent
-        elif not sys.stderr.isatty() or (self.streams and not is_file(sys.stdout)):
-            yield lambda step: None
+        task = read_tests(tests, prompt) if tests else None
+        ids, start = prompt_ids(self.model, self.tokenizer, prompt, self.config), time.perf_counter()
+        with trace_writer(self.trace, self.tokenizer, self.config, self.name) as trace:
+            with waiting(f"writing {count} answers"):
+                ranking = best_of(self.model, self.tokenizer, ids, self.config, count, trace)
+            seconds = time.perf_counter() - start
+            if task:
+                with waiting("running the tests"):
+                    ranking = ranking.tested(task)
+            failed = ranking.answers[0].passed is False
+            if trace and not failed:
+                trace.kept = ranking.answers[0].row
+        numbers = (ranking.nfe, ranking.positions, ranking.useful_tokens, seconds)
+        if as_json:
+            self._print_json(numbers, answers=[_row(one) for one in ranking.answers])
+        elif failed:
+            raise ExecutionError(f"none of the {count} answers passes {tests}; ask for more with -n, or see them with --json")
+        elif rank or task is not None:
+            print(ranking.answers[0].answer.text.removesuffix("\n"))
         else:
-            from .progress import counting
+            self._print_answers(ranking.answers)
+        if verbose:
+            print_numbers(stats_of(*numbers).lines())
+        return 1 if failed else 0
 
-            with counting("denoising", self.config.max_tokens) as advance:
-                yield lambda step: advance(len(step.committed) - len(step.remasked))
+    def fill(self, path: Path, prompt: str, *, as_json: bool, verbose: bool) -> int:
+        """Fill the holes of a template, with the prompt before it, and print it. Returns the exit code."""
+        from ..infilling.file import cut, named, read_bytes
+        from ..infilling.fill import fill
+        from ..trace.writer import trace_writer
+        from .progress import waiting
+
+        file = cut(str(path), read_bytes(path), "<FILL>", None, None)
+        # A window that covers a whole hole and the text after it, unless the user asks for another.
+        usual = self.config.window == PRESETS["balanced"]["window"]
+        config, start = replace(self.config, window=HOLES["window"]) if usual else self.config, time.perf_counter()
+        with waiting("filling"), named(file.name), trace_writer(self.trace, self.tokenizer, config, self.name) as trace:
+            filled = fill(self.model, self.tokenizer, file.parts, config, instruction=prompt, trace=trace)
+        numbers = (filled.nfe, filled.positions, filled.useful_tokens, time.perf_counter() - start)
+        after = file.filled(filled.holes)
+        if as_json:
+            self._print_json(numbers, text=after.decode(file.encoding), holes=filled.holes, score=filled.score)
+        else:
+            sys.stdout.buffer.write(after)
+            sys.stdout.buffer.flush()
+        if verbose:
+            print_numbers(stats_of(*numbers).lines())
+        return 0
+
+    def _print_json(self, numbers: tuple[int, int, int, float], **results: Any) -> None:
+        about = {"model": self.name, **stats_of(*numbers).to_dict(), "config": self.config.to_dict()}
+        print(json.dumps({**results, **about}, ensure_ascii=False))
+
+    def _print_answers(self, answers: "list[Ranked]") -> None:
+        for place, one in enumerate(answers, start=1):
+            canvas = f", canvas {one.row}" if self.trace else ""
+            print(f"{'' if place == 1 else chr(10)}# answer {place}{canvas}, mean log-probability {one.score:.3g}")
+            print(one.answer.text.removesuffix("\n"))
+
+
+def _row(one: "Ranked") -> dict[str, Any]:
+    """An answer as `--json` prints it."""
+    answer = one.answer
+    row = {"text": answer.text, "score": one.score, "useful_tokens": answer.useful_tokens, "canvas": one.row}
+    row["finish_reason"] = "stop" if answer.ended else "length"
+    return row if one.passed is None else {**row, "passed": one.passed}

@@ -1,4 +1,4 @@
-"""`diffucode infill`: a file with holes in, the file with its holes filled out."""
+"""`diffucode infill`: fill the holes in a file."""
 
 import json
 import sys
@@ -11,9 +11,11 @@ import typer
 
 from ..config import HOLES, GenerationConfig
 from ..errors import FileError
-from ..infilling.file import Source, check_replaceable, cut, name_of, named, read_bytes, read_json_parts, replace_file
+from ..infilling.editor import read_request
+from ..infilling.file import HoleFile, check_replaceable, cut, diff_of, name_of, named, read_bytes, replace_file
 from .command import Command, examples
 from .options import (
+    OUTPUT,
     Algorithm,
     AlgorithmTemperature,
     BanTokens,
@@ -38,11 +40,38 @@ from .options import (
     Yes,
     decoding_config,
 )
+from .run import stats_of
+from .terminal import print_numbers
 
 if TYPE_CHECKING:
     from ..decoding.result import Stats
     from ..infilling.fill import Filled
 
+HOLES_PANEL = "Holes"
+FilePath = Annotated[Path, typer.Argument(help="The file; - is stdin, also for an editor's JSON.", show_default=False)]
+Marker = Annotated[str, typer.Option(help="The text that marks a hole; <FILL:12> is 12 tokens.", rich_help_panel=HOLES_PANEL)]
+At = Annotated[
+    str | None,
+    typer.Option(metavar="LINE[:COL]", help="Put a hole here, or at the line's end.", rich_help_panel=HOLES_PANEL),
+]
+Lines = Annotated[
+    str | None,
+    typer.Option(metavar="A-B", help="Replace these lines by a hole.", show_default=False, rich_help_panel=HOLES_PANEL),
+]
+Instruction = Annotated[str | None, typer.Option(help="What to write: a message before the text.", rich_help_panel=HOLES_PANEL)]
+Around = Annotated[
+    int, typer.Option("--context", min=0, help="Tokens of text to show on each side of a hole.", rich_help_panel=HOLES_PANEL)
+]
+Tries = Annotated[
+    int,
+    typer.Option(min=1, max=8, help="Lengths to try before all small ones; 1 trusts the model.", rich_help_panel=HOLES_PANEL),
+]
+Diff = Annotated[bool, typer.Option("--diff", help="Print the changes instead of the file.", rich_help_panel=OUTPUT)]
+Write = Annotated[bool, typer.Option("--write", help="Replace the file.", rich_help_panel=OUTPUT)]
+Backup = Annotated[
+    str | None,
+    typer.Option(metavar="SUFFIX", help="With --write: keep the old file with this suffix.", rich_help_panel=OUTPUT),
+]
 
 app = typer.Typer()
 
@@ -50,21 +79,16 @@ app = typer.Typer()
 @app.command(cls=Command, epilog=examples("diffucode infill area.py -m pocket --diff"))
 def infill(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The file; - is stdin, also for an editor's JSON.", show_default=False)],
+    file: FilePath,
     model: Model = None,
     dtype: Dtype = None,
     yes: Yes = False,
-    marker: Annotated[str, typer.Option(help="What stands in the file for a hole; <FILL:12> is one of 12 tokens.")] = "<FILL>",
-    at: Annotated[str | None, typer.Option(metavar="LINE[:COL]", help="The hole is here, or at the line's end.")] = None,
-    lines: Annotated[str | None, typer.Option(metavar="A-B", help="The hole is these lines.", show_default=False)] = None,
-    instruction: Annotated[str | None, typer.Option(help="What to write, put before the text as a message.")] = None,
-    around: Annotated[int, typer.Option("--context", min=0, help="Tokens of the text shown on each side of a hole.")] = 512,
-    tries: Annotated[
-        int, typer.Option(min=1, max=8, help="Lengths tried before every small one is; 1 takes the model at its word.")
-    ] = 3,
-    diff: Annotated[bool, typer.Option("--diff", help="Print what changes, not the file.")] = False,
-    write: Annotated[bool, typer.Option("--write", help="Replace the file.")] = False,
-    backup: Annotated[str | None, typer.Option(metavar="SUFFIX", help="With --write: keep the old file under this name.")] = None,
+    marker: Marker = "<FILL>",
+    at: At = None,
+    lines: Lines = None,
+    instruction: Instruction = None,
+    around: Around = 512,
+    tries: Tries = 3,
     preset: Preset = None,
     rule: Rule = "auto",
     window: Window = "auto",
@@ -80,62 +104,80 @@ def infill(
     alg: Algorithm = "entropy",
     alg_temp: AlgorithmTemperature = 0.0,
     eps: Eps = 1e-3,
+    diff: Diff = False,
+    write: Write = False,
+    backup: Backup = None,
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     trace: TraceOut = None,
 ) -> int:
-    """Fill the holes in a file, all together, each seeing the text around it.
+    """Fill the holes in a file, all together, each with the text around it in view.
 
-    A hole is written <FILL> in the file, or given by --at or --lines. How long its text is, is found; --max-tokens bounds
-    it. What is outside the holes comes back byte for byte. An editor sends {"prefix": ..., "suffix": ...} or
+    Mark a hole with <FILL>, or point at it with --at or --lines. You need not give a length: several are tried, up to
+    --max-tokens. The text outside the holes does not change. An editor sends {"prefix": ..., "suffix": ...} or
     {"parts": ["a = ", null, ...]} on stdin, with - for the file, and gets JSON back.
     """
-    config = decoding_config(context, HOLES)
-    if backup is not None and not write:
-        raise FileError("--backup keeps the file that --write replaces; give both")
-    if write:
-        check_replaceable(file, backup)
-    if trace:
-        from ..trace.writer import check_trace
+    return _infill(context.params, decoding_config(context, HOLES))
 
-        check_trace(trace)
-    data = read_bytes(file)
-    asked = read_json_parts(data) if name_of(file) == "stdin" else None
-    source = None if asked else cut(name_of(file), data, marker, at, lines)
-    parts, said = asked or (source.parts if source else [], None)
-    instruction = instruction or said
+
+def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
+    path, trace_file = given["file"], given["trace"]
+    _check(given)
+    data = read_bytes(path)
+    request = read_request(data) if name_of(path) == "stdin" else None
+    file = None if request else cut(name_of(path), data, given["marker"], given["at"], given["lines"])
+    parts, message = request or (file.parts if file else [], None)
+    instruction = given["instruction"] or message
     from ..infilling.fill import check_settings, fill
-    from ..trace.writer import recording
+    from ..trace.writer import trace_writer
     from .model_option import load_named
     from .progress import waiting
 
-    check_settings(config, instruction, around, tries)
-    name, network, tokenizer = load_named(model, yes=yes, dtype=dtype)
+    options = {"instruction": instruction, "context": given["around"], "tries": given["tries"]}
+    check_settings(config, *options.values())
+    name, model, tokenizer = load_named(given["model"], yes=given["yes"], dtype=given["dtype"])
     start = time.perf_counter()
-    with waiting("filling"), named(name_of(file)), recording(trace, tokenizer, config, name) as record:
-        filled = fill(network, tokenizer, parts, config, instruction=instruction, context=around, tries=tries, record=record)
-    run = _Run(name, config, filled, time.perf_counter() - start)
-    after = source.filled(filled.holes) if source else b""
-    if source and write:
-        replace_file(file, source.data, after, backup)
-    if source is None:
-        run.print_json()
-    elif as_json:
-        run.print_json(text=after.decode(source.encoding))
-    elif diff:
-        print_diff(source, after)
-    elif not write:
-        sys.stdout.buffer.write(after)
-        sys.stdout.buffer.flush()
-    if verbose:
-        run.print_numbers()
+    with waiting("filling"), named(name_of(path)), trace_writer(trace_file, tokenizer, config, name) as trace:
+        filled = fill(model, tokenizer, parts, config, **options, trace=trace)
+    result = Result(name, config, filled, time.perf_counter() - start)
+    if file is None:
+        result.print_json()
+    else:
+        _put_out(file, file.filled(filled.holes), result, given)
+    if given["verbose"]:
+        result.print_numbers()
     return 0
 
 
+def _check(given: dict[str, Any]) -> None:
+    """Raise an error for options that do not go together, or a file that cannot be written."""
+    if given["backup"] is not None and not given["write"]:
+        raise FileError("--backup keeps the file that --write replaces; give both")
+    if given["write"]:
+        check_replaceable(given["file"], given["backup"])
+    if given["trace"]:
+        from ..trace.writer import check_trace
+
+        check_trace(given["trace"])
+
+
+def _put_out(file: HoleFile, after: bytes, result: "Result", given: dict[str, Any]) -> None:
+    """Replace the file, or print it, its changes, or JSON."""
+    if given["write"]:
+        replace_file(given["file"], file.data, after, given["backup"])
+    if given["as_json"]:
+        result.print_json(text=after.decode(file.encoding))
+    elif given["diff"]:
+        print_diff(file, after)
+    elif not given["write"]:
+        sys.stdout.buffer.write(after)
+        sys.stdout.buffer.flush()
+
+
 @dataclass(frozen=True)
-class _Run:
-    """A filling and its numbers."""
+class Result:
+    """Filled holes and their numbers."""
 
     name: str
     config: GenerationConfig
@@ -144,20 +186,11 @@ class _Run:
 
     @property
     def stats(self) -> "Stats":
-        import mlx.core as mx
-
-        from ..decoding.result import Stats
-
-        return Stats(
-            nfe=self.filled.nfe,
-            positions=self.filled.positions,
-            useful_tokens=self.filled.useful_tokens,
-            seconds=self.seconds,
-            peak_memory_bytes=mx.get_peak_memory(),
-        )
+        filled = self.filled
+        return stats_of(filled.nfe, filled.positions, filled.useful_tokens, self.seconds)
 
     def print_json(self, **more: Any) -> None:
-        """What `--json` prints, and what an editor gets."""
+        """Print the JSON of `--json`, which an editor gets, too."""
         filled = self.filled
         report = {
             **more,
@@ -175,13 +208,11 @@ class _Run:
         print(json.dumps(report, ensure_ascii=False))
 
     def print_numbers(self) -> None:
-        """What `-v` prints, on stderr."""
-        from .terminal import print_numbers
-
+        """Print the numbers of `-v` on stderr."""
         filled = self.filled
         lines = {
             "text shown to the model": f"{filled.seen} tokens around {len(filled.holes)} hole{'s'[: len(filled.holes) > 1]}",
-            "canvases tried": f"{filled.tried}{', the model said where the text ends' if filled.agreed else ''}",
+            "canvases tried": f"{filled.tried}{', the model told where the text ends' if filled.agreed else ''}",
             "tokens in the holes": ", ".join(map(str, filled.lengths)),
             "mean log-probability": f"{filled.score:.3f}",
             **self.stats.lines(),
@@ -192,15 +223,11 @@ class _Run:
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
-def print_diff(source: Source, after: bytes) -> None:
-    """What changes, as `diff -u` has it: coloured on a terminal, and as `patch` reads it where it is piped."""
-    import difflib
-
-    before = source.data.decode(source.encoding)
-    changes = difflib.unified_diff(_lines(before), _lines(after.decode(source.encoding)), source.name, source.name)
-    text = "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in changes)
+def print_diff(file: HoleFile, after: bytes) -> None:
+    """Print the changes: in colours on a terminal, and as `patch` reads them through a pipe."""
+    text = diff_of(file, after)
     if not sys.stdout.isatty():
-        sys.stdout.buffer.write(text.encode(source.encoding))
+        sys.stdout.buffer.write(text.encode(file.encoding))
         sys.stdout.buffer.flush()
         return
     from rich.console import Console
@@ -208,9 +235,3 @@ def print_diff(source: Source, after: bytes) -> None:
 
     for line in text.splitlines():
         Console().print(Text(line, style=COLOURS.get(line[:1], "")))
-
-
-def _lines(text: str) -> list[str]:
-    """Lines as `patch` counts them: other characters that end a line in Python do not."""
-    lines = text.split("\n")
-    return [*(line + "\n" for line in lines[:-1]), *(lines[-1:] if lines[-1] else [])]

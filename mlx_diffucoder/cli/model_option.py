@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..config import GenerationConfig
-from ..errors import BenchError, HubError
+from ..errors import BenchError, HubError, TrainError
 from ..formatting import format_bytes
 from ..loading import DEFAULT_MODEL, POCKET, Download, check_dtype, load, resolve
 from ..memory import memory_size, memory_to_run
@@ -18,8 +18,10 @@ from .options import wants_tuned
 from .progress import waiting
 
 if TYPE_CHECKING:
+    from ..bench.subjects import Subject
     from ..models.transformer import DiffusionModel
     from ..tokenizer import Tokenizer
+    from ..training.learners import Learner
 
 
 def load_named(
@@ -62,6 +64,47 @@ def open_model(
     name, model, tokenizer = load_named(given["model"], yes=given["yes"], dtype=given["dtype"], adapter=given["adapter"])
     wanted = wants_tuned(context, given["tuned"])
     return name, model, tokenizer, with_tuned_window(config, model, wanted=wanted, verbose=verbose)
+
+
+def open_subject(given: dict[str, Any]) -> "Subject":
+    """The model that a command's parameters name, or one of random weights if they hold a shape."""
+    from ..bench.subjects import Subject, check_fits, random_subject
+    from ..checkpoint import shards
+
+    def check(name: str, folder: Path) -> None:
+        check_fits(name, sum(file.stat().st_size for file in shards(folder)))
+
+    if given.get("shape"):
+        check_dtype(given["dtype"])
+        with waiting("drawing random weights"):
+            return random_subject(given["shape"], given["bits"] or 4, given["dtype"], given["layers"])
+    return Subject(*load_named(given["model"], yes=given["yes"], dtype=given["dtype"], check=check), random=False)
+
+
+def open_learner(given: dict[str, Any]) -> "Learner":
+    """The model to train that a command's parameters name."""
+    from ..training.learners import Tuning, from_checkpoint, from_scratch
+
+    config, tokenizer = given.get("from_scratch"), given.get("tokenizer")
+    layers = given["layers"]
+    if layers != "all" and not layers.removeprefix("-").isdecimal():
+        raise TrainError(f"layers must be a number or all, not {layers!r}", field="layers")
+    tuning = Tuning(
+        tune=given["tune"] or ("full" if config else "lora"),
+        rank=given["rank"],
+        scale=given["scale"],
+        dropout=given.get("dropout", 0.0),
+        layers=None if layers == "all" else int(layers),
+        dtype=given["dtype"],
+    )
+    if (config is None) != (tokenizer is None):
+        raise TrainError("--from-scratch and --tokenizer go together: a config.json, and the folder of a tokenizer")
+    if config is not None and tokenizer is not None:
+        if tuning.tune != "full":
+            raise TrainError(f"tune {tuning.tune} needs a trained model; from scratch it is full", field="tune")
+        return from_scratch(config, tokenizer, given["seed"], tuning.dtype)
+    name, folder = folder_named(given["model"], yes=given["yes"])
+    return from_checkpoint(folder, name, tuning, given["seed"], unread=given["dry_run"])
 
 
 def folder_named(name: str | None, *, yes: bool) -> tuple[str, Path]:

@@ -1,4 +1,4 @@
-"""`diffucode trace`: runs that were written down with `--trace`, shown again, drawn and compared."""
+"""`diffucode trace`: show, draw, animate and compare recorded runs."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,39 +18,39 @@ if TYPE_CHECKING:
     from ..trace.run import Trace
 
 app = typer.Typer(name="trace", help="Show, draw, animate and compare the runs that --trace recorded.", no_args_is_help=True)
-File = Annotated[Path, typer.Argument(help="What --trace wrote.", show_default=False)]
+File = Annotated[Path, typer.Argument(help="A file that --trace wrote.", show_default=False)]
 Row = Annotated[
     int | None,
-    typer.Option(min=1, help="Of canvases that were denoised together, this one.", show_default="the one that was kept"),
+    typer.Option(min=1, help="The canvas, if the file has several.", show_default="the one that was kept"),
 ]
 
 
 @app.command(cls=Command, epilog=examples("diffucode trace show run.jsonl --speed 0.5"))
 def show(
     file: File,
-    speed: Annotated[float, typer.Option(help="How many times as fast as it was; inf shows the end.")] = 1.0,
+    speed: Annotated[float, typer.Option(help="Times as fast as the run; inf shows the end.")] = 1.0,
     row: Row = None,
-    live: Annotated[bool, typer.Option("--live/--no-live", help="Show the steps, on a terminal.")] = True,
+    live: Annotated[bool, typer.Option("--live/--no-live", help="On a terminal, replay the steps.")] = True,
     quiet: Quiet = False,
 ) -> int:
-    """Replay a run in the terminal, as it was to be seen live, and print its text.
+    """Replay a run in the terminal as the live canvas showed it, and print its text.
 
-    Of several canvases, the answers of -n or the lengths that infill tries, one is shown.
+    A run of several canvases, such as -n answers or the lengths that infill tries, shows one of them.
     """
     if not speed > 0:
-        raise ConfigError(f"--speed {speed} must be above 0; 1 is as fast as it was")
+        raise ConfigError(f"--speed {speed} must be above 0; 1 is as fast as the run was")
     from .terminal import is_live
 
     trace = _read(file, row)
     if is_live(live):
         from .live_view import Live
 
-        with Live(trace.canvas, lambda token: trace.pieces.get(token, b""), trace.given, share=1.0) as view:
-            began = time.perf_counter()
+        with Live(trace.canvas, lambda token: trace.pieces.get(token, b""), trace.prefix_length, share=1.0) as view:
+            start = time.perf_counter()
             for record, step in zip(trace.records, trace.steps(), strict=True):
-                view.wait(began + record.seconds / speed)
+                view.wait(start + record.seconds / speed)
                 view.show(step)
-            view.wait(began + trace.seconds / speed)
+            view.wait(start + trace.seconds / speed)
     print(trace.text, end="" if trace.text.endswith("\n") else "\n")
     return 0
 
@@ -62,16 +62,16 @@ def plot(
         Path | None,
         typer.Option(
             metavar="NAME",
-            help="NAME.png, NAME.svg or NAME.html for one of them; a name without an ending for all three.",
+            help="NAME.png, NAME.svg or NAME.html; a name without an ending writes all three.",
             show_default="the trace's name without its ending",
         ),
     ] = None,
     row: Row = None,
     quiet: Quiet = False,
 ) -> int:
-    """Draw a run: in which order it committed, tokens a step, confidence against distance, autoregressiveness.
+    """Draw a run: commit order, tokens per step, confidence by distance, autoregressiveness.
 
-    The page replays it in a browser, from this one file: a slider, arrow keys, the space bar.
+    The HTML page is one file that replays the run in a browser, with a slider, the arrow keys and the space bar.
     """
     from ..trace.picture import draw_trace, outputs, plotter_for
 
@@ -92,7 +92,7 @@ def animate(
         typer.Option(metavar="NAME.svg", help="The picture's file.", show_default="the trace's name with .svg"),
     ] = None,
     title: Annotated[str | None, typer.Option(help="The line at the top.", show_default="the model's name")] = None,
-    speed: Annotated[float, typer.Option(help="How many times as fast as the run was.")] = 1.0,
+    speed: Annotated[float, typer.Option(help="Times as fast as the run.")] = 1.0,
     width: Annotated[int, typer.Option(min=24, max=400, help="Columns; longer lines are broken.")] = 72,
     row: Row = None,
     quiet: Quiet = False,
@@ -121,13 +121,13 @@ def compare(
     other: File,
     rows: Annotated[
         str | None,
-        typer.Option(metavar="N,M", help="Of canvases that were denoised together, these.", show_default="those that were kept"),
+        typer.Option(metavar="N,M", help="The canvas of each file, if it has several.", show_default="those that were kept"),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Compare two runs of one prompt, or of one text with holes: cost, what they wrote, and in which order."""
-    from ..trace.comparison import agreement, numbers, print_comparison
+    """Compare two runs of one prompt, or of one text with holes: cost, text and commit order."""
+    from ..trace.comparison import agreement, numbers
     from ..trace.reader import read_trace
 
     first, second = (read_trace(file, row) for file, row in zip((one, other), _two_rows(rows), strict=True))
@@ -136,17 +136,17 @@ def compare(
         found = [{"file": str(trace.path), **numbers(trace)} for trace in (first, second)]
         print(json.dumps({"traces": found, **agreement(first, second)}, ensure_ascii=False))
     else:
-        print_comparison(first, second)
+        _print_comparison(first, second)
     return 0
 
 
 def _read(file: Path, row: int | None) -> "Trace":
-    """A trace; of several canvases, which it is of is said on stderr."""
+    """Read a trace. If the file has several canvases, a notice names the one that is shown."""
     from ..trace.reader import read_trace
 
     trace = read_trace(file, row)
-    if trace.which:
-        print(f"{file}: {trace.which}", file=sys.stderr)
+    if trace.canvas_name:
+        print(f"{file}: {trace.canvas_name}", file=sys.stderr)
     return trace
 
 
@@ -164,6 +164,66 @@ def _check_alike(one: "Trace", other: "Trace") -> None:
 
     if one.header["tokenizer"] != other.header["tokenizer"]:
         raise TraceError(f"{other.path}: has another tokenizer than {one.path}; compare runs of models that share theirs")
-    if one.around != other.around:
-        what, whose = ("fills another text", "text") if other.frame else ("answers another prompt", "prompt")
+    if one.texts != other.texts:
+        what, whose = ("fills another text", "text") if other.layout else ("answers another prompt", "prompt")
         raise TraceError(f"{other.path}: {what} than {one.path}; compare runs of one {whose}")
+
+
+def _print_comparison(one: "Trace", other: "Trace") -> None:
+    """A table of both runs' numbers, and below it how they agree."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ..trace.comparison import agreement, numbers
+
+    console = Console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=console.width >= 80)
+    for trace in (one, other):
+        row = f", canvas {trace.row}" if trace.rows > 1 else ""
+        table.add_column(escape(trace.path.name) + row, justify="right", overflow="fold")
+    a, b = (_cells(numbers(trace)) for trace in (one, other))
+    for label in a:
+        table.add_row(label, a[label], b[label])
+    console.print(table)
+    found = agreement(one, other)
+    same = "the same" if found["same_text"] else f"differs; {100 * found['same_tokens']:.1f} % of the tokens are the same"
+    number = found["first_difference"]
+    console.print("Autoregressiveness and order count the tokens of the text and its end token.", style="dim")
+    console.print(f"text: {same}", highlight=False)
+    console.print(f"first step that differs: {number or 'none'}", highlight=False)
+    if found["order_agreement"] is not None:
+        console.print(
+            f"order: {100 * found['order_agreement']:.1f} % of the pairs of positions in the same order"
+            f" (Kendall's tau {found['kendall_tau']:.2f})",
+            highlight=False,
+        )
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """The rows of one run in the table."""
+    from rich.markup import escape
+
+    from ..trace.comparison import KS
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    positions = row["positions_per_useful_token"]
+    return {
+        "model": escape(row["model"]),
+        "rule": escape(str(row["rule"])),
+        "window": escape(str(row["window"])),
+        "forwards (NFE)": f"{row['nfe']}",
+        "steps": f"{row['steps']}",
+        "positions forwarded": f"{row['positions']}",
+        "useful tokens": f"{row['useful_tokens']}",
+        "useful tokens per forward": f"{row['tokens_per_forward']:.2f}",
+        "positions per useful token": "-" if positions is None else f"{positions:.1f}",
+        "useful tokens per second": f"{row['useful_tokens_per_second']:.1f}",
+        "tokens remasked": f"{row['remasked']}",
+        **{f"local autoregressiveness@{k}": share(row["local_autoregressiveness"][str(k)]) for k in KS},
+        **{f"global autoregressiveness@{k}": share(row["global_autoregressiveness"][str(k)]) for k in KS},
+    }

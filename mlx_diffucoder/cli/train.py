@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ExecutionError, TrainError
 from ..training.grpo_settings import GrpoSettings
 from ..training.settings import TrainSettings
 from .command import Command, Group, examples, refuse_options
@@ -29,16 +28,15 @@ from .options import (
     Window,
     Yes,
     decoding_config,
+    require_code_execution,
 )
 from .terminal import stop_signals
 
 if TYPE_CHECKING:
     from ..training.grpo_job import GrpoJob
     from ..training.job import Job
-    from ..training.learners import Learner
 
 TRAINING, MASKS = "Training", "Masks"
-"""More panels of the help."""
 ANSWERS = ("max_tokens", "temperature", "top_p", "rule", "window")
 """The fields of `GenerationConfig` that `train grpo` has options for."""
 
@@ -74,6 +72,41 @@ ReportEvery = Annotated[int, typer.Option(min=1, help="Steps between reports.", 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in --out.", rich_help_panel=OUTPUT)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the data, print the memory, and stop.", rich_help_panel=OUTPUT)]
 
+Data = Annotated[Path, typer.Option(help="JSONL: messages, prompt and completion, text, or tasks.", show_default=False)]
+Valid = Annotated[Path | None, typer.Option(help="JSONL to evaluate on.", show_default=False)]
+MaxLength = Annotated[int, typer.Option(help="The longest canvas, in tokens, with prompt and padding.")]
+SkipLong = Annotated[bool, typer.Option("--skip-long", help="Leave out texts that are longer.")]
+FromScratch = Annotated[
+    Path | None, typer.Option(help="Random weights: the config.json.", show_default=False, rich_help_panel=MODEL)
+]
+TokenizerFolder = Annotated[
+    Path | None, typer.Option(help="With --from-scratch: its folder.", show_default=False, rich_help_panel=MODEL)
+]
+Tune = Annotated[
+    str | None, typer.Option(help="full, lora or dora.", show_default="lora; full from scratch", rich_help_panel=MODEL)
+]
+Dropout = Annotated[float, typer.Option(help="Dropout of the adapters' input.", rich_help_panel=MODEL)]
+Accumulate = Annotated[int, typer.Option(help="Batches per step.", rich_help_panel=TRAINING)]
+Objective = Annotated[str, typer.Option(help="masked; causal (left to right); or mixed.", rich_help_panel=MASKS)]
+InfillShare = Annotated[float, typer.Option(help="Share of examples that become a hole in text.", rich_help_panel=MASKS)]
+Prefixes = Annotated[float, typer.Option(help="Share of the others masked from a position on.", rich_help_panel=MASKS)]
+Padding = Annotated[float, typer.Option(help="Share of the others with separate padding masks.", rich_help_panel=MASKS)]
+Smoothing = Annotated[float, typer.Option(help="Label smoothing of tokens far from known text.", rich_help_panel=MASKS)]
+CanvasLength = Annotated[str, typer.Option(help="Canvas length: random, longest or full.", rich_help_panel=MASKS)]
+LeastT = Annotated[float, typer.Option(help="The smallest probability of a mask.", rich_help_panel=MASKS)]
+
+TasksFile = Annotated[Path, typer.Option(help="Tasks with tests, as diffucode eval reads them.", show_default=False)]
+ValidTasks = Annotated[Path | None, typer.Option(help="Tasks to evaluate on.", show_default=False)]
+GrpoTune = Annotated[str, typer.Option(help="full, lora or dora.", rich_help_panel=MODEL)]
+GroupSize = Annotated[int, typer.Option(help="Answers to each prompt.", rich_help_panel=TRAINING)]
+PromptsPerStep = Annotated[int, typer.Option(help="Prompts answered at a time.", rich_help_panel=TRAINING)]
+Updates = Annotated[int, typer.Option(help="Steps that learn from the same answers.", rich_help_panel=TRAINING)]
+ClipRatio = Annotated[float, typer.Option(help="How far a ratio of probabilities counts.", rich_help_panel=TRAINING)]
+KlWeight = Annotated[float, typer.Option(help="Weight of the KL to the first model.", rich_help_panel=TRAINING)]
+FormatReward = Annotated[float, typer.Option(help="Reward of a well-formed answer; passing is 1 more.", rich_help_panel=TRAINING)]
+Timeout = Annotated[float, typer.Option(help="Seconds for each program.", rich_help_panel=DECODING)]
+Memory = Annotated[int, typer.Option(help="MB for each program; macOS ignores it.", rich_help_panel=DECODING)]
+
 
 class TrainGroup(Group):
     """`train` trains by itself, and has the subcommand `grpo`."""
@@ -91,34 +124,35 @@ class TrainGroup(Group):
 app = typer.Typer(name="train", cls=TrainGroup, invoke_without_command=True, subcommand_metavar="[grpo ...]")
 
 
-@app.callback(epilog=examples("diffucode train -m pocket --data train.jsonl --out adapter --steps 300"))
+@app.callback(
+    epilog=examples("diffucode train -m pocket --data train.jsonl --out adapter --steps 300"),
+    help="""Train a model on examples, by masked diffusion.
+
+    At the end --out holds what was trained: an adapter, or with --tune full a model. Ctrl-C saves a checkpoint, and
+    --resume continues from it with the same result. To learn from tests that answers pass, see train grpo.
+    """,
+)
 def train(
     context: typer.Context,
-    data: Annotated[Path, typer.Option(help="JSONL: messages, prompt and completion, text, or tasks.", show_default=False)],
+    data: Data,
     out: Out,
-    valid: Annotated[Path | None, typer.Option(help="JSONL to evaluate on.", show_default=False)] = None,
-    max_length: Annotated[int, typer.Option(help="The longest canvas, in tokens, with prompt and padding.")] = 256,
-    skip_long: Annotated[bool, typer.Option("--skip-long", help="Leave out texts that are longer.")] = False,
+    valid: Valid = None,
+    max_length: MaxLength = 256,
+    skip_long: SkipLong = False,
     model: Model = None,
-    from_scratch: Annotated[
-        Path | None, typer.Option(help="Random weights: the config.json.", show_default=False, rich_help_panel=MODEL)
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="With --from-scratch: its folder.", show_default=False, rich_help_panel=MODEL)
-    ] = None,
-    tune: Annotated[
-        str | None, typer.Option(help="full, lora or dora.", show_default="lora; full from scratch", rich_help_panel=MODEL)
-    ] = None,
+    from_scratch: FromScratch = None,
+    tokenizer: TokenizerFolder = None,
+    tune: Tune = None,
     rank: Rank = 8,
     scale: Scale = 20.0,
-    dropout: Annotated[float, typer.Option(help="Dropout of the adapters' input.", rich_help_panel=MODEL)] = 0.0,
+    dropout: Dropout = 0.0,
     layers: Layers = "all",
     dtype: TrainDtype = None,
     yes: Yes = False,
     steps: Steps = None,
     epochs: Epochs = None,
     batch_size: BatchSize = 8,
-    accumulate: Annotated[int, typer.Option(help="Batches per step.", rich_help_panel=TRAINING)] = 1,
+    accumulate: Accumulate = 1,
     learning_rate: LearningRate = 1e-4,
     warmup: Warmup = 0,
     optimizer: Optimizer = "adamw",
@@ -126,13 +160,13 @@ def train(
     clip: Clip = 1.0,
     patience: Patience = 0,
     seed: Seed = 0,
-    objective: Annotated[str, typer.Option(help="masked; causal (left to right); or mixed.", rich_help_panel=MASKS)] = "masked",
-    infill: Annotated[float, typer.Option(help="Share of examples that become a hole in text.", rich_help_panel=MASKS)] = 0.0,
-    prefixes: Annotated[float, typer.Option(help="Share of the others masked from a position on.", rich_help_panel=MASKS)] = 0.0,
-    padding: Annotated[float, typer.Option(help="Share of the others with separate padding masks.", rich_help_panel=MASKS)] = 0.0,
-    smoothing: Annotated[float, typer.Option(help="Label smoothing of tokens far from known text.", rich_help_panel=MASKS)] = 0.0,
-    canvas: Annotated[str, typer.Option(help="Canvas length: random, longest or full.", rich_help_panel=MASKS)] = "random",
-    least_t: Annotated[float, typer.Option(help="The smallest probability of a mask.", rich_help_panel=MASKS)] = 1e-3,
+    objective: Objective = "masked",
+    infill: InfillShare = 0.0,
+    prefixes: Prefixes = 0.0,
+    padding: Padding = 0.0,
+    smoothing: Smoothing = 0.0,
+    canvas: CanvasLength = "random",
+    least_t: LeastT = 1e-3,
     gradient_checkpointing: Checkpointing = False,
     save_every: SaveEvery = 500,
     eval_every: EvalEvery = 100,
@@ -142,44 +176,50 @@ def train(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Train a model on examples, by masked diffusion.
-
-    At the end --out holds what was trained: an adapter, or with --tune full a model. Ctrl-C saves a checkpoint, and
-    --resume continues from it with the same result. To learn from tests that answers pass, see train grpo.
-    """
+    """Train on examples, unless a subcommand follows."""
     if context.invoked_subcommand is not None:
         refuse_options(context)
         return 0
-    settings = TrainSettings.of_options(context.params)  # before anything is read
+    return _train(context.params)
+
+
+def _train(given: dict[str, Any]) -> int:
+    settings = TrainSettings.of_options(given)  # before anything is read
     from ..training.job import Data, Job
+    from .model_option import open_learner
 
-    learner = _learner(context.params)
-    read = Data.read(data, valid, learner.tokenizer, max_length=max_length, skip_long=skip_long)
-    settings = replace(settings, steps=steps or read.steps(epochs or 1, settings))
-    return _start(Job.of(learner, settings, read, gradient_checkpointing=gradient_checkpointing), context.params)
+    learner = open_learner(given)
+    sizes = {name: given[name] for name in ("max_length", "skip_long")}
+    read = Data.read(given["data"], given["valid"], learner.tokenizer, **sizes)
+    settings = replace(settings, steps=given["steps"] or read.steps(given["epochs"] or 1, settings))
+    return _start(Job.of(learner, settings, read, gradient_checkpointing=given["gradient_checkpointing"]), given)
 
 
-@app.command(cls=Command, epilog=examples("diffucode train grpo --data tasks.jsonl --out run --allow-code-execution"))
+@app.command(
+    cls=Command,
+    epilog=examples("diffucode train grpo --data tasks.jsonl --out run --allow-code-execution"),
+    help="""Train a model on tasks, by the tests that its own answers pass (coupled-GRPO).
+
+    The model answers each task several times. Answers that pass the task's tests become more probable. This runs the code
+    that the model writes on this machine.
+    """,
+)
 def grpo(
     context: typer.Context,
-    data: Annotated[Path, typer.Option(help="Tasks with tests, as diffucode eval reads them.", show_default=False)],
+    data: TasksFile,
     out: Out,
-    valid: Annotated[Path | None, typer.Option(help="Tasks to evaluate on.", show_default=False)] = None,
+    valid: ValidTasks = None,
     allow_code_execution: AllowCodeExecution = False,
     model: Model = None,
-    tune: Annotated[str, typer.Option(help="full, lora or dora.", rich_help_panel=MODEL)] = "lora",
+    tune: GrpoTune = "lora",
     rank: Rank = 8,
     scale: Scale = 20.0,
     layers: Layers = "all",
     dtype: TrainDtype = None,
     yes: Yes = False,
-    group: Annotated[int, typer.Option(help="Answers to each prompt.", rich_help_panel=TRAINING)] = GrpoSettings.group,
-    prompts_per_step: Annotated[
-        int, typer.Option(help="Prompts answered at a time.", rich_help_panel=TRAINING)
-    ] = GrpoSettings.prompts_per_step,
-    updates: Annotated[
-        int, typer.Option(help="Steps that learn from the same answers.", rich_help_panel=TRAINING)
-    ] = GrpoSettings.updates,
+    group: GroupSize = GrpoSettings.group,
+    prompts_per_step: PromptsPerStep = GrpoSettings.prompts_per_step,
+    updates: Updates = GrpoSettings.updates,
     steps: Steps = None,
     epochs: Epochs = None,
     batch_size: BatchSize = 8,
@@ -188,13 +228,9 @@ def grpo(
     optimizer: Optimizer = "adamw",
     weight_decay: WeightDecay = 0.01,
     clip: Clip = 1.0,
-    clip_ratio: Annotated[
-        float, typer.Option(help="How far a ratio of probabilities counts.", rich_help_panel=TRAINING)
-    ] = GrpoSettings.clip_ratio,
-    kl: Annotated[float, typer.Option(help="Weight of the KL to the first model.", rich_help_panel=TRAINING)] = GrpoSettings.kl,
-    format_reward: Annotated[
-        float, typer.Option(help="Reward of a well-formed answer; passing is 1 more.", rich_help_panel=TRAINING)
-    ] = GrpoSettings.format_reward,
+    clip_ratio: ClipRatio = GrpoSettings.clip_ratio,
+    kl: KlWeight = GrpoSettings.kl,
+    format_reward: FormatReward = GrpoSettings.format_reward,
     patience: Patience = 0,
     seed: Seed = 0,
     preset: Preset = None,
@@ -203,8 +239,8 @@ def grpo(
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
-    timeout: Annotated[float, typer.Option(help="Seconds for each program.", rich_help_panel=DECODING)] = 5.0,
-    memory: Annotated[int, typer.Option(help="MB for each program; macOS ignores it.", rich_help_panel=DECODING)] = 1024,
+    timeout: Timeout = 5.0,
+    memory: Memory = 1024,
     gradient_checkpointing: Checkpointing = False,
     save_every: SaveEvery = 500,
     eval_every: EvalEvery = 100,
@@ -214,57 +250,29 @@ def grpo(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Train a model on tasks, by the tests that its own answers pass (coupled-GRPO).
+    """Train by coupled-GRPO."""
+    return _train_grpo(context)
 
-    The model answers each task several times. Answers that pass the task's tests become more probable. This runs the code
-    that the model writes on this machine.
-    """
-    if not allow_code_execution:
-        raise ExecutionError(
-            "train grpo runs the code that the model writes on this machine, as you, within limits of time and memory but in"
-            " no sandbox; if you accept that, add --allow-code-execution"
-        )
-    settings = TrainSettings.of_options(context.params)  # before anything is read
+
+def _train_grpo(context: typer.Context) -> int:
+    given = context.params
+    require_code_execution(given["allow_code_execution"], "train grpo")
+    settings = TrainSettings.of_options(given)  # before anything is read
     from ..evaluation import Limits
     from ..training.grpo_job import GrpoJob, GrpoPlan, read_prompts, steps_of
+    from .model_option import open_learner
 
+    usual = {name: given[name] for name in ("temperature", "max_tokens")}
     plan = GrpoPlan(
-        grpo=GrpoSettings(**{one.name: context.params[one.name] for one in fields(GrpoSettings)}),
-        decoding=decoding_config(context, {"temperature": temperature, "max_tokens": max_tokens}, ANSWERS),
-        limits=Limits(timeout=timeout, memory=memory),
+        grpo=GrpoSettings(**{one.name: given[one.name] for one in fields(GrpoSettings)}),
+        decoding=decoding_config(context, usual, ANSWERS),
+        limits=Limits(timeout=given["timeout"], memory=given["memory"]),
     )
-    learner = _learner(context.params)
-    tasks, judges = (read_prompts(file, learner, plan.decoding) if file else [] for file in (data, valid))
-    settings = replace(settings, steps=steps or steps_of(plan, len(tasks), epochs or 1))
-    job = GrpoJob.of(learner, settings, plan, tasks, judges, gradient_checkpointing=gradient_checkpointing)
-    return _start(job, context.params)
-
-
-def _learner(given: dict[str, Any]) -> "Learner":
-    """The model to train that a command's parameters name."""
-    from ..training.learners import Tuning, from_checkpoint, from_scratch
-    from .model_option import folder_named
-
-    config, tokenizer = given.get("from_scratch"), given.get("tokenizer")
-    layers = given["layers"]
-    if layers != "all" and not layers.removeprefix("-").isdecimal():
-        raise TrainError(f"layers must be a number or all, not {layers!r}", field="layers")
-    tuning = Tuning(
-        tune=given["tune"] or ("full" if config else "lora"),
-        rank=given["rank"],
-        scale=given["scale"],
-        dropout=given.get("dropout", 0.0),
-        layers=None if layers == "all" else int(layers),
-        dtype=given["dtype"],
-    )
-    if (config is None) != (tokenizer is None):
-        raise TrainError("--from-scratch and --tokenizer go together: a config.json, and the folder of a tokenizer")
-    if config is not None and tokenizer is not None:
-        if tuning.tune != "full":
-            raise TrainError(f"tune {tuning.tune} needs a trained model; from scratch it is full", field="tune")
-        return from_scratch(config, tokenizer, given["seed"], tuning.dtype)
-    name, folder = folder_named(given["model"], yes=given["yes"])
-    return from_checkpoint(folder, name, tuning, given["seed"], unread=given["dry_run"])
+    learner = open_learner(given)
+    tasks, held_out = (read_prompts(file, learner, plan.decoding) if file else [] for file in (given["data"], given["valid"]))
+    settings = replace(settings, steps=given["steps"] or steps_of(plan, len(tasks), given["epochs"] or 1))
+    job = GrpoJob.of(learner, settings, plan, tasks, held_out, gradient_checkpointing=given["gradient_checkpointing"])
+    return _start(job, given)
 
 
 def _start(job: "Job | GrpoJob", given: dict[str, Any]) -> int:
@@ -273,9 +281,8 @@ def _start(job: "Job | GrpoJob", given: dict[str, Any]) -> int:
     from ..training.trainer import Hooks
     from .progress import training
 
-    trainer = None if given["dry_run"] else job.trainer(given["out"], Hooks(), resume=given["resume"])
+    trainer, outcome = None if given["dry_run"] else job.trainer(given["out"], Hooks(), resume=given["resume"]), dict[str, Any]()
     print(*describe(job), sep="\n", file=sys.stderr)
-    outcome: dict[str, Any] = {}
     if trainer is not None:
         with training(job.settings.steps) as report, stop_signals() as signals:
             trainer.hooks = Hooks(report, lambda: bool(signals), given["report_every"])
@@ -284,8 +291,8 @@ def _start(job: "Job | GrpoJob", given: dict[str, Any]) -> int:
             print(f"saved in {trainer.folder.newest()}; the same command with --resume continues", file=sys.stderr)
             return 128 + signals[0]
         trainer.folder.publish(trainer.progress)
-        outcome = {"out": str(given["out"]), **trainer.last}
-        outcome |= {"best_valid": trainer.progress.best, "best_step": trainer.progress.best_step}
+        progress = {"best_valid": trainer.progress.best, "best_step": trainer.progress.best_step}
+        outcome = {"out": str(given["out"]), **trainer.last, **progress}
     if given["as_json"]:
         print(json.dumps({**outcome, "memory_computed": job.memory.to_dict(), "settings": job.settings.to_dict()}))
     elif outcome:

@@ -1,9 +1,9 @@
-"""What a model is shown of the text around holes, and how what it writes goes back between the parts.
+"""The text around holes that a model sees, and how the text of a hole goes back between the parts.
 
-Of a long text only some tokens on each side of a hole are shown, in whole lines where the lines are not
-longer than that. Tokens are made as if the text had never been cut: a blank right before a hole, and the
-line ends right behind it, belong to tokens that reach into the hole, so they are shown as part of it and
-taken off what comes back. The text outside is never made of tokens: it stays what it was.
+Of a long text the model sees some tokens on each side of a hole, as whole lines if the lines are no longer than that.
+The tokens are those of the uncut text: a blank right before a hole, and line ends right after it, belong to tokens that
+reach into the hole. So they are left out of what is shown, and removed from what comes back. The text outside the holes
+never goes through the tokenizer and back: it stays as it was.
 
 Not covered: a hole in the middle of a word.
 """
@@ -19,36 +19,41 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 BOM = "\ufeff"
+CHARACTERS = 128
+"""The most characters of a token: long runs of blanks."""
 Part = str | int | None
-"""Text, or between two texts a hole: None where its length is to be found, or its length in tokens."""
+"""Text, or a hole between two texts: None if its length is not known, or its length in tokens."""
 
 
 @dataclass(frozen=True)
-class Excerpt:
-    """The ids around each hole, one list more than there are holes.
+class Context:
+    """The tokens around the holes.
 
     Attributes:
-        ids: what is shown.
-        leads: for each hole, the blank that its tokens start with.
-        tails: for each hole, the line ends that its tokens stop with.
-        ends: whether the text's own end is shown.
+        ids: what the model sees, one list more than there are holes.
+        leads: for each hole, the blank that its first token starts with.
+        tails: for each hole, the line ends that its last token ends with.
+        shows_end: whether the end of the whole text is shown.
     """
 
     ids: list[list[int]]
     leads: list[str]
     tails: list[str]
-    ends: bool
+    shows_end: bool
 
     def __len__(self) -> int:
         return sum(map(len, self.ids))
 
-    def unwrap(self, hole: int, text: str) -> str:
-        """What stands between the parts, of the text that a hole's tokens make."""
+    def hole_text(self, hole: int, text: str) -> str:
+        """The text between the parts, from the text that the hole's tokens decode to."""
         return unwrapped(text, self.leads[hole], self.tails[hole])
 
 
-def excerpt(tokenizer: "Tokenizer", parts: Sequence[str], budget: int) -> Excerpt:
-    """Of the parts around holes, the `budget` tokens next to each hole on either side.
+def context_of(tokenizer: "Tokenizer", parts: Sequence[str], budget: int) -> Context:
+    """The part of a text that is shown: at most `budget` tokens on each side of a hole.
+
+    Args:
+        parts: the texts around the holes, one more than there are holes.
 
     Raises:
         PromptError: a part is not valid Unicode.
@@ -56,82 +61,81 @@ def excerpt(tokenizer: "Tokenizer", parts: Sequence[str], budget: int) -> Excerp
     shown = [part.replace("\r\n", "\n") for part in parts]
     shown[0] = shown[0].removeprefix(BOM)
     *inner, last = shown[1:]
-    after = _head(tokenizer, last, budget)
-    shown = [_tail(tokenizer, shown[0], budget), *(_both_ends(tokenizer, text, budget) for text in inner), after]
+    end = _head(tokenizer, last, budget)
+    shown = [_tail(tokenizer, shown[0], budget), *(_both_ends(tokenizer, text, budget) for text in inner), end]
     leads, tails = [], []
     for hole in range(len(parts) - 1):
-        before, behind = shown[hole], shown[hole + 1]
+        before, after = shown[hole], shown[hole + 1]
         leads.append(before[-1:] if before[-1:] in (" ", "\t") else "")
         shown[hole] = before[: len(before) - len(leads[-1])]
-        shown[hole + 1] = behind.lstrip("\n")
-        tails.append("\n" * (len(behind) - len(shown[hole + 1])))
-    return Excerpt([tokenizer.encode_plain(text) for text in shown], leads, tails, after == last)
+        shown[hole + 1] = after.lstrip("\n")
+        tails.append("\n" * (len(after) - len(shown[hole + 1])))
+    return Context([tokenizer.encode_plain(text) for text in shown], leads, tails, end == last)
 
 
 def _both_ends(tokenizer: "Tokenizer", text: str, budget: int) -> str:
-    """A text between two holes: all of it, or what is near either."""
+    """A text between two holes: all of it, or its lines near either hole."""
     head, tail = _head(tokenizer, text, budget), _tail(tokenizer, text, budget)
     return text if len(head) + len(tail) >= len(text) else head + tail
 
 
 def _head(tokenizer: "Tokenizer", text: str, budget: int) -> str:
-    """The whole lines that a text starts with, as many as `budget` tokens allow."""
+    """As many whole lines from the start of a text as `budget` tokens allow."""
     taken = used = 0
     while taken < len(text):
         stop = text.find("\n", taken) + 1 or len(text)
-        line = text[taken : min(stop, taken + _most(tokenizer, budget))]
+        line = text[taken : min(stop, taken + CHARACTERS * budget)]
         used += len(tokenizer.encode_plain(line))
         if used > budget or len(line) < stop - taken:
-            return text[:taken] or _cut(tokenizer, line, budget, slice(None, -1))
+            return text[:taken] or _shortened(tokenizer, line, budget, keep_start=True)
         taken = stop
     return text
 
 
 def _tail(tokenizer: "Tokenizer", text: str, budget: int) -> str:
-    """The whole lines that a text stops with, as many as `budget` tokens allow."""
+    """As many whole lines from the end of a text as `budget` tokens allow."""
     start, used = len(text), 0
     while start > 0:
         before = text.rfind("\n", 0, start - 1) + 1
-        line = text[max(before, start - _most(tokenizer, budget)) : start]
+        line = text[max(before, start - CHARACTERS * budget) : start]
         used += len(tokenizer.encode_plain(line))
         if used > budget or len(line) < start - before:
-            return text[start:] or _cut(tokenizer, line, budget, slice(1, None))
+            return text[start:] or _shortened(tokenizer, line, budget, keep_start=False)
         start = before
     return text
 
 
-def _most(tokenizer: "Tokenizer", budget: int) -> int:
-    """Characters of a line that are looked at: the longest tokens are runs of as many blanks."""
-    return 128 * budget
-
-
-def _cut(tokenizer: "Tokenizer", line: str, budget: int, less: slice) -> str:
-    """A line that is too long by itself: as much of one end of it."""
+def _shortened(tokenizer: "Tokenizer", line: str, budget: int, *, keep_start: bool) -> str:
+    """The start or the end of a line that is longer than `budget` tokens."""
     while (count := len(tokenizer.encode_plain(line))) > budget:
-        keep = max(0, min(len(line) - 1, len(line) * budget // count))
-        line = line[:keep] if less.start is None else line[len(line) - keep :]
+        kept = max(0, min(len(line) - 1, len(line) * budget // count))
+        line = line[:kept] if keep_start else line[len(line) - kept :]
     return line
 
 
 def check_text(parts: Sequence[str]) -> None:
-    """Raises `PromptError` unless some of the parts hold something to go by."""
+    """Raises `PromptError` if there is no text around the holes."""
     if not any(part.strip() for part in parts):
         raise PromptError("instruction is needed where there is no text around the hole: say what to write", field="instruction")
 
 
-def texts_and_holes(parts: Sequence[Part]) -> tuple[list[str], list[int | None]]:
-    """The parts by kind; where a hole stands at an end, or next to another, there is an empty text."""
+def texts_and_lengths(parts: Sequence[Part]) -> tuple[list[str], list[int | None]]:
+    """The texts around the holes, and the holes' lengths. Where two holes meet, or a hole is at an end, a text is empty.
+
+    Raises:
+        PromptError: a part is neither text nor a hole, or there is no hole.
+    """
     if isinstance(parts, str | bytes):
         raise PromptError("the parts must be a list of texts with holes between them")
-    texts, holes = [""], list[int | None]()
+    texts, lengths = [""], list[int | None]()
     for part in parts:
         if isinstance(part, str):
             texts[-1] += part
         elif part is None or (isinstance(part, int) and not isinstance(part, bool) and part >= 1):
-            holes.append(part)
+            lengths.append(part)
             texts.append("")
         else:
             raise PromptError(f"a part must be text, or a hole (None, or its length of 1 or more), not {part!r}")
-    if not holes:
+    if not lengths:
         raise PromptError("there is no hole among the parts: put None where text is to be filled in")
-    return texts, holes
+    return texts, lengths

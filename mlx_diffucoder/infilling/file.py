@@ -1,6 +1,5 @@
-"""A file cut at its holes, in bytes, and put together again: what is outside the holes is never decoded."""
+"""A file with holes: cut at them in bytes, and put together again. The bytes outside the holes never change."""
 
-import json
 import os
 import re
 import sys
@@ -8,24 +7,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import FileError, PromptError
 from ..files import write_atomically
+from .context import Part
 
 BOM = b"\xef\xbb\xbf"
 CLOSING = ">]})"
 
 
 @dataclass(frozen=True)
-class Source:
-    """A text with holes.
+class HoleFile:
+    """A file with holes.
 
     Attributes:
         name: of the file, for messages.
         pieces: the bytes around the holes, one more than there are holes.
-        lengths: of the holes; None where it is to be found.
-        data: all bytes of the file, what the holes stand in the place of included.
+        lengths: tokens of each hole; None if the length is not given.
+        data: all bytes of the file, including those that the holes replace.
     """
 
     name: str
@@ -35,7 +34,7 @@ class Source:
 
     @property
     def encoding(self) -> str:
-        """UTF-8, or where it is not that, Latin-1, in which every byte is a character."""
+        """UTF-8; or Latin-1, in which every byte is a character, if the file is not UTF-8."""
         try:
             self.data.decode("utf-8")
         except UnicodeDecodeError:
@@ -44,18 +43,18 @@ class Source:
 
     @property
     def newline(self) -> str:
-        """How most lines of the file end."""
+        """The line ending that most lines of the file have."""
         crlf = self.data.count(b"\r\n")
         return "\r\n" if 2 * crlf > self.data.count(b"\n") else "\n"
 
     @property
-    def parts(self) -> list[str | int | None]:
-        """As `fill` has them."""
+    def parts(self) -> list[Part]:
+        """The arguments of `fill`."""
         texts = [piece.decode(self.encoding) for piece in self.pieces]
         return [*(part for pair in zip(texts, self.lengths, strict=False) for part in pair), texts[-1]]
 
     def filled(self, holes: Sequence[str]) -> bytes:
-        """The file with its holes filled, in its own encoding and with its own line ends."""
+        """The file with its holes filled, in its own encoding and with its own line endings."""
         encoded = [self._encoded(text) for text in holes]
         return b"".join(piece + hole for piece, hole in zip(self.pieces, [*encoded, b""], strict=True))
 
@@ -64,13 +63,13 @@ class Source:
             return text.replace("\n", self.newline).encode(self.encoding)
         except UnicodeEncodeError as error:
             raise FileError(
-                f"{self.name}: is not UTF-8, and what was filled in has a character that Latin-1 lacks"
+                f"{self.name}: is not UTF-8, and the model wrote a character that Latin-1 lacks"
                 f" ({text[error.start]!r}); convert the file first, with iconv for example"
             ) from None
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file, or of stdin where it is `-`. Raises `FileError` where it cannot be read or is no text."""
+    """All bytes of a file, or of stdin for `-`. Raises `FileError` if it cannot be read or is not text."""
     name = name_of(path)
     try:
         data = sys.stdin.buffer.read() if name == "stdin" else path.read_bytes()
@@ -82,12 +81,13 @@ def read_bytes(path: Path) -> bytes:
 
 
 def name_of(path: Path) -> str:
+    """The file's name in messages."""
     return "stdin" if str(path) == "-" else str(path)
 
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Of what is wrong with a text, and not with a flag, say in which file."""
+    """Put the file's name before errors of its text; errors of an option stay as they are."""
     try:
         yield
     except PromptError as error:
@@ -96,28 +96,33 @@ def named(name: str) -> Iterator[None]:
         raise
 
 
-def cut(name: str, data: bytes, marker: str, at: str | None, lines: str | None) -> Source:
-    """The file's bytes, cut where its markers or the flags say.
+def cut(name: str, data: bytes, marker: str, at: str | None, lines: str | None) -> HoleFile:
+    """Cut a file at its markers, or where an option says.
+
+    Args:
+        name: the file's name for messages.
+        at: `LINE[:COL]`, both from 1: the hole is before that character, or at the end of the line.
+        lines: `A-B`, from 1: the hole is these lines.
 
     Raises:
-        FileError: it has no hole there; the message names file or flag.
+        FileError: there is no hole; the message names the file or the option.
     """
     if at is not None and lines is not None:
-        raise FileError("--at and --lines each say where the hole is; give one of them")
+        raise FileError("--at and --lines both say where the hole is; give one of them")
     if at is not None:
-        return _cut(name, data, *_place(name, data, at))
+        return _cut(name, data, *_point(name, data, at))
     if lines is not None:
         return _cut(name, data, *_range(name, data, lines))
     return _marked(name, data, marker)
 
 
-def _cut(name: str, data: bytes, start: int, stop: int) -> Source:
-    return Source(name, [data[:start], data[stop:]], [None], data)
+def _cut(name: str, data: bytes, start: int, stop: int) -> HoleFile:
+    return HoleFile(name, [data[:start], data[stop:]], [None], data)
 
 
-def _marked(name: str, data: bytes, marker: str) -> Source:
+def _marked(name: str, data: bytes, marker: str) -> HoleFile:
     if not marker.strip() or "\n" in marker:
-        raise FileError(f"--marker must be a word or more on one line, not {marker!r}")
+        raise FileError(f"--marker must be text on one line, not {marker!r}")
     body, close = (marker[:-1], marker[-1]) if marker[-1] in CLOSING and len(marker) > 1 else (marker, "")
     pattern = re.compile(re.escape(body.encode()) + rb"(?::([0-9]+))?" + re.escape(close.encode()))
     pieces, lengths, behind = [], list[int | None](), 0
@@ -127,7 +132,7 @@ def _marked(name: str, data: bytes, marker: str) -> Source:
         lengths.append(_length(name, found[1], data.count(b"\n", 0, behind) + 1))
     if not lengths:
         raise FileError(f"{name}: has no hole; write {marker} where text is to be filled in, or say where with --at or --lines")
-    return Source(name, [*pieces, data[behind:]], lengths, data)
+    return HoleFile(name, [*pieces, data[behind:]], lengths, data)
 
 
 def _length(name: str, digits: bytes | None, line: int) -> int | None:
@@ -139,16 +144,16 @@ def _length(name: str, digits: bytes | None, line: int) -> int | None:
 
 
 def _lines(data: bytes) -> list[bytes]:
-    """Lines with their ends; behind the last end there is one more, which may be empty."""
+    """Lines with their endings; the last one has none and may be empty."""
     lines = data.split(b"\n")
     return [*(line + b"\n" for line in lines[:-1]), lines[-1]]
 
 
-def _place(name: str, data: bytes, at: str) -> tuple[int, int]:
-    """Where `LINE[:COL]` is in the file: before that character, or at the line's end."""
+def _point(name: str, data: bytes, at: str) -> tuple[int, int]:
+    """The offset of `LINE[:COL]`, as an empty range: before that character, or at the end of the line."""
     found = re.fullmatch(r"([1-9][0-9]{0,8})(?::([1-9][0-9]{0,8}))?", at)
     if found is None:
-        raise FileError(f"--at must be LINE or LINE:COL, both from 1 on, not {at!r}")
+        raise FileError(f"--at must be LINE or LINE:COL, counted from 1, not {at!r}")
     number, column = int(found[1]), int(found[2]) if found[2] else None
     lines = _lines(data)
     if number > len(lines):
@@ -168,14 +173,14 @@ def _place(name: str, data: bytes, at: str) -> tuple[int, int]:
 
 
 def _range(name: str, data: bytes, lines: str) -> tuple[int, int]:
-    """Where lines `A-B`, or the line `A`, start and stop in the file, without the last one's end."""
+    """The offsets of lines `A-B`, or of line `A`, without the last line's ending."""
     found = re.fullmatch(r"([1-9][0-9]{0,8})(?:-([1-9][0-9]{0,8}))?", lines)
     if found is None:
-        raise FileError(f"--lines must be A-B, two lines from 1 on, not {lines!r}")
+        raise FileError(f"--lines must be A-B, two lines counted from 1, not {lines!r}")
     first, last = int(found[1]), int(found[2] or found[1])
     every = _lines(data)
     if first > last or last > len(every):
-        raise FileError(f"--lines {lines}: {name} has {len(every)} lines, and the first is to come first")
+        raise FileError(f"--lines {lines}: {name} has {len(every)} lines; give A-B with A up to B")
     start = sum(map(len, every[: first - 1]))
     if first == 1 and data.startswith(BOM):
         start = len(BOM)
@@ -187,56 +192,18 @@ def _without_end(line: bytes) -> bytes:
     return line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-EDITOR_KEYS = {"prefix", "suffix", "parts", "instruction"}
-
-
-def read_json_parts(data: bytes) -> tuple[list[str | int | None], str | None] | None:
-    """What an editor asks for on stdin, and its instruction; None where it is no such JSON object.
-
-    Raises:
-        FileError: it is one, and broken.
-    """
-    try:
-        given = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(given, dict) or not given.keys() & EDITOR_KEYS:
-        return None
-    if unknown := given.keys() - EDITOR_KEYS:
-        raise FileError(f"stdin: no key {min(unknown)!r}; it takes prefix and suffix, or parts, and instruction")
-    if "parts" in given and given.keys() & {"prefix", "suffix"}:
-        raise FileError("stdin: parts stand in the place of prefix and suffix; give one of the two")
-    if "parts" in given:
-        return _parts(given["parts"]), _text(given, "instruction")
-    return [_text(given, "prefix") or "", None, _text(given, "suffix") or ""], _text(given, "instruction")
-
-
-def _parts(parts: Any) -> list[str | int | None]:
-    if not isinstance(parts, list) or not all(
-        part is None or isinstance(part, str) or (isinstance(part, int) and not isinstance(part, bool)) for part in parts
-    ):
-        raise FileError("stdin: parts must be a list of texts, with null, or a length, for each hole")
-    return parts
-
-
-def _text(given: dict[str, Any], key: str) -> str | None:
-    if given.get(key) is not None and not isinstance(given[key], str):
-        raise FileError(f"stdin: {key} must be a text")
-    return given.get(key)
-
-
 def check_replaceable(path: Path, backup: str | None) -> None:
     """Raises `FileError` unless the file can be replaced, and kept under the backup's name."""
     if str(path) == "-":
-        raise FileError("--write needs a file: what came on stdin has no place to go back to")
+        raise FileError("--write needs a file: stdin cannot be replaced")
     if not os.access(path.resolve().parent, os.W_OK) or not os.access(path, os.W_OK):
-        raise FileError(f"{path}: may not be replaced (permission denied)")
+        raise FileError(f"{path}: cannot be replaced (permission denied)")
     if backup is None:
         return
     if not backup or "/" in backup or "\0" in backup:
-        raise FileError(f"--backup must be what is put behind the file's name, as in --backup .orig, not {backup!r}")
+        raise FileError(f"--backup must be a suffix for the file's name, such as .orig, not {backup!r}")
     if (kept := _kept(path, backup)).exists():
-        raise FileError(f"--backup {backup}: {kept} is there already; move it away, or name another")
+        raise FileError(f"--backup {backup}: {kept} exists; move it away or give another suffix")
 
 
 def _kept(path: Path, backup: str) -> Path:
@@ -244,27 +211,42 @@ def _kept(path: Path, backup: str) -> Path:
 
 
 def replace_file(path: Path, before: bytes, after: bytes, backup: str | None) -> None:
-    """Put `after` in the file's place, whole or not at all, with its mode; a link keeps pointing there.
+    """Replace the file's content, completely or not at all. Its permissions stay, and a link to it stays one.
 
     Raises:
-        FileError: it is not `before` any more, or cannot be written.
+        FileError: the file no longer holds `before`, or cannot be written.
     """
     target = path.resolve()
 
     def write(unfinished: Path) -> None:
         unfinished.write_bytes(after)
         if target.read_bytes() != before:
-            raise FileError(f"{path}: was changed while it was being filled in; nothing was written, run it again")
+            raise FileError(f"{path}: changed while its holes were filled; nothing was written, run it again")
         if backup is not None:
             _keep(target, _kept(path, backup), before)
 
     try:
         write_atomically(target, write)
     except OSError as error:
-        raise FileError(f"{path}: cannot be replaced ({error.strerror}); it is as it was") from None
+        raise FileError(f"{path}: cannot be replaced ({error.strerror}); it did not change") from None
 
 
 def _keep(target: Path, kept: Path, before: bytes) -> None:
     with kept.open("xb") as file:
         file.write(before)
     kept.chmod(target.stat().st_mode & 0o7777)
+
+
+def diff_of(file: HoleFile, after: bytes) -> str:
+    """The changes as `diff -u` prints them and `patch` reads them."""
+    import difflib
+
+    before, filled = (_text_lines(data.decode(file.encoding)) for data in (file.data, after))
+    changes = difflib.unified_diff(before, filled, file.name, file.name)
+    return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in changes)
+
+
+def _text_lines(text: str) -> list[str]:
+    """Lines as `patch` counts them: only a line feed ends a line."""
+    lines = text.split("\n")
+    return [*(line + "\n" for line in lines[:-1]), *(lines[-1:] if lines[-1] else [])]

@@ -115,9 +115,9 @@ def commits_of(trace: "Trace", times: Sequence[float]) -> list[Commit]:
 
 def _draw_canvas(film: Film, trace: "Trace", commits: Sequence[Commit], columns: int, top: int) -> int:
     """Dots, tokens, highlights and crosses; returns how many rows they take."""
-    first = trace.canvas.start - trace.given
+    first = trace.canvas.start - trace.prefix_length
     slots = dict(enumerate(slots_of(_final_cells(trace, first), Grid(columns)), start=first))
-    wanted = trace.open
+    wanted = trace.useful
     written: dict[int, list[Commit]] = {position: [] for position in slots}
     for commit in commits:
         if commit.position in slots:
@@ -139,7 +139,7 @@ def _final_cells(trace: "Trace", first: int) -> list[Cell]:
     """What the tokens from `first` on show in the end; a hole's text stands between its blank and its line ends."""
     tokens = trace.final
     cells = cells_of(tokens[first:].tolist(), trace.piece, trace.canvas.mask_id)
-    layout = trace.frame
+    layout = trace.layout
     if layout is None:
         return cells
     for (start, stop), lead, tail in zip(trace.canvas.holes[0].tolist(), layout.leads, layout.tails, strict=True):
@@ -190,7 +190,7 @@ def _boxes(slot: Slot, top: int, name: str) -> str:
 
 def _draw_numbers(film: Film, trace: "Trace", times: Sequence[float], columns: int, top: int) -> None:
     """The line below the canvas, step by step, and the bar above it."""
-    wanted = trace.open
+    wanted = trace.useful
     total = int(wanted.sum()) or 1
     nfes = [0, *(record.nfe for record in trace.records)]
     useful = [0, *(int((step.tokens != trace.canvas.mask_id)[wanted].sum()) for step in trace.steps())]

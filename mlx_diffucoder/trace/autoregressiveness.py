@@ -1,10 +1,9 @@
-"""In what order a canvas was filled, in numbers: NumPy only.
+"""The order in which a canvas was filled, in numbers. NumPy only.
 
-Autoregressiveness@k as DiffuCoder has it (arXiv 2506.20639, section 4). Tokens are taken one after
-another; those of one step in the order in which a decoder of one token a step would take them, the
-surest first and equals from the left. What is known from the start counts as written before, from left
-to right: so a decoder that goes from left to right has 1 at every k. A token that was taken back and
-committed again counts each time.
+Autoregressiveness@k as in DiffuCoder (arXiv 2506.20639, section 4). Tokens count one after another. Those of one step
+count in the order of their scores, as a decoder of one token a step would commit them; equal scores from the left. The
+known text counts as written before, from left to right: so a decoder that goes from left to right has 1 at every k. A
+token that was remasked and committed again counts each time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 
 class Commits(Protocol):
-    """What is asked of a step; `trace.Step` has it."""
+    """A step, as far as the measures need it: a `Step` or a `Record`."""
 
     @property
     def committed(self) -> NDArray[np.int32]: ...
@@ -26,22 +25,22 @@ class Commits(Protocol):
 
 
 class Part(NamedTuple):
-    """What a step did to a part of the canvas."""
+    """The changes of a step in a part of the canvas: positions int32 `[n]`, scores float32 `[n]`, positions int32 `[m]`."""
 
     committed: NDArray[np.int32]
     scores: NDArray[np.float32]
     remasked: NDArray[np.int32]
 
 
-def within(steps: Iterable[Commits], places: NDArray[np.bool_]) -> Iterator[Part]:
-    """What the steps did at some of the positions, bool `[L]`: behind a text's end there is only padding."""
+def within(steps: Iterable[Commits], selected: NDArray[np.bool_]) -> Iterator[Part]:
+    """The changes of steps at the selected positions, bool `[L]`."""
     for step in steps:
-        inside = places[step.committed]
-        yield Part(step.committed[inside], step.scores[inside], step.remasked[places[step.remasked]])
+        inside = selected[step.committed]
+        yield Part(step.committed[inside], step.scores[inside], step.remasked[selected[step.remasked]])
 
 
 def in_order(step: Commits) -> list[int]:
-    """The positions that a step committed, the surest first."""
+    """The positions that a step committed, the highest score first."""
     return step.committed[np.argsort(-step.scores, kind="stable")].tolist()
 
 
@@ -50,27 +49,26 @@ def local_autoregressiveness(steps: Iterable[Commits], masked: NDArray[np.bool_]
 
     Args:
         masked: the canvas before the first step, bool `[L]`.
-        k: how many tokens, each to the right of the one before, must have come last; 1 asks only
-            that the token stands behind the last one.
+        k: the length of the run. With 1 a token only has to follow the last one.
 
     Returns:
-        None where nothing was committed.
+        None if nothing was committed.
     """
-    rank = masked.cumsum()  # what stands between two holes comes between no two tokens
+    rank = masked.cumsum()  # the text between two holes does not break a run
     last, length = 0, np.inf
     extended = count = 0
     for step in steps:
-        for place in rank[in_order(step)].tolist():
-            follows = place == last + 1
+        for position in rank[in_order(step)].tolist():
+            follows = position == last + 1
             extended += follows and length >= k
             length = length + 1 if follows else 1
-            last = place
+            last = position
             count += 1
     return extended / count if count else None
 
 
 def global_autoregressiveness(steps: Iterable[Commits], masked: NDArray[np.bool_], k: int) -> float | None:
-    """The share of tokens that are committed at one of the `k` leftmost masks: filling from the left.
+    """The share of tokens that are committed at one of the `k` leftmost masks.
 
     Args, Returns: as `local_autoregressiveness`.
     """
@@ -86,7 +84,7 @@ def global_autoregressiveness(steps: Iterable[Commits], masked: NDArray[np.bool_
 
 
 def committed_in(steps: Iterable[Commits], length: int) -> NDArray[np.int32]:
-    """Of each position `[L]`, which step (counted from 0) wrote the token that stayed; -1 where none did."""
+    """For each position the step that wrote its final token, counted from 0, int32 `[L]`; -1 for no step."""
     when = np.full(length, -1, dtype=np.int32)
     for number, step in enumerate(steps):
         when[step.committed] = number
@@ -95,16 +93,16 @@ def committed_in(steps: Iterable[Commits], length: int) -> NDArray[np.int32]:
 
 
 def order_agreement(one: NDArray[np.int32], other: NDArray[np.int32]) -> float | None:
-    """Of all pairs of positions, the share that two runs committed in the same order.
+    """The share of all pairs of positions that two runs committed in the same order.
 
-    Chance is one half; Kendall's tau is twice this less 1. Pairs that either run committed in one step
-    are left out, and positions that either left alone.
+    Chance is one half; Kendall's tau is twice this minus 1. Pairs that either run committed in one step do not count,
+    nor do positions that either run did not write.
 
     Args:
-        one, other: as `committed_in` gives them, of the same positions.
+        one, other: from `committed_in`, for the same positions.
 
     Returns:
-        None where there is no such pair.
+        None if there is no such pair.
     """
     both = (one >= 0) & (other >= 0)
     same = pairs = 0
@@ -116,8 +114,8 @@ def order_agreement(one: NDArray[np.int32], other: NDArray[np.int32]) -> float |
 
 
 def distances(steps: Iterable[Commits], masked: NDArray[np.bool_]) -> Iterator[tuple[int, int, float]]:
-    """Of each committed token its step, how far behind the text that stood before its hole, and its score."""
-    places = np.arange(len(masked))
-    distance = places - np.maximum.accumulate(np.where(masked, 0, places + 1))
+    """For each committed token its step, its distance from the text before its hole in tokens, and its score."""
+    positions = np.arange(len(masked))
+    distance = positions - np.maximum.accumulate(np.where(masked, 0, positions + 1))
     for number, step in enumerate(steps):
         yield from ((number, *one) for one in zip(distance[step.committed].tolist(), step.scores.tolist(), strict=True))

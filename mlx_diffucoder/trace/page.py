@@ -1,4 +1,4 @@
-"""A trace as one HTML page that replays it: no network, no library."""
+"""A trace as one HTML page that replays it, without network or libraries."""
 
 import html
 import json
@@ -15,18 +15,18 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def page_of(trace: "Trace") -> str:
-    """The page. What the model wrote stands in it as data only, and is put on the screen as text."""
-    # "<" could end the element that the data stands in.
+    """The page's HTML. The model's text is in it as JSON data only, and is shown as text."""
+    # "<" could end the element that holds the data.
     data = json.dumps(_data(trace), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     page = TEMPLATE.read_text(encoding="utf-8").replace("{{title}}", html.escape(trace.header["model"]), 1)
     return page.replace("{{data}}", data.encode("utf-8", "replace").decode(), 1)
 
 
 def _data(trace: "Trace") -> dict[str, Any]:
-    start = trace.canvas.start - trace.given
+    start = trace.canvas.start - trace.prefix_length
     return {
         "model": trace.header["model"],
-        "which": trace.which,
+        "which": trace.canvas_name,
         "version": trace.header["version"],
         "config": trace.header["config"],
         "prompt": trace.text_of(trace.canvas.tokens[0, :start].tolist()),
@@ -39,14 +39,14 @@ def _data(trace: "Trace") -> dict[str, Any]:
 
 
 def _row(record: "Record", start: int) -> dict[str, Any]:
-    """A step, its places counted from where what is shown starts; what stands before is left out."""
+    """A step; positions count from the start of the shown text, and earlier ones are left out."""
     at, tokens, scores = record.committed - start, record.tokens, record.scores
     others, filled = record.others[0] - start, record.others[1]
     return {
         "at": at[at >= 0].tolist(),
         "tokens": tokens[at >= 0].tolist(),
         "scores": [float(f"{score:.4g}") if math.isfinite(score) else None for score in scores[at >= 0].tolist()],
-        "back": [place for place in (record.remasked - start).tolist() if place >= 0],
+        "back": [position for position in (record.remasked - start).tolist() if position >= 0],
         "others": [others[others >= 0].tolist(), filled[others >= 0].tolist()],
         "window": [max(0, end - start) for end in record.window],
         "nfe": record.nfe,

@@ -1,5 +1,7 @@
-"""Reading what `recording` wrote. A file is of one answer, or of canvases that were denoised side by side or one
-batch after another: then a line opens each of them, and the others name theirs. Knows no model.
+"""Read the file that `writer` wrote. Needs no model.
+
+A file of format 1 holds one answer. One of format 2 holds several canvases, denoised together or one batch after another:
+a line opens each of them, and the lines of its steps name it.
 """
 
 import json
@@ -17,20 +19,20 @@ from ..errors import TraceError
 from .run import Record, Trace
 
 FORMAT, ROWS_FORMAT = 1, 2
-"""Of a trace of one answer, and of one of several canvases: programs that know only the first refuse the second."""
+"""The formats of a trace of one answer, and of several canvases."""
 KEY = "diffucode_trace"
-LARGEST = 2**24  # masks of a canvas
+LARGEST = 2**24  # the most masks of a canvas
 
 
 def read_trace(path: Path, row: int | None = None) -> Trace:
-    """Read a trace, also one of a run that was killed; a last line without an end was not finished and is left out.
+    """Read a trace, even if its run was killed: an unfinished last line is ignored.
 
     Args:
-        row: which of its canvases, counted from 1; by default the one that was kept, or the first.
+        row: the canvas, counted from 1; the default is the one that was kept, or else the first.
 
     Raises:
-        TraceError: the file cannot be read, is no trace, is of another version, or has a damaged line; or there is no
-            such canvas. The message names file and line.
+        TraceError: the file cannot be read, is not a trace, has another format or a damaged line; or it has no such
+            canvas. The message names the file and the line.
     """
     try:
         data = path.read_bytes()
@@ -40,26 +42,26 @@ def read_trace(path: Path, row: int | None = None) -> Trace:
     file = _File.opened(path, lines[0] if lines else data)
     for number, line in enumerate(lines[1:], start=2):
         try:
-            file.take(_object(line))
+            file.read_line(_object(line))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise TraceError(f"{path}, line {number}: damaged ({_what(error)}); remove it and all below it") from None
+            raise TraceError(f"{path}, line {number}: damaged ({_reason(error)}); remove it and all lines after it") from None
     return file.trace(row)
 
 
 @dataclass
 class _File:
-    """A trace's file, as far as it was read.
+    """A trace file, as far as it was read.
 
     Attributes:
-        texts: what stands around the holes, where lines open the canvases.
-        runs: a trace for each canvas, and when it began.
+        texts: the ids around the holes, of format 2.
+        runs: for each canvas its trace, and the time when its run started.
     """
 
     path: Path
     header: dict[str, Any]
     pieces: dict[int, bytes]
     texts: list[list[int]]
-    frame: HoleLayout | None
+    layout: HoleLayout | None
     runs: list[tuple[Trace, float]] = field(default_factory=list)
     kept: int | None = None
     end: str | None = None
@@ -69,7 +71,7 @@ class _File:
     def opened(cls, path: Path, line: bytes) -> Self:
         header = _object(line)
         if header is None or KEY not in header:
-            raise TraceError(f"{path}, line 1: not a trace of diffucode; --trace FILE writes one")
+            raise TraceError(f"{path}, line 1: not a trace; --trace FILE writes one")
         if header[KEY] not in (FORMAT, ROWS_FORMAT):
             raise TraceError(
                 f"{path}, line 1: a trace of format {header[KEY]}, written by diffucode {header.get('version')}; this is"
@@ -78,14 +80,14 @@ class _File:
         try:
             return cls._of(path, header)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise TraceError(f"{path}, line 1: damaged ({_what(error)}); record the run again") from None
+            raise TraceError(f"{path}, line 1: damaged ({_reason(error)}); record the run again") from None
 
     @classmethod
     def _of(cls, path: Path, header: dict[str, Any]) -> Self:
         if not isinstance(header["config"], dict):
-            raise ValueError("config is no object")
+            raise ValueError("config is not an object")
         if not all(isinstance(text, str) for text in (header["config"].get("prefill", ""), *header["config"].get("until", []))):
-            raise ValueError("prefill and until are no texts")
+            raise ValueError("prefill and until are not text")
         for name in ("version", "model", "tokenizer"):
             header[name] = str(header[name])
         for name in ("mask", "pad"):
@@ -96,79 +98,79 @@ class _File:
             if not 0 <= start <= len(tokens):
                 raise ValueError("its numbers do not fit together")
             file = cls(path, header, _pieces(header), [tokens[:start], []], None)
-            file._begin([len(tokens) - start], 0.0)
+            file._open([len(tokens) - start], 0.0)
             return file
         texts = [_unpacked(text, header["mask"]) for text in header["texts"]]
-        frame = _frame(header["frame"], texts) if "frame" in header else None
-        if len(texts) < 2 or (frame is None and len(texts) > 2):
+        layout = _layout(header["frame"], texts) if "frame" in header else None
+        if len(texts) < 2 or (layout is None and len(texts) > 2):
             raise ValueError("its texts do not fit together")
-        return cls(path, header, _pieces(header), texts, frame)
+        return cls(path, header, _pieces(header), texts, layout)
 
-    def take(self, line: dict[str, Any] | None) -> None:
-        """Read a line. Raises `ValueError` and its like where it is damaged."""
+    def read_line(self, line: dict[str, Any] | None) -> None:
+        """Read a line after the first. Raises `ValueError`, `KeyError` or `TypeError` if it is damaged."""
         if line is None:
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         if self.end is not None:
-            raise ValueError("it stands behind the end")
+            raise ValueError("it comes after the last line")
         if "end" in line:
             kept = line.get("kept")
             if kept is not None and kept not in range(1, len(self.runs) + 1):
-                raise ValueError(f"it keeps canvas {kept}, and there is none")
+                raise ValueError(f"it keeps canvas {kept}, which does not exist")
             self.end, self.seconds, self.kept = str(line["end"]), float(line["seconds"]), kept and int(kept)
         elif "lengths" in line and self.header[KEY] == ROWS_FORMAT:
             if line["row"] != len(self.runs) + 1:
                 raise ValueError(f"it opens canvas {line['row']}, and the next is {len(self.runs) + 1}")
-            self._begin([int(length) for length in line["lengths"]], float(line["seconds"]))
+            self._open([int(length) for length in line["lengths"]], float(line["seconds"]))
         else:
             self._step(line)
 
-    def _begin(self, lengths: list[int], began: float) -> None:
+    def _open(self, lengths: list[int], start: float) -> None:
         if not all(0 <= length <= LARGEST for length in lengths):
-            raise ValueError("a hole has no such length")
+            raise ValueError("a hole cannot have such a length")
         special = {"mask_id": self.header["mask"], "pad_id": self.header["pad"], "end_ids": self.header["ends"]}
         canvas = Canvas.around([self.texts], [lengths], **special)
-        trace = Trace(self.path, self.header, canvas, self.pieces, self.frame, row=len(self.runs) + 1)
-        self.runs.append((trace, began))
+        trace = Trace(self.path, self.header, canvas, self.pieces, self.layout, row=len(self.runs) + 1)
+        self.runs.append((trace, start))
 
     def _step(self, line: dict[str, Any]) -> None:
         row = line["row"] if self.header[KEY] == ROWS_FORMAT else 1
         if row not in range(1, len(self.runs) + 1):
-            raise ValueError(f"no line above it opens canvas {row}")
-        trace, began = self.runs[row - 1]
-        trace.records.append(Record.of(line, len(trace.masked), began))
+            raise ValueError(f"no line before it opens canvas {row}")
+        trace, start = self.runs[row - 1]
+        trace.records.append(Record.of(line, len(trace.masked), start))
         self.pieces.update(_pieces(line))
         if unknown := [id for id in (*line["tokens"], *line.get("others", ([], []))[1]) if id not in self.pieces]:
             raise ValueError(f"the token {unknown[0]} has no text")
 
     def trace(self, row: int | None) -> Trace:
-        """One of the canvases, with what the lines behind it say."""
+        """The trace of one canvas."""
         if not self.runs:
-            raise TraceError(f"{self.path}: was stopped before the first step; there is nothing to show")
+            raise TraceError(f"{self.path}: the run stopped before its first step, so there is nothing to show")
         if row is not None and not 1 <= row <= len(self.runs):
             count = f"{len(self.runs)} canvases" if len(self.runs) > 1 else "one canvas"
-            raise TraceError(f"{self.path}: holds {count}, and none of the number {row}")
+            raise TraceError(f"{self.path}: has {count}, so there is no canvas {row}")
         one, _ = self.runs[(row or self.kept or 1) - 1]
         last = one.records[-1].seconds if one.records else 0.0
         seconds = self.seconds if self.end is not None and self.header[KEY] == FORMAT else last
         return replace(one, rows=len(self.runs), kept=self.kept, end=self.end, seconds=seconds)
 
 
-def _frame(given: dict[str, Any], texts: Sequence[list[int]]) -> HoleLayout:
-    frame = HoleLayout(int(given["prompt"]), list(given["leads"]), list(given["tails"]))
-    if not 0 <= frame.prompt <= len(texts[0]) or not len(frame.leads) == len(frame.tails) == len(texts) - 1:
+def _layout(given: dict[str, Any], texts: Sequence[list[int]]) -> HoleLayout:
+    layout = HoleLayout(int(given["prompt"]), list(given["leads"]), list(given["tails"]))
+    if not 0 <= layout.prompt <= len(texts[0]) or not len(layout.leads) == len(layout.tails) == len(texts) - 1:
         raise ValueError("its frame does not fit the texts")
-    if not all(isinstance(text, str) for text in (*frame.leads, *frame.tails)):
-        raise ValueError("its frame holds what is no text")
-    return frame
+    if not all(isinstance(text, str) for text in (*layout.leads, *layout.tails)):
+        raise ValueError("its frame holds a value that is not text")
+    return layout
 
 
-def _what(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _unpacked(packed: Sequence[int], mask_id: int) -> list[int]:
     if sum(-entry for entry in packed if entry < 0) > LARGEST:
-        raise ValueError("no canvas has so many masks")
+        raise ValueError("a canvas cannot have so many masks")
     tokens = [token for entry in packed for token in ([mask_id] * -entry if entry < 0 else [entry])]
     return np.array(tokens, dtype=np.int32).tolist()
 
@@ -182,7 +184,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def text_or_bytes(piece: bytes) -> str | list[int]:
-    """A token's piece of text as a line of a trace has it: one that ends inside a character as its bytes."""
+    """The bytes of a token as a trace file has them: as text, or as a list of bytes if they are not whole characters."""
     try:
         return piece.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""A run that was written down: one canvas, its steps and their times, and what text they made. Knows no model."""
+"""A run that was recorded: one canvas, its steps with their times, and the text that they made. Needs no model."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,14 @@ from .autoregressiveness import Part, within
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One line of a trace: a `Step` without its canvas, and when it was over."""
+    """One step of a trace: a `Step` without its canvas, and its time.
+
+    Attributes:
+        index, nfe, positions, window, committed, remasked, scores: as in `Step`.
+        seconds: from the start of the run to the end of the step.
+        tokens: the committed ids, int32 `[n]`.
+        others: positions and ids of tokens that were written in another way (padding, a hook), two int32 `[m]`.
+    """
 
     index: int
     seconds: float
@@ -31,53 +38,59 @@ class Record:
     others: tuple[NDArray[np.int32], NDArray[np.int32]]
 
     @classmethod
-    def of(cls, row: dict[str, Any], length: int, began: float = 0.0) -> Self:
-        """Raises `ValueError`, `KeyError` or `TypeError` where a line is no step of such a canvas.
+    def of(cls, row: dict[str, Any], length: int, start: float = 0.0) -> Self:
+        """The record in one line of a trace file.
 
         Args:
-            began: when the canvas's run did; its steps' times count from there.
+            row: the line's JSON object.
+            length: of the canvas, in tokens.
+            start: when the canvas's run started; the line's time counts from the start of the file.
+
+        Raises:
+            ValueError, KeyError, TypeError: the line is not a step of such a canvas.
         """
         at, tokens, scores = row["at"], row["tokens"], [math.nan if score is None else score for score in row["scores"]]
-        back, (others, filled) = row.get("back", []), row.get("others", ([], []))
-        if not len(at) == len(tokens) == len(scores) or len(others) != len(filled):
+        remasked, (others, other_tokens) = row.get("back", []), row.get("others", ([], []))
+        if not len(at) == len(tokens) == len(scores) or len(others) != len(other_tokens):
             raise ValueError("its lists are not of one length")
-        if not all(0 <= position < length for position in (*at, *back, *others)):
+        if not all(0 <= position < length for position in (*at, *remasked, *others)):
             raise ValueError("a position is off the canvas")
         first, end = map(int, row["window"])
         return cls(
-            int(row["step"]), float(row["seconds"]) - began, int(row["nfe"]), int(row["positions"]), (first, end),
-            _ids(at), _ids(tokens), np.array(scores, dtype=np.float32), _ids(back), (_ids(others), _ids(filled)),
+            int(row["step"]), float(row["seconds"]) - start, int(row["nfe"]), int(row["positions"]), (first, end),
+            _ids(at), _ids(tokens), np.array(scores, dtype=np.float32), _ids(remasked), (_ids(others), _ids(other_tokens)),
         )  # fmt: skip
 
 
 def _ids(values: Sequence[int]) -> NDArray[np.int32]:
     ids = np.array(values, dtype=np.int32)
     if ids.ndim != 1 or ids.tolist() != list(values):
-        raise ValueError("an id is no whole number")
+        raise ValueError("an id is not a whole number")
     return ids
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A run that was written down.
+    """A run that was recorded.
 
     Attributes:
+        path: the file it was read from.
         header: the file's first line.
         canvas: the canvas before the first step.
-        pieces: id -> what it adds to a text.
-        frame: of a text with holes; None where an answer was written.
-        row, rows: which of the canvases that were written down together, counted from 1, and of how many.
-        kept: which of them was, where that is known.
+        pieces: for each id the bytes that it adds to a text.
+        layout: of a text with holes; None for an answer.
+        row, rows: this canvas, counted from 1, and the number of canvases in the file.
+        kept: the canvas whose text was kept, if the file says so.
         records: the steps.
-        end: `done`, `stopped`, or None where the program was killed.
-        seconds: how long it took.
+        end: `done`, `stopped`, or None if the program was killed.
+        seconds: how long the run took.
     """
 
     path: Path
     header: dict[str, Any]
     canvas: Canvas
     pieces: dict[int, bytes]
-    frame: HoleLayout | None = None
+    layout: HoleLayout | None = None
     row: int = 1
     rows: int = 1
     kept: int | None = None
@@ -86,13 +99,13 @@ class Trace:
     seconds: float = 0.0
 
     @property
-    def which(self) -> str:
-        """Which of several canvases it is, in words; nothing where there is one."""
+    def canvas_name(self) -> str:
+        """This canvas among those of the file, in words; empty if there is one."""
         kept = ", the one that was kept" if self.row == self.kept else ""
         return f"canvas {self.row} of {self.rows}{kept}" if self.rows > 1 else ""
 
     def steps(self) -> Iterator[Step]:
-        """The steps again, each with its canvas."""
+        """The steps, each with the canvas after it."""
         tokens = self.canvas.tokens[0]
         for one in self.records:
             tokens = tokens.copy()
@@ -103,44 +116,44 @@ class Trace:
 
     @property
     def final(self) -> NDArray[np.int32]:
-        """The canvas after the last step."""
+        """The canvas after the last step, int32 `[L]`."""
         tokens = self.canvas.tokens[0]
         for step in self.steps():
             tokens = step.tokens
         return tokens
 
     @property
-    def given(self) -> int:
-        """How many tokens before the first hole are shown with what fills it: the text's, or the answer's prefill."""
-        if self.frame:
-            return self.canvas.start - self.frame.prompt
+    def prefix_length(self) -> int:
+        """Tokens before the first hole that are shown: those of the text with holes, or of the answer's prefill."""
+        if self.layout:
+            return self.canvas.start - self.layout.prompt
         prompt, prefill = self.canvas.tokens[0, : self.canvas.start].tolist(), self.header["config"].get("prefill", "")
         counts = range(len(prompt) + 1 if prefill else 0)
         return next((count for count in counts if self.text_of(prompt[len(prompt) - count :]) == prefill), 0)
 
     @property
     def masked(self) -> NDArray[np.bool_]:
-        """Where there was a mask before the first step."""
+        """The masks before the first step, bool `[L]`."""
         return self.canvas.tokens[0] == self.canvas.mask_id
 
     @property
-    def around(self) -> list[list[int]]:
-        """The tokens before, between and behind the holes."""
+    def texts(self) -> list[list[int]]:
+        """The ids before, between and after the holes."""
         starts, stops = self.canvas.holes[0].T.tolist()
         return [self.canvas.tokens[0, a:b].tolist() for a, b in zip([0, *stops], [*starts, None], strict=True)]
 
     @property
-    def holes(self) -> list[NDArray[np.int32]]:
-        """What stands in each hole at the end, as far as it is settled, without its end token."""
+    def hole_ids(self) -> list[NDArray[np.int32]]:
+        """The ids in each hole after the last step, up to its end token or the first mask."""
         final, special = self.final, {"mask_id": self.canvas.mask_id, "end_ids": self.canvas.end_ids}
         found = [final_tokens(final[start:stop], **special) for start, stop in self.canvas.holes[0]]  # type: ignore[arg-type]
         return [ids for ids, _ in found]
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """Where each hole starts and where its text ends, its end token, or one of `until`, with it."""
+        """For each hole its start, and the end of its text: after its end token or its stop text."""
         final = self.final
-        _, kept = self._answer() if self.frame is None else ("", None)
+        _, kept = self._answer() if self.layout is None else ("", None)
         if kept is not None:
             return [(self.canvas.start, self.canvas.start + kept)]
         spans = []
@@ -150,37 +163,37 @@ class Trace:
         return spans
 
     @property
-    def open(self) -> NDArray[np.bool_]:
-        """`masked`, less what lies behind the end of a text."""
-        masked = self.masked.copy()
+    def useful(self) -> NDArray[np.bool_]:
+        """The masks before the first step that are part of a text in the end, bool `[L]`: no padding."""
+        useful = self.masked.copy()
         for (_, end), (_, stop) in zip(self.spans, self.canvas.holes[0].tolist(), strict=True):
-            masked[end:stop] = False
-        return masked
+            useful[end:stop] = False
+        return useful
 
-    def useful(self) -> Iterator[Part]:
-        """What the steps committed and took back up to the end of each text."""
-        return within(self.records, self.open)
+    def useful_steps(self) -> Iterator[Part]:
+        """What the steps committed and remasked up to the end of each text."""
+        return within(self.records, self.useful)
 
     @property
     def text(self) -> str:
-        """The settled text at the end: the answer, its prefill before it; or the text around the holes, those filled."""
-        if self.frame is None:
+        """The text in the end: the answer with its prefill, or the text with its holes filled."""
+        if self.layout is None:
             text, _ = self._answer()
             return text
-        before, *behind = self.around
-        text = self.text_of(before[self.frame.prompt :])
-        for ids, lead, tail, known in zip(self.holes, self.frame.leads, self.frame.tails, behind, strict=True):
+        before, *after = self.texts
+        text = self.text_of(before[self.layout.prompt :])
+        for ids, lead, tail, known in zip(self.hole_ids, self.layout.leads, self.layout.tails, after, strict=True):
             text += lead + unwrapped(self.text_of(ids.tolist()), lead, tail) + tail + self.text_of(known)
         return text
 
     def _answer(self) -> tuple[str, int | None]:
-        """The text, and how many tokens it takes up to and with one of `until`."""
-        config, (ids,) = self.header["config"], self.holes
+        """The text, and its length in tokens with its stop text, if it has one."""
+        config, (ids,) = self.header["config"], self.hole_ids
         return text_before(config.get("until", ()), config.get("prefill", ""), ids.tolist(), self.text_of)
 
     @property
     def stats(self) -> Stats:
-        """Its numbers; memory was not written down."""
+        """The numbers of the run. Memory is 0: it is not recorded."""
         last, final, canvas = self.records[-1] if self.records else None, self.final, self.canvas
         texts = [final[start:end] for start, end in self.spans]
         counts = [count_up_to_end(text, mask_id=canvas.mask_id, end_ids=canvas.end_ids) for text in texts]
@@ -193,8 +206,9 @@ class Trace:
         )
 
     def piece(self, token: int) -> bytes:
-        """What a token adds to a text; nothing for special tokens."""
+        """The bytes that a token adds to a text; none for special tokens."""
         return self.pieces.get(token, b"")
 
     def text_of(self, ids: Iterable[int]) -> str:
+        """The text that ids decode to."""
         return b"".join(self.pieces.get(id, b"") for id in ids).decode("utf-8", "replace")

@@ -1,8 +1,8 @@
-"""Writing a run down: one JSON object a line, its first line what was run, then a line a step. Of canvases that
-are denoised together, a line opens each, and each step has a line for each that it changes.
+"""Record the steps of a run in a file: one JSON object a line.
 
-A line is in the file when its step is over, so a run that was stopped leaves what it did. It holds
-the texts of its tokens: neither the model nor its tokenizer is needed to read it (`traces`).
+The first line says what was run; then each step has a line. When several canvases are denoised together, a line opens
+each of them, and a step has a line for each canvas that it changes. A line is in the file when its step is over, so a
+stopped run leaves its steps. The file holds the texts of its tokens: `reader` needs neither model nor tokenizer.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ from ..tokenizer import Tokenizer
 from .reader import FORMAT, KEY, ROWS_FORMAT, text_or_bytes
 
 Rows = tuple[Step, ...]
-"""What a step does to each row of a batch, as `denoise` yields it."""
+"""A step for each row of a batch, as `denoise` yields them."""
 
 
-def trace_to(
+def traced(
     path: Path, steps: Iterable[Step], canvas: Canvas, tokenizer: Tokenizer, config: GenerationConfig, model: str
 ) -> Generator[Step, None, None]:
-    """Pass the steps of one canvas on, writing each into a new file.
+    """Yield the steps of one canvas, and write each to a new file.
 
     Args:
-        canvas: as it was before the first step; of its rows, the first.
-        model: what the model is called.
+        canvas: before the first step; its first row is recorded.
+        model: the model's name.
 
     Raises:
-        TraceError: the file cannot be written, or holds something that is no trace; raised by the call.
+        TraceError: the file cannot be written, or exists and is not a trace. Raised by the call.
     """
     first = _rows(canvas)[0]
     lines = _Lines(first, pieces := _Pieces(tokenizer))
@@ -50,7 +50,7 @@ def trace_to(
     header |= {"start": int(canvas.start - canvas.padding[0]), "canvas": _packed(first, canvas.mask_id)}
     file = _File(path, {**header, "pieces": pieces.new(first)})
 
-    def passed_on() -> Generator[Step, None, None]:
+    def written() -> Generator[Step, None, None]:
         end = "stopped"
         try:
             for step in steps:
@@ -60,16 +60,16 @@ def trace_to(
         finally:
             file.close(end=end)
 
-    return passed_on()
+    return written()
 
 
-class Recording:
-    """A new file for canvases that are denoised side by side, or one batch after another; all stand in the same text.
+class TraceWriter:
+    """A new file for several canvases of one text, denoised together or one batch after another.
 
-    Entered, it can be written to. It is made with the first batch, so what is refused before leaves no file.
+    Use it in a `with` statement. The first batch creates the file, so an error before that leaves none.
 
     Attributes:
-        kept: which of the canvases was, counted from 1; for whoever chooses to say.
+        kept: the canvas whose text is kept, counted from 1; set by the caller who chooses it.
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer, config: GenerationConfig, model: str):
@@ -86,17 +86,17 @@ class Recording:
             kept = {} if self.kept is None else {"kept": self.kept}
             self._file.close(end="stopped" if kind else "done", **kept)
 
-    def batch(self, canvas: Canvas, steps: Iterable[Rows], frame: HoleLayout | None = None) -> Generator[Rows, None, None]:
-        """Pass the steps of a batch on, writing each, a line for each row that it changes.
+    def batch(self, canvas: Canvas, steps: Iterable[Rows], layout: HoleLayout | None = None) -> Generator[Rows, None, None]:
+        """Yield the steps of a batch, and write each: a line for each row that it changes.
 
         Args:
-            canvas: as it was before the first step.
-            frame: how a text with holes lies on it; None where answers are written.
+            canvas: before the first step.
+            layout: of a text with holes; None for answers.
 
         Raises:
-            TraceError: the file cannot be written, or holds something that is no trace.
+            TraceError: the file cannot be written, or exists and is not a trace.
         """
-        file = self._file = self._file or self._opened(canvas, frame)
+        file = self._file = self._file or self._opened(canvas, layout)
         lines: dict[int, _Lines] = {}
         for row, holes in zip(_rows(canvas), canvas.holes, strict=True):
             self._count += 1
@@ -110,21 +110,21 @@ class Recording:
                     file.write({"row": number, **writer.step(step, seconds)})
             yield rows
 
-    def _opened(self, canvas: Canvas, frame: HoleLayout | None) -> "_File":
+    def _opened(self, canvas: Canvas, layout: HoleLayout | None) -> "_File":
         first, holes = _rows(canvas)[0], (canvas.holes[0] - canvas.padding[0]).tolist()
         around = [first[a:b] for a, b in zip([0, *(stop for _, stop in holes)], [*(a for a, _ in holes), None], strict=True)]
         header = _header(ROWS_FORMAT, self._tokenizer, canvas, self._config, self._model)
         header["texts"] = [_packed(text, canvas.mask_id) for text in around]
-        if frame is not None:
-            header["frame"] = frame._asdict()
+        if layout is not None:
+            header["frame"] = layout._asdict()
         return _File(self._path, {**header, "pieces": self._pieces.new(first)})
 
 
-def recording(
+def trace_writer(
     path: Path | None, tokenizer: Tokenizer, config: GenerationConfig, model: str
-) -> AbstractContextManager[Recording | None]:
-    """A `Recording` where a file is named, and otherwise nothing."""
-    return nullcontext() if path is None else Recording(path, tokenizer, config, model)
+) -> AbstractContextManager[TraceWriter | None]:
+    """A `TraceWriter` for a file; with no file, a context that gives None."""
+    return nullcontext() if path is None else TraceWriter(path, tokenizer, config, model)
 
 
 def _rows(canvas: Canvas) -> list[NDArray[np.int32]]:
@@ -132,12 +132,16 @@ def _rows(canvas: Canvas) -> list[NDArray[np.int32]]:
 
 
 def check_trace(path: Path) -> None:
-    """Refuse a file that a trace must not be written over, before a model is loaded for it. Raises `TraceError`."""
+    """Check that a trace can be written to a file, before a model is loaded.
+
+    Raises:
+        TraceError: the folder does not exist, or the file exists and is not a trace.
+    """
     if path.is_dir() or not path.parent.is_dir():
-        raise TraceError(f"--trace {path}: cannot be written; name a file in a folder that is there")
+        raise TraceError(f"--trace {path}: cannot be written; name a file in an existing folder")
     try:
         if path.is_file() and path.stat().st_size and KEY.encode() not in path.open("rb").readline(200):
-            raise TraceError(f"--trace {path}: is there already and is no trace; name another file")
+            raise TraceError(f"--trace {path}: exists and is not a trace; name another file")
     except OSError as error:
         raise _unwritable(path, error) from None
 
@@ -156,7 +160,7 @@ def _unwritable(path: Path, error: OSError) -> TraceError:
 
 
 class _File:
-    """A trace while it is written; its clock starts behind its first line."""
+    """A trace file while it is written; its clock starts after the first line."""
 
     def __init__(self, path: Path, header: dict[str, Any]):
         check_trace(path)
@@ -179,10 +183,10 @@ class _File:
         except OSError as error:
             raise _unwritable(self._path, error) from None
 
-    def close(self, **said: Any) -> None:
-        """With a last line that says how it ended."""
+    def close(self, **last: Any) -> None:
+        """Write the last line, which says how the run ended."""
         try:
-            self.write({**said, "seconds": _short(self.seconds)})
+            self.write({**last, "seconds": _short(self.seconds)})
         finally:
             self._file.close()
 
@@ -201,13 +205,13 @@ def _header(format: int, tokenizer: Tokenizer, canvas: Canvas, config: Generatio
 
 
 def digest(tokenizer: Tokenizer) -> str:
-    """What tells a tokenizer from others: a hash of its tokens and their ids."""
+    """A hash of a tokenizer's tokens and ids, which tells it from others."""
     text = json.dumps(sorted(tokenizer.vocabulary.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _packed(tokens: NDArray[np.int32], mask_id: int) -> list[int]:
-    """Ids, with -n for n masks."""
+    """Ids, with -n in place of n masks."""
     packed: list[int] = []
     for token in tokens.tolist():
         if token != mask_id:
@@ -220,34 +224,35 @@ def _packed(tokens: NDArray[np.int32], mask_id: int) -> list[int]:
 
 
 def _short(number: float) -> float | None:
-    """Six digits say enough."""
+    """A number with six digits; None if it is not finite."""
     return float(f"{number:.6g}") if math.isfinite(number) else None
 
 
 class _Pieces:
-    """The texts of tokens, each said once in a file."""
+    """The texts of tokens; each is written once in a file."""
 
     def __init__(self, tokenizer: Tokenizer):
-        self._piece, self._said = tokenizer.piece, set[int]()
+        self._piece, self._written = tokenizer.piece, set[int]()
 
     def new(self, tokens: NDArray[np.int32]) -> dict[str, Any]:
-        """The texts of those ids that no line had yet; of one that ends inside a character, its bytes."""
-        new = sorted(set(tokens.tolist()) - self._said)
-        self._said.update(new)
+        """The texts of the ids that no line has had yet."""
+        new = sorted(set(tokens.tolist()) - self._written)
+        self._written.update(new)
         return {str(id): text_or_bytes(self._piece(id)) for id in new}
 
 
 class _Lines:
-    """The steps of a canvas as lines, each token's text in the first line that has it."""
+    """The steps of one canvas as lines; a token's text is in the first line that has the token."""
 
     def __init__(self, tokens: NDArray[np.int32], pieces: _Pieces):
         self._tokens, self._pieces = tokens, pieces
 
     def changed_by(self, step: Step) -> bool:
-        """Whether there is something to write of it: rows that are complete wait for the others of their batch."""
+        """Whether the step changed this canvas; a finished row waits for the others of its batch."""
         return bool(len(step.committed) or len(step.remasked) or (self._tokens != step.tokens).any())
 
     def step(self, step: Step, seconds: float) -> dict[str, Any]:
+        """The line of a step that was over after `seconds`."""
         expected = self._tokens.copy()
         expected[step.committed] = step.tokens[step.committed]
         expected[step.remasked] = step.tokens[step.remasked]
@@ -265,7 +270,7 @@ class _Lines:
         }
         if len(step.remasked):
             row["back"] = step.remasked.tolist()
-        if len(others):  # padding behind a finished text, or what a hook wrote
+        if len(others):  # padding after the end of a text, or tokens that a hook wrote
             row["others"] = [others.tolist(), step.tokens[others].tolist()]
         if pieces := self._pieces.new(step.tokens[np.concatenate([step.committed, others])]):
             row["pieces"] = pieces

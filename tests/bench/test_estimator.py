@@ -28,7 +28,7 @@ def answers(pocket):
 
 def test_coupled_masks_vary_less_than_independent_ones(pocket, answers):
     network, tokenizer = pocket
-    report = measure(network, tokenizer.mask_id, answers, times=4, draws=8, gradients=False)
+    report = measure(network, tokenizer.mask_id, answers, times=2, draws=4, gradients=False)
     for name in ("token", "answer"):
         assert report["coupled"][name] < 0.9 * report["independent"][name], name
 

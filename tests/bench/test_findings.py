@@ -48,10 +48,10 @@ def test_what_cannot_be_measured_is_one_line(tmp_path, flags, said):
 
 def test_orders_are_shares_and_the_first_forward_is_surest_next_to_the_prompt(first_pocket):
     network, tokenizer = first_pocket  # the bundled one writes these from left to right, where all shares are 1
-    tasks = read_tasks(TASKS)[:3:2]
+    tasks = read_tasks(TASKS)[:1]
     run = answers_at(network, tokenizer, tasks, GenerationConfig(max_tokens=32, rule="schedule", seed=0), 1)
     row = run.to_dict(1)
-    assert run.passed == [1, 1]
+    assert run.passed == [1]
     assert all(0 < row["global"][str(k)] <= 1 and 0 <= row["local"][str(k)] < 1 for k in KS)
     assert row["local"]["1"] > row["local"]["8"]  # a longer run is asked for
     assert row["global"]["8"] > row["global"]["1"]  # more places count

@@ -37,6 +37,7 @@ def test_the_float64_decoder_gives_the_references_own_answer(first_pocket):
     assert found == answer["output_ids"][:32]
 
 
+@pytest.mark.slow
 def test_the_bundled_reference_is_what_its_command_makes():
     bundled, made = mx.load(str(FILE)), make(prompts_of(TASKS))
     assert bundled.keys() == made.keys()

@@ -74,7 +74,7 @@ def test_each_answer_has_a_trace_of_its_own_and_none_is_written_over(tmp_path):
     done = diffucode("chat", "-m", TINY, "--max-tokens", "3", "--trace", tmp_path / "other", stdin="hi\n")
     assert f"trace written to {tmp_path / 'other-1'}\n" in done.stderr
     for name in (tmp_path / "no" / "run", "."):
-        assert_one_line(diffucode("chat", "-m", "nowhere/at-all", "--trace", name), "folder that is there")
+        assert_one_line(diffucode("chat", "-m", "nowhere/at-all", "--trace", name), "in an existing folder")
 
 
 def test_turns_that_do_not_fit_are_left_out_and_that_is_said(broken, edit_json):

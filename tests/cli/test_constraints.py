@@ -43,7 +43,7 @@ def shown(trace, *args):
 
 def test_a_trace_of_several_answers_has_each_of_them_and_shows_the_best(tmp_path):
     trace, tests = tmp_path / "run.jsonl", tmp_path / "tests.py"
-    args = [*POCKET[:-1], "16", "-n", "4", "--temp", "2.5", "--seed", "0", "--trace", trace]
+    args = [*TINY[:-1], "8", "-n", "4", "--temp", "2.5", "--seed", "0", "--trace", trace]
     rows = json.loads(diffucode(*args, "--json", PRIME).stdout)["answers"]
     assert sorted(row["canvas"] for row in rows) == [1, 2, 3, 4]
     assert len({row["text"] for row in rows}) == 4
@@ -68,7 +68,7 @@ def test_a_trace_of_a_template_shows_its_text_in_place(tmp_path):
     assert plain.startswith("def process(k):\n    if k < 2:\n        return False\n")
     assert shown(trace)[0] == plain
     assert shown(trace, "--row", "1")[0].startswith("def process(k):\n    if k < 2:\n        ")
-    assert_one_line(diffucode("trace", "show", trace, "--row", "99"), "run.jsonl", "none of the number 99")
+    assert_one_line(diffucode("trace", "show", trace, "--row", "99"), "run.jsonl", "no canvas 99")
     found = json.loads(diffucode("trace", "compare", trace, trace, "--rows", "1,2", "--json").stdout)
     assert [one["row"] for one in found["traces"]] == [1, 2]
     assert found["first_difference"] is not None
@@ -86,6 +86,7 @@ def test_the_best_of_several_answers_and_the_first_that_passes(tmp_path):
     best = diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME)
     assert best.stdout.removesuffix("\n") == report["answers"][0]["text"].removesuffix("\n")
     tests.write_text("assert False\n")
+    args = [*TINY, *args[len(POCKET) :]]
     assert_one_line(diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME), "none of the 3 answers", "tests.py")
     every = diffucode(*args, "-v", PRIME)
     assert every.stdout.count("# answer ") == 3

@@ -90,7 +90,7 @@ def test_a_trace_goes_neither_over_a_file_nor_over_what_is_none(tmp_path):
     assert run("--limit", "1", "--trace", tmp_path / "traces").returncode == 0
     (trace,) = (tmp_path / "traces").iterdir()
     trace.write_text("x")
-    assert_one_line(run("--limit", "1", "--trace", tmp_path / "traces"), f"--trace {trace}: is there already")
+    assert_one_line(run("--limit", "1", "--trace", tmp_path / "traces"), f"--trace {trace}: exists and is not a trace")
     assert trace.read_text() == "x"
 
 

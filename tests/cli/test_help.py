@@ -182,4 +182,4 @@ def test_shown_defaults_are_those_that_decode():
 
 def test_help_breaks_a_paragraph_only_where_the_terminal_ends():
     shown = diffucode("infill", "--help", env={"COLUMNS": "600", "TERM": "dumb"}).stdout
-    assert any("A hole is written" in line and "and gets JSON back." in line for line in shown.splitlines())
+    assert any("Mark a hole with" in line and "and gets JSON back." in line for line in shown.splitlines())

@@ -51,7 +51,7 @@ def test_pocket_fills_a_hole_so_that_the_function_works(holey):
 def test_a_model_that_was_trained_to_infill_finds_what_two_holes_held_and_how_long_it_was(holey):
     holey.write_text("def f(nums):\n    total = 0\n<FILL>\n        if x % 2 == 0:\n<FILL>\n    return total\n")
     prompt = "Write a function f(nums) that returns the sum of the even numbers in nums."
-    model = ("-m", "pocket", "--dtype", "float32", "--max-tokens", "32")
+    model = ("-m", "pocket", "--dtype", "float32", "--max-tokens", "12")
     report = json.loads(infilled(holey, *model, "--instruction", prompt, "--json"))
     assert report["holes"] == ["    for x in nums:", "            total += x"]
 
@@ -176,7 +176,7 @@ def test_write_replaces_the_file_and_keeps_its_mode_and_a_backup_asked_for(holey
 
 
 def test_a_file_that_changed_meanwhile_is_left_alone(holey, tmp_path):
-    with pytest.raises(FileError, match=r"a\.py: was changed"):
+    with pytest.raises(FileError, match=r"a\.py: changed while"):
         replace_file(holey, b"what it was", b"what it becomes", ".orig")
     assert holey.read_bytes() == EVENS
     assert list(tmp_path.iterdir()) == [holey]
@@ -205,7 +205,7 @@ def test_a_trace_shows_every_length_that_was_tried_and_draws_the_one_that_was_ke
     assert before.startswith("def f(nums):\n")
     assert before.endswith("        if")
     assert (data["tokens"].count(data["mask"]), data["prompt"]) == (4, "")
-    assert_one_line(refused(holey, *TINY, "--trace", holey), "--trace", "a.py", "is no trace")
+    assert_one_line(refused(holey, *TINY, "--trace", holey), "--trace", "a.py", "is not a trace")
 
 
 def test_what_cannot_be_filled_is_one_line(holey, tmp_path):
@@ -217,7 +217,7 @@ def test_what_cannot_be_filled_is_one_line(holey, tmp_path):
     assert_one_line(refused(holey, *TINY, "--backup", ".orig"), "--write")
     assert_one_line(refused(holey, "-m", "nowhere/at-all", "--system", "Be brief."), "--system", "instruction")
     assert_one_line(refused("-", *TINY, "--write", stdin=b"a<FILL>"), "--write")
-    assert_one_line(refused("-", *TINY, stdin=b'{"prefix": 3}'), "stdin", "prefix must be a text")
+    assert_one_line(refused("-", *TINY, stdin=b'{"prefix": 3}'), "stdin", "prefix must be text")
     assert_one_line(refused("-", *TINY, stdin=b'{"prefix": "a", "middle": "b"}'), "middle")
     assert_one_line(refused("-", *TINY, stdin=b"<FILL>"), "--instruction")
     holey.write_bytes(b"\x7fELF\0\0<FILL>")
@@ -230,4 +230,4 @@ def test_what_cannot_be_filled_is_one_line(holey, tmp_path):
     for flag in ("--prefill", "--until", "--reference"):  # are of answers
         assert_one_line(refused(holey, *TINY, flag, "x"), "No such option", flag, code=2)
     (tmp_path / "a.py.orig").write_bytes(b"kept")
-    assert_one_line(refused(holey, *TINY, "--write", "--backup", ".orig"), "a.py.orig", "already")
+    assert_one_line(refused(holey, *TINY, "--write", "--backup", ".orig"), "a.py.orig", "exists")

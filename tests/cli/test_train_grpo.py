@@ -22,14 +22,14 @@ def tasks(tmp_path):
     return file
 
 
-def flags(tasks, out, *more):
+def flags(tasks, out, *more, max_tokens=24):
     fixed = (
         "-m",
         "pocket",
         "--dtype",
         "float32",
         "--max-tokens",
-        32,
+        max_tokens,
         "--temp",
         1.6,
         "--prompts-per-step",
@@ -55,10 +55,8 @@ def test_a_run_learns_from_what_its_answers_earn(tmp_path, tasks):
 
 
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path, tasks):
-    more = ("--steps", 3, "--group", 2, "--report-every", 1)
-    process = subprocess.Popen(
-        [COMMAND, *map(str, flags(tasks, tmp_path / "out", *more))], stderr=subprocess.PIPE, env=environment(), text=True
-    )
+    given = flags(tasks, tmp_path / "out", "--steps", 3, "--group", 2, "--report-every", 1, max_tokens=8)
+    process = subprocess.Popen([COMMAND, *map(str, given)], stderr=subprocess.PIPE, env=environment(), text=True)
     for line in process.stderr:
         if line.startswith("step 1 "):
             os.kill(process.pid, signal.SIGINT)
@@ -66,7 +64,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path, tasks):
     rest = process.stderr.read()
     assert process.wait(timeout=120) == 130
     assert "--resume continues" in rest
-    done = diffucode(*flags(tasks, tmp_path / "out", *more, "--resume"))
+    done = diffucode(*given, "--resume")
     assert done.returncode == 0, done.stderr
     assert "step 3" in done.stderr
     assert done.stdout.strip() == str(tmp_path / "out")
@@ -91,7 +89,7 @@ def test_what_cannot_work_is_one_line(tmp_path, tasks, more, said):
 
 def test_without_leave_to_run_code_nothing_begins(tmp_path, tasks):
     given = [flag for flag in flags(tasks, tmp_path / "out") if flag != "--allow-code-execution"]
-    assert_one_line(diffucode(*given), "runs the code that the model writes", "--allow-code-execution")
+    assert_one_line(diffucode(*given), "runs the model's code", "--allow-code-execution")
 
 
 def test_each_of_the_two_offers_only_the_options_that_mean_something_to_it(tmp_path, tasks):

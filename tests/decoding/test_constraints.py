@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, generate, stream_generate
-from mlx_diffucoder.best_of import ranked
+from mlx_diffucoder.best_of import best_of
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.generation import Answer, prompt_ids
 
@@ -94,10 +94,10 @@ def test_no_token_left_is_said(dream_b):
 def test_answers_come_in_the_order_of_their_probability(dream_b):
     model, tokenizer = dream_b
     config = GenerationConfig(**DRAWN, seed=1)
-    ranking = ranked(model, tokenizer, [3, 5, 7], config, 4)
+    ranking = best_of(model, tokenizer, [3, 5, 7], config, 4)
     scores = [one.score for one in ranking.answers]
     assert scores == sorted(scores, reverse=True)
     assert len({one.answer.text for one in ranking.answers}) > 1
     assert ranking.nfe > 4
     with pytest.raises(ConfigError, match="same answer 2 times"):
-        ranked(model, tokenizer, [3, 5, 7], GenerationConfig(max_tokens=4), 2)
+        best_of(model, tokenizer, [3, 5, 7], GenerationConfig(max_tokens=4), 2)

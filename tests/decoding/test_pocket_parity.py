@@ -19,7 +19,7 @@ def check(loaded, answer, **options):
     assert last.tokens.tolist() == answer["prompt_ids"] + answer["output_ids"]
 
 
-@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("reference", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_answer_token_for_token(first_pocket, reference):
     check(first_pocket, ANSWERS[0], reference=reference)
 

@@ -73,11 +73,11 @@ def test_every_rule_on_every_window_equals_a_plain_oracle_at_every_step(dream_a,
     assert history[:-1] == expected[:-1]
 
 
-def test_a_cache_that_grows_equals_the_plain_oracle(loaded):
+def test_a_cache_that_grows_equals_the_plain_oracle(dream_b):
     config = GenerationConfig(max_tokens=150, rule="threshold:tau=0.5", window="sliding:width=30,suffix=9")
-    history = [step.tokens.tolist() for step in stream_generate(*loaded, PROMPTS[1], config)]
+    history = [step.tokens.tolist() for step in stream_generate(*dream_b, PROMPTS[1], config)]
     window = partial(oracle.Sliding, width=30, suffix=9)
-    expected = oracle.decode(loaded, window, oracle.Threshold(tau=0.5), canvas_of(loaded[1], [PROMPTS[1]], config))
+    expected = oracle.decode(dream_b, window, oracle.Threshold(tau=0.5), canvas_of(dream_b[1], [PROMPTS[1]], config))
     assert len(history) == len(expected) > 2
     assert history[:-1] == expected[:-1]
 
@@ -125,9 +125,9 @@ def test_refreshed_at_every_step_and_as_wide_as_the_canvas_it_equals_the_whole(l
             assert one.tokens.tolist() == other.tokens.tolist()
 
 
-def test_without_refresh_it_does_not_equal_the_whole_and_forwards_less(loaded):
+def test_without_refresh_it_does_not_equal_the_whole_and_forwards_less(dream_b):
     def last(window):
-        *_, step = stream_generate(*loaded, PROMPTS[1], GenerationConfig(max_tokens=60, rule="schedule", window=window))
+        *_, step = stream_generate(*dream_b, PROMPTS[1], GenerationConfig(max_tokens=60, rule="schedule", window=window))
         return step
 
     whole, frozen = last("whole"), last("sliding:width=8,suffix=2")
@@ -173,8 +173,8 @@ def test_stopping_at_the_end_changes_no_token_of_the_text(pocket):
 @pytest.mark.parametrize("ahead", [1, 2, 8])
 def test_drafts_decode_as_the_whole_canvas_at_every_step(loaded, options, ahead):
     for prompt in PROMPTS:
-        whole = list(stream_generate(*loaded, prompt, GenerationConfig.preset("exact", max_tokens=20, seed=1, **options)))
-        drafts = GenerationConfig.preset("exact", max_tokens=20, seed=1, **options | {"window": f"drafts:ahead={ahead}"})
+        whole = list(stream_generate(*loaded, prompt, GenerationConfig.preset("exact", max_tokens=12, seed=1, **options)))
+        drafts = GenerationConfig.preset("exact", max_tokens=12, seed=1, **options | {"window": f"drafts:ahead={ahead}"})
         for one, other in zip(whole, stream_generate(*loaded, prompt, drafts), strict=True):
             assert one.tokens.tolist() == other.tokens.tolist()
             assert other.nfe <= one.nfe

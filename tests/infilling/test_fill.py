@@ -7,26 +7,27 @@ from mlx_diffucoder import GenerationConfig, fill, infill
 from mlx_diffucoder.decoding.likelihood import every_second, log_probabilities
 from mlx_diffucoder.errors import ConfigError, PromptError
 from mlx_diffucoder.generation import forbidden_ids
-from mlx_diffucoder.infilling.context import excerpt
-from mlx_diffucoder.infilling.fill import _Attempt, _fill
+from mlx_diffucoder.infilling.context import context_of
+from mlx_diffucoder.infilling.lengths import search
+from mlx_diffucoder.infilling.task import Attempt
 
 SHORT = GenerationConfig(max_tokens=4)
 
 
 def test_blanks_before_a_hole_and_line_ends_behind_it_belong_to_its_tokens(dream_a):
     _, tokenizer = dream_a
-    shown = excerpt(tokenizer, ["if x:\r\n    ", "\r\n\r\nelse:\n"], 64)
+    shown = context_of(tokenizer, ["if x:\r\n    ", "\r\n\r\nelse:\n"], 64)
     assert [tokenizer.decode(ids) for ids in shown.ids] == ["if x:\n   ", "else:\n"]
-    assert shown.unwrap(0, " return x\n\n") == "return x"
-    assert shown.unwrap(0, "return x") == "return x"
-    assert shown.unwrap(0, "  y\n\n\n") == " y\n"
+    assert shown.hole_text(0, " return x\n\n") == "return x"
+    assert shown.hole_text(0, "return x") == "return x"
+    assert shown.hole_text(0, "  y\n\n\n") == " y\n"
 
 
 def test_what_is_shown_and_a_hole_that_is_put_back_are_the_tokens_of_the_whole_text(dream_a):
     _, tokenizer = dream_a
     text = "def f(x):\n    if x:\n        return x\n    return 0\n"
     start, stop = text.index("return x"), text.index("\n    return 0")
-    shown = excerpt(tokenizer, [text[:start], text[stop:]], 64)
+    shown = context_of(tokenizer, [text[:start], text[stop:]], 64)
     hole = tokenizer.encode_plain(shown.leads[0] + text[start:stop] + shown.tails[0])
     assert [*shown.ids[0], *hole, *shown.ids[1]] == tokenizer.encode_plain(text)
 
@@ -35,7 +36,7 @@ def test_what_is_shown_and_a_hole_that_is_put_back_are_the_tokens_of_the_whole_t
 def test_no_more_than_the_budget_is_shown_and_in_whole_lines_where_they_fit(dream_a, budget):
     _, tokenizer = dream_a
     parts = ["a = 1\n" * 50, "b = 2\n" * 50, "c" * 5000]
-    shown = excerpt(tokenizer, parts, budget)
+    shown = context_of(tokenizer, parts, budget)
     before, between, after = (tokenizer.decode(ids) for ids in shown.ids)
     assert len(shown.ids[0]) <= budget
     assert len(shown.ids[1]) <= 2 * budget
@@ -43,11 +44,11 @@ def test_no_more_than_the_budget_is_shown_and_in_whole_lines_where_they_fit(drea
     assert parts[0].endswith(before)
     assert parts[2].startswith(after)
     assert bool(after) == bool(budget)
-    assert not shown.ends
+    assert not shown.shows_end
     if budget >= 5:
         assert set(before.split("\n")) == {"a = 1", ""}
         assert set(between.split("\n")) == {"b = 2", ""}
-    assert excerpt(tokenizer, ["a", "b\n"], 5).ends
+    assert context_of(tokenizer, ["a", "b\n"], 5).shows_end
 
 
 def test_given_lengths_are_kept_and_the_holes_stand_between_the_texts(dream_a):
@@ -68,51 +69,54 @@ def test_a_length_that_is_not_given_is_found(dream_a):
     assert isinstance(infill(model, tokenizer, "a = ", "\n", SHORT), str)
 
 
-class Job:
+class Task:
     """Answers of a model that was trained to infill, or was not."""
 
-    holes = (None,)
+    lengths = (None,)
     config = GenerationConfig(max_tokens=8)
 
     def __init__(self, said, scores):
-        self.said, self.scores, self.lengths, self.tried = said, scores, [], 0
+        self.said, self.scores, self.asked, self.tried = said, scores, [], 0
 
     def attempts(self, lengths, *, exact):
-        self.lengths += [length for (length,) in lengths]
+        self.asked += [length for (length,) in lengths]
         found = []
         for (length,) in lengths:
             self.tried += 1
-            found.append((_Attempt([[7] * length], [False], 0) if exact else self.said[length])._replace(number=self.tried))
+            found.append((Attempt([[7] * length], [False], 0) if exact else self.said[length])._replace(number=self.tried))
         return found
 
-    def called_for(self, attempt):
+    def following_score(self, attempt):
         return [self.scores.get(tuple(attempt.ids[0]), -9.0)]
 
     def score(self, attempt):
-        return self.called_for(attempt)[0]
+        return self.following_score(attempt)[0]
 
-    def filled(self, best, score, *, agreed):
-        return best.ids[0], best.number, agreed
+
+def found_by(task, tries):
+    """The text that is kept, its canvas, and whether the canvases agree."""
+    found = search(task, tries)
+    return found.attempt.ids[0], found.attempt.number, found.agreed
 
 
 def ended(*ids):
-    return _Attempt([list(ids)], [True], 0)
+    return Attempt([list(ids)], [True], 0)
 
 
 def test_a_model_that_says_the_same_in_any_room_is_taken_at_its_word():
-    job = Job({8: ended(1, 2), 4: ended(1, 2), 2: _Attempt([[1, 2]], [False], 0)}, {(1, 2): -0.3})
-    assert _fill(job, 3) == ([1, 2], 1, True)
-    assert job.lengths == [8, 4, 2]
-    assert _fill(Job({8: ended(5)}, {}), 1) == ([5], 1, True)
+    task = Task({8: ended(1, 2), 4: ended(1, 2), 2: Attempt([[1, 2]], [False], 0)}, {(1, 2): -0.3})
+    assert found_by(task, 3) == ([1, 2], 1, True)
+    assert task.asked == [8, 4, 2]
+    assert found_by(Task({8: ended(5)}, {}), 1) == ([5], 1, True)
 
 
 @pytest.mark.parametrize(
     "said", [{8: ended(1), 4: ended(2), 2: ended(3)}, {8: ended(1), 4: ended(1), 2: ended(2)}, dict.fromkeys((8, 4, 2), ended())]
 )
 def test_otherwise_every_small_length_is_tried_and_the_most_probable_text_kept(said):
-    job = Job(said, {(7, 7, 7): -0.1, (7,): -0.2, (1,): -2.0})
-    assert _fill(job, 3) == ([7, 7, 7], 3 + 3, False)
-    assert job.lengths == [8, 4, 2, 1, 2, 3, 4, 5, 6, 7, 8]
+    task = Task(said, {(7, 7, 7): -0.1, (7,): -0.2, (1,): -2.0})
+    assert found_by(task, 3) == ([7, 7, 7], 3 + 3, False)
+    assert task.asked == [8, 4, 2, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_log_probabilities_are_those_of_one_forward_for_each_mask(dream_a, monkeypatch):
@@ -146,7 +150,7 @@ def test_what_cannot_be_filled_says_why(dream_a):
     ]:
         with pytest.raises(PromptError, match=said):
             fill(model, tokenizer, parts)
-    with pytest.raises(ConfigError, match="system goes with an instruction"):
+    with pytest.raises(ConfigError, match="system needs an instruction"):
         fill(model, tokenizer, ["a", None], GenerationConfig(system="be brief"))
     with pytest.raises(ConfigError, match="reference"):
         fill(model, tokenizer, ["a", None], GenerationConfig(reference=True))

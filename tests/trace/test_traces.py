@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, fill, generate, stream_generate
-from mlx_diffucoder.best_of import ranked
+from mlx_diffucoder.best_of import best_of
 from mlx_diffucoder.config import HOLES
 from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.result import Step
 from mlx_diffucoder.errors import PromptError, TraceError
 from mlx_diffucoder.trace.reader import read_trace
-from mlx_diffucoder.trace.writer import Recording, check_trace, trace_to
+from mlx_diffucoder.trace.writer import TraceWriter, check_trace, traced
 
 FILLING = GenerationConfig(**{**HOLES, "max_tokens": 4})
 PROMPT = [3, 5, 7, 11, 13, 17, 19]
@@ -30,7 +30,7 @@ def recorded(loaded, path, config, prompt=PROMPT):
     model, tokenizer = loaded
     ids = {"mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id, "end_ids": tokenizer.end_ids}
     canvas = Canvas.of([prompt], config.max_tokens, **ids)
-    return trace_to(path, stream_generate(model, tokenizer, prompt, config), canvas, tokenizer, config, "dream")
+    return traced(path, stream_generate(model, tokenizer, prompt, config), canvas, tokenizer, config, "dream")
 
 
 @pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
@@ -115,17 +115,17 @@ def damaged(path, number, change):
         (1, lambda row: row.update(start=9999), "do not fit"),
         (1, lambda row: row.update(canvas=[5, -(10**12)]), "so many masks"),
         (1, lambda row: row.update(pieces=[1]), "damaged"),
-        (3, '{"step": 1, "at": [', "no JSON object"),
-        (3, "[1, 2]", "no JSON object"),
+        (3, '{"step": 1, "at": [', "not a JSON object"),
+        (3, "[1, 2]", "not a JSON object"),
         (4, lambda row: row.pop("tokens"), "'tokens' is missing"),
         (4, lambda row: row.update(at=[1, 2]), "not of one length"),
         (4, lambda row: row.update(at=[99]), "off the canvas"),
-        (4, lambda row: row.update(tokens=[1.5]), "no whole number"),
+        (4, lambda row: row.update(tokens=[1.5]), "not a whole number"),
         (4, lambda row: row.update(tokens=[10**12]), "damaged"),
         (4, lambda row: row.update(tokens=[700], pieces={}), "has no text"),
         (4, lambda row: row.update(window=[1]), "damaged"),
         (4, lambda row: row.update(seconds=None), "damaged"),
-        (4, '{"end": "done", "seconds": 1}', "line 5: damaged (it stands behind the end)"),
+        (4, '{"end": "done", "seconds": 1}', "line 5: damaged (it comes after the last line)"),
     ],
 )
 def test_a_damaged_line_is_named(trace_file, number, change, said):
@@ -143,16 +143,16 @@ PARTS = ["def f(x):\n    ", None, "\n\n    y = ", 3, "\n"]
 @pytest.fixture
 def filled(dream_a, tmp_path):
     """What two holes were filled with, and what was written down of it: two lengths side by side, then others."""
-    with Recording(tmp_path / "fill.jsonl", dream_a[1], FILLING, "dream") as record:
-        return fill(*dream_a, PARTS, FILLING, instruction="hi", tries=2, record=record)
+    with TraceWriter(tmp_path / "fill.jsonl", dream_a[1], FILLING, "dream") as writer:
+        return fill(*dream_a, PARTS, FILLING, instruction="hi", tries=2, trace=writer)
 
 
 def test_every_canvas_of_a_filling_comes_back_and_which_was_kept(dream_a, tmp_path, filled, monkeypatch):
-    import mlx_diffucoder.infilling.fill
+    import mlx_diffucoder.infilling.task
 
-    batches, real = [], mlx_diffucoder.infilling.fill.denoise
+    batches, real = [], mlx_diffucoder.infilling.task.denoise
     monkeypatch.setattr(
-        mlx_diffucoder.infilling.fill,
+        mlx_diffucoder.infilling.task,
         "denoise",
         lambda *args, **how: iter(batches.append(list(real(*args, **how))) or batches[-1]),
     )
@@ -173,22 +173,22 @@ def test_every_canvas_of_a_filling_comes_back_and_which_was_kept(dream_a, tmp_pa
     assert kept.row == filled.kept
     assert kept.text == f"def f(x):\n    {filled.holes[0]}\n\n    y = {filled.holes[1]}\n"
     assert kept.stats.useful_tokens == filled.useful_tokens
-    assert kept.text_of(kept.canvas.tokens[0, : kept.frame.prompt].tolist()) == "user\nhi\nassistant\n"
+    assert kept.text_of(kept.canvas.tokens[0, : kept.layout.prompt].tolist()) == "user\nhi\nassistant\n"
 
 
 def test_every_answer_of_a_batch_comes_back(dream_b, tmp_path):
     model, tokenizer = dream_b
     config = GenerationConfig(max_tokens=9, temperature=1.5, seed=3, prefill="ab")
     prompt = [*PROMPT, *tokenizer.encode_plain("ab")]
-    with Recording(tmp_path / "run.jsonl", tokenizer, config, "dream") as record:
-        found = ranked(model, tokenizer, prompt, config, 3, record)
-        record.kept = found.answers[0].row
+    with TraceWriter(tmp_path / "run.jsonl", tokenizer, config, "dream") as writer:
+        found = best_of(model, tokenizer, prompt, config, 3, writer)
+        writer.kept = found.answers[0].row
     assert sorted(one.row for one in found.answers) == [1, 2, 3]
     for one in found.answers:
         trace = read_trace(tmp_path / "run.jsonl", one.row)
         assert trace.text == one.answer.text
         assert trace.stats.useful_tokens == one.answer.useful_tokens
-        assert trace.given == len(prompt) - len(PROMPT)
+        assert trace.prefix_length == len(prompt) - len(PROMPT)
     assert read_trace(tmp_path / "run.jsonl").text == found.answers[0].answer.text
 
 
@@ -200,29 +200,29 @@ def test_canvases_that_were_stopped_are_readable(filled, tmp_path):
     assert (trace.row, trace.rows, trace.kept, trace.end) == (1, 2, None, None)
     assert trace.text.startswith("def f(x):\n    ")
     path.write_text(lines[0] + "\n")
-    with pytest.raises(TraceError, match="stopped before the first step"):
+    with pytest.raises(TraceError, match="stopped before its first step"):
         read_trace(path)
 
 
 def test_a_filling_that_ctrl_c_ends_leaves_what_it_did(dream_a, tmp_path, monkeypatch):
-    import mlx_diffucoder.infilling.fill
+    import mlx_diffucoder.infilling.task
 
-    real = mlx_diffucoder.infilling.fill.denoise
+    real = mlx_diffucoder.infilling.task.denoise
 
     def interrupted(*args, **how):
         yield from itertools.islice(real(*args, **how), 2)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mlx_diffucoder.infilling.fill, "denoise", interrupted)
-    with pytest.raises(KeyboardInterrupt), Recording(tmp_path / "run.jsonl", dream_a[1], FILLING, "dream") as record:
-        fill(*dream_a, PARTS, FILLING, record=record)
+    monkeypatch.setattr(mlx_diffucoder.infilling.task, "denoise", interrupted)
+    with pytest.raises(KeyboardInterrupt), TraceWriter(tmp_path / "run.jsonl", dream_a[1], FILLING, "dream") as writer:
+        fill(*dream_a, PARTS, FILLING, trace=writer)
     trace = read_trace(tmp_path / "run.jsonl")
     assert (trace.end, trace.kept, trace.rows, len(trace.records)) == ("stopped", None, 3, 2)
 
 
 def test_what_is_refused_before_the_first_step_leaves_no_file(dream_a, tmp_path):
-    with pytest.raises(PromptError), Recording(tmp_path / "run.jsonl", dream_a[1], FILLING, "dream") as record:
-        fill(*dream_a, ["no hole"], FILLING, record=record)
+    with pytest.raises(PromptError), TraceWriter(tmp_path / "run.jsonl", dream_a[1], FILLING, "dream") as writer:
+        fill(*dream_a, ["no hole"], FILLING, trace=writer)
     assert not list(tmp_path.iterdir())
 
 
@@ -234,13 +234,13 @@ def test_what_is_refused_before_the_first_step_leaves_no_file(dream_a, tmp_path)
         (1, lambda row: row.pop("frame"), "texts do not fit"),
         (1, lambda row: row["frame"].update(leads=[""]), "frame does not fit"),
         (1, lambda row: row["frame"].update(prompt=999), "frame does not fit"),
-        (1, lambda row: row["frame"].update(tails=[1, 2]), "no text"),
+        (1, lambda row: row["frame"].update(tails=[1, 2]), "not text"),
         (2, lambda row: row.update(row=2), "the next is 1"),
         (2, lambda row: row.update(lengths=[1]), "damaged"),
-        (2, lambda row: row.update(lengths=[1, 10**12]), "no such length"),
+        (2, lambda row: row.update(lengths=[1, 10**12]), "cannot have such a length"),
         (3, lambda row: row.pop("seconds"), "'seconds' is missing"),
         (4, lambda row: row.pop("row"), "'row' is missing"),
-        (4, lambda row: row.update(row=7), "no line above it opens canvas 7"),
+        (4, lambda row: row.update(row=7), "no line before it opens canvas 7"),
         (-1, lambda row: row.update(kept=99), "keeps canvas 99"),
     ],
 )
@@ -271,9 +271,9 @@ def test_a_trace_is_never_written_over_something_else(tmp_path, trace_file):
     check_trace(trace_file)  # a trace may be
     (tmp_path / "program.py").write_text("print('mine')\n")
     for path, said in [
-        (tmp_path / "program.py", "is no trace"),
+        (tmp_path / "program.py", "is not a trace"),
         (tmp_path, "cannot be written"),
-        (tmp_path / "no" / "run.jsonl", "folder that is there"),
+        (tmp_path / "no" / "run.jsonl", "in an existing folder"),
     ]:
         with pytest.raises(TraceError, match=said):
             check_trace(path)

@@ -1,0 +1,137 @@
+"""One generation on a terminal or through a pipe; `generate` and `chat` share it."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import GenerationConfig
+from .terminal import is_file, is_live, print_numbers
+
+if TYPE_CHECKING:
+    from ..decoding.canvas import Canvas
+    from ..decoding.result import Stats, Step
+    from ..generation import Prompt
+    from ..models.transformer import DiffusionModel
+    from ..tokenizer import Tokenizer
+
+
+class Run:
+    """One generation: shows the canvas on a terminal or streams the text, and then has the numbers.
+
+    Args:
+        stream: print the text on stdout.
+        live: show the canvas if stdout and stderr are terminals.
+        trace: the file to write the steps to, and the model's name for it.
+    """
+
+    def __init__(
+        self,
+        model: "DiffusionModel",
+        tokenizer: "Tokenizer",
+        prompt: "Prompt",
+        config: GenerationConfig,
+        *,
+        stream: bool,
+        live: bool = False,
+        trace: tuple[Path, str] | None = None,
+    ):
+        from ..decoding.rules import rule_for
+        from ..generation import Answer, prompt_ids
+
+        self.model, self.tokenizer, self.config, self.stream, self.trace = model, tokenizer, config, stream, trace
+        self.live = is_live(live and stream)
+        # A rule that masks tokens again may change text that was final.
+        self.streams = stream and not self.live and rule_for(config).max_commits == 1
+        self.ids = prompt_ids(model, tokenizer, prompt, config)
+        self.answer = Answer()
+        self.last: Step | None = None
+        self.seconds = self.drawing = 0.0
+
+    def go(self) -> KeyboardInterrupt | None:
+        """Generate. Returns the Ctrl-C or SIGTERM that stopped it, if one did."""
+        from ..generation import Answer, stream_traced
+
+        coming = stream_traced(self.model, self.tokenizer, self.ids, self.config, self.trace)
+        written = ""
+        stopped = None
+        start = time.perf_counter()
+        try:
+            with self._view() as show, closing(coming) as steps:
+                start = time.perf_counter()  # without the time to import the view
+                for step in steps:
+                    self.last, self.answer = step, Answer.of(self.tokenizer, step, len(self.ids), self.config)
+                    show(step)
+                    if self.streams:
+                        text = self.answer.final_text(self.config.until)
+                        print(text[len(written) :], end="", flush=True)
+                        written = text
+        except KeyboardInterrupt as stop:
+            stopped = stop
+        self.seconds = time.perf_counter() - start
+        if self.stream:
+            rest = self.answer.text[len(written) :]
+            print(rest, end="" if (written + rest).endswith("\n") else "\n", flush=True)
+        return stopped
+
+    @property
+    def stats(self) -> "Stats":
+        last = self.last
+        return stats_of(last.nfe if last else 0, last.positions if last else 0, self.answer.useful_tokens, self.seconds)
+
+    def report(self, name: str, *, interrupted: bool) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        return {
+            "text": self.answer.text,
+            "tokens": self.answer.ids,
+            "finish_reason": "interrupted" if interrupted else "stop" if self.answer.ended else "length",
+            "unresolved_masks": self.answer.unresolved_masks,
+            "model": name,
+            "prompt_tokens": len(self.ids),
+            **self.stats.to_dict(),
+            "config": self.config.to_dict(),
+        }
+
+    def print_numbers(self) -> None:
+        """Print the numbers of `-v` on stderr."""
+        lines = self.stats.lines()
+        if self.live:
+            lines["drawing the canvas"] = f"{100 * self.drawing / self.seconds:.2f} % of the time"
+        print_numbers(lines)
+
+    def _canvas(self) -> "Canvas":
+        from ..generation import canvas_of
+
+        return canvas_of(self.tokenizer, [self.ids], self.config)
+
+    @contextmanager
+    def _view(self) -> "Iterator[Callable[[Step], None]]":
+        """Show the canvas, or else a bar on stderr, unless the answer itself may appear on the same terminal."""
+        if self.live:
+            from .live_view import Live
+
+            given = len(self.tokenizer.encode_plain(self.config.prefill))
+            with Live(self._canvas(), self.tokenizer.piece, given) as view:
+                try:
+                    yield view.show
+                finally:
+                    self.drawing = view.spent
+        elif not sys.stderr.isatty() or (self.streams and not is_file(sys.stdout)):
+            yield lambda step: None
+        else:
+            from .progress import counting
+
+            with counting("denoising", self.config.max_tokens) as advance:
+                yield lambda step: advance(len(step.committed) - len(step.remasked))
+
+
+def stats_of(nfe: int, positions: int, useful_tokens: int, seconds: float) -> "Stats":
+    """The numbers of a run, with MLX's peak memory."""
+    import mlx.core as mx
+
+    from ..decoding.result import Stats
+
+    peak = mx.get_peak_memory()
+    return Stats(nfe=nfe, positions=positions, useful_tokens=useful_tokens, seconds=seconds, peak_memory_bytes=peak)

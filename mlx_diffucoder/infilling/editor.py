@@ -1,0 +1,44 @@
+"""The JSON that an editor sends on stdin: the text around the holes, and an instruction."""
+
+import json
+from typing import Any
+
+from ..errors import FileError
+from .context import Part
+
+KEYS = {"prefix", "suffix", "parts", "instruction"}
+
+
+def read_request(data: bytes) -> tuple[list[Part], str | None] | None:
+    """The parts and the instruction of an editor's request; None if the data is not such a JSON object.
+
+    Raises:
+        FileError: it is a request with a wrong key or value.
+    """
+    try:
+        given = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(given, dict) or not given.keys() & KEYS:
+        return None
+    if unknown := given.keys() - KEYS:
+        raise FileError(f"stdin: unknown key {min(unknown)!r}; give prefix and suffix, or parts, and instruction")
+    if "parts" in given and given.keys() & {"prefix", "suffix"}:
+        raise FileError("stdin: parts replaces prefix and suffix; give either")
+    if "parts" in given:
+        return _parts(given["parts"]), _text(given, "instruction")
+    return [_text(given, "prefix") or "", None, _text(given, "suffix") or ""], _text(given, "instruction")
+
+
+def _parts(parts: Any) -> list[Part]:
+    if not isinstance(parts, list) or not all(
+        part is None or isinstance(part, str) or (isinstance(part, int) and not isinstance(part, bool)) for part in parts
+    ):
+        raise FileError("stdin: parts must be a list of texts, with null or a length for each hole")
+    return parts
+
+
+def _text(given: dict[str, Any], key: str) -> str | None:
+    if given.get(key) is not None and not isinstance(given[key], str):
+        raise FileError(f"stdin: {key} must be text")
+    return given.get(key)

@@ -1,0 +1,104 @@
+"""The search for the lengths of the holes' texts.
+
+A canvas needs a number of masks for each hole, but the length of the text is not known. The stages, in order:
+
+1. `given`: the caller names every length. One canvas.
+2. `told_by_model`: one canvas of the longest length; the model ends each text itself with an end token.
+3. `agreed`: canvases of several lengths, each half of the one before. A model that was trained to infill ends its
+   texts itself and writes the same in all of them. A text that two canvases agree on is taken if it is probable enough.
+4. `exhaustive`: otherwise canvases of every small length, which must be filled to the last token. The text is kept
+   that the model finds the most probable, together with the first tokens after the hole.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .task import Attempt, InfillTask
+
+EXACT = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64)
+"""Lengths in tokens that the exhaustive stage tries, up to `max_tokens`."""
+BATCH = 8  # canvases denoised together in the exhaustive stage
+FINALISTS = 4  # texts whose own tokens are scored, too
+AGREED = -1.0  # nats: the least mean log-probability of a text that canvases agree on
+
+
+@dataclass(frozen=True)
+class Found:
+    """The texts that a search chose.
+
+    Attributes:
+        attempt: the texts.
+        score: their mean log-probability, `InfillTask.score`.
+        agreed: whether the model itself told where they end.
+    """
+
+    attempt: Attempt
+    score: float
+    agreed: bool
+
+
+def search(task: InfillTask, tries: int) -> Found:
+    """Fill the holes, with lengths found by the stages above.
+
+    Args:
+        tries: canvases in the stage `agreed`; 1 takes the model at its word (`told_by_model`).
+    """
+    if None not in task.lengths:
+        return given(task)
+    longest = task.config.max_tokens
+    lengths = dict.fromkeys(max(1, longest >> halvings) for halvings in range(tries))
+    attempts = task.attempts([_filled_in(task, length) for length in lengths], exact=False)
+    if len(attempts) == 1:
+        return told_by_model(task, attempts[0])
+    return agreed(task, attempts) or exhaustive(task, attempts)
+
+
+def given(task: InfillTask) -> Found:
+    """Fill holes whose lengths the caller gave to the last token."""
+    (only,) = task.attempts([[length or 0 for length in task.lengths]], exact=True)
+    return Found(only, task.score(only), agreed=False)
+
+
+def told_by_model(task: InfillTask, attempt: Attempt) -> Found:
+    """Take the texts of one canvas as they are."""
+    return Found(attempt, task.score(attempt), agreed=all(attempt.ended))
+
+
+def agreed(task: InfillTask, attempts: Sequence[Attempt]) -> Found | None:
+    """The texts that two canvases agree on, if the model ended them, none is empty and they are probable; else None."""
+    complete = (one for one in attempts if all(one.ended) and all(one.ids))
+    found = next((one for one in complete if sum(other.key == one.key for other in attempts) > 1), None)
+    if found is None or (score := task.score(found)) <= AGREED:
+        return None
+    return Found(found, score, agreed=True)
+
+
+def exhaustive(task: InfillTask, attempts: Sequence[Attempt]) -> Found:
+    """The most probable of some attempts and of one more for each small length.
+
+    All are compared by the tokens after the holes, the best of them also by their own tokens.
+    """
+    different = list({one.key: one for one in [*attempts, *_every_length(task)]}.values())
+    scores = [task.following_score(one) for one in different]  # [attempts, holes]
+    order = np.argsort([-sum(one) for one in scores], kind="stable")
+    finalists = [different[index] for index in order[:FINALISTS]]
+    if len(task.lengths) > 1:
+        # One more canvas: each hole at the length at which it did best by itself.
+        best = [different[int(np.argmax([one[hole] for one in scores]))] for hole in range(len(task.lengths))]
+        finalists += task.attempts([[max(1, len(one.ids[hole])) for hole, one in enumerate(best)]], exact=True)
+    final_scores = [task.score(one) for one in finalists]
+    return Found(finalists[int(np.argmax(final_scores))], max(final_scores), agreed=False)
+
+
+def _every_length(task: InfillTask) -> Iterator[Attempt]:
+    lengths = [length for length in EXACT if length <= task.config.max_tokens]
+    for start in range(0, len(lengths), BATCH):
+        batch = lengths[start : start + BATCH]
+        yield from task.attempts([_filled_in(task, length) for length in batch], exact=True)
+
+
+def _filled_in(task: InfillTask, length: int) -> list[int]:
+    """The holes' lengths, with `length` for those that are not given."""
+    return [length if one is None else one for one in task.lengths]

@@ -1,0 +1,165 @@
+"""A text with holes, ready to be denoised with holes of any lengths, and scores for what was written into them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import GenerationConfig
+from ..decoding.canvas import Canvas, final_tokens
+from ..decoding.hole_layout import HoleLayout
+from ..decoding.likelihood import every_second, log_probabilities
+from ..decoding.loop import denoise
+from ..decoding.rules import rule_for
+from ..decoding.windows import window_for
+from ..errors import PromptError
+from ..generation import check_memory, forbidden_ids
+from ..models.transformer import DiffusionModel
+from ..tokenizer import Tokenizer
+from ..trace.writer import TraceWriter
+from .context import Context, context_of
+
+FOLLOWING = 4
+"""Tokens after a hole whose probability is part of a text's score."""
+
+
+class Attempt(NamedTuple):
+    """The texts of one denoised canvas.
+
+    Attributes:
+        ids: the tokens of each hole, without an end token.
+        ended: for each hole, whether the model ended its text with an end token.
+        number: the canvas, counted from 1 in the order in which they were denoised.
+    """
+
+    ids: list[list[int]]
+    ended: list[bool]
+    number: int
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], ...]:
+        """Equal for attempts with equal texts."""
+        return tuple(map(tuple, self.ids))
+
+
+class InfillTask:
+    """A text with holes and all that is needed to denoise it.
+
+    Args:
+        texts: the texts around the holes, one more than there are holes.
+        lengths: tokens of each hole; None where it is not given.
+        instruction: a message before the text.
+        budget: the most tokens of the text to show on each side of a hole.
+        trace: records the steps of every canvas.
+
+    Attributes:
+        lengths: as given.
+        config: how to decode; `max_tokens` is the longest hole.
+        tried: canvases denoised so far.
+        nfe, positions: forwards so far, those for scores included, and the positions forwarded in them.
+
+    Raises:
+        PromptError: the holes and the instruction do not fit the model's context.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        tokenizer: Tokenizer,
+        texts: list[str],
+        lengths: list[int | None],
+        config: GenerationConfig,
+        instruction: str | None,
+        budget: int,
+        trace: TraceWriter | None,
+    ):
+        self.model, self.tokenizer, self.config, self.lengths, self.trace = model, tokenizer, config, lengths, trace
+        self.prompt: list[int] = []
+        if instruction is not None:
+            encoded = tokenizer.encode(instruction) if config.raw else tokenizer.encode_chat(instruction, system=config.system)
+            self.prompt = encoded
+        left = self._tokens_left()
+        self.context: Context = context_of(tokenizer, texts, min(budget, left // (2 * len(lengths))))
+        first, *others = self.context.ids
+        end = tokenizer.end_id(chat=instruction is not None and not config.raw) if self.context.shows_end else None
+        self.texts = [self.prompt + first, *others]
+        self.texts[-1] = self.texts[-1] + ([] if end is None else [end])
+        self.forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
+        self.no_end = self.forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(tokenizer.end_ids)))
+        self.nfe = self.positions = self.tried = 0
+
+    def _tokens_left(self) -> int:
+        """Tokens of the model's context that are left for the text around the holes, at their longest."""
+        holes = sum(length or self.config.max_tokens for length in self.lengths)
+        limit = self.model.config.max_position_embeddings
+        left = limit - len(self.prompt) - holes - 1
+        if left < 0:
+            what = f"a hole of {holes} tokens does" if len(self.lengths) == 1 else f"holes of {holes} tokens do"
+            raise PromptError(
+                f"{what} not fit: the model's context is {limit} tokens and the instruction takes {len(self.prompt)} of them,"
+                f" so at most {max(0, left + holes)} are left"
+            )
+        return left
+
+    def attempts(self, lengths: Sequence[Sequence[int]], *, exact: bool) -> list[Attempt]:
+        """Denoise one canvas for each row of hole lengths, in one batch.
+
+        Args:
+            lengths: for each canvas the tokens of its holes.
+            exact: whether every hole is filled to its last token; otherwise the model may end a text earlier.
+        """
+        canvas = Canvas.around(
+            [self.texts] * len(lengths),
+            lengths,
+            mask_id=self.tokenizer.mask_id,
+            pad_id=self.tokenizer.pad_id,
+            end_ids=self.tokenizer.end_ids,
+        )
+        rule, window = rule_for(self.config), window_for(self.config)
+        longest = max(map(sum, lengths))
+        check_memory(self.model, len(lengths), canvas.tokens.shape[1] - longest, longest, window)
+        forbidden = self.no_end if exact else self.forbidden
+        steps = denoise(self.model, canvas, rule, window, self.config, forbidden=forbidden)
+        if self.trace:
+            steps = self.trace.batch(canvas, steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))
+        *_, last = steps
+        first, self.tried = self.tried + 1, self.tried + len(lengths)
+        self.nfe += last[0].nfe
+        self.positions += len(lengths) * last[0].positions
+        spans = canvas.holes - canvas.padding[:, None, None]
+        rows = enumerate(zip(last, spans, strict=True), start=first)
+        return [self._attempt(step.tokens, holes, number) for number, (step, holes) in rows]
+
+    def _attempt(self, tokens: NDArray[np.int32], holes: NDArray[np.int32], number: int) -> Attempt:
+        special = {"mask_id": self.tokenizer.mask_id, "end_ids": self.tokenizer.end_ids}
+        found = [final_tokens(tokens[start:stop], **special) for start, stop in holes]  # type: ignore[arg-type]
+        return Attempt([ids.tolist() for ids, _ in found], [ended for _, ended in found], number)
+
+    def following_score(self, attempt: Attempt) -> list[float]:
+        """For each hole the mean log-probability of the first tokens after it, all of them masked. One forward."""
+        ids, _, following = self._positions(attempt)
+        (found,) = self._log_probabilities(ids, [np.concatenate(following)])
+        parts = np.split(found, np.cumsum([len(one) for one in following])[:-1])
+        return [float(part.mean()) if len(part) else 0.0 for part in parts]
+
+    def score(self, attempt: Attempt) -> float:
+        """The mean log-probability of the tokens in the holes, every second one masked, and of those after them. One forward."""
+        ids, inside, following = self._positions(attempt)
+        found = np.concatenate(self._log_probabilities(ids, [*every_second(np.concatenate(inside)), np.concatenate(following)]))
+        return float(found.mean()) if len(found) else 0.0
+
+    def _log_probabilities(self, ids: list[int], masks: list[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        self.nfe, self.positions = self.nfe + 1, self.positions + len(masks) * len(ids)
+        return log_probabilities(self.model, ids, masks, self.tokenizer.mask_id, self.forbidden)
+
+    def _positions(self, attempt: Attempt) -> tuple[list[int], list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+        """The text with its holes filled; for each hole the positions in it, and the first ones after it."""
+        ids, inside, following = list(self.texts[0]), [], []
+        for hole, text in zip(attempt.ids, self.texts[1:], strict=True):
+            stop = len(ids) + len(hole)
+            inside.append(np.arange(max(len(ids), 1), stop))
+            following.append(np.arange(max(stop, 1), stop + min(FOLLOWING, len(text))))
+            ids += [*hole, *text]
+        return ids, inside, following
