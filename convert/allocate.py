@@ -33,12 +33,12 @@ def allocate(layers: Sequence[Sequence[Choice]], budget: int) -> list[int]:
         ValueError: even the smallest choices do not fit.
     """
     smallest = [min(choice.size for choice in choices) for choices in layers]
-    room = budget - sum(smallest)
-    if room < 0:
+    spare = budget - sum(smallest)
+    if spare < 0:
         raise ValueError(f"the smallest choices take {sum(smallest)} bytes, more than the budget of {budget}")
     above = [np.array([choice.size - least for choice in choices]) for choices, least in zip(layers, smallest, strict=True)]
-    unit = max(1, reduce(gcd, (int(size) for sizes in above for size in sizes), 0), -(-room // MOST_STATES))
-    states = min(room // unit, sum(-(-int(sizes.max()) // unit) for sizes in above)) + 1
+    unit = max(1, reduce(gcd, (int(size) for sizes in above for size in sizes), 0), -(-spare // MOST_STATES))
+    states = min(spare // unit, sum(-(-int(sizes.max()) // unit) for sizes in above)) + 1
     best: NDArray[np.float64] = np.zeros(states)  # [size]: the lowest cost of the layers so far
     taken: list[NDArray[np.int16]] = []
     for sizes, choices in zip(above, layers, strict=True):
@@ -67,9 +67,9 @@ def swaps(layers: Sequence[Sequence[Choice]], chosen: Sequence[int], budget: int
     All are within the budget.
     """
     sizes, costs, places, numbers = (np.array(column) for column in zip(*_changes(layers, chosen), strict=True))
-    room = budget - sum(choices[number].size for choices, number in zip(layers, chosen, strict=True))
+    spare = budget - sum(choices[number].size for choices, number in zip(layers, chosen, strict=True))
     up, down = np.flatnonzero(sizes > 0), np.flatnonzero(sizes <= 0)
-    fits = (sizes[up][:, None] + sizes[down] <= room) & (places[up][:, None] != places[down])
+    fits = (sizes[up][:, None] + sizes[down] <= spare) & (places[up][:, None] != places[down])
     cost = np.where(fits, costs[up][:, None] + costs[down], np.inf).ravel()
     found = []
     for index in np.argsort(cost, kind="stable")[:count]:

@@ -1,4 +1,4 @@
-"""The canvas on a terminal while it is denoised, and nothing left of it afterwards."""
+"""The live view: shows the canvas on a terminal while it is denoised, and erases it afterwards."""
 
 import os
 import time
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from ..decoding.canvas import Canvas
     from ..decoding.result import Step
 
-FRAMES = 20  # a second, at most
-SHARE = 0.02  # of the time, at most, goes into drawing
+FRAMES = 20  # the most frames per second
+SHARE = 0.02  # the largest share of time to spend on drawing
 
 
 class Live:
-    """Draws steps on stderr, a terminal, as often as `SHARE` and `FRAMES` allow.
+    """Draws steps on stderr, which must be a terminal, as often as `SHARE` and `FRAMES` allow.
 
-    While a step is drawn the next forward runs already (`denoise`); where the two get into each other's
-    way, as on a CPU, the time that drawing takes is bounded.
+    The next forward already runs while a step is drawn (see `denoise`). On a CPU the two compete, so the time
+    for drawing is bounded.
 
     Args:
-        canvas: before the first step; its first row is shown, from where the answer or the text with holes starts.
-        piece: what a token adds to a text.
-        given: how many tokens of that stand before the first mask.
-        share: of the time may go into drawing, at most.
+        canvas: the canvas before the first step. Its first row is shown, from the start of the answer or the text.
+        piece: returns the bytes that a token adds to a text.
+        given: number of known tokens to show before the first mask.
+        share: the largest share of time to spend on drawing.
     """
 
     def __init__(self, canvas: "Canvas", piece: Callable[[int], bytes], given: int = 0, share: float = SHARE):
@@ -47,12 +47,12 @@ class Live:
         self._marks = Marks() if console.encoding.startswith("utf") else ASCII
         self._highlight = highlighter()
         self._fresh: set[int] = set()
-        self._back: set[int] = set()
+        self._remasked: set[int] = set()
         self._nfe, self._top = 0, 0
         self._began = self._due = 0.0
         self._costs: deque[float] = deque(maxlen=3)
-        self.spent = 0.0  # seconds that drawing has taken
-        self._highlight("def f():\n")  # loads what it needs before the clock runs
+        self.spent = 0.0  # seconds spent on drawing
+        self._highlight("def f():\n")  # loads the highlighter before the clock starts
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
@@ -63,16 +63,16 @@ class Live:
         self._painter.erase()
 
     def show(self, step: "Step") -> None:
-        """Look at a step; it is drawn if it is time to."""
-        committed, back = ((one - self._start).tolist() for one in (step.committed, step.remasked))
-        self._fresh = (self._fresh | set(committed)) - set(back)
-        self._back = (self._back | set(back)) - set(committed)
+        """Take a step, and draw it if enough time has passed."""
+        committed, remasked = ((one - self._start).tolist() for one in (step.committed, step.remasked))
+        self._fresh = (self._fresh | set(committed)) - set(remasked)
+        self._remasked = (self._remasked | set(remasked)) - set(committed)
         self._tokens, self._nfe = step.tokens[self._start :], step.nfe
         if time.perf_counter() >= self._due:
             self._draw()
 
     def wait(self, until: float) -> None:
-        """Pass the time up to `until`, by `time.perf_counter`; what was not drawn yet is."""
+        """Sleep until `until` (of `time.perf_counter`), drawing the last step if it is not drawn yet."""
         if self._drawn is not self._tokens and self._due < until:
             time.sleep(max(0.0, self._due - time.perf_counter()))
             self._draw()
@@ -81,20 +81,20 @@ class Live:
     def _draw(self) -> None:
         now, cpu = time.perf_counter(), time.thread_time()
         width, height = self._painter.size()
-        cells = cells_of(self._tokens.tolist(), self._pieces.__getitem__, self._mask_id, self._fresh, self._back, self._marks)
+        cells = cells_of(self._tokens.tolist(), self._pieces.__getitem__, self._mask_id, self._fresh, self._remasked, self._marks)
         rows = wrap(paint(cells, self._highlight), width)
-        room = max(1, height - 2)  # one for the status, one for where the shell goes on
-        self._top = page(self._top, room, len(rows), action(rows))
-        shown = rows[self._top : self._top + room]
+        height = max(1, height - 2)  # one row for the status, one for the prompt of the shell
+        self._top = page(self._top, height, len(rows), action(rows))
+        shown = rows[self._top : self._top + height]
         frame = self._painter.frame([*shown, [(self._status(len(shown), len(rows), width, now), QUIET)]])
-        self._fresh, self._back, self._drawn = set(), set(), self._tokens
-        # What it takes from the decoder: this thread's work, and the wait for a terminal that is slow.
+        self._fresh, self._remasked, self._drawn = set(), set(), self._tokens
+        # The time taken from the decoder: this thread's work, and the wait for a slow terminal.
         cost, ready = time.thread_time() - cpu, time.perf_counter()
         self._painter.write(frame)
         after = time.perf_counter()
         self._costs.append(cost + after - ready)
         self.spent += self._costs[-1]
-        # A frame during which the machine did something else is no measure of the next ones.
+        # The minimum ignores frames during which the machine was busy with something else.
         self._due = after + max(1 / FRAMES, min(self._costs) / self._share)
 
     def _status(self, shown: int, rows: int, width: int, now: float) -> str:
@@ -114,7 +114,7 @@ class Live:
 
 
 class _Known(dict[int, bytes]):
-    """What tokens add to a text, each asked for once."""
+    """The bytes of tokens, cached."""
 
     def __init__(self, piece: Callable[[int], bytes]):
         self._piece = piece
@@ -125,28 +125,28 @@ class _Known(dict[int, bytes]):
 
 
 class Painter:
-    """Rows at the bottom of a terminal, drawn over again in place.
+    """Rows at the bottom of a terminal, redrawn in place.
 
-    `rich.live` draws every row each time and does not know where its rows are once the terminal has
-    become narrower and has broken them anew.
+    `rich.live` redraws every row each time, and loses track of its rows when the terminal becomes narrower and
+    wraps them.
     """
 
     def __init__(self, console: Console):
         self._console = console
         self._colours = COLOR_SYSTEMS.get(console.color_system or "")
-        self._rows: list[tuple[str, int]] = []  # as they were written, and their columns
+        self._rows: list[tuple[str, int]] = []  # rows as written, and their widths in columns
         self._width = 0
 
     def size(self) -> tuple[int, int]:
-        """Columns and rows of the terminal as they are now."""
+        """The current columns and rows of the terminal."""
         columns, rows = os.get_terminal_size(self._console.file.fileno())
         return columns or 80, rows or 24
 
     def frame(self, rows: Sequence[Styled]) -> str:
-        """What puts rows in the place of those that are there; the cursor stays in the last one."""
+        """The text that replaces the current rows; the cursor stays in the last one."""
         width, _ = self.size()
         new = [("".join(self._styled(*piece) for piece in row), sum(cell_len(text) for text, _ in row)) for row in rows]
-        # Rows must not break, even where the terminal takes a character for wider than we do.
+        # No wrapping, even if the terminal takes a character to be wider than we do.
         out = ["" if self._rows else "\x1b[?25l", "\x1b[?7l", self._up(width)]
         if width != self._width:
             out.append("\x1b[J")
@@ -162,13 +162,13 @@ class Painter:
         return "".join(out)
 
     def erase(self) -> None:
-        """Leave the terminal as it was."""
+        """Erase the rows and show the cursor again."""
         if self._rows:
             self.write(self._up(self.size()[0]) + "\x1b[J\x1b[?25h")
             self._rows = []
 
     def _up(self, width: int) -> str:
-        """To the first row. Where the terminal has become narrower, it has broken rows that are too long now."""
+        """Move to the first row. A narrower terminal has wrapped rows that became too long."""
         count = sum(max(1, -(-columns // width)) for _, columns in self._rows[:-1])
         return f"\r\x1b[{count}A" if count else "\r"
 
@@ -177,6 +177,6 @@ class Painter:
         return style.render(text, color_system=self._colours)
 
     def write(self, text: str) -> None:
-        """Straight to the terminal."""
+        """Write to the terminal and flush."""
         self._console.file.write(text)
         self._console.file.flush()

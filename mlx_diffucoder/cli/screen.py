@@ -27,12 +27,12 @@ def highlighter() -> Highlighter[Style]:
 
 
 def paint(cells: Sequence[Cell], highlight: Callable[[str], Styled]) -> Styled:
-    """Cells with their styles, one piece or more a cell: what is settled as code, what is fresh bright."""
-    settled = next((place for place, cell in enumerate(cells) if not cell.known or cell.ends), len(cells))
+    """Cells with their styles, one or more pieces a cell: final text as code, fresh tokens bright."""
+    final = next((index for index, cell in enumerate(cells) if not cell.known or cell.ends), len(cells))
     styled: Styled = []
-    coloured = iter(highlight("".join(cell.text for cell in cells[:settled])))
+    coloured = iter(highlight("".join(cell.text for cell in cells[:final])))
     left, style = "", PLAIN
-    for cell in cells[:settled]:
+    for cell in cells[:final]:
         wanted = len(cell.text)
         while wanted:
             if not left:
@@ -40,7 +40,7 @@ def paint(cells: Sequence[Cell], highlight: Callable[[str], Styled]) -> Styled:
             taken, left = left[:wanted], left[wanted:]
             wanted -= len(taken)
             styled.append((taken, FRESH if cell.fresh else style))
-    return styled + [(cell.text, _style(cell)) for cell in cells[settled:]]
+    return styled + [(cell.text, _style(cell)) for cell in cells[final:]]
 
 
 def _style(cell: Cell) -> Style:
@@ -75,7 +75,7 @@ def wrap(styled: Styled, width: int) -> list[Styled]:
 
 
 def _add(row: Styled, text: str, style: Style) -> None:
-    """One piece for what looks the same."""
+    """Append text to a row; text of the same style extends the last piece."""
     if row and row[-1][1] is style:
         row[-1] = (row[-1][0] + text, style)
     else:
@@ -95,15 +95,15 @@ def _parts(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def _fitting(text: str, room: int) -> tuple[int, int]:
-    """How many characters of a line fit into so many columns, and how many columns they take."""
+def _fitting(text: str, columns: int) -> tuple[int, int]:
+    """The number of characters that fit into `columns`, and the columns they take."""
     if text.isascii():
-        count = min(len(text), max(0, room))
+        count = min(len(text), max(0, columns))
         return count, count
     taken = 0
     for count, mark in enumerate(text):
         size = get_character_cell_size(mark)
-        if taken + size > room:
+        if taken + size > columns:
             return count, taken
         taken += size
     return len(text), taken
@@ -121,7 +121,7 @@ def action(rows: Sequence[Styled]) -> tuple[int, int]:
 def page(top: int, height: int, count: int, busy: tuple[int, int]) -> int:
     """The first of the `height` rows to show of `count`.
 
-    It moves only where nothing that happens is in sight, or all of it in the last row.
+    It moves only if no changed row is visible, or only in the last row.
     """
     first, end = busy
     if not (first < top + height - 1 and end > top):

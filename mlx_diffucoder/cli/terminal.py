@@ -29,7 +29,7 @@ def print_error(error: DiffucoderError, code: int = 1) -> int:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived. It stops what Ctrl-C stops, and also a chat, which goes on after Ctrl-C."""
+    """SIGTERM arrived. It stops what Ctrl-C stops, and a chat, too, which continues after Ctrl-C."""
 
 
 @contextmanager

@@ -125,14 +125,14 @@ def _marked(name: str, data: bytes, marker: str) -> HoleFile:
         raise FileError(f"--marker must be text on one line, not {marker!r}")
     body, close = (marker[:-1], marker[-1]) if marker[-1] in CLOSING and len(marker) > 1 else (marker, "")
     pattern = re.compile(re.escape(body.encode()) + rb"(?::([0-9]+))?" + re.escape(close.encode()))
-    pieces, lengths, behind = [], list[int | None](), 0
+    pieces, lengths, end = [], list[int | None](), 0
     for found in pattern.finditer(data):
-        pieces.append(data[behind : found.start()])
-        behind = found.end()
-        lengths.append(_length(name, found[1], data.count(b"\n", 0, behind) + 1))
+        pieces.append(data[end : found.start()])
+        end = found.end()
+        lengths.append(_length(name, found[1], data.count(b"\n", 0, end) + 1))
     if not lengths:
         raise FileError(f"{name}: has no hole; write {marker} where text is to be filled in, or say where with --at or --lines")
-    return HoleFile(name, [*pieces, data[behind:]], lengths, data)
+    return HoleFile(name, [*pieces, data[end:]], lengths, data)
 
 
 def _length(name: str, digits: bytes | None, line: int) -> int | None:

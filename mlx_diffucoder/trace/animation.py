@@ -1,7 +1,7 @@
 """A trace as an animated SVG: the canvas as it fills, for a README or a slide.
 
-The picture uses CSS animations only: no script, no font to load, no link. Every token stands where it stands in the
-final text, so nothing moves: a mask is a dot there until a token is committed. Without animation (an old viewer, or a
+The picture uses CSS animations only: no script, no font to load, no link. Every token has its place in the final
+text, so nothing moves: a mask is a dot there until a token is committed. Without animation (an old viewer, or a
 reader who asked for reduced motion) the picture shows the final text. Pure: a trace in, text out.
 """
 
@@ -98,7 +98,7 @@ def check_replaceable(path: Path) -> None:
 def commits_of(trace: "Trace", times: Sequence[float]) -> list[Commit]:
     """Every token that a step wrote, in the order of the steps; `times` says when each step is over."""
     found: list[Commit] = []
-    latest: dict[int, int] = {}  # position -> the place in `found` of the token that stands there
+    latest: dict[int, int] = {}  # position -> index in `found` of its current token
     for record, time in zip(trace.records, times, strict=True):
         for positions, tokens in ((record.committed, record.tokens), record.others):
             for position, token in zip(positions.tolist(), tokens.tolist(), strict=True):
@@ -162,7 +162,7 @@ def _masked_times(commits: Sequence[Commit]) -> list[tuple[float, float]]:
 
 
 def _draw_commit(film: Film, trace: "Trace", commit: Commit, slot: Slot, top: int, following: float) -> None:
-    """A token, the highlight behind it, and the cross that marks its remasking.
+    """A token, its highlight, and the cross that marks its remasking.
 
     Args:
         following: when the next token is committed at this position.

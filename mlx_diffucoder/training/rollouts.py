@@ -55,8 +55,8 @@ def write(model: DiffusionModel, tokenizer: Tokenizer, prompt: Sequence[int], co
     texts = [Answer.of(tokenizer, step, len(prompt), config) for step in last]
     tokens = np.stack([step.tokens for step in last])
     lengths = np.array([text.useful_tokens + text.unresolved_masks for text in texts], dtype=np.int64)
-    behind = np.arange(tokens.shape[1]) >= len(prompt) + lengths[:, None]
-    tokens = np.where(behind, np.int32(tokenizer.pad_id), tokens)
+    padding = np.arange(tokens.shape[1]) >= len(prompt) + lengths[:, None]
+    tokens = np.where(padding, np.int32(tokenizer.pad_id), tokens)
     return Written(Answers(tokens, len(prompt), lengths), texts, last[0].positions * count)
 
 

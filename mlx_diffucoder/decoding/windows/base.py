@@ -76,7 +76,7 @@ class Window(Protocol):
 
     @property
     def stops_at_end(self) -> bool:
-        """Whether decoding stops when the text has ended, or goes on until the canvas is full."""
+        """Whether decoding stops when the text has ended, or continues until the canvas is full."""
         ...
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:

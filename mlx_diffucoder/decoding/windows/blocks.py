@@ -61,7 +61,7 @@ class BlocksState(ObservesNothing):
         self._cache = CanvasCache(model, canvas)
         length = canvas.tokens.shape[1]
         self._real = np.arange(length) >= canvas.padding[:, None]  # [B, L]
-        # Masks in the prompt make a block of their own.
+        # Masks in the prompt form a separate block.
         self._edges = np.array([0, *range(canvas.start, length, window.size), length])
         self._block = -1
 
