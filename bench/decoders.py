@@ -98,7 +98,7 @@ class Decoder:
 
     Attributes:
         kind: `diffusion`, `reference` or `autoregressive`.
-        rate: the tokens per forward that are assumed; None if they are subject.
+        rate: the tokens per forward that are assumed; None if they are measured.
         work: the weights that a forward reads.
         prompts: the number of tokens of each prompt.
         run: answers the prompt of a given number.

@@ -153,18 +153,26 @@ def test_a_conversion_is_measured_against_its_parts_and_mlx_lm(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+# A process's own peak. Linux's ru_maxrss also has the peak of the process that started it, a test worker here.
+PEAK_MEMORY = """
+import resource, sys
+if sys.platform == "darwin":
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+else:
+    print(next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.disk_usage("/tmp").free < 8e9, reason="writes 4 GB")
 def test_the_largest_matrices_of_the_7b_pass_through_400_mb_of_memory(tmp_path):
     synthetic.write(tmp_path / "full", Sizes(layers=1))
     for number, flags in enumerate((["--q-bits", "4"], ["--q-bits", "8"])):
-        script = "import resource\nfrom mlx_diffucoder.cli.app import run\nassert run() == 0\n"
-        script += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        script = f"from mlx_diffucoder.cli.app import run\nassert run() == 0\n{PEAK_MEMORY}"
         command = [sys.executable, "-c", script, "convert", str(tmp_path / "full"), str(tmp_path / f"out{number}"), "-q", *flags]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert done.returncode == 0, done.stderr
-        scale = 1 if sys.platform == "darwin" else 1024
-        assert int(done.stdout.split()[-1]) * scale < 400e6
+        assert int(done.stdout.split()[-1]) < 400e6
 
 
 def test_step_times_every_decision_against_the_forward():
