@@ -145,7 +145,7 @@ def test_what_cannot_be_filled_says_why(dream_a):
         (["a", "b"], "no hole"),
         (["a", 0, "b"], "1 or more"),
         (["a", True], "1 or more"),
-        ([" \n", None], "an instruction is needed"),
+        ([" \n", None], "instruction is needed"),
         (["a", 5000, "b"], "context is"),
     ]:
         with pytest.raises(PromptError, match=said):
