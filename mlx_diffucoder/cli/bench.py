@@ -11,36 +11,8 @@ from typer.core import TyperGroup
 
 from ..errors import BenchError
 from ..files import check_output, write_output
+from . import options
 from .command import Command, examples
-from .options import (
-    ADVANCED,
-    MODEL,
-    OUTPUT,
-    Algorithm,
-    AlgorithmTemperature,
-    BanTokens,
-    Dtype,
-    Eps,
-    Json,
-    MaxTokens,
-    Model,
-    Prefill,
-    Preset,
-    Quiet,
-    Raw,
-    Reference,
-    Rule,
-    Seed,
-    Steps,
-    System,
-    Temperature,
-    TopK,
-    TopP,
-    Until,
-    Window,
-    Yes,
-    decoding_config,
-)
 
 HERE = "here"
 SUBCOMMANDS = {"--card": "card", "--predict": "predict", "--tune": "tune"}
@@ -53,13 +25,13 @@ Measure = Annotated[bool, typer.Option("--measure", help="Measure this machine's
 
 Shape = Annotated[
     str | None,
-    typer.Option(help='Random weights of the shape "7b", or of a checkpoint.', show_default=False, rich_help_panel=MODEL),
+    typer.Option(help='Random weights of the shape "7b", or of a checkpoint.', show_default=False, rich_help_panel=options.MODEL),
 ]
 Bits = Annotated[
-    int | None, typer.Option(help="With --shape: bits a weight; 16 for floats.", show_default="4", rich_help_panel=MODEL)
+    int | None, typer.Option(help="With --shape: bits a weight; 16 for floats.", show_default="4", rich_help_panel=options.MODEL)
 ]
 ShapeLayers = Annotated[
-    int | None, typer.Option(min=1, help="With --shape: fewer layers.", show_default="all", rich_help_panel=MODEL)
+    int | None, typer.Option(min=1, help="With --shape: fewer layers.", show_default="all", rich_help_panel=options.MODEL)
 ]
 Widest = Annotated[int, typer.Option(min=1, help="The widest forward, in positions.")]
 Baseline = Annotated[
@@ -69,10 +41,10 @@ Baseline = Annotated[
 Alone = Annotated[bool, typer.Option("--alone", help="Leave out mlx-lm and the reference decoder.")]
 TokensPerForward = Annotated[
     float | None,
-    typer.Option(min=1, help="With --shape: the number to assume.", show_default="1, 2, 4 and 8", rich_help_panel=ADVANCED),
+    typer.Option(min=1, help="With --shape: assume this number.", show_default="1, 2, 4 and 8", rich_help_panel=options.ADVANCED),
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="Write the results to this JSON file.", show_default=False, rich_help_panel=OUTPUT)
+    Path | None, typer.Option(help="Write the results to this JSON file.", show_default=False, rich_help_panel=options.OUTPUT)
 ]
 
 
@@ -94,9 +66,9 @@ app = typer.Typer(name="bench", cls=BenchGroup, no_args_is_help=True, help="Meas
 @app.command(cls=Command, epilog=examples("diffucode bench run -m pocket --max-tokens 64"))
 def run(
     context: typer.Context,
-    model: Model = None,
-    dtype: Dtype = None,
-    yes: Yes = False,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    yes: options.Yes = False,
     shape: Shape = None,
     bits: Bits = None,
     layers: ShapeLayers = None,
@@ -107,28 +79,28 @@ def run(
     baseline: Baseline = None,
     alone: Alone = False,
     measure: Measure = False,
-    preset: Preset = None,
-    rule: Rule = "auto",
-    window: Window = "auto",
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    seed: Seed = None,
-    system: System = None,
-    prefill: Prefill = "",
-    until: Until = None,
-    ban_tokens: BanTokens = None,
-    raw: Raw = False,
-    steps: Steps = None,
-    alg: Algorithm = "entropy",
-    alg_temp: AlgorithmTemperature = 0.0,
-    eps: Eps = 1e-3,
-    reference: Reference = False,
+    preset: options.Preset = None,
+    rule: options.Rule = "auto",
+    window: options.Window = "auto",
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    seed: options.Seed = None,
+    system: options.System = None,
+    prefill: options.Prefill = "",
+    until: options.Until = None,
+    ban_tokens: options.BanTokens = None,
+    raw: options.Raw = False,
+    steps: options.Steps = None,
+    alg: options.Algorithm = "entropy",
+    alg_temp: options.AlgorithmTemperature = 0.0,
+    eps: options.Eps = 1e-3,
+    reference: options.Reference = False,
     tokens_per_forward: TokensPerForward = None,
     out: Out = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Measure how fast a model is on this machine.
 
@@ -150,7 +122,7 @@ def _run(context: typer.Context) -> int:
 
     given = context.params
     plan = Plan(
-        *(given["prompt"], decoding_config(context), given["widest"], given["trials"], given["delay"]),
+        *(given["prompt"], options.decoding_config(context), given["widest"], given["trials"], given["delay"]),
         rate=given["tokens_per_forward"],
         baseline=given["baseline"],
         alone=given["alone"],
@@ -172,7 +144,7 @@ def _run(context: typer.Context) -> int:
 
 
 @app.command(cls=Command, epilog=examples("diffucode bench card"))
-def card(measure: Measure = False, as_json: Json = False, quiet: Quiet = False) -> int:
+def card(measure: Measure = False, as_json: options.Json = False, quiet: options.Quiet = False) -> int:
     """Show this machine's chip, memory and ceilings."""
     from ..bench.ceilings import ceilings_here
     from ..bench.chip import read_card
@@ -196,8 +168,8 @@ def predict(
     nfe: Annotated[int | None, typer.Option(min=1, help="Also for an answer of this many forwards.", show_default=False)] = None,
     positions: Annotated[int | None, typer.Option(min=1, help="With --nfe: their positions in all.", show_default=False)] = None,
     measure: Measure = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Predict the speed of DiffuCoder-7B on a chip.
 
@@ -220,22 +192,22 @@ def predict(
 @app.command(cls=Command, epilog=examples("diffucode bench tune -m pocket"))
 def tune(
     context: typer.Context,
-    model: Model = None,
-    dtype: Dtype = None,
-    yes: Yes = False,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    yes: options.Yes = False,
     prompt: Prompt = None,
     trials: Trials = 5,
     delay: Delay = 0.0,
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    seed: Seed = None,
-    system: System = None,
-    raw: Raw = False,
-    alg: Algorithm = "entropy",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    seed: options.Seed = None,
+    system: options.System = None,
+    raw: options.Raw = False,
+    alg: options.Algorithm = "entropy",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Choose the window width for this machine and model, and store it.
 
@@ -248,7 +220,7 @@ def tune(
     from .model_option import open_subject
     from .progress import waiting
 
-    config = decoding_config(context)
+    config = options.decoding_config(context)
     check_writable()  # before a model is loaded
     found = tune_here(open_subject(context.params), prompt or list(PROMPTS), config, trials, delay, waiting)
     path = save(found.profile)
@@ -260,10 +232,11 @@ def tune(
 def compare(
     files: Annotated[list[Path], typer.Argument(help="Files written by bench run --out.", show_default=False)],
     pictures: Annotated[
-        Path | None, typer.Option(help="Draw into this folder, as PNG and SVG.", show_default=False, rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(help="Draw PNG and SVG into this folder.", show_default=False, rich_help_panel=options.OUTPUT),
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Compare results files.
 

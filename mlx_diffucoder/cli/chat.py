@@ -12,39 +12,9 @@ import typer
 from ..chat import Chat
 from ..config import PRESETS, GenerationConfig
 from ..errors import ChatError, ConfigError, DiffucoderError, did_you_mean
+from . import options
 from .chat_input import BLOCK, Input, Message, open_input
 from .command import Command, examples
-from .options import (
-    OUTPUT,
-    Adapter,
-    Algorithm,
-    AlgorithmTemperature,
-    BanTokens,
-    Dtype,
-    Eps,
-    Live,
-    MaxTokens,
-    Model,
-    Prefill,
-    Preset,
-    Quiet,
-    Raw,
-    Reference,
-    Rule,
-    Seed,
-    Steps,
-    System,
-    Temperature,
-    TopK,
-    TopP,
-    TraceOut,
-    Tuned,
-    Until,
-    Verbose,
-    Window,
-    Yes,
-    decoding_config,
-)
 from .run import Run
 from .terminal import Terminated, code_of, edit_text, print_error
 
@@ -52,7 +22,7 @@ if TYPE_CHECKING:
     from ..models.transformer import DiffusionModel
     from ..tokenizer import Tokenizer
 
-JsonTurns = Annotated[bool, typer.Option("--json", help="Print one JSON object for each turn.", rich_help_panel=OUTPUT)]
+JsonTurns = Annotated[bool, typer.Option("--json", help="Print one JSON object for each turn.", rich_help_panel=options.OUTPUT)]
 
 app = typer.Typer()
 
@@ -66,34 +36,34 @@ app = typer.Typer()
 )
 def chat(
     context: typer.Context,
-    model: Model = None,
-    dtype: Dtype = None,
-    adapter: Adapter = None,
-    yes: Yes = False,
-    preset: Preset = None,
-    rule: Rule = "auto",
-    window: Window = "auto",
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    seed: Seed = None,
-    system: System = None,
-    prefill: Prefill = "",
-    until: Until = None,
-    ban_tokens: BanTokens = None,
-    raw: Raw = False,
-    steps: Steps = None,
-    alg: Algorithm = "entropy",
-    alg_temp: AlgorithmTemperature = 0.0,
-    eps: Eps = 1e-3,
-    reference: Reference = False,
-    tuned: Tuned = True,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    adapter: options.Adapter = None,
+    yes: options.Yes = False,
+    preset: options.Preset = None,
+    rule: options.Rule = "auto",
+    window: options.Window = "auto",
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    seed: options.Seed = None,
+    system: options.System = None,
+    prefill: options.Prefill = "",
+    until: options.Until = None,
+    ban_tokens: options.BanTokens = None,
+    raw: options.Raw = False,
+    steps: options.Steps = None,
+    alg: options.Algorithm = "entropy",
+    alg_temp: options.AlgorithmTemperature = 0.0,
+    eps: options.Eps = 1e-3,
+    reference: options.Reference = False,
+    tuned: options.Tuned = True,
     as_json: JsonTurns = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    live: Live = True,
-    trace: TraceOut = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    live: options.Live = True,
+    trace: options.TraceOut = None,
 ) -> int:
     """Talk to a model, turn by turn.
 
@@ -103,7 +73,7 @@ def chat(
     is a turn, answers go to stdout, and the first error ends it. --trace run.jsonl writes run-1.jsonl, run-2.jsonl and so on,
     one file for each answer.
     """
-    config = decoding_config(context)
+    config = options.decoding_config(context)
     if config.raw:
         raise ConfigError("raw turns the chat template off, and a chat needs it; use generate", field="raw")
     return _chat(context, config)

@@ -11,38 +11,8 @@ import typer
 
 from ..config import GenerationConfig
 from ..errors import ConfigError, TraceError
+from . import options
 from .command import Command, examples
-from .options import (
-    OUTPUT,
-    Adapter,
-    Algorithm,
-    AlgorithmTemperature,
-    AllowCodeExecution,
-    BanTokens,
-    Dtype,
-    Eps,
-    Json,
-    MaxTokens,
-    Model,
-    Prefill,
-    Preset,
-    Quiet,
-    Raw,
-    Reference,
-    Rule,
-    Seed,
-    Steps,
-    System,
-    Temperature,
-    TopK,
-    TopP,
-    Tuned,
-    Until,
-    Window,
-    Yes,
-    decoding_config,
-    require_code_execution,
-)
 from .terminal import code_of
 
 if TYPE_CHECKING:
@@ -65,7 +35,7 @@ TraceFolder = Annotated[
         metavar="FOLDER",
         help="Write the steps of each answer to a file in this folder.",
         show_default=False,
-        rich_help_panel=OUTPUT,
+        rich_help_panel=options.OUTPUT,
     ),
 ]
 
@@ -106,38 +76,38 @@ class Request:
 def evaluate(
     context: typer.Context,
     tasks: TasksFile,
-    model: Model = None,
-    dtype: Dtype = None,
-    adapter: Adapter = None,
-    yes: Yes = False,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    adapter: options.Adapter = None,
+    yes: options.Yes = False,
     samples: Samples = 1,
     k: K = None,
     limit: Limit = None,
     out: Out = None,
     timeout: Timeout = 5.0,
     memory: Memory = 1024,
-    allow_code_execution: AllowCodeExecution = False,
-    preset: Preset = None,
-    rule: Rule = "auto",
-    window: Window = "auto",
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    seed: Seed = None,
-    system: System = None,
-    prefill: Prefill = "",
-    until: Until = None,
-    ban_tokens: BanTokens = None,
-    raw: Raw = False,
-    steps: Steps = None,
-    alg: Algorithm = "entropy",
-    alg_temp: AlgorithmTemperature = 0.0,
-    eps: Eps = 1e-3,
-    reference: Reference = False,
-    tuned: Tuned = True,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    allow_code_execution: options.AllowCodeExecution = False,
+    preset: options.Preset = None,
+    rule: options.Rule = "auto",
+    window: options.Window = "auto",
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    seed: options.Seed = None,
+    system: options.System = None,
+    prefill: options.Prefill = "",
+    until: options.Until = None,
+    ban_tokens: options.BanTokens = None,
+    raw: options.Raw = False,
+    steps: options.Steps = None,
+    alg: options.Algorithm = "entropy",
+    alg_temp: options.AlgorithmTemperature = 0.0,
+    eps: options.Eps = 1e-3,
+    reference: options.Reference = False,
+    tuned: options.Tuned = True,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
     trace: TraceFolder = None,
 ) -> int:
     """Measure how many tasks the model solves (pass@k), and at what cost.
@@ -145,8 +115,8 @@ def evaluate(
     The code is taken from each answer (from its code block, if it has one) and run with the task's tests in a separate
     process. Without --seed, the seed is 0.
     """
-    config = decoding_config(context)
-    require_code_execution(allow_code_execution, "eval")
+    config = options.decoding_config(context)
+    options.require_code_execution(allow_code_execution, "eval")
     from ..evaluation import Limits
 
     ks, limits = sorted({1, *(k or [])}), Limits(timeout=timeout, memory=memory)

@@ -11,39 +11,8 @@ import typer
 
 from ..config import HOLES, PRESETS, GenerationConfig
 from ..errors import ConfigError, ExecutionError
+from . import options
 from .command import Command, examples
-from .options import (
-    Adapter,
-    Algorithm,
-    AlgorithmTemperature,
-    BanTokens,
-    Dtype,
-    Eps,
-    Json,
-    Live,
-    MaxTokens,
-    Model,
-    Prefill,
-    Preset,
-    Quiet,
-    Raw,
-    Reference,
-    Rule,
-    Seed,
-    Steps,
-    System,
-    Temperature,
-    TopK,
-    TopP,
-    TraceOut,
-    Tuned,
-    Until,
-    Verbose,
-    Window,
-    Yes,
-    decoding_config,
-    require_code_execution,
-)
 from .run import Run, stats_of
 from .terminal import code_of, print_numbers, read_prompt
 
@@ -84,50 +53,50 @@ app = typer.Typer()
 def generate(
     context: typer.Context,
     prompt: PromptText = None,
-    model: Model = None,
-    dtype: Dtype = None,
-    adapter: Adapter = None,
-    yes: Yes = False,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    adapter: options.Adapter = None,
+    yes: options.Yes = False,
     count: Count = 1,
     rank: Rank = False,
     tests: Tests = None,
     allow_code_execution: Allow = False,
     lock: Lock = None,
-    preset: Preset = None,
-    rule: Rule = "auto",
-    window: Window = "auto",
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    seed: Seed = None,
-    system: System = None,
-    prefill: Prefill = "",
-    until: Until = None,
-    ban_tokens: BanTokens = None,
-    raw: Raw = False,
-    steps: Steps = None,
-    alg: Algorithm = "entropy",
-    alg_temp: AlgorithmTemperature = 0.0,
-    eps: Eps = 1e-3,
-    reference: Reference = False,
-    tuned: Tuned = True,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    live: Live = True,
-    trace: TraceOut = None,
+    preset: options.Preset = None,
+    rule: options.Rule = "auto",
+    window: options.Window = "auto",
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    seed: options.Seed = None,
+    system: options.System = None,
+    prefill: options.Prefill = "",
+    until: options.Until = None,
+    ban_tokens: options.BanTokens = None,
+    raw: options.Raw = False,
+    steps: options.Steps = None,
+    alg: options.Algorithm = "entropy",
+    alg_temp: options.AlgorithmTemperature = 0.0,
+    eps: options.Eps = 1e-3,
+    reference: options.Reference = False,
+    tuned: options.Tuned = True,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    live: options.Live = True,
+    trace: options.TraceOut = None,
 ) -> int:
     """Write code from a description.
 
     A terminal shows the canvas while it is denoised, then the answer as plain text. A pipe gets the answer from left to right
     as it becomes final; with a rule that masks tokens again, it gets the answer at the end.
     """
-    config, text = decoding_config(context), read_prompt(prompt)
+    config, text = options.decoding_config(context), read_prompt(prompt)
     if lock is not None and (count > 1 or rank or tests is not None):
         raise ConfigError("--lock fills one template; -n, --rank and --tests are for answers")
     if tests is not None:
-        require_code_execution(allow_code_execution, "--tests")
+        options.require_code_execution(allow_code_execution, "--tests")
     return _generate(context, text, config, as_json=as_json, verbose=verbose)
 
 

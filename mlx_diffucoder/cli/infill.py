@@ -13,33 +13,8 @@ from ..config import HOLES, GenerationConfig
 from ..errors import FileError
 from ..infilling.editor import read_request
 from ..infilling.file import HoleFile, check_replaceable, cut, diff_of, name_of, named, read_bytes, replace_file
+from . import options
 from .command import Command, examples
-from .options import (
-    OUTPUT,
-    Algorithm,
-    AlgorithmTemperature,
-    BanTokens,
-    Dtype,
-    Eps,
-    Json,
-    MaxTokens,
-    Model,
-    Preset,
-    Quiet,
-    Raw,
-    Rule,
-    Seed,
-    Steps,
-    System,
-    Temperature,
-    TopK,
-    TopP,
-    TraceOut,
-    Verbose,
-    Window,
-    Yes,
-    decoding_config,
-)
 from .run import stats_of
 from .terminal import print_numbers
 
@@ -66,11 +41,11 @@ Tries = Annotated[
     int,
     typer.Option(min=1, max=8, help="Lengths to try before all small ones; 1 trusts the model.", rich_help_panel=HOLES_PANEL),
 ]
-Diff = Annotated[bool, typer.Option("--diff", help="Print the changes instead of the file.", rich_help_panel=OUTPUT)]
-Write = Annotated[bool, typer.Option("--write", help="Replace the file.", rich_help_panel=OUTPUT)]
+Diff = Annotated[bool, typer.Option("--diff", help="Print the changes instead of the file.", rich_help_panel=options.OUTPUT)]
+Write = Annotated[bool, typer.Option("--write", help="Replace the file.", rich_help_panel=options.OUTPUT)]
 Backup = Annotated[
     str | None,
-    typer.Option(metavar="SUFFIX", help="With --write: keep the old file with this suffix.", rich_help_panel=OUTPUT),
+    typer.Option(metavar="SUFFIX", help="With --write: keep the old file with this suffix.", rich_help_panel=options.OUTPUT),
 ]
 
 app = typer.Typer()
@@ -80,37 +55,37 @@ app = typer.Typer()
 def infill(
     context: typer.Context,
     file: FilePath,
-    model: Model = None,
-    dtype: Dtype = None,
-    yes: Yes = False,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    yes: options.Yes = False,
     marker: Marker = "<FILL>",
     at: At = None,
     lines: Lines = None,
     instruction: Instruction = None,
     around: Around = 512,
     tries: Tries = 3,
-    preset: Preset = None,
-    rule: Rule = "auto",
-    window: Window = "auto",
-    max_tokens: MaxTokens = 64,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    seed: Seed = None,
-    system: System = None,
-    ban_tokens: BanTokens = None,
-    raw: Raw = False,
-    steps: Steps = None,
-    alg: Algorithm = "entropy",
-    alg_temp: AlgorithmTemperature = 0.0,
-    eps: Eps = 1e-3,
+    preset: options.Preset = None,
+    rule: options.Rule = "auto",
+    window: options.Window = "auto",
+    max_tokens: options.MaxTokens = 64,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    seed: options.Seed = None,
+    system: options.System = None,
+    ban_tokens: options.BanTokens = None,
+    raw: options.Raw = False,
+    steps: options.Steps = None,
+    alg: options.Algorithm = "entropy",
+    alg_temp: options.AlgorithmTemperature = 0.0,
+    eps: options.Eps = 1e-3,
     diff: Diff = False,
     write: Write = False,
     backup: Backup = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    trace: TraceOut = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+    trace: options.TraceOut = None,
 ) -> int:
     """Fill the holes in a file, all together, each with the text around it in view.
 
@@ -118,7 +93,7 @@ def infill(
     --max-tokens. The text outside the holes does not change. An editor sends {"prefix": ..., "suffix": ...} or
     {"parts": ["a = ", null, ...]} on stdin, with - for the file, and gets JSON back.
     """
-    return _infill(context.params, decoding_config(context, HOLES))
+    return _infill(context.params, options.decoding_config(context, HOLES))
 
 
 def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
@@ -134,12 +109,12 @@ def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
     from .model_option import load_named
     from .progress import waiting
 
-    options = {"instruction": instruction, "context": given["around"], "tries": given["tries"]}
-    check_settings(config, *options.values())
+    shown = {"instruction": instruction, "context": given["around"], "tries": given["tries"]}
+    check_settings(config, *shown.values())
     name, model, tokenizer = load_named(given["model"], yes=given["yes"], dtype=given["dtype"])
     start = time.perf_counter()
     with waiting("filling"), named(name_of(path)), trace_writer(trace_file, tokenizer, config, name) as trace:
-        filled = fill(model, tokenizer, parts, config, **options, trace=trace)
+        filled = fill(model, tokenizer, parts, config, **shown, trace=trace)
     result = Result(name, config, filled, time.perf_counter() - start)
     if file is None:
         result.print_json()

@@ -10,26 +10,8 @@ import typer
 
 from ..training.grpo_settings import GrpoSettings
 from ..training.settings import TrainSettings
+from . import options
 from .command import Command, Group, examples, refuse_options
-from .options import (
-    ADVANCED,
-    DECODING,
-    MODEL,
-    OUTPUT,
-    AllowCodeExecution,
-    Json,
-    MaxTokens,
-    Model,
-    Preset,
-    Quiet,
-    Rule,
-    Temperature,
-    TopP,
-    Window,
-    Yes,
-    decoding_config,
-    require_code_execution,
-)
 from .terminal import stop_signals
 
 if TYPE_CHECKING:
@@ -47,12 +29,12 @@ TrainDtype = Annotated[
         "--dtype",
         help="Compute in float32, float16 or bfloat16.",
         show_default="that of the weights; float32 for float16",
-        rich_help_panel=MODEL,
+        rich_help_panel=options.MODEL,
     ),
 ]
-Rank = Annotated[int, typer.Option(help="Rank of the adapters.", rich_help_panel=MODEL)]
-Scale = Annotated[float, typer.Option(help="Factor that scales the adapters' output.", rich_help_panel=MODEL)]
-Layers = Annotated[str, typer.Option(help="How many of the last layers get adapters, or all.", rich_help_panel=MODEL)]
+Rank = Annotated[int, typer.Option(help="Rank of the adapters.", rich_help_panel=options.MODEL)]
+Scale = Annotated[float, typer.Option(help="Factor that scales the adapters' output.", rich_help_panel=options.MODEL)]
+Layers = Annotated[str, typer.Option(help="How many of the last layers get adapters, or all.", rich_help_panel=options.MODEL)]
 Steps = Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="one epoch", rich_help_panel=TRAINING)]
 Epochs = Annotated[float | None, typer.Option(help="Instead of steps: passes through the data.", rich_help_panel=TRAINING)]
 BatchSize = Annotated[int, typer.Option(help="Canvases forwarded together.", rich_help_panel=TRAINING)]
@@ -64,28 +46,28 @@ Clip = Annotated[float, typer.Option(help="The largest norm of a gradient.", ric
 Patience = Annotated[int, typer.Option(help="Evaluations without progress before the end; 0: never.", rich_help_panel=TRAINING)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=TRAINING)]
 Checkpointing = Annotated[
-    bool, typer.Option("--gradient-checkpointing", help="Compute layers twice to save memory.", rich_help_panel=ADVANCED)
+    bool, typer.Option("--gradient-checkpointing", help="Compute layers twice to save memory.", rich_help_panel=options.ADVANCED)
 ]
-SaveEvery = Annotated[int, typer.Option(help="Steps between checkpoints.", rich_help_panel=OUTPUT)]
-EvalEvery = Annotated[int, typer.Option(help="Steps between evaluations.", rich_help_panel=OUTPUT)]
-ReportEvery = Annotated[int, typer.Option(min=1, help="Steps between reports.", rich_help_panel=OUTPUT)]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in --out.", rich_help_panel=OUTPUT)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the data, print the memory, and stop.", rich_help_panel=OUTPUT)]
+SaveEvery = Annotated[int, typer.Option(help="Steps between checkpoints.", rich_help_panel=options.OUTPUT)]
+EvalEvery = Annotated[int, typer.Option(help="Steps between evaluations.", rich_help_panel=options.OUTPUT)]
+ReportEvery = Annotated[int, typer.Option(min=1, help="Steps between reports.", rich_help_panel=options.OUTPUT)]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.", rich_help_panel=options.OUTPUT)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the data and print the memory.", rich_help_panel=options.OUTPUT)]
 
 Data = Annotated[Path, typer.Option(help="JSONL: messages, prompt and completion, text, or tasks.", show_default=False)]
 Valid = Annotated[Path | None, typer.Option(help="JSONL to evaluate on.", show_default=False)]
 MaxLength = Annotated[int, typer.Option(help="The longest canvas, in tokens, with prompt and padding.")]
 SkipLong = Annotated[bool, typer.Option("--skip-long", help="Leave out texts that are longer.")]
 FromScratch = Annotated[
-    Path | None, typer.Option(help="Random weights: the config.json.", show_default=False, rich_help_panel=MODEL)
+    Path | None, typer.Option(help="Random weights: the config.json.", show_default=False, rich_help_panel=options.MODEL)
 ]
 TokenizerFolder = Annotated[
-    Path | None, typer.Option(help="With --from-scratch: its folder.", show_default=False, rich_help_panel=MODEL)
+    Path | None, typer.Option(help="With --from-scratch: its folder.", show_default=False, rich_help_panel=options.MODEL)
 ]
 Tune = Annotated[
-    str | None, typer.Option(help="full, lora or dora.", show_default="lora; full from scratch", rich_help_panel=MODEL)
+    str | None, typer.Option(help="full, lora or dora.", show_default="lora; full from scratch", rich_help_panel=options.MODEL)
 ]
-Dropout = Annotated[float, typer.Option(help="Dropout of the adapters' input.", rich_help_panel=MODEL)]
+Dropout = Annotated[float, typer.Option(help="Dropout of the adapters' input.", rich_help_panel=options.MODEL)]
 Accumulate = Annotated[int, typer.Option(help="Batches per step.", rich_help_panel=TRAINING)]
 Objective = Annotated[str, typer.Option(help="masked; causal (left to right); or mixed.", rich_help_panel=MASKS)]
 InfillShare = Annotated[float, typer.Option(help="Share of examples that become a hole in text.", rich_help_panel=MASKS)]
@@ -97,15 +79,15 @@ LeastT = Annotated[float, typer.Option(help="The smallest probability of a mask.
 
 TasksFile = Annotated[Path, typer.Option(help="Tasks with tests, as diffucode eval reads them.", show_default=False)]
 ValidTasks = Annotated[Path | None, typer.Option(help="Tasks to evaluate on.", show_default=False)]
-GrpoTune = Annotated[str, typer.Option(help="full, lora or dora.", rich_help_panel=MODEL)]
+GrpoTune = Annotated[str, typer.Option(help="full, lora or dora.", rich_help_panel=options.MODEL)]
 GroupSize = Annotated[int, typer.Option(help="Answers to each prompt.", rich_help_panel=TRAINING)]
 PromptsPerStep = Annotated[int, typer.Option(help="Prompts answered at a time.", rich_help_panel=TRAINING)]
 Updates = Annotated[int, typer.Option(help="Steps that learn from the same answers.", rich_help_panel=TRAINING)]
 ClipRatio = Annotated[float, typer.Option(help="How far a ratio of probabilities counts.", rich_help_panel=TRAINING)]
 KlWeight = Annotated[float, typer.Option(help="Weight of the KL to the first model.", rich_help_panel=TRAINING)]
 FormatReward = Annotated[float, typer.Option(help="Reward of a well-formed answer; passing is 1 more.", rich_help_panel=TRAINING)]
-Timeout = Annotated[float, typer.Option(help="Seconds for each program.", rich_help_panel=DECODING)]
-Memory = Annotated[int, typer.Option(help="MB for each program; macOS ignores it.", rich_help_panel=DECODING)]
+Timeout = Annotated[float, typer.Option(help="Seconds for each program.", rich_help_panel=options.DECODING)]
+Memory = Annotated[int, typer.Option(help="MB for each program; macOS ignores it.", rich_help_panel=options.DECODING)]
 
 
 class TrainGroup(Group):
@@ -139,7 +121,7 @@ def train(
     valid: Valid = None,
     max_length: MaxLength = 256,
     skip_long: SkipLong = False,
-    model: Model = None,
+    model: options.Model = None,
     from_scratch: FromScratch = None,
     tokenizer: TokenizerFolder = None,
     tune: Tune = None,
@@ -148,7 +130,7 @@ def train(
     dropout: Dropout = 0.0,
     layers: Layers = "all",
     dtype: TrainDtype = None,
-    yes: Yes = False,
+    yes: options.Yes = False,
     steps: Steps = None,
     epochs: Epochs = None,
     batch_size: BatchSize = 8,
@@ -173,8 +155,8 @@ def train(
     report_every: ReportEvery = 10,
     resume: Resume = False,
     dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Train on examples, unless a subcommand follows."""
     if context.invoked_subcommand is not None:
@@ -209,14 +191,14 @@ def grpo(
     data: TasksFile,
     out: Out,
     valid: ValidTasks = None,
-    allow_code_execution: AllowCodeExecution = False,
-    model: Model = None,
+    allow_code_execution: options.AllowCodeExecution = False,
+    model: options.Model = None,
     tune: GrpoTune = "lora",
     rank: Rank = 8,
     scale: Scale = 20.0,
     layers: Layers = "all",
     dtype: TrainDtype = None,
-    yes: Yes = False,
+    yes: options.Yes = False,
     group: GroupSize = GrpoSettings.group,
     prompts_per_step: PromptsPerStep = GrpoSettings.prompts_per_step,
     updates: Updates = GrpoSettings.updates,
@@ -233,12 +215,12 @@ def grpo(
     format_reward: FormatReward = GrpoSettings.format_reward,
     patience: Patience = 0,
     seed: Seed = 0,
-    preset: Preset = None,
-    rule: Rule = "auto",
-    window: Window = "auto",
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 1.0,
+    preset: options.Preset = None,
+    rule: options.Rule = "auto",
+    window: options.Window = "auto",
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = 1.0,
+    top_p: options.TopP = 1.0,
     timeout: Timeout = 5.0,
     memory: Memory = 1024,
     gradient_checkpointing: Checkpointing = False,
@@ -247,8 +229,8 @@ def grpo(
     report_every: ReportEvery = 10,
     resume: Resume = False,
     dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Train by coupled-GRPO."""
     return _train_grpo(context)
@@ -256,7 +238,7 @@ def grpo(
 
 def _train_grpo(context: typer.Context) -> int:
     given = context.params
-    require_code_execution(given["allow_code_execution"], "train grpo")
+    options.require_code_execution(given["allow_code_execution"], "train grpo")
     settings = TrainSettings.of_options(given)  # before anything is read
     from ..evaluation import Limits
     from ..training.grpo_job import GrpoJob, GrpoPlan, read_prompts, steps_of
@@ -265,7 +247,7 @@ def _train_grpo(context: typer.Context) -> int:
     usual = {name: given[name] for name in ("temperature", "max_tokens")}
     plan = GrpoPlan(
         grpo=GrpoSettings(**{one.name: given[one.name] for one in fields(GrpoSettings)}),
-        decoding=decoding_config(context, usual, ANSWERS),
+        decoding=options.decoding_config(context, usual, ANSWERS),
         limits=Limits(timeout=given["timeout"], memory=given["memory"]),
     )
     learner = open_learner(given)

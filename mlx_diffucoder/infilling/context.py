@@ -116,7 +116,7 @@ def _shortened(tokenizer: "Tokenizer", line: str, budget: int, *, keep_start: bo
 def check_text(parts: Sequence[str]) -> None:
     """Raises `PromptError` if there is no text around the holes."""
     if not any(part.strip() for part in parts):
-        raise PromptError("instruction is needed, because there is no text around the hole: say what to write", field="instruction")
+        raise PromptError("instruction is needed: there is no text around the hole, so say what to write", field="instruction")
 
 
 def texts_and_lengths(parts: Sequence[Part]) -> tuple[list[str], list[int | None]]:
