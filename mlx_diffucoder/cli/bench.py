@@ -23,16 +23,9 @@ Trials = Annotated[int, typer.Option(min=1, help="How often to measure each thin
 Delay = Annotated[float, typer.Option(min=0, help="Seconds of rest before each trial.")]
 Measure = Annotated[bool, typer.Option("--measure", help="Measure this machine's ceilings even if the table has them.")]
 
-Shape = Annotated[
-    str | None,
-    typer.Option(help='Random weights of the shape "7b", or of a checkpoint.', show_default=False, rich_help_panel=options.MODEL),
-]
-Bits = Annotated[
-    int | None, typer.Option(help="With --shape: bits a weight; 16 for floats.", show_default="4", rich_help_panel=options.MODEL)
-]
-ShapeLayers = Annotated[
-    int | None, typer.Option(min=1, help="With --shape: fewer layers.", show_default="all", rich_help_panel=options.MODEL)
-]
+Shape = Annotated[str | None, options.in_model(help='Random weights of the shape "7b", or of a checkpoint.')]
+Bits = Annotated[int | None, options.in_model(help="With --shape: bits a weight; 16 for floats.", show_default="4")]
+ShapeLayers = Annotated[int | None, options.in_model(min=1, help="With --shape: fewer layers.", show_default="all")]
 Widest = Annotated[int, typer.Option(min=1, help="The widest forward, in positions.")]
 Baseline = Annotated[
     str | None,
@@ -40,12 +33,9 @@ Baseline = Annotated[
 ]
 Alone = Annotated[bool, typer.Option("--alone", help="Leave out mlx-lm and the reference decoder.")]
 TokensPerForward = Annotated[
-    float | None,
-    typer.Option(min=1, help="With --shape: assume this number.", show_default="1, 2, 4 and 8", rich_help_panel=options.ADVANCED),
+    float | None, options.in_advanced(min=1, help="With --shape: assume this number.", show_default="1, 2, 4 and 8")
 ]
-Out = Annotated[
-    Path | None, typer.Option(help="Write the results to this JSON file.", show_default=False, rich_help_panel=options.OUTPUT)
-]
+Out = Annotated[Path | None, options.in_output(help="Write the results to this JSON file.")]
 
 
 class BenchGroup(TyperGroup):
@@ -163,10 +153,10 @@ def card(measure: Measure = False, as_json: options.Json = False, quiet: options
 
 @app.command(cls=Command, epilog=examples('diffucode bench predict "M4 Max" --bits 4'))
 def predict(
-    chip: Annotated[str, typer.Argument(help='"M5 Max", "M4 Max 32" (GPU cores), or "here".', show_default=False)],
+    chip: Annotated[str, typer.Argument(help='"M5 Max", "M4 Max 32" (GPU cores), or "here".')],
     bits: Annotated[int, typer.Option(help="Bits a weight; 16 for floats.")] = 4,
-    nfe: Annotated[int | None, typer.Option(min=1, help="Also for an answer of this many forwards.", show_default=False)] = None,
-    positions: Annotated[int | None, typer.Option(min=1, help="With --nfe: their positions in all.", show_default=False)] = None,
+    nfe: Annotated[int | None, typer.Option(min=1, help="Also for an answer of this many forwards.")] = None,
+    positions: Annotated[int | None, typer.Option(min=1, help="With --nfe: their positions in all.")] = None,
     measure: Measure = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -230,11 +220,8 @@ def tune(
 
 @app.command(cls=Command, epilog=examples("diffucode bench compare m1.json m4.json --pictures pictures"))
 def compare(
-    files: Annotated[list[Path], typer.Argument(help="Files written by bench run --out.", show_default=False)],
-    pictures: Annotated[
-        Path | None,
-        typer.Option(help="Draw PNG and SVG into this folder.", show_default=False, rich_help_panel=options.OUTPUT),
-    ] = None,
+    files: Annotated[list[Path], typer.Argument(help="Files written by bench run --out.")],
+    pictures: Annotated[Path | None, options.in_output(help="Draw PNG and SVG into this folder.")] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:

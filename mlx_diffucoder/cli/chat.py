@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..models.transformer import DiffusionModel
     from ..tokenizer import Tokenizer
 
-JsonTurns = Annotated[bool, typer.Option("--json", help="Print one JSON object for each turn.", rich_help_panel=options.OUTPUT)]
+JsonTurns = Annotated[bool, options.in_output("--json", help="Print one JSON object for each turn.")]
 
 app = typer.Typer()
 

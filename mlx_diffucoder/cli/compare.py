@@ -10,8 +10,8 @@ import typer
 from ..config import PRESETS, GenerationConfig
 from ..errors import CheckpointError, ConfigError, ExecutionError
 from ..formatting import format_bytes
+from . import options
 from .command import Command, examples
-from .options import MODEL, OUTPUT, Dtype, Json, Quiet, Yes, among, complete_model, require_code_execution
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,19 +23,15 @@ if TYPE_CHECKING:
     from ..evaluation.quality import Row
     from ..tasks import Task
 
-PASS = "Pass@1"
+in_pass = options.panel("Pass@1")
 WIDEST = 1000  # columns: no table is wider
 MEASURES = ("KL,\nnats", "top-1,\n%", "order,\n%", "first,\n%")
 
 Base = Annotated[
     str,
-    typer.Argument(
-        help="The checkpoint to compare with: a folder, a Hub id or pocket.", autocompletion=complete_model, show_default=False
-    ),
+    typer.Argument(help="The checkpoint to compare with: a folder, a Hub id or pocket.", autocompletion=options.complete_model),
 ]
-Others = Annotated[
-    list[str], typer.Argument(help="One or more checkpoints to compare.", autocompletion=complete_model, show_default=False)
-]
+Others = Annotated[list[str], typer.Argument(help="One or more checkpoints to compare.", autocompletion=options.complete_model)]
 Texts = Annotated[
     Path | None,
     typer.Option(
@@ -51,26 +47,13 @@ Draws = Annotated[int, typer.Option(min=1, help="Pairs of masks for each ratio."
 Seed = Annotated[int, typer.Option(min=0, help="The seed of the masks.")]
 ByLayer = Annotated[
     bool | None,
-    typer.Option(
-        "--by-layer/--whole",
-        help="Hold one layer in memory at a time.",
-        show_default="for models that do not fit",
-        rich_help_panel=MODEL,
-    ),
+    options.in_model("--by-layer/--whole", help="Hold one layer in memory at a time.", show_default="for models that do not fit"),
 ]
-Tasks = Annotated[
-    Path | None, typer.Option(help="Also answer these tasks, as eval does.", show_default=False, rich_help_panel=PASS)
-]
-Allow = Annotated[
-    bool,
-    typer.Option("--allow-code-execution", help="Run the models' code here, without a sandbox.", rich_help_panel=PASS),
-]
-MaxTokens = Annotated[int, typer.Option(help="The longest answer, in tokens.", rich_help_panel=PASS)]
-Preset = Annotated[str, typer.Option(help="How to decode.", autocompletion=among(PRESETS), rich_help_panel=PASS)]
-Picture = Annotated[
-    Path | None,
-    typer.Option(help="Draw quality against size into this file: .png, .svg, .pdf.", show_default=False, rich_help_panel=OUTPUT),
-]
+Tasks = Annotated[Path | None, in_pass(help="Also answer these tasks, as eval does.")]
+Allow = Annotated[bool, in_pass("--allow-code-execution", help="Run the models' code here, without a sandbox.")]
+MaxTokens = Annotated[int, in_pass(help="The longest answer, in tokens.")]
+Preset = Annotated[str, in_pass(help="How to decode.", autocompletion=options.among(PRESETS))]
+Picture = Annotated[Path | None, options.in_output(help="Draw quality against size into this file: .png, .svg, .pdf.")]
 
 app = typer.Typer()
 
@@ -84,16 +67,16 @@ def compare(
     ratio: Ratio = None,
     draws: Draws = 1,
     seed: Seed = 0,
-    dtype: Dtype = None,
+    dtype: options.Dtype = None,
     by_layer: ByLayer = None,
-    yes: Yes = False,
+    yes: options.Yes = False,
     tasks: Tasks = None,
     allow_code_execution: Allow = False,
     max_tokens: MaxTokens = 256,
     preset: Preset = "exact",
     picture: Picture = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Measure how far checkpoints are from a base.
 
@@ -101,7 +84,7 @@ def compare(
     same, how often two commits have the same order (0.5 is chance), and the perplexity.
     """
     config = GenerationConfig.preset(preset, max_tokens=max_tokens, seed=0)
-    require_code_execution(allow_code_execution or not tasks, "--tasks")
+    options.require_code_execution(allow_code_execution or not tasks, "--tasks")
     from ..data import HELD_OUT, read_samples
     from ..divergence.masking import masked_canvases
     from ..evaluation.quality import check_picture, draw_picture

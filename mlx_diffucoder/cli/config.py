@@ -36,13 +36,7 @@ def _complete_key(context: typer.Context, incomplete: str) -> list[str]:
 
 
 KeyArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="KEY",
-        help="As generate.max_tokens, or model for all commands.",
-        autocompletion=_complete_key,
-        show_default=False,
-    ),
+    str, typer.Argument(metavar="KEY", help="As generate.max_tokens, or model for all commands.", autocompletion=_complete_key)
 ]
 
 
@@ -98,10 +92,7 @@ def get_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) 
 def set_setting(
     context: typer.Context,
     key: KeyArgument,
-    value: Annotated[
-        list[str],
-        typer.Argument(metavar="VALUE", help="Several for an option that can be repeated.", show_default=False),
-    ],
+    value: Annotated[list[str], typer.Argument(metavar="VALUE", help="Several for an option that can be repeated.")],
     quiet: Quiet = False,
 ) -> int:
     """Set a default in the configuration file."""

@@ -11,62 +11,40 @@ import typer
 
 from ..errors import HubError
 from ..formatting import format_bytes
+from . import options
 from .command import Command, examples
-from .options import OUTPUT, complete_model
 
 if TYPE_CHECKING:
     from ..convert import ConvertConfig, Plan
     from ..loading import Download
 
 
-QUANTIZE = "Quantization"
-Source = Annotated[
-    str, typer.Argument(help="A checkpoint folder or a Hub id.", autocompletion=complete_model, show_default=False)
-]
-Out = Annotated[Path, typer.Argument(help="The folder to write; it must not exist.", show_default=False)]
-Quantize = Annotated[bool, typer.Option("--quantize", "-q", help="Quantize the weights.", rich_help_panel=QUANTIZE)]
-Bits = Annotated[
-    int | None, typer.Option("--q-bits", help="Bits per weight.", show_default="4; 8 in mxfp8", rich_help_panel=QUANTIZE)
-]
-GroupSize = Annotated[
-    int | None,
-    typer.Option("--q-group-size", help="Weights that share a scale.", show_default="the mode's", rich_help_panel=QUANTIZE),
-]
-Mode = Annotated[str, typer.Option("--q-mode", help="affine, mxfp4, mxfp8 or nvfp4.", rich_help_panel=QUANTIZE)]
+in_quantization = options.panel("Quantization")
+Source = Annotated[str, typer.Argument(help="A checkpoint folder or a Hub id.", autocompletion=options.complete_model)]
+Out = Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")]
+Quantize = Annotated[bool, in_quantization("--quantize", "-q", help="Quantize the weights.")]
+Bits = Annotated[int | None, in_quantization(help="Bits per weight.", show_default="4; 8 in mxfp8")]
+GroupSize = Annotated[int | None, in_quantization(help="Weights that share a scale.", show_default="the mode's")]
+Mode = Annotated[str, in_quantization(help="affine, mxfp4, mxfp8 or nvfp4.")]
 Predicate = Annotated[
     str | None,
-    typer.Option(
-        "--quant-predicate",
-        help="Bits by layer: mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6.",
-        show_default="the same for all",
-        rich_help_panel=QUANTIZE,
-    ),
+    in_quantization(help="Bits by layer: mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6.", show_default="the same for all"),
 ]
 TargetBits = Annotated[
     float | None,
-    typer.Option(
-        "--target-bpw",
-        help="With --calibrate: choose each layer's bits, with this many bits per weight on average at most.",
-        show_default=False,
-        rich_help_panel=QUANTIZE,
-    ),
+    in_quantization(help="With --calibrate: choose each layer's bits, with this many bits per weight on average at most."),
 ]
 Calibrate = Annotated[
-    Path | None,
-    typer.Option(
-        help="JSONL texts to measure on, as for compare. Do not use the texts you evaluate on.",
-        show_default=False,
-        rich_help_panel=QUANTIZE,
-    ),
+    Path | None, in_quantization(help="JSONL texts to measure on, as for compare. Do not use the texts you evaluate on.")
 ]
 Dequantize = Annotated[bool, typer.Option("--dequantize", "-d", help="Convert a quantized source to floats.")]
 Dtype = Annotated[
     str | None, typer.Option(help="Store floats in float32, float16 or bfloat16.", show_default="the source's type")
 ]
-Upload = Annotated[str | None, typer.Option(help="Upload the result to the Hub, as OWNER/NAME.", show_default=False)]
+Upload = Annotated[str | None, typer.Option(help="Upload the result to the Hub, as OWNER/NAME.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the plan: each layer and its size.")]
-PlanAsJson = Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.", rich_help_panel=OUTPUT)]
-LongQuiet = Annotated[bool, typer.Option("--quiet", help="Print nothing on stderr but errors.", rich_help_panel=OUTPUT)]
+PlanAsJson = Annotated[bool, options.in_output("--json", help="Print the plan as one JSON object.")]
+LongQuiet = Annotated[bool, options.in_output("--quiet", help="Print nothing on stderr but errors.")]
 
 app = typer.Typer()
 

@@ -19,24 +19,15 @@ if TYPE_CHECKING:
     from ..evaluation import Limits, Result, Summary
 
 
-TasksFile = Annotated[Path, typer.Argument(help="A task file of HumanEval, MBPP or EvalPlus (JSONL).", show_default=False)]
+TasksFile = Annotated[Path, typer.Argument(help="A task file of HumanEval, MBPP or EvalPlus (JSONL).")]
 Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Answers to each task.")]
 K = Annotated[list[int] | None, typer.Option("-k", min=1, help="Also print pass@k. Repeatable.", show_default="1")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many tasks, from the first on.")]
-Out = Annotated[
-    Path | None, typer.Option(help="Write results to this JSONL file, and continue a stopped run from it.", show_default=False)
-]
+Out = Annotated[Path | None, typer.Option(help="Write results to this JSONL file, and continue a stopped run from it.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that each program may run.")]
 Memory = Annotated[int, typer.Option(help="MB that each program may use; macOS sets no limit.")]
 TraceFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--trace",
-        metavar="FOLDER",
-        help="Write the steps of each answer to a file in this folder.",
-        show_default=False,
-        rich_help_panel=options.OUTPUT,
-    ),
+    Path | None, options.in_output(metavar="FOLDER", help="Write the steps of each answer to a file in this folder.")
 ]
 
 app = typer.Typer()

@@ -15,8 +15,8 @@ app = typer.Typer()
 
 @app.command(cls=Command, epilog=examples("diffucode fuse -m pocket --adapter ./adapter --out ./fused"))
 def fuse(
-    adapter: Annotated[Path, typer.Option("--adapter", help="The folder of the adapter.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The new folder to write.", show_default=False)],
+    adapter: Annotated[Path, typer.Option(help="The folder of the adapter.")],
+    out: Annotated[Path, typer.Option(help="The new folder to write.")],
     model: Model = None,
     dequantize: Annotated[
         bool, typer.Option("--dequantize", "-d", help="Write floats; quantizing the sum again loses some of the adapter.")

@@ -21,23 +21,13 @@ if TYPE_CHECKING:
     from ..models.transformer import DiffusionModel
     from ..tokenizer import Tokenizer
 
-BEST = "Several answers and templates"
-PromptText = Annotated[str | None, typer.Argument(help="What to write. Piped text is added after it.", show_default=False)]
-Count = Annotated[int, typer.Option("-n", min=1, max=1024, help="Write this many answers in one batch.", rich_help_panel=BEST)]
-Rank = Annotated[bool, typer.Option("--rank", help="Print only the most probable answer.", rich_help_panel=BEST)]
-Tests = Annotated[
-    Path | None,
-    typer.Option(
-        help="Print the first answer that passes these tests: Python, or a task file.", show_default=False, rich_help_panel=BEST
-    ),
-]
-Allow = Annotated[
-    bool, typer.Option("--allow-code-execution", help="Run the model's code here, without a sandbox.", rich_help_panel=BEST)
-]
-Lock = Annotated[
-    Path | None,
-    typer.Option(help="Fill the holes (<FILL>) of this template and keep its text.", show_default=False, rich_help_panel=BEST),
-]
+in_best = options.panel("Several answers and templates")
+PromptText = Annotated[str | None, typer.Argument(help="What to write. Piped text is added after it.")]
+Count = Annotated[int, in_best("-n", min=1, max=1024, help="Write this many answers in one batch.")]
+Rank = Annotated[bool, in_best("--rank", help="Print only the most probable answer.")]
+Tests = Annotated[Path | None, in_best(help="Print the first answer that passes these tests: Python, or a task file.")]
+Allow = Annotated[bool, in_best("--allow-code-execution", help="Run the model's code here, without a sandbox.")]
+Lock = Annotated[Path | None, in_best(help="Fill the holes (<FILL>) of this template and keep its text.")]
 
 app = typer.Typer()
 

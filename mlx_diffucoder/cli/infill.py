@@ -22,31 +22,17 @@ if TYPE_CHECKING:
     from ..decoding.result import Stats
     from ..infilling.fill import Filled
 
-HOLES_PANEL = "Holes"
-FilePath = Annotated[Path, typer.Argument(help="The file; - is stdin, also for an editor's JSON.", show_default=False)]
-Marker = Annotated[str, typer.Option(help="The text that marks a hole; <FILL:12> is 12 tokens.", rich_help_panel=HOLES_PANEL)]
-At = Annotated[
-    str | None,
-    typer.Option(metavar="LINE[:COL]", help="Put a hole here, or at the line's end.", rich_help_panel=HOLES_PANEL),
-]
-Lines = Annotated[
-    str | None,
-    typer.Option(metavar="A-B", help="Replace these lines by a hole.", show_default=False, rich_help_panel=HOLES_PANEL),
-]
-Instruction = Annotated[str | None, typer.Option(help="What to write: a message before the text.", rich_help_panel=HOLES_PANEL)]
-Around = Annotated[
-    int, typer.Option("--context", min=0, help="Tokens of text to show on each side of a hole.", rich_help_panel=HOLES_PANEL)
-]
-Tries = Annotated[
-    int,
-    typer.Option(min=1, max=8, help="Lengths to try before all small ones; 1 trusts the model.", rich_help_panel=HOLES_PANEL),
-]
-Diff = Annotated[bool, typer.Option("--diff", help="Print the changes instead of the file.", rich_help_panel=options.OUTPUT)]
-Write = Annotated[bool, typer.Option("--write", help="Replace the file.", rich_help_panel=options.OUTPUT)]
-Backup = Annotated[
-    str | None,
-    typer.Option(metavar="SUFFIX", help="With --write: keep the old file with this suffix.", rich_help_panel=options.OUTPUT),
-]
+in_holes = options.panel("Holes")
+FilePath = Annotated[Path, typer.Argument(help="The file; - is stdin, also for an editor's JSON.")]
+Marker = Annotated[str, in_holes(help="The text that marks a hole; <FILL:12> is 12 tokens.")]
+At = Annotated[str | None, in_holes(metavar="LINE[:COL]", help="Put a hole here, or at the line's end.")]
+Lines = Annotated[str | None, in_holes(metavar="A-B", help="Replace these lines by a hole.")]
+Instruction = Annotated[str | None, in_holes(help="What to write: a message before the text.")]
+Around = Annotated[int, in_holes("--context", min=0, help="Tokens of text to show on each side of a hole.")]
+Tries = Annotated[int, in_holes(min=1, max=8, help="Lengths to try before all small ones; 1 trusts the model.")]
+Diff = Annotated[bool, options.in_output("--diff", help="Print the changes instead of the file.")]
+Write = Annotated[bool, options.in_output("--write", help="Replace the file.")]
+Backup = Annotated[str | None, options.in_output(metavar="SUFFIX", help="With --write: keep the old file with this suffix.")]
 
 app = typer.Typer()
 

@@ -9,6 +9,7 @@ A command lists the options it takes in its own signature, and `decoding_config`
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +20,13 @@ from ..config import ALGORITHMS, PRESETS, GenerationConfig
 from ..errors import ExecutionError
 from .settings import DTYPES, Settings
 
-MODEL, DECODING, OUTPUT, ADVANCED = "Model", "Decoding", "Output", "Advanced"
-"""The panels of a command's help."""
+
+def panel(name: str) -> Callable[..., Any]:
+    """As `typer.Option`, for the options in one panel of the help."""
+    return partial(typer.Option, rich_help_panel=name)
+
+
+in_model, in_decoding, in_output, in_advanced = map(panel, ("Model", "Decoding", "Output", "Advanced"))
 
 
 def among(names: Iterable[str]) -> Callable[[str], list[str]]:
@@ -43,135 +49,86 @@ def complete_model(incomplete: str) -> list[str]:
 
 Model = Annotated[
     str | None,
-    typer.Option(
+    in_model(
         "--model",
         "-m",
         help='A folder, a Hub id, or "pocket" (bundled).',
         show_default="DIFFUCODE_MODEL, or the 8-bit DiffuCoder-7B-cpGRPO",
         autocompletion=complete_model,
-        rich_help_panel=MODEL,
     ),
 ]
-Adapter = Annotated[
-    Path | None,
-    typer.Option("--adapter", help="The folder of an adapter for the model.", show_default=False, rich_help_panel=MODEL),
-]
+Adapter = Annotated[Path | None, in_model(help="The folder of an adapter for the model.")]
 Dtype = Annotated[
     str | None,
-    typer.Option(
-        "--dtype",
+    in_model(
         help="Compute in float32, float16 or bfloat16.",
         show_default="the weights' type; on a CPU float32 if it takes at most half of the memory",
         autocompletion=among(DTYPES),
-        rich_help_panel=MODEL,
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.", rich_help_panel=MODEL)]
+Yes = Annotated[bool, in_model("--yes", "-y", help="Download without asking.")]
 
 # Decoding
 
 Preset = Annotated[
     str | None,
-    typer.Option(
-        "--preset",
+    in_decoding(
         help=f"A rule and a window by name: {', '.join(PRESETS)}. Explicit options override it.",
         show_default="balanced; exact with a schedule option",
         autocompletion=among(PRESETS),
-        rich_help_panel=DECODING,
     ),
 ]
 Rule = Annotated[
     str,
-    typer.Option(
-        "--rule",
+    in_decoding(
         help=f"How many tokens to commit in a step: {', '.join(RULES)}. See diffucode rules.",
         show_default="the preset's",
         autocompletion=among(RULES),
-        rich_help_panel=DECODING,
     ),
 ]
 Window = Annotated[
     str,
-    typer.Option(
-        "--window",
+    in_decoding(
         help=f"Which positions to compute in a step: {', '.join(WINDOWS)}. See diffucode rules.",
         show_default="the preset's",
         autocompletion=among(WINDOWS),
-        rich_help_panel=DECODING,
     ),
 ]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", help="The longest answer, in tokens.", rich_help_panel=DECODING)]
-Temperature = Annotated[
-    float, typer.Option("--temp", help="0 takes the most probable token; above 0 draws one.", rich_help_panel=DECODING)
-]
-TopP = Annotated[float, typer.Option("--top-p", help="Keep the most probable tokens up to this total.", rich_help_panel=DECODING)]
-TopK = Annotated[int, typer.Option("--top-k", help="Keep the k most probable tokens; 0 keeps all.", rich_help_panel=DECODING)]
-Seed = Annotated[int | None, typer.Option("--seed", help="Repeat a draw exactly.", rich_help_panel=DECODING)]
-System = Annotated[str | None, typer.Option("--system", help="The system message.", rich_help_panel=DECODING)]
-Prefill = Annotated[
-    str, typer.Option("--prefill", help="Text the answer starts with.", show_default=False, rich_help_panel=DECODING)
-]
-Until = Annotated[
-    list[str] | None, typer.Option("--until", help="End the answer before this text; repeatable.", rich_help_panel=DECODING)
-]
+MaxTokens = Annotated[int, in_decoding(help="The longest answer, in tokens.")]
+Temperature = Annotated[float, in_decoding("--temp", help="0 takes the most probable token; above 0 draws one.")]
+TopP = Annotated[float, in_decoding(help="Keep the most probable tokens up to this total.")]
+TopK = Annotated[int, in_decoding(help="Keep the k most probable tokens; 0 keeps all.")]
+Seed = Annotated[int | None, in_decoding(help="Repeat a draw exactly.")]
+System = Annotated[str | None, in_decoding(help="The system message.")]
+Prefill = Annotated[str, in_decoding(help="Text the answer starts with.", show_default=False)]
+Until = Annotated[list[str] | None, in_decoding(help="End the answer before this text; repeatable.")]
 BanTokens = Annotated[
-    list[str] | None,
-    typer.Option("--ban-token", help="Never write this token, given as text or id; repeatable.", rich_help_panel=DECODING),
+    list[str] | None, in_decoding("--ban-token", help="Never write this token, given as text or id; repeatable.")
 ]
 
 # Advanced
 
-Raw = Annotated[
-    bool,
-    typer.Option("--raw", help="Use the prompt as it is: no chat template, special tokens act.", rich_help_panel=ADVANCED),
-]
-Steps = Annotated[
-    int | None,
-    typer.Option("--steps", help="Schedule: denoising steps.", show_default="one for each token", rich_help_panel=ADVANCED),
-]
+Raw = Annotated[bool, in_advanced("--raw", help="Use the prompt as it is: no chat template, special tokens act.")]
+Steps = Annotated[int | None, in_advanced(help="Schedule: denoising steps.", show_default="one for each token")]
 Algorithm = Annotated[
     str,
-    typer.Option(
-        "--alg",
-        help=f"The score that decides what to commit first: {', '.join(ALGORITHMS)}.",
-        autocompletion=among(ALGORITHMS),
-        rich_help_panel=ADVANCED,
-    ),
+    in_advanced(help=f"The score that decides what to commit first: {', '.join(ALGORITHMS)}.", autocompletion=among(ALGORITHMS)),
 ]
-AlgorithmTemperature = Annotated[
-    float, typer.Option("--alg-temp", help="Schedule: above 0 draws the positions to commit.", rich_help_panel=ADVANCED)
-]
-Eps = Annotated[float, typer.Option("--eps", help="Schedule: where its timesteps end.", rich_help_panel=ADVANCED)]
-Reference = Annotated[
-    bool, typer.Option("--reference", help="Decode exactly as the reference decoder does.", rich_help_panel=ADVANCED)
-]
-Tuned = Annotated[
-    bool,
-    typer.Option("--tuned/--no-tuned", help="Use the window width that bench tune stored.", rich_help_panel=ADVANCED),
-]
+AlgorithmTemperature = Annotated[float, in_advanced(help="Schedule: above 0 draws the positions to commit.")]
+Eps = Annotated[float, in_advanced(help="Schedule: where its timesteps end.")]
+Reference = Annotated[bool, in_advanced("--reference", help="Decode exactly as the reference decoder does.")]
+Tuned = Annotated[bool, in_advanced("--tuned/--no-tuned", help="Use the window width that bench tune stored.")]
 AllowCodeExecution = Annotated[
-    bool,
-    typer.Option("--allow-code-execution", help="Run code the model writes on this machine, without a sandbox."),
+    bool, typer.Option("--allow-code-execution", help="Run code the model writes on this machine, without a sandbox.")
 ]
 
 # Output
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the numbers on stderr.", rich_help_panel=OUTPUT)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.", rich_help_panel=OUTPUT)]
-Live = Annotated[
-    bool, typer.Option("--live/--no-live", help="Show the canvas on a terminal while it is denoised.", rich_help_panel=OUTPUT)
-]
-TraceOut = Annotated[
-    Path | None,
-    typer.Option(
-        "--trace",
-        metavar="FILE",
-        help="Write every step into this file, for diffucode trace.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
-]
+Json = Annotated[bool, in_output("--json", help="Print one JSON object.")]
+Verbose = Annotated[bool, in_output("--verbose", "-v", help="Print the numbers on stderr.")]
+Quiet = Annotated[bool, in_output("--quiet", "-q", help="Print nothing on stderr but errors.")]
+Live = Annotated[bool, in_output("--live/--no-live", help="Show the canvas on a terminal while it is denoised.")]
+TraceOut = Annotated[Path | None, in_output(metavar="FILE", help="Write every step into this file, for diffucode trace.")]
 
 
 def require_code_execution(allowed: bool, what: str) -> None:

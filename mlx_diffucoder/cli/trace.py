@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from ..trace.run import Trace
 
 app = typer.Typer(name="trace", help="Show, draw, animate and compare the runs that --trace recorded.", no_args_is_help=True)
-File = Annotated[Path, typer.Argument(help="A file that --trace wrote.", show_default=False)]
+File = Annotated[Path, typer.Argument(help="A file that --trace wrote.")]
 Row = Annotated[
-    int | None,
-    typer.Option(min=1, help="The canvas, if the file has several.", show_default="the one that was kept"),
+    int | None, typer.Option(min=1, help="The canvas, if the file has several.", show_default="the one that was kept")
 ]
 
 
@@ -88,8 +87,7 @@ def plot(
 def animate(
     file: File,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="NAME.svg", help="The picture's file.", show_default="the trace's name with .svg"),
+        Path | None, typer.Option(metavar="NAME.svg", help="The picture's file.", show_default="the trace's name with .svg")
     ] = None,
     title: Annotated[str | None, typer.Option(help="The line at the top.", show_default="the model's name")] = None,
     speed: Annotated[float, typer.Option(help="Times as fast as the run.")] = 1.0,

@@ -18,76 +18,63 @@ if TYPE_CHECKING:
     from ..training.grpo_job import GrpoJob
     from ..training.job import Job
 
-TRAINING, MASKS = "Training", "Masks"
+in_training, in_masks = options.panel("Training"), options.panel("Masks")
 ANSWERS = ("max_tokens", "temperature", "top_p", "rule", "window")
 """The fields of `GenerationConfig` that `train grpo` has options for."""
 
-Out = Annotated[Path, typer.Option(help="The folder of the run.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="The folder of the run.")]
 TrainDtype = Annotated[
     str | None,
-    typer.Option(
-        "--dtype",
-        help="Compute in float32, float16 or bfloat16.",
-        show_default="that of the weights; float32 for float16",
-        rich_help_panel=options.MODEL,
-    ),
+    options.in_model(help="Compute in float32, float16 or bfloat16.", show_default="that of the weights; float32 for float16"),
 ]
-Rank = Annotated[int, typer.Option(help="Rank of the adapters.", rich_help_panel=options.MODEL)]
-Scale = Annotated[float, typer.Option(help="Factor that scales the adapters' output.", rich_help_panel=options.MODEL)]
-Layers = Annotated[str, typer.Option(help="How many of the last layers get adapters, or all.", rich_help_panel=options.MODEL)]
-Steps = Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="one epoch", rich_help_panel=TRAINING)]
-Epochs = Annotated[float | None, typer.Option(help="Instead of steps: passes through the data.", rich_help_panel=TRAINING)]
-BatchSize = Annotated[int, typer.Option(help="Canvases forwarded together.", rich_help_panel=TRAINING)]
-LearningRate = Annotated[float, typer.Option(help="After the warm-up; a cosine lowers it to a tenth.", rich_help_panel=TRAINING)]
-Warmup = Annotated[int, typer.Option(help="Steps in which the learning rate rises.", rich_help_panel=TRAINING)]
-Optimizer = Annotated[str, typer.Option(help="adamw, or muon for the layers' matrices.", rich_help_panel=TRAINING)]
-WeightDecay = Annotated[float, typer.Option(help="Weight decay of AdamW, for matrices.", rich_help_panel=TRAINING)]
-Clip = Annotated[float, typer.Option(help="The largest norm of a gradient.", rich_help_panel=TRAINING)]
-Patience = Annotated[int, typer.Option(help="Evaluations without progress before the end; 0: never.", rich_help_panel=TRAINING)]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel=TRAINING)]
-Checkpointing = Annotated[
-    bool, typer.Option("--gradient-checkpointing", help="Compute layers twice to save memory.", rich_help_panel=options.ADVANCED)
-]
-SaveEvery = Annotated[int, typer.Option(help="Steps between checkpoints.", rich_help_panel=options.OUTPUT)]
-EvalEvery = Annotated[int, typer.Option(help="Steps between evaluations.", rich_help_panel=options.OUTPUT)]
-ReportEvery = Annotated[int, typer.Option(min=1, help="Steps between reports.", rich_help_panel=options.OUTPUT)]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.", rich_help_panel=options.OUTPUT)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the data and print the memory.", rich_help_panel=options.OUTPUT)]
+Rank = Annotated[int, options.in_model(help="Rank of the adapters.")]
+Scale = Annotated[float, options.in_model(help="Factor that scales the adapters' output.")]
+Layers = Annotated[str, options.in_model(help="How many of the last layers get adapters, or all.")]
+Steps = Annotated[int | None, in_training(help="Optimizer steps.", show_default="one epoch")]
+Epochs = Annotated[float | None, in_training(help="Instead of steps: passes through the data.")]
+BatchSize = Annotated[int, in_training(help="Canvases forwarded together.")]
+LearningRate = Annotated[float, in_training(help="After the warm-up; a cosine lowers it to a tenth.")]
+Warmup = Annotated[int, in_training(help="Steps in which the learning rate rises.")]
+Optimizer = Annotated[str, in_training(help="adamw, or muon for the layers' matrices.")]
+WeightDecay = Annotated[float, in_training(help="Weight decay of AdamW, for matrices.")]
+Clip = Annotated[float, in_training(help="The largest norm of a gradient.")]
+Patience = Annotated[int, in_training(help="Evaluations without progress before the end; 0: never.")]
+Seed = Annotated[int, in_training(help="Seed of everything random.")]
+Checkpointing = Annotated[bool, options.in_advanced("--gradient-checkpointing", help="Compute layers twice to save memory.")]
+SaveEvery = Annotated[int, options.in_output(help="Steps between checkpoints.")]
+EvalEvery = Annotated[int, options.in_output(help="Steps between evaluations.")]
+ReportEvery = Annotated[int, options.in_output(min=1, help="Steps between reports.")]
+Resume = Annotated[bool, options.in_output("--resume", help="Continue from the last checkpoint.")]
+DryRun = Annotated[bool, options.in_output("--dry-run", help="Check the data and print the memory.")]
 
-Data = Annotated[Path, typer.Option(help="JSONL: messages, prompt and completion, text, or tasks.", show_default=False)]
-Valid = Annotated[Path | None, typer.Option(help="JSONL to evaluate on.", show_default=False)]
+Data = Annotated[Path, typer.Option(help="JSONL: messages, prompt and completion, text, or tasks.")]
+Valid = Annotated[Path | None, typer.Option(help="JSONL to evaluate on.")]
 MaxLength = Annotated[int, typer.Option(help="The longest canvas, in tokens, with prompt and padding.")]
 SkipLong = Annotated[bool, typer.Option("--skip-long", help="Leave out texts that are longer.")]
-FromScratch = Annotated[
-    Path | None, typer.Option(help="Random weights: the config.json.", show_default=False, rich_help_panel=options.MODEL)
-]
-TokenizerFolder = Annotated[
-    Path | None, typer.Option(help="With --from-scratch: its folder.", show_default=False, rich_help_panel=options.MODEL)
-]
-Tune = Annotated[
-    str | None, typer.Option(help="full, lora or dora.", show_default="lora; full from scratch", rich_help_panel=options.MODEL)
-]
-Dropout = Annotated[float, typer.Option(help="Dropout of the adapters' input.", rich_help_panel=options.MODEL)]
-Accumulate = Annotated[int, typer.Option(help="Batches per step.", rich_help_panel=TRAINING)]
-Objective = Annotated[str, typer.Option(help="masked; causal (left to right); or mixed.", rich_help_panel=MASKS)]
-InfillShare = Annotated[float, typer.Option(help="Share of examples that become a hole in text.", rich_help_panel=MASKS)]
-Prefixes = Annotated[float, typer.Option(help="Share of the others masked from a position on.", rich_help_panel=MASKS)]
-Padding = Annotated[float, typer.Option(help="Share of the others with separate padding masks.", rich_help_panel=MASKS)]
-Smoothing = Annotated[float, typer.Option(help="Label smoothing of tokens far from known text.", rich_help_panel=MASKS)]
-CanvasLength = Annotated[str, typer.Option(help="Canvas length: random, longest or full.", rich_help_panel=MASKS)]
-LeastT = Annotated[float, typer.Option(help="The smallest probability of a mask.", rich_help_panel=MASKS)]
+FromScratch = Annotated[Path | None, options.in_model(help="Random weights: the config.json.")]
+TokenizerFolder = Annotated[Path | None, options.in_model(help="With --from-scratch: its folder.")]
+Tune = Annotated[str | None, options.in_model(help="full, lora or dora.", show_default="lora; full from scratch")]
+Dropout = Annotated[float, options.in_model(help="Dropout of the adapters' input.")]
+Accumulate = Annotated[int, in_training(help="Batches per step.")]
+Objective = Annotated[str, in_masks(help="masked; causal (left to right); or mixed.")]
+InfillShare = Annotated[float, in_masks(help="Share of examples that become a hole in text.")]
+Prefixes = Annotated[float, in_masks(help="Share of the others masked from a position on.")]
+Padding = Annotated[float, in_masks(help="Share of the others with separate padding masks.")]
+Smoothing = Annotated[float, in_masks(help="Label smoothing of tokens far from known text.")]
+CanvasLength = Annotated[str, in_masks(help="Canvas length: random, longest or full.")]
+LeastT = Annotated[float, in_masks(help="The smallest probability of a mask.")]
 
-TasksFile = Annotated[Path, typer.Option(help="Tasks with tests, as diffucode eval reads them.", show_default=False)]
-ValidTasks = Annotated[Path | None, typer.Option(help="Tasks to evaluate on.", show_default=False)]
-GrpoTune = Annotated[str, typer.Option(help="full, lora or dora.", rich_help_panel=options.MODEL)]
-GroupSize = Annotated[int, typer.Option(help="Answers to each prompt.", rich_help_panel=TRAINING)]
-PromptsPerStep = Annotated[int, typer.Option(help="Prompts answered at a time.", rich_help_panel=TRAINING)]
-Updates = Annotated[int, typer.Option(help="Steps that learn from the same answers.", rich_help_panel=TRAINING)]
-ClipRatio = Annotated[float, typer.Option(help="How far a ratio of probabilities counts.", rich_help_panel=TRAINING)]
-KlWeight = Annotated[float, typer.Option(help="Weight of the KL to the first model.", rich_help_panel=TRAINING)]
-FormatReward = Annotated[float, typer.Option(help="Reward of a well-formed answer; passing is 1 more.", rich_help_panel=TRAINING)]
-Timeout = Annotated[float, typer.Option(help="Seconds for each program.", rich_help_panel=options.DECODING)]
-Memory = Annotated[int, typer.Option(help="MB for each program; macOS ignores it.", rich_help_panel=options.DECODING)]
+TasksFile = Annotated[Path, typer.Option(help="Tasks with tests, as diffucode eval reads them.")]
+ValidTasks = Annotated[Path | None, typer.Option(help="Tasks to evaluate on.")]
+GrpoTune = Annotated[str, options.in_model(help="full, lora or dora.")]
+GroupSize = Annotated[int, in_training(help="Answers to each prompt.")]
+PromptsPerStep = Annotated[int, in_training(help="Prompts answered at a time.")]
+Updates = Annotated[int, in_training(help="Steps that learn from the same answers.")]
+ClipRatio = Annotated[float, in_training(help="How far a ratio of probabilities counts.")]
+KlWeight = Annotated[float, in_training(help="Weight of the KL to the first model.")]
+FormatReward = Annotated[float, in_training(help="Reward of a well-formed answer; passing is 1 more.")]
+Timeout = Annotated[float, options.in_decoding(help="Seconds for each program.")]
+Memory = Annotated[int, options.in_decoding(help="MB for each program; macOS ignores it.")]
 
 
 class TrainGroup(Group):
