@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,8 +19,7 @@ from .run import Run
 from .terminal import Terminated, code_of, edit_text, print_error
 
 if TYPE_CHECKING:
-    from ..models.transformer import DiffusionModel
-    from ..tokenizer import Tokenizer
+    from .model_option import Opened
 
 JsonTurns = Annotated[bool, options.in_output("--json", help="Print one JSON object for each turn.")]
 
@@ -86,8 +85,7 @@ def _chat(context: typer.Context, config: GenerationConfig) -> int:
     given = {name: context.params[name] for name in ("as_json", "verbose", "live", "trace")}
     if given["trace"]:
         check_trace(next_trace(given["trace"]))
-    name, model, tokenizer, config = open_model(context, config, verbose=given["verbose"])
-    return Conversation(name, model, tokenizer, config, **given).run()
+    return Conversation(open_model(context, config, verbose=given["verbose"]), **given).run()
 
 
 class SlashCommand(NamedTuple):
@@ -105,21 +103,10 @@ class Leave(Exception):
 class Conversation:
     """One run of `diffucode chat`: the chat so far, and how its answers are decoded."""
 
-    def __init__(
-        self,
-        name: str,
-        model: "DiffusionModel",
-        tokenizer: "Tokenizer",
-        config: GenerationConfig,
-        *,
-        as_json: bool,
-        verbose: bool,
-        live: bool,
-        trace: Path | None = None,
-    ):
-        self.name, self.model, self.tokenizer, self.config = name, model, tokenizer, config
+    def __init__(self, opened: "Opened", *, as_json: bool, verbose: bool, live: bool, trace: Path | None):
+        self.opened = opened
         self.as_json, self.verbose, self.live, self.trace = as_json, verbose, live, trace
-        self.chat, self.last, self.dropped = Chat(config.system), "", 0
+        self.chat, self.last, self.dropped = Chat(opened.config.system), "", 0
         self.commands = {
             "help": SlashCommand("", "list the commands", self._help),
             "reset": SlashCommand("", "forget all turns and keep the system message", self._reset),
@@ -137,7 +124,7 @@ class Conversation:
     def run(self) -> int:
         """Talk until the end of the input. Returns the exit code."""
         if self.input.typed:
-            self._notice(f"{self.name}: /help lists the commands, Ctrl-D leaves")
+            self._notice(f"{self.opened.name}: /help lists the commands, Ctrl-D leaves")
         while True:
             try:
                 message = self.input.read()
@@ -178,12 +165,12 @@ class Conversation:
         from ..trace.writer import next_trace
 
         self.last = text
-        prefill = self.tokenizer.encode_plain(self.config.prefill)
-        most = self.model.config.max_position_embeddings - self.config.max_tokens - len(prefill)
-        ids, dropped = chat.prompt(self.tokenizer, text, most)
+        _, model, tokenizer, config = self.opened
+        prefill = tokenizer.encode_plain(config.prefill)
+        most = model.config.max_position_embeddings - config.max_tokens - len(prefill)
+        ids, dropped = chat.prompt(tokenizer, text, most)
         file = next_trace(self.trace) if self.trace else None
-        trace = (file, self.name) if file else None
-        run = Run(self.model, self.tokenizer, [*ids, *prefill], self.config, stream=not self.as_json, live=self.live, trace=trace)
+        run = Run(self.opened, [*ids, *prefill], stream=not self.as_json, live=self.live, trace=file)
         if dropped > self.dropped:
             self._notice(f"the context is full: the oldest {dropped} of {len(chat.turns)} turns are dropped")
         self.dropped = dropped
@@ -192,7 +179,7 @@ class Conversation:
         if answer.strip():
             self.chat = chat.with_turn(text, answer)
         if self.as_json:
-            turn = {"user": text, "dropped_turns": dropped, **run.report(self.name, interrupted=stop is not None)}
+            turn = {"user": text, "dropped_turns": dropped, **run.report(interrupted=stop is not None)}
             turn |= {"trace": str(file)} if file else {}
             print(json.dumps(turn, ensure_ascii=False), flush=True)
         elif file:
@@ -222,14 +209,19 @@ class Conversation:
         if name not in PRESETS:
             near = did_you_mean(name, PRESETS)
             raise ChatError(f"/preset takes one of {', '.join(PRESETS)}, not {name!r}{near}")
-        self.config = replace(self.config, steps=None, **PRESETS[name])
-        self._notice(f"rule {self.config.rule}, window {self.config.window}")
+        config = self._decode_with(steps=None, **PRESETS[name])
+        self._notice(f"rule {config.rule}, window {config.window}")
 
     def _steps(self, number: str) -> None:
         if not number.isdecimal():
             raise ChatError(f"/steps takes a whole number, not {number!r}")
-        self.config = replace(self.config, steps=int(number), rule="auto", window="auto")
-        self._notice(f"{self.config.steps} steps, rule {self.config.rule}, window {self.config.window}")
+        config = self._decode_with(steps=int(number), rule="auto", window="auto")
+        self._notice(f"{config.steps} steps, rule {config.rule}, window {config.window}")
+
+    def _decode_with(self, **changes: Any) -> GenerationConfig:
+        config = replace(self.opened.config, **changes)
+        self.opened = self.opened._replace(config=config)
+        return config
 
     def _save(self, file: str) -> None:
         path = _path("save", file)

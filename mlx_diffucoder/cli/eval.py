@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from .command import Command, examples
 from .terminal import code_of
 
 if TYPE_CHECKING:
-    from ..evaluation import Limits, Result, Summary
+    from ..evaluation import Result, Summary
 
 
 TasksFile = Annotated[Path, typer.Argument(help="A task file of HumanEval, MBPP or EvalPlus (JSONL).")]
@@ -31,29 +31,6 @@ TraceFolder = Annotated[
 ]
 
 app = typer.Typer()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to evaluate.
-
-    Attributes:
-        tasks: the task file.
-        samples: answers to each task.
-        ks: the k of each pass@k, ascending.
-        limit: use only this many tasks.
-        out: the results file.
-        limits: for each program.
-        trace: a folder for traces.
-    """
-
-    tasks: Path
-    samples: int
-    ks: list[int]
-    limit: int | None
-    out: Path | None
-    limits: "Limits"
-    trace: Path | None
 
 
 @app.command(
@@ -108,40 +85,35 @@ def evaluate(
     """
     config = options.decoding_config(context)
     options.require_code_execution(allow_code_execution, "eval")
-    from ..evaluation import Limits
-
-    ks, limits = sorted({1, *(k or [])}), Limits(timeout=timeout, memory=memory)
-    request = Request(tasks=tasks, samples=samples, ks=ks, limit=limit, out=out, limits=limits, trace=trace)
-    return _evaluate(context, request, replace(config, seed=config.seed or 0), as_json=as_json)
+    return _evaluate(context, replace(config, seed=config.seed or 0))
 
 
-def _evaluate(context: typer.Context, request: Request, config: GenerationConfig, *, as_json: bool) -> int:
-    _check(request.samples, request.ks, config)
-    from ..evaluation import Summary, Traces, evaluate
+def _evaluate(context: typer.Context, config: GenerationConfig) -> int:
+    from ..evaluation import Limits, Summary, Traces, evaluate
     from ..evaluation.results_file import ResultsFile, identity
     from ..tasks import read_tasks
     from .model_option import open_model
 
-    every = read_tasks(request.tasks)
-    tasks = every[: request.limit]
-    if request.trace:
-        _make(request.trace)
+    given = context.params
+    samples, ks, folder = given["samples"], sorted({1, *(given["k"] or [])}), given["trace"]
+    limits = Limits(timeout=given["timeout"], memory=given["memory"])
+    _check(samples, ks, config)
+    every = read_tasks(given["tasks"])
+    tasks = every[: given["limit"]]
+    if folder:
+        _make(folder)
     name, model, tokenizer, config = open_model(context, config, verbose=True)
-    chosen = {(task.id, sample) for task in tasks for sample in range(request.samples)}
-    about = identity(name, model, every, config, request.limits)
-    with ResultsFile(request.out, about) if request.out else nullcontext() as file:
-        results = _chosen(file.results, chosen) if file else {}
-        coming = evaluate(
-            *(model, tokenizer, tasks, config),
-            samples=request.samples,
-            limits=request.limits,
-            done=results.keys(),
-            traces=Traces(request.trace, name) if request.trace else None,
-        )
+    chosen = {(task.id, sample) for task in tasks for sample in range(samples)}
+    about = identity(name, model, every, config, limits)
+    with ResultsFile(given["out"], about) if given["out"] else nullcontext() as file:
+        found = {(result.task_id, result.sample): result for result in (file.results if file else ())}
+        results = {key: result for key, result in found.items() if key in chosen}
+        traces = Traces(folder, name) if folder else None
+        coming = evaluate(model, tokenizer, tasks, config, samples=samples, limits=limits, done=results, traces=traces)
         stop = _collect(coming, results, len(chosen), file.add if file else None)
-    summary = Summary.of(list(results.values()), request.ks)
-    if as_json:
-        run = {"samples": request.samples, "model": name, "config": config.to_dict(), "interrupted": stop is not None}
+    summary = Summary.of(list(results.values()), ks)
+    if given["as_json"]:
+        run = {"samples": samples, "model": name, "config": config.to_dict(), "interrupted": stop is not None}
         print(json.dumps({**summary.to_dict(), **run}, ensure_ascii=False))
     else:
         _print_table(summary, name)
@@ -162,10 +134,6 @@ def _make(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise TraceError(f"--trace {folder}: cannot create this folder ({error.strerror or error})") from None
-
-
-def _chosen(found: "list[Result]", chosen: set[tuple[str, int]]) -> "dict[tuple[str, int], Result]":
-    return {(result.task_id, result.sample): result for result in found if (result.task_id, result.sample) in chosen}
 
 
 def _collect(
@@ -192,11 +160,9 @@ def _collect(
 
 def _print_table(summary: "Summary", name: str) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title=name, show_header=False)
-    table.add_column(justify="right")
-    table.add_column()
+    table = Table(Column(justify="right"), Column(), title=name, show_header=False)
     for label, value in _rows(summary).items():
         table.add_row(label, value)
     Console().print(table)

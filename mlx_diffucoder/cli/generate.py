@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +18,8 @@ from .terminal import code_of, print_numbers, read_prompt
 
 if TYPE_CHECKING:
     from ..best_of import Ranked
-    from ..models.transformer import DiffusionModel
-    from ..tokenizer import Tokenizer
+    from ..decoding.result import Stats
+    from .model_option import Opened
 
 in_best = options.panel("Several answers and templates")
 PromptText = Annotated[str | None, typer.Argument(help="What to write. Piped text is added after it.")]
@@ -87,115 +87,107 @@ def generate(
         raise ConfigError("--lock fills one template; -n, --rank and --tests are for answers")
     if tests is not None:
         options.require_code_execution(allow_code_execution, "--tests")
-    return _generate(context, text, config, as_json=as_json, verbose=verbose)
+    return _generate(context, text, config)
 
 
-def _generate(context: typer.Context, prompt: str, config: GenerationConfig, *, as_json: bool, verbose: bool) -> int:
+def _generate(context: typer.Context, prompt: str, config: GenerationConfig) -> int:
     from ..trace.writer import check_trace
     from .model_option import open_model
 
     given = context.params
-    if trace := given["trace"]:
-        check_trace(trace)
-    name, model, tokenizer, config = open_model(context, config, verbose=verbose)
-    if given["lock"] or given["count"] > 1 or given["rank"] or given["tests"]:
-        batch = Batch(model, tokenizer, name, config, trace)
-        if given["lock"]:
-            return batch.fill(given["lock"], prompt, as_json=as_json, verbose=verbose)
-        return batch.best_of(prompt, given["count"], given["tests"], rank=given["rank"], as_json=as_json, verbose=verbose)
-    run = Run(model, tokenizer, prompt, config, stream=not as_json, live=given["live"], trace=(trace, name) if trace else None)
+    if given["trace"]:
+        check_trace(given["trace"])
+    opened = open_model(context, config, verbose=given["verbose"])
+    if given["lock"]:
+        return _fill(opened, prompt, given)
+    if given["count"] > 1 or given["rank"] or given["tests"]:
+        return _best_of(opened, prompt, given)
+    run = Run(opened, prompt, stream=not given["as_json"], live=given["live"], trace=given["trace"])
     stop = run.go()
-    if as_json:
-        print(json.dumps(run.report(name, interrupted=stop is not None), ensure_ascii=False))
-    if verbose:
+    if given["as_json"]:
+        print(json.dumps(run.report(interrupted=stop is not None), ensure_ascii=False))
+    if given["verbose"]:
         run.print_numbers()
     return code_of(stop) if stop else 0
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Several answers to one prompt, or a template with holes.
+def _best_of(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
+    """Write several answers and print them, or only the best. Returns the exit code.
 
-    Attributes:
-        name: the model's name.
-        trace: the file to write the steps to.
+    Raises:
+        ExecutionError: no answer passes the tests.
     """
+    from ..best_of import best_of, read_tests
+    from ..generation import prompt_ids
+    from ..trace.writer import trace_writer
+    from .progress import waiting
 
-    model: "DiffusionModel"
-    tokenizer: "Tokenizer"
-    name: str
-    config: GenerationConfig
-    trace: Path | None
+    name, model, tokenizer, config = opened
+    count, tests = given["count"], given["tests"]
+    task = read_tests(tests, prompt) if tests else None
+    ids, start = prompt_ids(model, tokenizer, prompt, config), time.perf_counter()
+    with trace_writer(given["trace"], tokenizer, config, name) as trace:
+        with waiting(f"writing {count} answers"):
+            ranking = best_of(model, tokenizer, ids, config, count, trace)
+        seconds = time.perf_counter() - start
+        if task:
+            with waiting("running the tests"):
+                ranking = ranking.tested(task)
+        best = ranking.answers[0]
+        failed = best.passed is False
+        if trace and not failed:
+            trace.kept = best.row
+    stats = stats_of(ranking.nfe, ranking.positions, ranking.useful_tokens, seconds)
+    if given["as_json"]:
+        _print_json(opened, stats, answers=[_row(one) for one in ranking.answers])
+    elif failed:
+        raise ExecutionError(f"none of the {count} answers passes {tests}; ask for more with -n, or see them with --json")
+    elif given["rank"] or task is not None:
+        print(best.answer.text.removesuffix("\n"))
+    else:
+        _print_answers(ranking.answers, canvases=trace is not None)
+    if given["verbose"]:
+        print_numbers(stats.lines())
+    return 1 if failed else 0
 
-    def best_of(self, prompt: str, count: int, tests: Path | None, *, rank: bool, as_json: bool, verbose: bool) -> int:
-        """Write several answers and print them, or only the best. Returns the exit code.
 
-        Raises:
-            ExecutionError: no answer passes the tests.
-        """
-        from ..best_of import best_of, read_tests
-        from ..generation import prompt_ids
-        from ..trace.writer import trace_writer
-        from .progress import waiting
+def _fill(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
+    """Fill the holes of a template, with the prompt before it, and print it. Returns the exit code."""
+    from ..infilling.file import cut, named, read_bytes
+    from ..infilling.fill import fill
+    from ..trace.writer import trace_writer
+    from .progress import waiting
 
-        task = read_tests(tests, prompt) if tests else None
-        ids, start = prompt_ids(self.model, self.tokenizer, prompt, self.config), time.perf_counter()
-        with trace_writer(self.trace, self.tokenizer, self.config, self.name) as trace:
-            with waiting(f"writing {count} answers"):
-                ranking = best_of(self.model, self.tokenizer, ids, self.config, count, trace)
-            seconds = time.perf_counter() - start
-            if task:
-                with waiting("running the tests"):
-                    ranking = ranking.tested(task)
-            failed = ranking.answers[0].passed is False
-            if trace and not failed:
-                trace.kept = ranking.answers[0].row
-        numbers = (ranking.nfe, ranking.positions, ranking.useful_tokens, seconds)
-        if as_json:
-            self._print_json(numbers, answers=[_row(one) for one in ranking.answers])
-        elif failed:
-            raise ExecutionError(f"none of the {count} answers passes {tests}; ask for more with -n, or see them with --json")
-        elif rank or task is not None:
-            print(ranking.answers[0].answer.text.removesuffix("\n"))
-        else:
-            self._print_answers(ranking.answers)
-        if verbose:
-            print_numbers(stats_of(*numbers).lines())
-        return 1 if failed else 0
-
-    def fill(self, path: Path, prompt: str, *, as_json: bool, verbose: bool) -> int:
-        """Fill the holes of a template, with the prompt before it, and print it. Returns the exit code."""
-        from ..infilling.file import cut, named, read_bytes
-        from ..infilling.fill import fill
-        from ..trace.writer import trace_writer
-        from .progress import waiting
-
-        file = cut(str(path), read_bytes(path), "<FILL>", None, None)
+    file = cut(str(given["lock"]), read_bytes(given["lock"]), "<FILL>", None, None)
+    if opened.config.window == PRESETS["balanced"]["window"]:
         # A window that covers a whole hole and the text after it, unless the user asks for another.
-        usual = self.config.window == PRESETS["balanced"]["window"]
-        config, start = replace(self.config, window=HOLES["window"]) if usual else self.config, time.perf_counter()
-        with waiting("filling"), named(file.name), trace_writer(self.trace, self.tokenizer, config, self.name) as trace:
-            filled = fill(self.model, self.tokenizer, file.parts, config, instruction=prompt, trace=trace)
-        numbers = (filled.nfe, filled.positions, filled.useful_tokens, time.perf_counter() - start)
-        after = file.filled(filled.holes)
-        if as_json:
-            self._print_json(numbers, text=after.decode(file.encoding), holes=filled.holes, score=filled.score)
-        else:
-            sys.stdout.buffer.write(after)
-            sys.stdout.buffer.flush()
-        if verbose:
-            print_numbers(stats_of(*numbers).lines())
-        return 0
+        opened = opened._replace(config=replace(opened.config, window=HOLES["window"]))
+    name, model, tokenizer, config = opened
+    start = time.perf_counter()
+    with waiting("filling"), named(file.name), trace_writer(given["trace"], tokenizer, config, name) as trace:
+        filled = fill(model, tokenizer, file.parts, config, instruction=prompt, trace=trace)
+    stats = stats_of(filled.nfe, filled.positions, filled.useful_tokens, time.perf_counter() - start)
+    after = file.filled(filled.holes)
+    if given["as_json"]:
+        _print_json(opened, stats, text=after.decode(file.encoding), holes=filled.holes, score=filled.score)
+    else:
+        sys.stdout.buffer.write(after)
+        sys.stdout.buffer.flush()
+    if given["verbose"]:
+        print_numbers(stats.lines())
+    return 0
 
-    def _print_json(self, numbers: tuple[int, int, int, float], **results: Any) -> None:
-        about = {"model": self.name, **stats_of(*numbers).to_dict(), "config": self.config.to_dict()}
-        print(json.dumps({**results, **about}, ensure_ascii=False))
 
-    def _print_answers(self, answers: "list[Ranked]") -> None:
-        for place, one in enumerate(answers, start=1):
-            canvas = f", canvas {one.row}" if self.trace else ""
-            print(f"{'' if place == 1 else chr(10)}# answer {place}{canvas}, mean log-probability {one.score:.3g}")
-            print(one.answer.text.removesuffix("\n"))
+def _print_json(opened: "Opened", stats: "Stats", **results: Any) -> None:
+    about = {"model": opened.name, **stats.to_dict(), "config": opened.config.to_dict()}
+    print(json.dumps({**results, **about}, ensure_ascii=False))
+
+
+def _print_answers(answers: "list[Ranked]", *, canvases: bool) -> None:
+    for place, one in enumerate(answers, start=1):
+        canvas = f", canvas {one.row}" if canvases else ""
+        print(f"{'' if place == 1 else chr(10)}# answer {place}{canvas}, mean log-probability {one.score:.3g}")
+        print(one.answer.text.removesuffix("\n"))
 
 
 def _row(one: "Ranked") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,6 @@ from .run import stats_of
 from .terminal import print_numbers
 
 if TYPE_CHECKING:
-    from ..decoding.result import Stats
     from ..infilling.fill import Filled
 
 in_holes = options.panel("Holes")
@@ -33,6 +31,9 @@ Tries = Annotated[int, in_holes(min=1, max=8, help="Lengths to try before all sm
 Diff = Annotated[bool, options.in_output("--diff", help="Print the changes instead of the file.")]
 Write = Annotated[bool, options.in_output("--write", help="Replace the file.")]
 Backup = Annotated[str | None, options.in_output(metavar="SUFFIX", help="With --write: keep the old file with this suffix.")]
+
+FOUND = ("holes", "score", "lengths", "agreed", "tried", "kept", "seen")
+"""The fields of `Filled` that `--json` prints."""
 
 app = typer.Typer()
 
@@ -101,13 +102,15 @@ def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
     start = time.perf_counter()
     with waiting("filling"), named(name_of(path)), trace_writer(trace_file, tokenizer, config, name) as trace:
         filled = fill(model, tokenizer, parts, config, **shown, trace=trace)
-    result = Result(name, config, filled, time.perf_counter() - start)
+    stats = stats_of(filled.nfe, filled.positions, filled.useful_tokens, time.perf_counter() - start)
+    report = {key: getattr(filled, key) for key in FOUND}
+    report |= {"model": name, **stats.to_dict(), "config": config.to_dict()}
     if file is None:
-        result.print_json()
+        print(json.dumps(report, ensure_ascii=False))
     else:
-        _put_out(file, file.filled(filled.holes), result, given)
+        _put_out(file, file.filled(filled.holes), report, given)
     if given["verbose"]:
-        result.print_numbers()
+        print_numbers({**_lines(filled), **stats.lines()})
     return 0
 
 
@@ -123,12 +126,12 @@ def _check(given: dict[str, Any]) -> None:
         check_trace(given["trace"])
 
 
-def _put_out(file: HoleFile, after: bytes, result: "Result", given: dict[str, Any]) -> None:
+def _put_out(file: HoleFile, after: bytes, report: dict[str, Any], given: dict[str, Any]) -> None:
     """Replace the file, or print it, its changes, or JSON."""
     if given["write"]:
         replace_file(given["file"], file.data, after, given["backup"])
     if given["as_json"]:
-        result.print_json(text=after.decode(file.encoding))
+        print(json.dumps({"text": after.decode(file.encoding), **report}, ensure_ascii=False))
     elif given["diff"]:
         print_diff(file, after)
     elif not given["write"]:
@@ -136,49 +139,14 @@ def _put_out(file: HoleFile, after: bytes, result: "Result", given: dict[str, An
         sys.stdout.buffer.flush()
 
 
-@dataclass(frozen=True)
-class Result:
-    """Filled holes and their numbers."""
-
-    name: str
-    config: GenerationConfig
-    filled: "Filled"
-    seconds: float
-
-    @property
-    def stats(self) -> "Stats":
-        filled = self.filled
-        return stats_of(filled.nfe, filled.positions, filled.useful_tokens, self.seconds)
-
-    def print_json(self, **more: Any) -> None:
-        """Print the JSON of `--json`, which an editor gets, too."""
-        filled = self.filled
-        report = {
-            **more,
-            "holes": filled.holes,
-            "score": filled.score,
-            "lengths": filled.lengths,
-            "agreed": filled.agreed,
-            "tried": filled.tried,
-            "kept": filled.kept,
-            "seen": filled.seen,
-            "model": self.name,
-            **self.stats.to_dict(),
-            "config": self.config.to_dict(),
-        }
-        print(json.dumps(report, ensure_ascii=False))
-
-    def print_numbers(self) -> None:
-        """Print the numbers of `-v` on stderr."""
-        filled = self.filled
-        lines = {
-            "text shown to the model": f"{filled.seen} tokens around {len(filled.holes)} hole{'s'[: len(filled.holes) > 1]}",
-            "canvases tried": f"{filled.tried}{', the model told where the text ends' if filled.agreed else ''}",
-            "tokens in the holes": ", ".join(map(str, filled.lengths)),
-            "mean log-probability": f"{filled.score:.3f}",
-            **self.stats.lines(),
-        }
-        print_numbers(lines)
+def _lines(filled: "Filled") -> dict[str, str]:
+    """What `-v` prints of filled holes, besides the numbers of every run."""
+    return {
+        "text shown to the model": f"{filled.seen} tokens around {len(filled.holes)} hole{'s'[: len(filled.holes) > 1]}",
+        "canvases tried": f"{filled.tried}{', the model told where the text ends' if filled.agreed else ''}",
+        "tokens in the holes": ", ".join(map(str, filled.lengths)),
+        "mean log-probability": f"{filled.score:.3f}",
+    }
 
 
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from ..models.transformer import DiffusionModel
     from ..tokenizer import Tokenizer
     from ..training.learners import Learner
+
+
+class Opened(NamedTuple):
+    """A model with its name and its tokenizer, and how to decode with it."""
+
+    name: str
+    model: "DiffusionModel"
+    tokenizer: "Tokenizer"
+    config: GenerationConfig
 
 
 def load_named(
@@ -50,9 +59,7 @@ def load_named(
         return wanted, *load(folder, dtype=dtype, adapter=adapter)
 
 
-def open_model(
-    context: typer.Context, config: GenerationConfig, *, verbose: bool
-) -> tuple[str, "DiffusionModel", "Tokenizer", GenerationConfig]:
+def open_model(context: typer.Context, config: GenerationConfig, *, verbose: bool) -> Opened:
     """The model that a command's options name, and the configuration with the window stored for it.
 
     Reads the parameters `model`, `dtype`, `adapter`, `yes` and `tuned`. Raises as `load_named`.
@@ -63,7 +70,7 @@ def open_model(
     given = context.params
     name, model, tokenizer = load_named(given["model"], yes=given["yes"], dtype=given["dtype"], adapter=given["adapter"])
     wanted = wants_tuned(context, given["tuned"])
-    return name, model, tokenizer, with_tuned_window(config, model, wanted=wanted, verbose=verbose)
+    return Opened(name, model, tokenizer, with_tuned_window(config, model, wanted=wanted, verbose=verbose))
 
 
 def open_subject(given: dict[str, Any]) -> "Subject":

@@ -7,15 +7,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import GenerationConfig
 from .terminal import is_file, is_live, print_numbers
 
 if TYPE_CHECKING:
-    from ..decoding.canvas import Canvas
     from ..decoding.result import Stats, Step
     from ..generation import Prompt
-    from ..models.transformer import DiffusionModel
-    from ..tokenizer import Tokenizer
+    from .model_option import Opened
 
 
 class Run:
@@ -24,28 +21,19 @@ class Run:
     Args:
         stream: print the text on stdout.
         live: show the canvas if stdout and stderr are terminals.
-        trace: the file to write the steps to, and the model's name for it.
+        trace: the file to write the steps to.
     """
 
-    def __init__(
-        self,
-        model: "DiffusionModel",
-        tokenizer: "Tokenizer",
-        prompt: "Prompt",
-        config: GenerationConfig,
-        *,
-        stream: bool,
-        live: bool = False,
-        trace: tuple[Path, str] | None = None,
-    ):
+    def __init__(self, opened: "Opened", prompt: "Prompt", *, stream: bool, live: bool, trace: Path | None):
         from ..decoding.rules import rule_for
         from ..generation import Answer, prompt_ids
 
-        self.model, self.tokenizer, self.config, self.stream, self.trace = model, tokenizer, config, stream, trace
+        self.name, self.model, self.tokenizer, self.config = opened
+        self.stream, self.trace = stream, (trace, self.name) if trace else None
         self.live = is_live(live and stream)
         # A rule that masks tokens again may change text that was final.
-        self.streams = stream and not self.live and rule_for(config).max_commits == 1
-        self.ids = prompt_ids(model, tokenizer, prompt, config)
+        self.streams = stream and not self.live and rule_for(self.config).max_commits == 1
+        self.ids = prompt_ids(self.model, self.tokenizer, prompt, self.config)
         self.answer = Answer()
         self.last: Step | None = None
         self.seconds = self.drawing = 0.0
@@ -78,17 +66,17 @@ class Run:
 
     @property
     def stats(self) -> "Stats":
-        last = self.last
-        return stats_of(last.nfe if last else 0, last.positions if last else 0, self.answer.useful_tokens, self.seconds)
+        nfe, positions = (self.last.nfe, self.last.positions) if self.last else (0, 0)
+        return stats_of(nfe, positions, self.answer.useful_tokens, self.seconds)
 
-    def report(self, name: str, *, interrupted: bool) -> dict[str, Any]:
+    def report(self, *, interrupted: bool) -> dict[str, Any]:
         """The object that `--json` prints."""
         return {
             "text": self.answer.text,
             "tokens": self.answer.ids,
             "finish_reason": "interrupted" if interrupted else "stop" if self.answer.ended else "length",
             "unresolved_masks": self.answer.unresolved_masks,
-            "model": name,
+            "model": self.name,
             "prompt_tokens": len(self.ids),
             **self.stats.to_dict(),
             "config": self.config.to_dict(),
@@ -101,19 +89,16 @@ class Run:
             lines["drawing the canvas"] = f"{100 * self.drawing / self.seconds:.2f} % of the time"
         print_numbers(lines)
 
-    def _canvas(self) -> "Canvas":
-        from ..generation import canvas_of
-
-        return canvas_of(self.tokenizer, [self.ids], self.config)
-
     @contextmanager
     def _view(self) -> "Iterator[Callable[[Step], None]]":
         """Show the canvas, or else a bar on stderr, unless the answer itself may appear on the same terminal."""
         if self.live:
+            from ..generation import canvas_of
             from .live_view import Live
 
+            canvas = canvas_of(self.tokenizer, [self.ids], self.config)
             given = len(self.tokenizer.encode_plain(self.config.prefill))
-            with Live(self._canvas(), self.tokenizer.piece, given) as view:
+            with Live(canvas, self.tokenizer.piece, given) as view:
                 try:
                     yield view.show
                 finally:
