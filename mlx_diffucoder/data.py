@@ -1,15 +1,16 @@
-"""Files of texts to train, calibrate or compare on: JSONL rows, and their token ids.
+"""Files of texts to train, calibrate or compare on: rows of JSON, and their token ids.
 
-Task files serve too, with their solutions as answers. Not covered: tool calls in conversations, and content that is
-not text.
+The rows are those that data sets have: prompt and completion, chats (`messages`, ShareGPT's `conversations`), Alpaca's
+instruction and output, plain `text`, and tasks with their solutions. Not covered: tool calls in chats, content that is
+not text, and rows with a suffix.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, DiffucoderError, TaskError
+from .errors import CheckpointError, DiffucoderError, TaskError, did_you_mean
 from .tasks import read_rows, task_of, text_in
 from .tokenizer import Tokenizer
 
@@ -17,6 +18,13 @@ HELD_OUT = Path(__file__).with_name("texts.jsonl")
 """80 small Python functions with prompts in English: the unseen tasks of `bench/tasks/functions.jsonl`."""
 
 Message = dict[str, str]
+
+ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
+ROLES |= {role: role for role in ("system", "user", "assistant", "tool")}
+"""The role of a message by the names that data sets give it."""
+KNOWN = "prompt and completion, or messages, or text, or instruction and output, or is a task with a canonical_solution"
+UNUSED = ("tools", "tool_calls", "function_call", "images")
+"""Keys of rows and messages whose meaning is not covered. To leave them out would train on something else."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,21 @@ class Text:
 
 
 def read_samples(path: Path, limit: int | None = None) -> list[Sample]:
-    """The samples of a JSONL file, at most `limit`.
+    """The samples of a file of JSON lines, or of one JSON array; at most `limit`.
 
-    A row has `prompt` and `completion`; or `messages`, the last of which is the answer; or a `text`; or it is a task
-    with its solution, in a format of `read_tasks`.
+    A row has one of:
+
+    - `prompt` and `completion`: texts, or both lists of messages (TRL);
+    - `messages`, or ShareGPT's `conversations`: the last one is the answer;
+    - `instruction`, `input` and `output` (Alpaca), with the turns of `history` before them;
+    - `text`;
+    - a task with its solution, in a format of `read_tasks`.
+
+    A text in `system` becomes the first message.
 
     Raises:
-        TaskError: the file cannot be read or holds no text, or a line has another format; the message names the
-            file and the line.
+        TaskError: the file cannot be read or holds no text, or a row has another format or keys that are not covered;
+            the message names the file and the row.
     """
     samples = [_sample(row, where) for where, row in read_rows(path)][:limit]
     if not samples:
@@ -56,22 +71,20 @@ def read_samples(path: Path, limit: int | None = None) -> list[Sample]:
 def encode_samples(samples: Sequence[Sample], tokenizer: Tokenizer, context: int) -> list[Text]:
     """The ids of samples. Prompts go through the checkpoint's chat template where it has one.
 
+    Special tokens in messages and completions are ordinary text. They are control tokens in a plain text, and in a
+    prompt that begins with one: such a prompt is a rendered chat, and needs no template. An end token that closes a
+    text or a completion is its end, so no second one is added.
+
     Raises:
-        TaskError: a sample is longer than `context` tokens, has a single token, or cannot be encoded; the message
-            names the file and the line.
+        TaskError: a sample is longer than `context` tokens, has a single token, holds the mask token, or cannot be
+            encoded; the message names the file and the row.
     """
     return [_encoded(sample, tokenizer, context) for sample in samples]
 
 
 def _encoded(sample: Sample, tokenizer: Tokenizer, context: int) -> Text:
-    chat = bool(sample.messages) and tokenizer.chat_template is not None
-    end = tokenizer.end_id(chat=chat)
     try:
-        if chat:
-            prompt = tokenizer.encode_messages(sample.messages)
-        else:
-            prompt = tokenizer.encode_plain("\n\n".join(message["content"] for message in sample.messages))
-        answer = tokenizer.encode_plain(sample.answer) + ([end] if end is not None else [])
+        prompt, answer = _ids(sample, tokenizer)
     except CheckpointError as error:  # the template refuses these messages
         raise CheckpointError(f"{sample.where}: {error}") from None
     except DiffucoderError as error:
@@ -85,35 +98,137 @@ def _encoded(sample: Sample, tokenizer: Tokenizer, context: int) -> Text:
     return Text(sample.where, tuple(prompt), tuple(answer))
 
 
+def _ids(sample: Sample, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids of the prompt, and of the answer with its end token."""
+    messages, chat = sample.messages, bool(sample.messages) and tokenizer.chat_template is not None
+    rendered = [message["role"] for message in messages if tokenizer.starts_with_special(message["content"])]
+    if rendered and len(messages) > 1:
+        raise TaskError(
+            f"the {rendered[0]}'s message begins with a special token, as a rendered chat does; give the contents of the"
+            " messages without it, or the whole chat as text"
+        )
+    if rendered:
+        prompt = _controlled(messages[0]["content"], tokenizer)
+    elif chat:
+        prompt = tokenizer.encode_messages(messages)
+    else:
+        prompt = tokenizer.encode_plain("\n\n".join(message["content"] for message in messages))
+    text, end = tokenizer.split_end(sample.answer)
+    answer = tokenizer.encode_plain(text) if messages else _controlled(text, tokenizer)
+    if not answer:
+        raise TaskError("holds nothing before its end token")
+    if end is None:
+        end = tokenizer.end_id(chat=chat)
+    return prompt, answer if end is None else [*answer, end]
+
+
+def _controlled(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Ids of a text in which special tokens are control tokens."""
+    ids = tokenizer.encode(text)
+    if tokenizer.mask_id in ids:
+        raise TaskError("holds the mask token, which stands for a token that is not known yet; remove it")
+    return ids
+
+
 def _sample(row: dict[str, Any], where: str) -> Sample:
-    if "messages" in row:
-        *before, last = _messages(row["messages"], where)
-        return Sample(where, tuple(before), last["content"])
+    row = {key: value for key, value in row.items() if value is not None}  # tables have a null for each absent column
+    _check_covered(row, where)
+    if chat := next((key for key in ("messages", "conversations") if key in row), None):
+        return _chat(row, row[chat], chat, where)
+    if isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list):
+        prompt, completion = row.get("prompt"), row.get("completion")
+        if not isinstance(prompt, list) or not isinstance(completion, list):
+            raise TaskError(f"{where}: prompt and completion must both be texts, or both be lists of messages")
+        return _chat(row, [*prompt, *completion], "prompt and completion", where)
     if "completion" in row:
-        return _asked(text_in(row, "prompt", where), text_in(row, "completion", where), where)
+        return _asked(row, text_in(row, "prompt", where), text_in(row, "completion", where), where)
     if "canonical_solution" in row or "test_list" in row:
-        task = task_of(row, where)
-        if task.solution is None:
-            raise TaskError(f"{where}: has no solution; add canonical_solution, or code for MBPP")
-        # The prompt of a stub asks for a markdown code block.
-        answer = task.solution if task.stub is None else f"```python\n{task.solution.strip()}\n```"
-        return _asked(task.prompt, answer, where)
+        return _task(row, where)
+    if {"instruction", "output"} <= row.keys():
+        return _alpaca(row, where)
     if "text" in row:
         return Sample(where, (), text_in(row, "text", where))
-    raise TaskError(
-        f"{where}: not a known format; a row has prompt and completion, or messages, or text, or is a task with a"
-        " canonical_solution"
-    )
+    raise TaskError(f"{where}: not a known format{_renamed(row)}; a row has {KNOWN}")
 
 
-def _asked(prompt: str, answer: str, where: str) -> Sample:
-    return Sample(where, ({"role": "user", "content": prompt},), answer)
+def _check_covered(row: dict[str, Any], where: str) -> None:
+    """Raise `TaskError` for what would be dropped in silence, and train on another text than the row's."""
+    if unused := [key for key in UNUSED if row.get(key)]:
+        raise TaskError(f"{where}: {unused[0]} cannot be trained on; remove such rows, or the key from them")
+    if row.get("suffix"):
+        raise TaskError(
+            f"{where}: suffix cannot be trained on as it is; give prompt, completion and suffix together as text, and train"
+            " with --infill, which makes holes in texts"
+        )
 
 
-def _messages(messages: Any, where: str) -> list[Message]:
+PAIRS = (
+    ("prompt", ("question", "query", "problem", "input", "instruction", "user", "prompt")),
+    ("completion", ("answer", "response", "solution", "output", "assistant", "chosen", "code", "content")),
+)
+"""What data sets call a prompt and its completion, to say what to rename."""
+
+
+def _renamed(row: dict[str, Any]) -> str:
+    """What to rename in a row of unknown format, or the keys that it has."""
+    found = [(to, next((name for name in names if isinstance(row.get(name), str)), None)) for to, names in PAIRS]
+    if all(name for _, name in found):
+        return ": rename " + " and ".join(f"{name} to {to}" for to, name in found if name != to)
+    return f": it has {', '.join(key[:40] for key in [*row][:8]) or 'no keys'}"
+
+
+def _task(row: dict[str, Any], where: str) -> Sample:
+    task = task_of(row, where)
+    if task.solution is None:
+        raise TaskError(f"{where}: has no solution; add canonical_solution, or code for MBPP")
+    # The prompt of a stub asks for a markdown code block.
+    answer = task.solution if task.stub is None else f"```python\n{task.solution.strip()}\n```"
+    return _asked({}, task.prompt, answer, where)
+
+
+def _alpaca(row: dict[str, Any], where: str) -> Sample:
+    more = text_in(row, "input", where, empty=True) if "input" in row else ""
+    prompt = "\n\n".join(part for part in (text_in(row, "instruction", where), more) if part.strip())
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        raise TaskError(f"{where}: history must be a list of pairs, an instruction and its answer")
+    before = [{"role": role, "content": text} for turn in history for role, text in zip(("user", "assistant"), turn, strict=True)]
+    last = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text_in(row, "output", where)}]
+    return _chat(row, [*before, *last], "history", where)
+
+
+def _asked(row: dict[str, Any], prompt: str, answer: str, where: str) -> Sample:
+    return Sample(where, (*_system(row, where), {"role": "user", "content": prompt}), answer)
+
+
+def _chat(row: dict[str, Any], messages: Any, key: str, where: str) -> Sample:
+    """A chat, whose last message is the answer."""
     if not isinstance(messages, list) or len(messages) < 2 or not all(isinstance(one, dict) for one in messages):
-        raise TaskError(f"{where}: messages must be a list of two or more objects with a role and a content")
-    read = [{key: text_in(message, key, f"{where}: messages") for key in ("role", "content")} for message in messages]
-    if read[-1]["role"] != "assistant":
-        raise TaskError(f"{where}: the last of messages must be the assistant's, not the {read[-1]['role']}'s")
-    return read
+        raise TaskError(f"{where}: {key} must be a list of two or more objects with a role and a content")
+    *before, last = (_message(one, f"{where}: {key}") for one in messages)
+    if last["role"] != "assistant":
+        raise TaskError(f"{where}: the last of {key} must be the assistant's, not the {last['role']}'s")
+    system = [] if before[0]["role"] == "system" else _system(row, where)
+    return Sample(where, (*system, *before), last["content"])
+
+
+def _system(row: dict[str, Any], where: str) -> Iterable[Message]:
+    """The message of a row's `system`, where it has one."""
+    text = text_in(row, "system", where, empty=True) if "system" in row else ""
+    return [{"role": "system", "content": text}] if text.strip() else []
+
+
+def _message(given: dict[str, Any], where: str) -> Message:
+    """A message, with `role` and `content`, or with ShareGPT's `from` and `value`."""
+    role_key, content_key = ("from", "value") if "from" in given else ("role", "content")
+    _check_covered({key: given[key] for key in UNUSED if key in given}, where)
+    named = text_in(given, role_key, where)
+    if named not in ROLES:
+        raise TaskError(
+            f"{where}: {role_key} {named[:40]!r} is not known{did_you_mean(named, ROLES)}; known are {', '.join(ROLES)}"
+        )
+    content = given.get(content_key)
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        given = {content_key: "".join(text_in(part, "text", where, empty=True) for part in content)}
+    # An empty system message is what some templates need to leave out their own.
+    return {"role": ROLES[named], "content": text_in(given, content_key, where, empty=ROLES[named] == "system")}

@@ -7,6 +7,7 @@ several need a special comparison. The export of MBPP+ with `test` works.
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,30 +69,55 @@ def read_tasks(path: Path) -> list[Task]:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file, each with its file and line for messages. Empty lines are skipped.
+    """The objects of a file, each with its file and line for messages: JSON lines, or one JSON array.
+
+    Empty lines are skipped. A byte order mark and Windows line ends are accepted.
 
     Raises:
-        TaskError: the file cannot be read, or a line is not a JSON object.
+        TaskError: the file cannot be read, or a line or an item is not a JSON object.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        data = path.read_bytes()
     except OSError as error:
         raise TaskError(f"{path}: cannot be read ({error.strerror})") from None
-    for number, line in enumerate(lines, start=1):
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise TaskError(f"{path}: is UTF-16 text; save it as UTF-8")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    rows = _array(data, path) if data.lstrip().startswith(b"[") else None
+    if rows is not None:
+        for number, row in enumerate(rows, start=1):
+            where = f"{path}: row {number}"
+            yield where, _checked(row, where)
+        return
+    for number, line in enumerate(data.split(b"\n"), start=1):
         if line.strip():
             where = f"{path}:{number}"
-            yield where, _object(line, where)
+            yield where, _checked(_json(line, where), where)
 
 
-def _object(line: bytes, where: str) -> dict[str, Any]:
+def _array(data: bytes, path: Path) -> list[Any] | None:
+    """The items of a JSON array, which may be spread over lines; None for JSON lines, the first of which is an array."""
+    first, _, rest = data.strip().partition(b"\n")
+    if rest:
+        with suppress(ValueError, RecursionError):
+            json.loads(first)
+            return None
+    items: list[Any] = _json(data, str(path))
+    return items
+
+
+def _json(text: bytes, where: str) -> Any:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        return json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise TaskError(f"{where}: not UTF-8 text (byte {error.start} of the line)") from None
+        raise TaskError(f"{where}: not UTF-8 text (byte {error.start})") from None
     except RecursionError:
         raise TaskError(f"{where}: nested too deeply") from None
     except ValueError as error:
         raise TaskError(f"{where}: not valid JSON ({error})") from None
+
+
+def _checked(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise TaskError(f"{where}: holds a JSON {type(row).__name__}, not an object")
     return row

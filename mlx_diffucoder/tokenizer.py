@@ -51,7 +51,9 @@ class Tokenizer:
     ):
         self._fast = fast
         self._settings = settings or {}
-        self._added = {token.content: id for id, token in fast.get_added_tokens_decoder().items()}
+        added = fast.get_added_tokens_decoder()
+        self._added = {token.content: id for id, token in added.items()}
+        self._special_tokens = tuple(token.content for token in added.values() if token.special)
         self._special = special
         self.mask_id = special.mask
         self.pad_id = special.pad
@@ -93,6 +95,21 @@ class Tokenizer:
     def end_id(self, *, chat: bool) -> int | None:
         """The token to end a chat's answer with, or any other text; None where the checkpoint has no such token."""
         return self._special.chat_end if chat else self._special.text_end
+
+    def starts_with_special(self, text: str) -> bool:
+        """Whether a text begins with a special token, white space aside, as a rendered chat does."""
+        return text.lstrip().startswith(self._special_tokens)
+
+    def split_end(self, text: str) -> tuple[str, int | None]:
+        """A text without the end tokens that close it, and the id of the first of these; None without one.
+
+        White space between and after them goes, too.
+        """
+        ends = {token: id for token, id in self._added.items() if id in self.end_ids}
+        found = None
+        while token := next((token for token in ends if text.rstrip().endswith(token)), None):
+            text, found = text.rstrip().removesuffix(token), ends[token]
+        return text, found
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. Special tokens written in it become control tokens.

@@ -17,6 +17,9 @@ def written(tmp_path, *rows):
     return path
 
 
+ASK, HI = {"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "hi"}
+
+
 def test_every_kind_of_row_is_read(tmp_path, pocket):
     _, tokenizer = pocket
     stub = "def f(x):\n    '''Double x.'''\n"
@@ -42,6 +45,93 @@ def test_every_kind_of_row_is_read(tmp_path, pocket):
     assert [*plain.prompt, *plain.answer] == [*tokenizer.encode("hi there"), endoftext]
     assert len(plain.prompt) == 1
     assert len(read_samples(tmp_path / "texts.jsonl", 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        ({"instruction": "Say hi.", "input": "", "output": "hi", "text": "### Say hi. hi"}, [ASK]),
+        ({"instruction": "Say", "input": "hi.", "output": "hi"}, [ASK | {"content": "Say\n\nhi."}]),
+        ({"instruction": "Say hi.", "output": "hi", "system": "x", "history": [["a", "b"]]}, ["x", "a", "b", ASK]),
+        ({"conversations": [{"from": "human", "value": "Say hi."}, {"from": "gpt", "value": "hi"}]}, [ASK]),
+        ({"conversations": [{"from": "human", "value": "Say hi."}, {"from": "gpt", "value": "hi"}], "system": "x"}, ["x", ASK]),
+        ({"prompt": [ASK], "completion": [HI]}, [ASK]),
+        ({"messages": [{"role": "system", "content": ""}, ASK, HI]}, ["", ASK]),
+        ({"messages": [{"role": "developer", "content": "x"}, ASK, HI], "system": "y", "tools": []}, ["x", ASK]),
+        ({"messages": [ASK | {"content": [{"type": "text", "text": "Say "}, {"type": "text", "text": "hi."}]}, HI]}, [ASK]),
+        ({"messages": None, "prompt": "Say hi.", "completion": "hi", "text": None, "suffix": None}, [ASK]),
+    ],
+    ids=str,
+)
+def test_rows_of_data_sets_are_read_as_they_are(tmp_path, row, messages):
+    (sample,) = read_samples(written(tmp_path, row))
+    assert sample.answer == "hi"
+    found = [(one["role"], one["content"]) for one in sample.messages]
+    assert [content for _, content in found] == [one if isinstance(one, str) else one["content"] for one in messages]
+    roles = {1: ["user"], 2: ["system", "user"], 4: ["system", "user", "assistant", "user"]}
+    assert [role for role, _ in found] == roles[len(found)]
+
+
+@pytest.mark.parametrize("spell", ["indent", "one line", "bom", "crlf"])
+def test_an_array_of_rows_is_read(tmp_path, spell):
+    rows = [{"text": "one two"}, {"text": "three four"}]
+    text = json.dumps(rows, indent=None if spell == "one line" else 2)
+    data = {"bom": "\ufeff" + text, "crlf": text.replace("\n", "\r\n")}.get(spell, text)
+    (path := tmp_path / "rows.json").write_bytes(data.encode())
+    assert [one.answer for one in read_samples(path)] == ["one two", "three four"]
+    path.write_bytes(data.replace('"three four"', "3").encode())
+    with pytest.raises(TaskError, match=f"^{path}: row 2: text is a JSON int"):
+        read_samples(path)
+    path.write_bytes(data[:-4].encode())
+    with pytest.raises(TaskError, match=f"^{path}: not valid JSON .*line"):
+        read_samples(path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_row(tmp_path):
+    (path := tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a b"}\r\n\r\n{"text": "c d"}\r\n')
+    assert [one.answer for one in read_samples(path)] == ["a b", "c d"]
+    path.write_bytes('{"text": "a b"}'.encode("utf-16"))
+    with pytest.raises(TaskError, match="UTF-16 text; save it as UTF-8"):
+        read_samples(path)
+
+
+RENDERED = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "same"),
+    [
+        ({"text": RENDERED + "hi<|im_end|>\n"}, RENDERED + "hi<|im_end|>"),
+        ({"text": RENDERED + "hi<|im_end|><|endoftext|>"}, RENDERED + "hi<|im_end|>"),
+        ({"text": RENDERED + "hi"}, RENDERED + "hi<|endoftext|>"),
+        ({"text": "a <|endoftext|> b"}, "a <|endoftext|> b<|endoftext|>"),
+        ({"prompt": RENDERED, "completion": "hi<|im_end|>\n"}, RENDERED + "hi<|im_end|>"),
+        ({"prompt": RENDERED, "completion": "hi"}, RENDERED + "hi<|im_end|>"),
+        ({"prompt": "Say hi.", "completion": "hi<|im_end|>"}, RENDERED + "hi<|im_end|>"),
+    ],
+    ids=str,
+)
+def test_the_marks_of_a_rendered_chat_are_control_tokens(tmp_path, pocket, row, same):
+    _, tokenizer = pocket
+    (text,) = encode_samples(read_samples(written(tmp_path, row)), tokenizer, 2048)
+    assert [*text.prompt, *text.answer] == tokenizer.encode(same)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "a <|mask|> b"}, "holds the mask token"),
+        ({"prompt": RENDERED + "<|mask|>", "completion": "b"}, "holds the mask token"),
+        ({"messages": [ASK | {"content": "<|im_start|>x"}, HI, ASK, HI]}, "the user's message begins with a special token"),
+        ({"text": "<|im_end|>"}, "nothing before its end token"),
+    ],
+    ids=str,
+)
+def test_marks_that_cannot_be_learnt_name_file_and_line(tmp_path, pocket, row, message):
+    path = written(tmp_path, row)
+    with pytest.raises(TaskError, match=message) as caught:
+        encode_samples(read_samples(path), pocket[1], 2048)
+    assert str(caught.value).startswith(f"{path}:1: ")
 
 
 def test_special_tokens_in_an_answer_are_text(tmp_path, pocket):
@@ -72,6 +162,19 @@ def test_without_a_chat_template_a_prompt_is_taken_as_it_is(tmp_path, pocket, mo
         ({"messages": [{"role": "user", "content": "x"}]}, "two or more"),
         ({"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "x"}]}, "must be the assistant's"),
         ({"messages": [{"role": "user"}, {"role": "assistant", "content": "x"}]}, "messages: content is missing"),
+        ({"messages": [{"role": "usr", "content": "x"}, HI]}, "role 'usr' is not known; did you mean 'user'?"),
+        ({"messages": [{"role": "user", "content": ""}, HI]}, "content is empty"),
+        ({"messages": [ASK, HI], "tools": [{"name": "search"}]}, "tools cannot be trained on"),
+        ({"messages": [ASK, HI | {"tool_calls": [{"name": "x"}]}]}, "tool_calls cannot be trained on"),
+        ({"messages": [ASK | {"content": [{"type": "image", "url": "x"}]}, HI]}, "content is a JSON list"),
+        ({"conversations": [{"from": "gpt", "value": "x"}, {"from": "human", "value": "x"}]}, "must be the assistant's"),
+        ({"conversations": [{"from": "observation", "value": "x"}, {"from": "gpt", "value": "x"}]}, "'observation' is not"),
+        ({"prompt": [ASK], "completion": "hi"}, "must both be texts, or both be lists"),
+        ({"prompt": "a", "suffix": "c", "completion": "b"}, "suffix cannot be trained on"),
+        ({"instruction": "x", "output": "y", "history": ["x"]}, "history must be a list of pairs"),
+        ({"question": "x", "answer": "y"}, "rename question to prompt and answer to completion"),
+        ({"prompt": "x", "chosen": "y", "rejected": "z"}, "rename chosen to completion"),
+        ({"a": 1, "b": 2}, "it has a, b"),
         ({"task_id": 1, "text": "x", "test_list": ["assert f()"]}, "no solution"),
         ({"task_id": 1, "prompt": "x", "canonical_solution": "x"}, "not a task of a known format"),
     ],
@@ -92,7 +195,7 @@ def test_a_text_that_does_not_fit_names_file_and_line(tmp_path, pocket):
         encode_samples(read_samples(path), tokenizer, 40)
     with pytest.raises(TaskError, match=r":1: .*half of a pair"):
         encode_samples(read_samples(written(tmp_path, '{"text": "a \\ud800"}')), tokenizer, 40)
-    roles = [{"role": "robot", "content": "x"}, {"role": "assistant", "content": "y"}]
+    roles = [{"role": "tool", "content": "x"}, {"role": "assistant", "content": "y"}]
     tokenizer_that_refuses = load("pocket", lazy=True)[1]
     tokenizer_that_refuses.chat_template = "{{ raise_exception('no robots') }}"
     with pytest.raises(CheckpointError, match=r":1: .*no robots"):

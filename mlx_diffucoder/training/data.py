@@ -45,7 +45,7 @@ class Examples:
 
 
 def read_examples(path: Path, tokenizer: Tokenizer, *, max_length: int, skip_long: bool) -> Examples:
-    """Read every text of a JSONL file; all are checked before any is used.
+    """Read every text of a file; all are checked before any is used.
 
     Raises:
         TaskError: the file cannot be read or is empty, or a line is not a text; the message names the line.
@@ -69,4 +69,4 @@ def _too_long(every: Iterable[Example], max_length: int) -> str:
     long = [example for example in every if len(example) > max_length]
     longest = max(long, key=len)
     many = "1 text is" if len(long) == 1 else f"{len(long)} texts are"
-    return f"{many} longer than {max_length} tokens (the longest {len(longest)}, at {longest.where.rpartition(':')[2]})"
+    return f"{many} longer than {max_length} tokens (the longest {len(longest)}, at {longest.where.rpartition(':')[2].strip()})"
