@@ -18,6 +18,7 @@ from .errors import CheckpointError, ConfigError, PromptError
 from .files import read_json
 from .models import family_of
 from .models.base import SpecialIds
+from .models.config_keys import refuse_unsupported
 from .tokenizer_files import read_chat_template, read_fast, read_optional_json
 
 # How byte-level BPE writes bytes: those that are printable in Latin-1 unchanged, the others from U+0100 on.
@@ -78,6 +79,8 @@ class Tokenizer:
         fast = read_fast(folder, settings)
         try:
             special = family_of(config).special_ids(config, generation, fast.token_to_id, fast.get_vocab_size())
+            path = folder / "generation_config.json"
+            refuse_unsupported(generation)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         return cls(fast, special, chat_template=read_chat_template(folder, settings), settings=settings)

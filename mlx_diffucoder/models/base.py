@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from ..config import is_number
 from ..errors import ConfigError
+from .config_keys import read_rope_theta, refuse_unsupported
 
 LARGEST = {
     "vocab_size": 2**24,
@@ -30,8 +31,8 @@ LARGEST = {
 class ModelConfig:
     """The shape of the network, as a checkpoint's `config.json` states it.
 
-    Keys that are not named here are ignored. Features that change the model's output and are not implemented
-    (RoPE scaling, sliding-window attention, other activations) are refused, never dropped in silence.
+    Features that change the model's output and are not implemented (RoPE scaling, sliding-window attention, other
+    activations) are refused, never dropped in silence. Other keys that are not named here are ignored.
     """
 
     vocab_size: int
@@ -58,6 +59,8 @@ class ModelConfig:
         Raises:
             ConfigError: a key is missing or cannot work; the message begins with its name.
         """
+        config = {**config, "rope_theta": read_rope_theta(config)}
+        refuse_unsupported(config)
         values = {}
         for field in fields(cls):
             value = config.get(field.name)
@@ -72,7 +75,11 @@ class ModelConfig:
             values[field.name] = value
         result = cls(**values)
         result._check_shape()
-        _refuse_unsupported(config)
+        if config.get("head_dim") not in (None, result.head_dim):
+            raise ConfigError(
+                f"head_dim {json.dumps(config['head_dim'])} is not supported: it must be hidden_size / num_attention_heads,"
+                f" which is {result.head_dim}"
+            )
         return result
 
     def _check_shape(self) -> None:
@@ -89,16 +96,6 @@ class ModelConfig:
             )
         if not 0 <= self.mask_token_id < self.vocab_size:
             raise ConfigError(f"mask_token_id {self.mask_token_id} is outside the vocabulary of {self.vocab_size}")
-
-
-def _refuse_unsupported(config: Mapping[str, Any]) -> None:
-    scaling = config.get("rope_scaling") or {}
-    if not isinstance(scaling, dict) or (scaling.get("rope_type") or scaling.get("type")) not in (None, "default"):
-        raise ConfigError(f"rope_scaling {json.dumps(scaling)} is not supported")
-    if config.get("use_sliding_window"):
-        raise ConfigError("use_sliding_window is not supported: the network attends to the whole canvas")
-    if config.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"hidden_act {config['hidden_act']!r} is not supported, only 'silu'")
 
 
 @dataclass(frozen=True, kw_only=True)
