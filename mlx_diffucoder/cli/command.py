@@ -6,7 +6,7 @@ import os
 import sys
 import types
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -66,7 +66,9 @@ def using_settings(context: Any) -> Iterator[None]:
         yield
         return
     settings.check(words_of(context))
-    with quietly(context.params.get("quiet", False)):
+    with ExitStack() as stack:
+        if context.params.get("quiet"):  # errors are still shown: `terminal.fail` writes to the original stream
+            stack.enter_context(redirect_stderr(stack.enter_context(Path(os.devnull).open("w"))))
         for line in settings.strays:
             print(line, file=sys.stderr)
         try:
@@ -80,16 +82,6 @@ def refuse_options(context: Any) -> None:
     for option in options_of(context.command):
         if context.get_parameter_source(option.parameter).name == "COMMANDLINE":
             raise ConfigError(f"{option.names[0]} is not for {context.command_path} {context.invoked_subcommand}")
-
-
-@contextmanager
-def quietly(wanted: bool) -> Iterator[None]:
-    """Print nothing on stderr. Errors are still shown: `terminal.fail` writes to the original stream."""
-    if not wanted:
-        yield
-        return
-    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
-        yield
 
 
 def examples(*lines: str) -> str:
@@ -192,17 +184,13 @@ def options_of(command: Any) -> list[Option]:
     return found
 
 
-def option_name(field: str) -> str:
-    """The option that sets a field of `GenerationConfig`: `max_tokens` -> `--max-tokens`."""
-    return RENAMED.get(field) or "--" + field.replace("_", "-")
-
-
 def with_option(error: DiffucoderError) -> str:
     """The error's message, with the option in place of the field that it begins with."""
     message = str(error)
     if error.field is None or not message.startswith(error.field):
         return message
-    return option_name(error.field) + message.removeprefix(error.field)
+    option = RENAMED.get(error.field) or "--" + error.field.replace("_", "-")
+    return option + message.removeprefix(error.field)
 
 
 def _kind(annotation: Any) -> tuple[type, bool]:

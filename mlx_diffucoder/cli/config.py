@@ -12,7 +12,7 @@ from ..errors import SettingsError
 from ..files import write_atomically
 from .command import Command, Option, examples
 from .options import Json, Quiet
-from .settings import Key, Schema, Settings, config_path, leaves, read_file
+from .settings import Key, Schema, Settings, config_path, read_file
 from .terminal import edit_file, fail
 
 HEAD = """# Defaults of diffucode. `diffucode config list --all` lists the keys.
@@ -31,7 +31,7 @@ app = typer.Typer(
 
 
 def _complete_key(context: typer.Context, incomplete: str) -> list[str]:
-    _, schema = _settings(context)
+    schema = Settings.of(context).schema
     return [name for name in map(".".join, schema.options) if name.startswith(incomplete)]
 
 
@@ -58,7 +58,8 @@ def list_settings(
     quiet: Quiet = False,
 ) -> int:
     """List the defaults you set, and where each comes from."""
-    settings, schema = _settings(context)
+    settings = Settings.of(context)
+    schema = settings.schema
     keys = [key for key in schema.options if every or key in settings.values]
     rows = {".".join(key): _row(settings, schema.options[key], key) for key in keys}
     if as_json:
@@ -74,7 +75,8 @@ def list_settings(
 @app.command("get", cls=Command, epilog=examples("diffucode config get generate.max_tokens"))
 def get_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) -> int:
     """Print one value: your default, or else the program's."""
-    settings, schema = _settings(context)
+    settings = Settings.of(context)
+    schema = settings.schema
     spelt = schema.spelt(key.split("."))
     option = schema.option(spelt)
     if spelt in settings.problems or () in settings.problems:
@@ -96,7 +98,7 @@ def set_setting(
     quiet: Quiet = False,
 ) -> int:
     """Set a default in the configuration file."""
-    _, schema = _settings(context)
+    schema = Settings.of(context).schema
     spelt = schema.spelt(key.split("."))
     _change(schema, spelt, schema.check(spelt, schema.option(spelt).read(value)))
     return 0
@@ -105,9 +107,9 @@ def set_setting(
 @app.command("unset", cls=Command, epilog=examples("diffucode config unset generate.max_tokens"))
 def unset_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) -> int:
     """Remove a default from the configuration file."""
-    _, schema = _settings(context)
+    schema = Settings.of(context).schema
     spelt = schema.spelt(key.split("."))  # not checked: it may be a key that no longer exists
-    if spelt not in _in_file(schema, read_file(config_path())):
+    if spelt not in schema.flat(read_file(config_path())):
         raise SettingsError(f"{config_path()}: {key} is not set in it")
     _change(schema, spelt, None)
     return 0
@@ -116,7 +118,7 @@ def unset_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False
 @app.command(cls=Command, epilog=examples("diffucode config edit"))
 def edit(context: typer.Context, quiet: Quiet = False) -> int:
     """Edit the configuration file in $EDITOR, then check it."""
-    _, schema = _settings(context)
+    schema = Settings.of(context).schema
     file = config_path()
     if not file.exists():
         _write(file, HEAD)
@@ -124,13 +126,6 @@ def edit(context: typer.Context, quiet: Quiet = False) -> int:
     for problem in (problems := Settings.read(schema).problems.values()):
         fail(problem, 1)
     return 1 if problems else 0
-
-
-def _settings(context: typer.Context) -> tuple[Settings, Schema]:
-    settings = Settings.of(context)
-    if settings.schema is None:
-        raise SettingsError("config needs the command `diffucode`")
-    return settings, settings.schema
 
 
 def _row(settings: Settings, option: Option, key: Key) -> dict[str, Any]:
@@ -142,18 +137,14 @@ def _row(settings: Settings, option: Option, key: Key) -> dict[str, Any]:
     return {"value": found.value if found else own, "from": origin, "takes": option.wanted}
 
 
-def _in_file(schema: Schema, table: dict[str, Any]) -> dict[Key, Any]:
-    return {schema.spelt(key): value for key, value in leaves(table, schema)}
-
-
 def _change(schema: Schema, key: Key, value: Any) -> None:
     """Set or remove one key of the file, and say so. Raises `SettingsError` when other keys would change with it."""
     file = config_path()
-    before = _in_file(schema, read_file(file))
+    before = schema.flat(read_file(file))
     text = file.read_bytes().decode() if file.exists() else ""  # bytes: line ends stay as they are
     changed = with_value(text, key, value)
     wanted = {name: one for name, one in before.items() if name != key} | ({} if value is None else {key: value})
-    if _in_file(schema, tomllib.loads(changed)) != wanted:
+    if schema.flat(tomllib.loads(changed)) != wanted:
         raise SettingsError(f"{file}: cannot be changed without losing another line; edit it with: diffucode config edit")
     _write(file, changed)
     print(f"{file}: {'.'.join(key)} {'is no longer set' if value is None else '= ' + _toml(value)}", file=sys.stderr)

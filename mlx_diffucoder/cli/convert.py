@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +58,7 @@ app = typer.Typer()
     ),
 )
 def convert(
+    context: typer.Context,
     source: Source,
     out: Out,
     quantize: Quantize = False,
@@ -79,17 +81,8 @@ def convert(
     """
     from ..convert import ConvertConfig
 
-    config = ConvertConfig(
-        quantize=quantize,
-        q_bits=q_bits,
-        q_group_size=q_group_size,
-        q_mode=q_mode,
-        quant_predicate=quant_predicate,
-        target_bpw=target_bpw,
-        calibrate=calibrate,
-        dequantize=dequantize,
-        dtype=dtype,
-    )
+    names = {one.name for one in fields(ConvertConfig)}
+    config = ConvertConfig(**{name: value for name, value in context.params.items() if name in names})
     if dry_run:
         return _print_plan(source, config, as_json=as_json)
     return _convert(source, out, config, upload=upload, as_json=as_json)
@@ -140,8 +133,8 @@ def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     from ..convert import make_plan
     from .progress import measuring
 
-    with measuring() if config.calibrate else nullcontext() as bar:
-        plan = make_plan(source, config, before_download=_refuse_download, measuring=bar.tell if bar else None)
+    with measuring() if config.calibrate else nullcontext() as tell:
+        plan = make_plan(source, config, before_download=_refuse_download, measuring=tell)
     if as_json:
         print(json.dumps(plan.to_dict()))
         return 0

@@ -4,6 +4,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -43,7 +44,7 @@ class Live:
         self._holes = (canvas.holes[0] - canvas.padding[0] - self._start).tolist()
         self._tokens = self._drawn = canvas.tokens[0, canvas.start - given :]
         self._mask_id, self._ends = canvas.mask_id, canvas.end_ids
-        self._pieces = _Known(piece)
+        self._piece = cache(piece)
         self._marks = Marks() if console.encoding.startswith("utf") else ASCII
         self._highlight = highlighter()
         self._fresh: set[int] = set()
@@ -81,7 +82,7 @@ class Live:
     def _draw(self) -> None:
         now, cpu = time.perf_counter(), time.thread_time()
         width, height = self._painter.size()
-        cells = cells_of(self._tokens.tolist(), self._pieces.__getitem__, self._mask_id, self._fresh, self._remasked, self._marks)
+        cells = cells_of(self._tokens.tolist(), self._piece, self._mask_id, self._fresh, self._remasked, self._marks)
         rows = wrap(paint(cells, self._highlight), width)
         height = max(1, height - 2)  # one row for the status, one for the prompt of the shell
         self._top = page(self._top, height, len(rows), action(rows))
@@ -111,17 +112,6 @@ class Live:
         if shown < rows:
             parts.insert(1, f"lines {self._top + 1}-{self._top + shown} of {rows}")
         return status(parts, width, self._marks.between)
-
-
-class _Known(dict[int, bytes]):
-    """The bytes of tokens, cached."""
-
-    def __init__(self, piece: Callable[[int], bytes]):
-        self._piece = piece
-
-    def __missing__(self, token: int) -> bytes:
-        self[token] = self._piece(token)
-        return self[token]
 
 
 class Painter:

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,8 +13,9 @@ from ..errors import BenchError, HubError, TrainError
 from ..formatting import format_bytes
 from ..loading import DEFAULT_MODEL, POCKET, Download, check_dtype, load, resolve
 from ..memory import memory_size, memory_to_run
-from .options import wants_tuned
+from .options import DECODING_FIELDS
 from .progress import waiting
+from .settings import Settings
 
 if TYPE_CHECKING:
     from ..bench.subjects import Subject
@@ -34,18 +34,12 @@ class Opened(NamedTuple):
 
 
 def load_named(
-    name: str | None,
-    *,
-    yes: bool,
-    dtype: str | None = None,
-    check: Callable[[str, Path], None] | None = None,
-    adapter: Path | None = None,
+    name: str | None, *, yes: bool, dtype: str | None, adapter: Path | None = None
 ) -> tuple[str, "DiffusionModel", "Tokenizer"]:
     """The name of a model, the model and its tokenizer. Without a name it is the default model.
 
     Args:
         dtype, adapter: as for `load`.
-        check: called with the name and the folder before the model is loaded. It may raise an error.
 
     Raises:
         HubError: the download is refused, or the model does not fit.
@@ -53,8 +47,6 @@ def load_named(
     """
     check_dtype(dtype)
     wanted, folder = folder_named(name, yes=yes)
-    if check is not None:
-        check(wanted, folder)
     with waiting(f"loading {wanted}"):
         return wanted, *load(folder, dtype=dtype, adapter=adapter)
 
@@ -69,7 +61,8 @@ def open_model(context: typer.Context, config: GenerationConfig, *, verbose: boo
     """
     given = context.params
     name, model, tokenizer = load_named(given["model"], yes=given["yes"], dtype=given["dtype"], adapter=given["adapter"])
-    wanted = wants_tuned(context, given["tuned"])
+    # Not with `--no-tuned`, nor when the user names a window.
+    wanted = given["tuned"] and "window" not in Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
     return Opened(name, model, tokenizer, with_tuned_window(config, model, wanted=wanted, verbose=verbose))
 
 
@@ -78,14 +71,15 @@ def open_subject(given: dict[str, Any]) -> "Subject":
     from ..bench.subjects import Subject, check_fits, random_subject
     from ..checkpoint import shards
 
-    def check(name: str, folder: Path) -> None:
-        check_fits(name, sum(file.stat().st_size for file in shards(folder)))
-
+    dtype = given["dtype"]
+    check_dtype(dtype)
     if given.get("shape"):
-        check_dtype(given["dtype"])
         with waiting("drawing random weights"):
-            return random_subject(given["shape"], given["bits"] or 4, given["dtype"], given["layers"])
-    return Subject(*load_named(given["model"], yes=given["yes"], dtype=given["dtype"], check=check), random=False)
+            return random_subject(given["shape"], given["bits"] or 4, dtype, given["layers"])
+    name, folder = folder_named(given["model"], yes=given["yes"])
+    check_fits(name, sum(file.stat().st_size for file in shards(folder)))
+    with waiting(f"loading {name}"):
+        return Subject(name, *load(folder, dtype=dtype), random=False)
 
 
 def open_learner(given: dict[str, Any]) -> "Learner":

@@ -173,11 +173,6 @@ def decoding_config(
     return GenerationConfig(**{**usual, **chosen})
 
 
-def wants_tuned(context: typer.Context, tuned: bool) -> bool:
-    """Whether to use a stored window width: not with `--no-tuned`, nor when the user names a window."""
-    return tuned and "window" not in Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
-
-
 def _token(given: str) -> str | int:
     """A token for `--ban-token`: a whole number is an id."""
     return int(given) if given.isascii() and given.isdigit() else given

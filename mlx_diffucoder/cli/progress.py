@@ -48,69 +48,52 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
-class Measuring:
-    """A bar for work whose amount is known only after it began. Prints one estimate of the time, also without a terminal."""
-
-    def __init__(self, progress: Progress):
-        self._progress, self._task, self._estimated = progress, progress.add_task("measuring", total=None), False
-        self._began = time.monotonic()
-
-    def tell(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=done, total=total)
-        if done >= total / 50 and not self._estimated:
-            self._estimated = True
-            seconds = (time.monotonic() - self._began) * total / done
-            about = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
-            print(f"measuring takes about {about}; fewer or shorter texts take less", file=sys.stderr)
-
-
 @contextmanager
-def measuring() -> Iterator[Measuring]:
-    """Show a bar. Without a terminal, only the estimate is printed."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+def measuring() -> Iterator[Callable[[int, int], None]]:
+    """Show a bar for work whose amount is known only after it began. Yields a function that takes what is done, and the total.
+
+    Prints one estimate of the time, also without a terminal.
+    """
+    columns = (TextColumn("measuring"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    began, estimated = time.monotonic(), False
     with _bars(*columns) as progress:
-        yield Measuring(progress)
+        task = progress.add_task("", total=None)
 
+        def tell(done: int, total: int) -> None:
+            nonlocal estimated
+            progress.update(task, completed=done, total=total)
+            if done >= total / 50 and not estimated:
+                estimated = True
+                seconds = (time.monotonic() - began) * total / done
+                about = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+                print(f"measuring takes about {about}; fewer or shorter texts take less", file=sys.stderr)
 
-class Reading:
-    """A bar over bytes, with the name of the file or layer, the speed and the time left."""
-
-    def __init__(self, progress: Progress):
-        self._progress, self._task = progress, progress.add_task("reading headers", total=None)
-
-    def start(self, total: int) -> None:
-        """Start again, with `total` bytes to read."""
-        self._progress.reset(self._task, total=total)
-
-    def advance(self, name: str, count: int) -> None:
-        self._progress.update(self._task, description=escape(name), advance=count)
-
-
-@contextmanager
-def reading() -> Iterator[Reading]:
-    """Show a bar over bytes, whose number is given later, if stderr is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with _bars(*columns) as progress:
-        yield Reading(progress)
+        yield tell
 
 
 class Converting:
-    """The bars of a conversion: one for the calibration, if there is one, and then one over bytes."""
+    """The bars of a conversion: one for the calibration, if there is one, and then one over bytes.
+
+    The second has the name of the file or layer, the speed and the time left.
+    """
 
     def __init__(self, bars: ExitStack, measures: bool):
-        self._bars = bars
-        self.tell = bars.enter_context(measuring()).tell if measures else None
-        self._reading = None if measures else bars.enter_context(reading())
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._bars, self._reading = bars, _bars(*columns)
+        self._task = self._reading.add_task("reading headers", total=None)
+        self.tell = bars.enter_context(measuring()) if measures else None
+        if not measures:
+            bars.enter_context(self._reading)
 
     def start(self, total: int) -> None:
-        if self._reading is None:
+        """Begin with the bar over bytes, of which there are `total`."""
+        if self.tell:
             self._bars.close()
-            self._reading = self._bars.enter_context(reading())
-        self._reading.start(total)
+            self._bars.enter_context(self._reading)
+        self._reading.reset(self._task, total=total)
 
     def advance(self, name: str, count: int) -> None:
-        if self._reading:
-            self._reading.advance(name, count)
+        self._reading.update(self._task, description=escape(name), advance=count)
 
 
 @contextmanager

@@ -3,7 +3,10 @@
 Pure: cells in, styled text out. `live_view` decides what goes to the terminal, and when.
 """
 
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 from rich.cells import get_character_cell_size
 from rich.style import Style
@@ -56,7 +59,7 @@ def wrap(styled: Styled, width: int) -> list[Styled]:
     rows: list[Styled] = [[]]
     column = 0
     for text, style in styled:
-        for part in _parts(text):
+        for part in filter(None, re.split("([\n\t])", text)):
             if part == "\n":
                 rows.append([])
                 column = 0
@@ -82,31 +85,14 @@ def _add(row: Styled, text: str, style: Style) -> None:
         row.append((text, style))
 
 
-def _parts(text: str) -> list[str]:
-    """A text cut at its line ends and tabs, which stay as parts."""
-    if "\n" not in text and "\t" not in text:
-        return [text]
-    parts = [""]
-    for mark in text:
-        if mark in "\n\t":
-            parts += [mark, ""]
-        else:
-            parts[-1] += mark
-    return [part for part in parts if part]
-
-
 def _fitting(text: str, columns: int) -> tuple[int, int]:
     """The number of characters that fit into `columns`, and the columns they take."""
     if text.isascii():
         count = min(len(text), max(0, columns))
         return count, count
-    taken = 0
-    for count, mark in enumerate(text):
-        size = get_character_cell_size(mark)
-        if taken + size > columns:
-            return count, taken
-        taken += size
-    return len(text), taken
+    ends = list(accumulate(map(get_character_cell_size, text), initial=0))
+    count = bisect_right(ends, columns) - 1
+    return count, ends[count]
 
 
 def action(rows: Sequence[Styled]) -> tuple[int, int]:

@@ -104,6 +104,16 @@ class Schema:
         *table, last = words
         return (*table, last if (*table, last) in self.tables else last.replace("-", "_"))
 
+    def flat(self, table: Mapping[str, Any], above: Key = ()) -> dict[Key, Any]:
+        """Every key of a configuration file, and its value."""
+        found: dict[Key, Any] = {}
+        for word, value in table.items():
+            if isinstance(value, dict) and (*above, word) in self.tables:
+                found |= self.flat(value, (*above, word))
+            else:
+                found[self.spelt((*above, word))] = value
+        return found
+
     def check(self, key: Key, value: Any) -> Any:
         """The value. Raises `SettingsError` when the key cannot have it."""
         name, option = ".".join(key), self.option(key)
@@ -150,22 +160,22 @@ class Settings:
     """The user's defaults.
 
     Attributes:
+        schema: the keys there are.
         values: each key that is set.
         problems: what is wrong with a key that is set to an impossible value.
         strays: a line for each `DIFFUCODE_` variable that sets nothing.
-        schema: None when there is no command line.
     """
 
+    schema: Schema
     values: Mapping[Key, Setting] = field(default_factory=dict)
     problems: Mapping[Key, str] = field(default_factory=dict)
     strays: tuple[str, ...] = ()
-    schema: Schema | None = None
 
     @classmethod
     def of(cls, context: typer.Context) -> "Settings":
         """The settings of a running command line."""
-        found = context.find_root().obj
-        return found if isinstance(found, Settings) else cls()
+        root = context.find_root()
+        return root.obj or cls(Schema(root.command))
 
     @classmethod
     def read(cls, schema: Schema) -> Self:
@@ -178,7 +188,7 @@ class Settings:
                 problems.pop(key, None)  # of the value that it overrides
             except SettingsError as error:
                 problems[key] = f"{origin}: {error}"
-        return cls(values, problems, tuple(_strays(schema)), schema)
+        return cls(schema, values, problems, tuple(_strays(schema)))
 
     def check(self, words: Words) -> None:
         """Raise `SettingsError` for the first problem that concerns a command."""
@@ -194,14 +204,11 @@ class Settings:
     def default_map(self) -> dict[str, Any]:
         """The settings as the parser takes them: by command and parameter."""
         tree: dict[str, Any] = {}
-        if not self.values or self.schema is None:
-            return tree
-        for *words, key in self.schema.options:
+        for (*words, key), option in self.schema.options.items() if self.values else ():
             if words and (setting := self.get(tuple(words), key)):
                 table = tree
                 for word in words:
                     table = table.setdefault(word, {})
-                option = self.schema.options[*words, key]
                 table[option.parameter] = str(Path(setting.value).expanduser()) if option.kind is Path else setting.value
         return tree
 
@@ -240,8 +247,8 @@ def _found(schema: Schema, problems: dict[Key, str]) -> Iterator[tuple[Key, Any,
     """Key, value, origin, and whether that is the file; the file's come first. Invalid TOML is a problem of all keys."""
     path = config_path()
     try:
-        for key, value in leaves(read_file(path), schema):
-            yield schema.spelt(key), value, str(path), True
+        for key, value in schema.flat(read_file(path)).items():
+            yield key, value, str(path), True
     except SettingsError as error:
         problems[()] = str(error)
     if _variables():
@@ -267,12 +274,3 @@ def _strays(schema: Schema) -> Iterator[str]:
             near = did_you_mean(name.removeprefix(PREFIX), (one.removeprefix(PREFIX) for one in known))
             what = near.replace("'", "'" + PREFIX, 1) or "; diffucode config list --all lists the keys"
             yield f"{name}: no such variable; it has no effect{what}"
-
-
-def leaves(table: Mapping[str, Any], schema: Schema, above: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every key of a configuration file, and its value."""
-    for word, value in table.items():
-        if isinstance(value, dict) and (*above, word) in schema.tables:
-            yield from leaves(value, schema, (*above, word))
-        else:
-            yield (*above, word), value
