@@ -62,8 +62,8 @@ def open_model(context: typer.Context, config: GenerationConfig, *, verbose: boo
     given = context.params
     name, model, tokenizer = load_named(given["model"], yes=given["yes"], dtype=given["dtype"], adapter=given["adapter"])
     # Not with `--no-tuned`, nor when the user names a window.
-    wanted = given["tuned"] and "window" not in Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
-    return Opened(name, model, tokenizer, with_tuned_window(config, model, wanted=wanted, verbose=verbose))
+    tuned = given["tuned"] and "window" not in Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
+    return Opened(name, model, tokenizer, with_tuned_window(config, model, wanted=tuned, verbose=verbose))
 
 
 def open_subject(given: dict[str, Any]) -> "Subject":
