@@ -122,7 +122,7 @@ def measure(model: str, folder: Path, *, bits: int = 4, steps: int = 600, tasks:
 
 
 def _train(checkpoint: Path, folder: Path, steps: int) -> None:
-    from mlx_diffucoder.training.job import Data, Job
+    from mlx_diffucoder.training.job import Data, supervised_job
     from mlx_diffucoder.training.learners import Tuning, from_checkpoint
     from mlx_diffucoder.training.settings import TrainSettings
     from mlx_diffucoder.training.trainer import Hooks
@@ -140,7 +140,7 @@ def _train(checkpoint: Path, folder: Path, steps: int) -> None:
     )
     data = Data.read(folder / "train.jsonl", None, learner.tokenizer, max_length=MAX_LENGTH, skip_long=False)
     hooks = Hooks(lambda report: print(json.dumps(report.to_dict()), file=sys.stderr, flush=True))
-    trainer = Job.of(learner, settings, data).trainer(folder / "adapter", hooks, resume=False)
+    trainer = supervised_job(learner, settings, data).trainer(folder / "adapter", hooks, resume=False)
     trainer.run()
     trainer.folder.publish(trainer.progress)
 

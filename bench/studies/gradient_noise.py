@@ -36,7 +36,7 @@ def main(
 ) -> None:
     """Measure signal and noise of the gradient."""
     from mlx_diffucoder.loading import resolve
-    from mlx_diffucoder.training.batches import Batches, Drawing
+    from mlx_diffucoder.training.batches import Batches
     from mlx_diffucoder.training.job import Data
     from mlx_diffucoder.training.learners import Tuning, from_checkpoint
     from mlx_diffucoder.training.settings import TrainSettings
@@ -45,13 +45,13 @@ def main(
         learner = from_checkpoint(resolve(checkpoint), checkpoint, Tuning(tune="full", dtype="float32"), seed)
         read = Data.read(data, None, learner.tokenizer, max_length=max_length, skip_long=True)
         pairs = list(product(least_t or (0.02, 0.2), infill or (0.0,)))
-        for least, share in pairs:  # all are checked before minutes are spent on the first
-            TrainSettings(steps=1, batch_size=batch_size, max_length=max_length, infill=share, canvas=canvas, least_t=least)
+        same: dict[str, Any] = {"steps": 1, "batch_size": batch_size, "max_length": max_length, "canvas": canvas, "seed": seed}
+        # All are checked before minutes are spent on the first.
+        settings = [TrainSettings(**same, infill=share, least_t=least) for least, share in pairs]
         rows = []
         print(f"{'least-t':>8} {'infill':>7} {'signal':>8} {'noise':>8} {'ratio':>8} {'positions':>10}")
-        for least, share in pairs:
-            drawing = Drawing(size=batch_size, max_length=max_length, infill=share, canvas=canvas, seed=seed, least_t=least)
-            row = measure(learner.model, Batches(read.train.kept[:texts], learner.tokenizer, drawing), batches)
+        for (least, share), chosen in zip(pairs, settings, strict=True):
+            row = measure(learner.model, Batches(read.train.kept[:texts], learner.tokenizer, chosen), batches)
             if not row["noise"] > 0:
                 raise BenchError(f"{data}: the gradients of all batches are the same; give more texts")
             row["ratio"] = row["signal"] / row["noise"]

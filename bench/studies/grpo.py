@@ -84,15 +84,14 @@ def learn_by_reward(
 ) -> dict[str, float]:
     """Train all weights by coupled-GRPO; returns its compute and seconds."""
     from mlx_diffucoder.evaluation import Limits
-    from mlx_diffucoder.training.grpo import CoupledGrpo
-    from mlx_diffucoder.training.grpo_job import GrpoJob, GrpoPlan, read_prompts
-    from mlx_diffucoder.training.grpo_settings import GrpoSettings
-    from mlx_diffucoder.training.settings import TrainSettings
+    from mlx_diffucoder.training.grpo import CoupledGrpo, GrpoPlan
+    from mlx_diffucoder.training.grpo_job import grpo_job, read_prompts
+    from mlx_diffucoder.training.settings import GrpoSettings, TrainSettings
 
     learner = _learner(model)
     plan = GrpoPlan(grpo=GrpoSettings(**grpo), decoding=GenerationConfig(**decoding), limits=Limits())
     tasks = read_prompts(data, learner, plan.decoding)
-    trainer = GrpoJob.of(learner, TrainSettings(**settings), plan, tasks).trainer(out, _hooks(), resume=False)
+    trainer = grpo_job(learner, TrainSettings(**settings), plan, tasks).trainer(out, _hooks(), resume=False)
     began = time.perf_counter()
     trainer.run()
     seconds = time.perf_counter() - began
@@ -106,22 +105,21 @@ def learn_by_example(
     model: str, data: Path, out: Path, compute: int, settings: dict[str, Any], max_tokens: int
 ) -> dict[str, float]:
     """Train all weights on the tasks' solutions, for as many steps as `compute` allows."""
-    from mlx_diffucoder.training.batches import Batches, Drawing
-    from mlx_diffucoder.training.job import Data, Job
+    from mlx_diffucoder.training.batches import Batches
+    from mlx_diffucoder.training.job import Data, supervised_job
     from mlx_diffucoder.training.settings import TrainSettings
 
     learner = _learner(model)
     read = Data.read(data, None, learner.tokenizer, max_length=learner.model.config.max_position_embeddings, skip_long=True)
     # Canvases as long as those of the answers: the longest prompt, and the masks after it.
     longest = max(read.train.longest, max_tokens + max(len(one.prompt) for one in read.train.kept))
-    drawing = Drawing(size=settings["batch_size"], max_length=longest, seed=settings["seed"])
-    batches = Batches(read.train.kept, learner.tokenizer, drawing)
+    batches = Batches(read.train.kept, learner.tokenizer, TrainSettings(**settings, steps=1, max_length=longest))
     steps = spent = 0
     while spent < compute:
         spent += GRADIENT * batches.draw(steps)[0].tokens.size
         steps += 1
     chosen = TrainSettings(**settings, steps=steps, max_length=longest)
-    trainer = Job.of(learner, chosen, read).trainer(out, _hooks(), resume=False)
+    trainer = supervised_job(learner, chosen, read).trainer(out, _hooks(), resume=False)
     began = time.perf_counter()
     trainer.run()
     seconds = time.perf_counter() - began

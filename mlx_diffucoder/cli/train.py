@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..training.grpo_settings import GrpoSettings
-from ..training.settings import TrainSettings
+from ..training.settings import GrpoSettings, TrainSettings
 from . import options
 from .command import Command, Group, examples, refuse_options
 from .terminal import stop_signals
 
 if TYPE_CHECKING:
-    from ..training.grpo_job import GrpoJob
     from ..training.job import Job
 
 in_training, in_masks = options.panel("Training"), options.panel("Masks")
@@ -154,14 +152,14 @@ def train(
 
 def _train(given: dict[str, Any]) -> int:
     settings = TrainSettings.of_options(given)  # before anything is read
-    from ..training.job import Data, Job
+    from ..training.job import Data, supervised_job
     from .model_option import open_learner
 
     learner = open_learner(given)
     sizes = {name: given[name] for name in ("max_length", "skip_long")}
     read = Data.read(given["data"], given["valid"], learner.tokenizer, **sizes)
     settings = replace(settings, steps=given["steps"] or read.steps(given["epochs"] or 1, settings))
-    return _start(Job.of(learner, settings, read, gradient_checkpointing=given["gradient_checkpointing"]), given)
+    return _start(supervised_job(learner, settings, read, gradient_checkpointing=given["gradient_checkpointing"]), given)
 
 
 @app.command(
@@ -228,7 +226,8 @@ def _train_grpo(context: typer.Context) -> int:
     options.require_code_execution(given["allow_code_execution"], "train grpo")
     settings = TrainSettings.of_options(given)  # before anything is read
     from ..evaluation import Limits
-    from ..training.grpo_job import GrpoJob, GrpoPlan, read_prompts, steps_of
+    from ..training.grpo import GrpoPlan
+    from ..training.grpo_job import grpo_job, read_prompts, steps_of
     from .model_option import open_learner
 
     usual = {name: given[name] for name in ("temperature", "max_tokens")}
@@ -240,18 +239,17 @@ def _train_grpo(context: typer.Context) -> int:
     learner = open_learner(given)
     tasks, held_out = (read_prompts(file, learner, plan.decoding) if file else [] for file in (given["data"], given["valid"]))
     settings = replace(settings, steps=given["steps"] or steps_of(plan, len(tasks), given["epochs"] or 1))
-    job = GrpoJob.of(learner, settings, plan, tasks, held_out, gradient_checkpointing=given["gradient_checkpointing"])
+    job = grpo_job(learner, settings, plan, tasks, held_out, gradient_checkpointing=given["gradient_checkpointing"])
     return _start(job, given)
 
 
-def _start(job: "Job | GrpoJob", given: dict[str, Any]) -> int:
+def _start(job: "Job", given: dict[str, Any]) -> int:
     """Run a job, or with `--dry-run` only describe it. Returns the exit code."""
-    from ..training.job import describe
     from ..training.trainer import Hooks
     from .progress import training
 
     trainer, outcome = None if given["dry_run"] else job.trainer(given["out"], Hooks(), resume=given["resume"]), dict[str, Any]()
-    print(*describe(job), sep="\n", file=sys.stderr)
+    print(*job.describe(), sep="\n", file=sys.stderr)
     if trainer is not None:
         with training(job.settings.steps) as report, stop_signals() as signals:
             trainer.hooks = Hooks(report, lambda: bool(signals), given["report_every"])
@@ -263,7 +261,7 @@ def _start(job: "Job | GrpoJob", given: dict[str, Any]) -> int:
         progress = {"best_valid": trainer.progress.best, "best_step": trainer.progress.best_step}
         outcome = {"out": str(given["out"]), **trainer.last, **progress}
     if given["as_json"]:
-        print(json.dumps({**outcome, "memory_computed": job.memory.to_dict(), "settings": job.settings.to_dict()}))
+        print(json.dumps({**outcome, "memory_computed": job.memory.to_dict(), "settings": vars(job.settings)}))
     elif outcome:
         print(outcome["out"])
     return 0

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from ..tokenizer import Tokenizer
 from .data import Example
-from .objective import LEAST_T, Noised, draw_masks, mask_from, timesteps
+from .objective import Noised, draw_masks, mask_from, timesteps
+from .settings import TrainSettings
 
 SORTED_TOGETHER = 32  # batches whose examples are sorted by length
 MULTIPLE = 8  # canvas lengths are multiples of this, so that there are few shapes
@@ -54,50 +55,19 @@ Row = tuple[NDArray[np.int32], NDArray[np.bool_], int]
 """One canvas: tokens `[L]`, targets `[L]`, and the length of the answer."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """How to draw batches.
-
-    Attributes:
-        size: examples per batch.
-        max_length: the longest canvas, in tokens.
-        infill: share of examples that become infilling canvases.
-        canvas: length of the canvases. `random` draws between the batch's longest example and `max_length`, mostly
-            short (the sixth power of a uniform number, on a logarithmic scale); `longest` is the batch's longest
-            example; `full` is `max_length`.
-        seed: seeds all draws.
-        least_t: see `timesteps`.
-        prefixes: share of answers that are masked from some position to the end.
-        padding: share of answers whose padding is masked with its own probability.
-        objective: `masked`, `causal` or `mixed`, see `objective.py`.
-        smoothing: label smoothing of targets far from visible tokens.
-    """
-
-    size: int
-    max_length: int
-    infill: float = 0.0
-    canvas: str = "random"
-    seed: int = 0
-    least_t: float = LEAST_T
-    prefixes: float = 0.0
-    padding: float = 0.0
-    objective: str = "masked"
-    smoothing: float = 0.0
-
-
 class Batches:
     """The endless sequence of a run's batches, addressed by number."""
 
-    def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, drawing: Drawing):
-        self._examples, self._drawing = examples, drawing
+    def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, settings: TrainSettings):
+        self._examples, self._settings = examples, settings
         self._mask_id, self._pad_id = tokenizer.mask_id, tokenizer.pad_id
         self._end_id = tokenizer.end_id(chat=False)
-        self._ends_line = _line_ends(tokenizer) if drawing.infill else np.zeros(0, dtype=bool)
+        self._ends_line = _line_ends(tokenizer) if settings.infill else np.zeros(0, dtype=bool)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
     @property
     def per_epoch(self) -> int:
-        return batches_per_epoch(len(self._examples), self._drawing.size)
+        return batches_per_epoch(len(self._examples), self._settings.batch_size)
 
     def draw(self, number: int, together: int = 1) -> list[Noised]:
         """`together` batches from `number` on, whose losses sum to a mean over all their targets.
@@ -112,33 +82,33 @@ class Batches:
 
     def _noised(self, canvases: Canvases, rng: np.random.Generator, count: int, causal: bool) -> Noised:
         tokens, learnt = canvases.tokens, canvases.learnt
-        if self._drawing.objective == "causal":
+        if self._settings.objective == "causal":
             return Noised.left_to_right(tokens, learnt, count)
         if causal:
             return Noised.after_prompts(tokens, learnt, self._mask_id, count)
-        t = timesteps(rng, len(tokens), self._drawing.least_t)
+        t = timesteps(rng, len(tokens), self._settings.least_t)
         masked, weights = draw_masks(rng, learnt, t), np.broadcast_to(1 / t[:, None], tokens.shape).copy()
         length = tokens.shape[1]
         for row, answer in enumerate(canvases.answers):
             first = int(learnt[row].argmax())
             end = first + answer
-            if answer and self._drawing.prefixes and rng.random() < self._drawing.prefixes:
+            if answer and self._settings.prefixes and rng.random() < self._settings.prefixes:
                 places = min(answer + 1, length - first)  # the answer's positions, and the first after it
                 masked[row], weights[row] = mask_from(first + int(rng.integers(places)), places, length)
-            if answer and self._drawing.padding and rng.random() < self._drawing.padding:
-                (own,) = timesteps(rng, 1, self._drawing.least_t)
+            if answer and self._settings.padding and rng.random() < self._settings.padding:
+                (own,) = timesteps(rng, 1, self._settings.least_t)
                 masked[row, end:], weights[row, end:] = rng.random(length - end) < own, 1 / own
-        return Noised.of(tokens, masked, weights / count, self._mask_id, self._drawing.smoothing)
+        return Noised.of(tokens, masked, weights / count, self._mask_id, self._settings.smoothing)
 
     def _causal(self, number: int) -> bool:
-        return self._drawing.objective == "causal" or (self._drawing.objective == "mixed" and number % 2 == 1)
+        return self._settings.objective == "causal" or (self._settings.objective == "mixed" and number % 2 == 1)
 
     def _canvases(self, number: int) -> tuple[Canvases, np.random.Generator]:
         epoch, place = divmod(number, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._order(epoch))
         chosen = [self._examples[index] for index in self._epoch[1][place]]
-        rng = np.random.default_rng([self._drawing.seed, 1, number])
+        rng = np.random.default_rng([self._settings.seed, 1, number])
         causal = self._causal(number)
         length = self._length(rng, max(map(len, chosen)), causal)
         tokens, learnt, answers = zip(*(self._row(rng, example, length, causal) for example in chosen), strict=True)
@@ -146,8 +116,8 @@ class Batches:
 
     def _order(self, epoch: int) -> list[list[int]]:
         """The examples of an epoch in batches of similar lengths, in random order."""
-        rng = np.random.default_rng([self._drawing.seed, 0, epoch])
-        order, size = rng.permutation(len(self._examples)), self._drawing.size
+        rng = np.random.default_rng([self._settings.seed, 0, epoch])
+        order, size = rng.permutation(len(self._examples)), self._settings.batch_size
         lengths = np.array([len(example) for example in self._examples])
         batches: list[list[int]] = []
         for start in range(0, len(order), size * SORTED_TOGETHER):
@@ -157,13 +127,13 @@ class Batches:
         return [batches[index] for index in rng.permutation(len(batches))]
 
     def _length(self, rng: np.random.Generator, longest: int, causal: bool) -> int:
-        most, drawn = self._drawing.max_length, rng.random()
-        share = {"random": drawn**6, "longest": 0.0, "full": 1.0}["longest" if causal else self._drawing.canvas]
+        most, drawn = self._settings.max_length, rng.random()
+        share = {"random": drawn**6, "longest": 0.0, "full": 1.0}["longest" if causal else self._settings.canvas]
         length = longest * (most / longest) ** share
         return min(most, -(-int(length) // MULTIPLE) * MULTIPLE)
 
     def _row(self, rng: np.random.Generator, example: Example, length: int, causal: bool) -> Row:
-        if rng.random() < self._drawing.infill and len(example.answer) > 2 and not causal:
+        if rng.random() < self._settings.infill and len(example.answer) > 2 and not causal:
             return self._with_holes(rng, example, length)
         tokens = np.full(length, self._pad_id, dtype=np.int32)
         tokens[: len(example)] = np.concatenate([example.prompt, example.answer])

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..adapter import apply_adapter
@@ -11,7 +10,7 @@ from ..checkpoint import build
 from ..errors import ConvertError
 from ..files import new_folder
 from ..tokenizer import Tokenizer
-from .learners import ModelWriter
+from .learners import write_model
 
 
 def fuse(folder: Path, adapter: Path, out: Path, *, dequantize: bool = False) -> None:
@@ -32,14 +31,10 @@ def fuse(folder: Path, adapter: Path, out: Path, *, dequantize: bool = False) ->
         apply_adapter(model, adapter.expanduser())
         fused: Any = [(name, one.fuse(dequantize=dequantize)) for name, one in model.named_modules() if hasattr(one, "fuse")]
         model.update_modules(tree_unflatten(fused))
-        settings = dict(raw)
+        settings = raw
         if dequantize:
-            _dequantize(model)
+            from mlx_lm.utils import dequantize_model
+
+            dequantize_model(model)
             settings = {key: value for key, value in raw.items() if not key.startswith("quantization")}
-        ModelWriter(settings, tokenizer, folder)(unfinished, model)
-
-
-def _dequantize(model: nn.Module) -> None:
-    from mlx_lm.utils import dequantize_model
-
-    dequantize_model(model)
+        write_model(unfinished, model, settings=settings, tokenizer=tokenizer, source=folder)

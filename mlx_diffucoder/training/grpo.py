@@ -5,7 +5,7 @@ serves `updates` optimizer steps, each with its own masks. A checkpoint keeps th
 round need, so a run can resume in the middle of one. All draws of a round follow from the seed and its number.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import GenerationConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TrainError
 from ..evaluation import Limits
 from ..models.transformer import DiffusionModel
 from ..tasks import Task
 from ..tokenizer import Tokenizer
 from .coupled import CANVASES, Answers, Pair, Questions, clipped_loss, leave_one_out, log_pi
-from .grpo_settings import GrpoSettings
 from .recompute import computed_once
 from .rollouts import Reward, rewards_of, write
+from .settings import GrpoSettings, TrainSettings
 from .state import ROUND
-from .trainer import Arrays
+from .trainer import Arrays, Method
 
 NOTHING = np.zeros(0, dtype=np.float32)
 
@@ -61,31 +61,43 @@ class Prompt:
     ids: list[int]
 
 
-class CoupledGrpo:
+@dataclass(frozen=True, kw_only=True)
+class GrpoPlan:
+    """How answers are drawn, tested and learned from.
+
+    Attributes:
+        decoding: how answers are drawn; its seed is ignored.
+        limits: of the programs that test them.
+
+    Raises:
+        TrainError: the temperature is 0, so that all answers to a prompt would be the same.
+    """
+
+    grpo: GrpoSettings
+    decoding: GenerationConfig
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        if self.decoding.temperature == 0:
+            raise TrainError(
+                "temperature must be above 0: there is nothing to learn from answers that are all the same", field="temperature"
+            )
+
+
+class CoupledGrpo(Method):
     """Coupled-GRPO on tasks.
 
     Args:
         prompts: the prompts, already checked to fit.
-        decoding: how to generate the answers; its seed is ignored.
-        together: canvases per forward.
         reference: the trainable weights of the reference model, if the objective has a KL term.
     """
 
     def __init__(
-        self,
-        prompts: Sequence[Prompt],
-        tokenizer: Tokenizer,
-        settings: GrpoSettings,
-        decoding: GenerationConfig,
-        *,
-        limits: Limits,
-        seed: int,
-        together: int,
-        reference: Any = None,
+        self, prompts: Sequence[Prompt], tokenizer: Tokenizer, plan: GrpoPlan, settings: TrainSettings, reference: Any = None
     ):
-        self._prompts, self._tokenizer, self._settings, self._decoding = prompts, tokenizer, settings, decoding
-        self._limits, self._seed, self._reference = limits, seed, reference
-        self._answers_together = max(1, together // CANVASES)
+        self._prompts, self._tokenizer, self._plan, self._settings = prompts, tokenizer, plan, plan.grpo
+        self._seed, self._reference = settings.seed, reference
+        self._answers_together = max(1, settings.batch_size // CANVASES)
         self._round: Round | None = None
         self._told: list[dict[str, float]] = []
         self._last: list[dict[str, float]] = []
@@ -124,13 +136,14 @@ class CoupledGrpo:
             ]
         self.forwarded += sum(one.positions for one in written)
         pairs = [(prompt.task, text) for prompt, one in zip(chosen, written, strict=True) for text in one.texts]
-        earned = np.array(rewards_of(pairs, self._limits), dtype=object).reshape(len(chosen), -1)
+        earned = np.array(rewards_of(pairs, self._plan.limits), dtype=object).reshape(len(chosen), -1)
         advantages = [leave_one_out(self._values(group)) for group in earned]
         self._tell(earned, advantages)
+        starts = range(0, self._settings.group, self._answers_together)
         cut = [
             Part(one.answers.part(which), gained[which].astype(np.float32))
             for one, gained in zip(written, advantages, strict=True)
-            for which in self._slices()
+            for which in (slice(start, start + self._answers_together) for start in starts)
         ]
         kept = [part for part in cut if self._settings.kl or part.advantages.any()]
         # A round without a signal is still a step: weights decay and the learning rate advances.
@@ -145,11 +158,7 @@ class CoupledGrpo:
 
     def _seeded(self, number: int, place: int) -> GenerationConfig:
         seed = np.random.default_rng([self._seed, 3, number, place]).integers(2**63)
-        return replace(self._decoding, seed=int(seed))
-
-    def _slices(self) -> Iterator[slice]:
-        for start in range(0, self._settings.group, self._answers_together):
-            yield slice(start, start + self._answers_together)
+        return replace(self._plan.decoding, seed=int(seed))
 
     def _values(self, group: NDArray[Any]) -> NDArray[np.float64]:
         return np.array([reward.value(self._settings.format_reward) for reward in group])

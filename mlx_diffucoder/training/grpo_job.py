@@ -2,153 +2,77 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import mlx.nn as nn
 
 from ..config import GenerationConfig
-from ..errors import PromptError, TaskError, TrainError
-from ..evaluation import Limits, evaluate
+from ..errors import PromptError, TaskError
+from ..evaluation import evaluate
 from ..generation import prompt_ids
 from ..models.transformer import DiffusionModel
 from ..tasks import Task, read_tasks
 from .coupled import CANVASES
-from .grpo import CoupledGrpo, Prompt
-from .grpo_settings import GrpoSettings
-from .job import FREE
+from .grpo import CoupledGrpo, GrpoPlan, Prompt
+from .job import Job
 from .learners import Learner
 from .memory import FLOAT, LOGITS, Memory, bytes_of, memory_to_train
 from .recompute import HEAD_ROWS, computed_once, recompute_layers, recomputes
 from .settings import TrainSettings
-from .state import RunFolder
-from .trainer import Hooks, Trainer, make_optimizer, streams
+from .trainer import Evaluate, make_optimizer, streams
 
 
-@dataclass(frozen=True, kw_only=True)
-class GrpoPlan:
-    """How answers are drawn, tested and learned from.
+def grpo_job(
+    learner: Learner,
+    settings: TrainSettings,
+    plan: GrpoPlan,
+    train: list[Prompt],
+    valid: Sequence[Prompt] = (),
+    *,
+    gradient_checkpointing: bool = False,
+) -> Job:
+    """A run of coupled-GRPO.
 
-    Attributes:
-        decoding: how answers are drawn.
-        limits: of the programs that test them.
-
-    Raises:
-        TrainError: the temperature is 0, so that all answers to a prompt would be the same.
-    """
-
-    grpo: GrpoSettings
-    decoding: GenerationConfig
-    limits: Limits
-
-    def __post_init__(self) -> None:
-        if self.decoding.temperature == 0:
-            raise TrainError(
-                "temperature must be above 0: there is nothing to learn from answers that are all the same", field="temperature"
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class GrpoJob:
-    """A run of coupled-GRPO that is ready to start.
-
-    Attributes:
+    Args:
         train: the tasks to answer.
         valid: the tasks to evaluate on; the measure is the share not solved at temperature 0.
-        memory: what it takes at most, in bytes.
     """
+    model, grpo, held_out = learner.model, plan.grpo, [prompt.task for prompt in valid]
+    if gradient_checkpointing:
+        recompute_layers(model)
 
-    learner: Learner
-    settings: TrainSettings
-    plan: GrpoPlan
-    train: list[Prompt]
-    valid: list[Task]
-    memory: Memory
+    def method() -> CoupledGrpo:
+        reference = model.trainable_parameters() if grpo.kl else None
+        return CoupledGrpo(train, learner.tokenizer, plan, settings, reference)
 
-    @classmethod
-    def of(
-        cls,
-        learner: Learner,
-        settings: TrainSettings,
-        plan: GrpoPlan,
-        train: list[Prompt],
-        valid: Sequence[Prompt] = (),
-        *,
-        gradient_checkpointing: bool = False,
-    ) -> "GrpoJob":
-        if gradient_checkpointing:
-            recompute_layers(learner.model)
-        memory = _memory(learner.model, settings, plan, max(len(prompt.ids) for prompt in train))
-        return cls(learner, settings, plan, train, [prompt.task for prompt in valid], memory)
-
-    def trainer(self, out: Path, hooks: Hooks, *, resume: bool) -> Trainer:
-        """The run, at its start or at the last checkpoint in `out`. Raises as `Job.trainer`."""
-        method, learner = self._method(), self.learner
-
-        def write(folder: Path, model: nn.Module) -> None:
-            learner.write(folder, model)
-            method.save(folder)
-
-        def read(folder: Path) -> None:
-            learner.read(folder)
-            method.read(folder)
-
-        folder = RunFolder(out, self.identity, write, resume=resume)
-        trainer = Trainer(learner.model, method, self.settings, folder, self._evaluation(), hooks)
-        trainer.progress = folder.restore(read, trainer.optimizer)
-        return trainer
-
-    def _method(self) -> CoupledGrpo:
-        return CoupledGrpo(
-            self.train,
-            self.learner.tokenizer,
-            self.plan.grpo,
-            self.plan.decoding,
-            limits=self.plan.limits,
-            seed=self.settings.seed,
-            together=self.settings.batch_size,
-            reference=self.learner.model.trainable_parameters() if self.plan.grpo.kl else None,
-        )
-
-    def _evaluation(self) -> Callable[[DiffusionModel], float] | None:
-        if not self.valid:
-            return None
-        greedy = replace(self.plan.decoding, temperature=0.0, seed=0)
-
-        def unsolved(model: DiffusionModel) -> float:
-            with computed_once(model):
-                found = list(evaluate(model, self.learner.tokenizer, self.valid, greedy, limits=self.plan.limits))
-            return sum(not result.passed for result in found) / len(found)
-
-        return unsolved
-
-    @property
-    def what(self) -> str:
-        """What the run learns from, for people."""
-        grpo = self.plan.grpo
-        return f"{len(self.train)} tasks, {grpo.group} answers each to {grpo.prompts_per_step} at a time"
-
-    @property
-    def skipped(self) -> list[str]:
-        """Always empty: a task that does not fit is an error."""
-        return []
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a resumed run must have in common with its checkpoint."""
-        settings = {name: value for name, value in self.settings.to_dict().items() if name not in FREE}
-        return {
+    return Job(
+        learner=learner,
+        settings=settings,
+        what=f"{len(train)} tasks, {grpo.group} answers each to {grpo.prompts_per_step} at a time",
+        memory=_memory(model, settings, plan, max(len(prompt.ids) for prompt in train)),
+        method=method,
+        evaluation=(lambda: _unsolved(learner, plan, held_out)) if held_out else None,
+        identity={
             "method": "coupled-grpo",
-            **self.learner.identity,
-            **settings,
-            **self.plan.grpo.to_dict(),
-            **{f"decoding.{name}": value for name, value in json.loads(json.dumps(self.plan.decoding.to_dict())).items()},
-            **{f"limits.{name}": value for name, value in asdict(self.plan.limits).items()},
-            "data": _digest(prompt.task for prompt in self.train),
-            "valid": _digest(self.valid),
-        }
+            **vars(grpo),
+            **{f"decoding.{name}": value for name, value in json.loads(json.dumps(plan.decoding.to_dict())).items()},
+            **{f"limits.{name}": value for name, value in asdict(plan.limits).items()},
+            "data": _digest(prompt.task for prompt in train),
+            "valid": _digest(held_out),
+        },
+    )
+
+
+def _unsolved(learner: Learner, plan: GrpoPlan, tasks: list[Task]) -> Evaluate:
+    """The share of tasks that are not solved at temperature 0."""
+    greedy = replace(plan.decoding, temperature=0.0, seed=0)
+
+    def unsolved(model: DiffusionModel) -> float:
+        with computed_once(model):
+            found = list(evaluate(model, learner.tokenizer, tasks, greedy, limits=plan.limits))
+        return sum(not result.passed for result in found) / len(found)
+
+    return unsolved
 
 
 def read_prompts(path: Path, learner: Learner, decoding: GenerationConfig) -> list[Prompt]:

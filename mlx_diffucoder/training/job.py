@@ -1,26 +1,86 @@
-"""A supervised run, ready to start: data checked, memory computed."""
+"""A run, ready to start: data checked, memory computed. `supervised_job` makes one that learns from texts."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
 
 from ..formatting import format_bytes
 from ..memory import memory_size
+from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
-from .batches import Batches, Drawing, batches_per_epoch
+from .batches import Batches, batches_per_epoch
 from .data import Example, Examples, read_examples
 from .learners import Learner
 from .memory import Memory, memory_to_train
+from .objective import loss
 from .recompute import recompute_layers
 from .settings import TrainSettings
 from .state import RunFolder
-from .supervised import Supervised, validation
-from .trainer import Hooks, Trainer, make_optimizer, streams
+from .trainer import Arrays, Evaluate, Hooks, Method, Trainer, make_optimizer, streams
 
 FREE = ("save_every", "eval_every", "patience")
 """Settings that may change when a run is resumed: no weight depends on them."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Job:
+    """A run that is ready to start.
+
+    Attributes:
+        what: what the run learns from, for people.
+        skipped: a line for each option whose file has texts that are left out.
+        memory: what it takes at most, in bytes.
+        method: makes the method of the trainer.
+        evaluation: makes the evaluation; None without data for it.
+        identity: the method and its data: what a resumed run must have in common with its checkpoint, besides the
+            model and the settings.
+    """
+
+    learner: Learner
+    settings: TrainSettings
+    what: str
+    skipped: Sequence[str] = ()
+    memory: Memory
+    method: Callable[[], Method]
+    evaluation: Callable[[], Evaluate] | None
+    identity: dict[str, Any]
+
+    def trainer(self, out: Path, hooks: Hooks, *, resume: bool) -> Trainer:
+        """The run, at its start or at the last checkpoint in `out`.
+
+        Raises:
+            TrainError: `out` holds a run and `resume` is not set, or it holds another run, or it cannot be written.
+        """
+        learner, method = self.learner, self.method()
+        evaluate = self.evaluation() if self.evaluation else None
+
+        def write(folder: Path, model: nn.Module) -> None:
+            learner.write(folder, model)
+            method.save(folder)
+
+        def read(folder: Path) -> None:
+            learner.read(folder)
+            method.read(folder)
+
+        settings = {name: value for name, value in vars(self.settings).items() if name not in FREE}
+        folder = RunFolder(out, {**learner.identity, **settings, **self.identity}, write, resume=resume)
+        trainer = Trainer(learner.model, method, self.settings, folder, evaluate, hooks)
+        trainer.progress = folder.restore(read, trainer.optimizer)
+        return trainer
+
+    def describe(self) -> list[str]:
+        """Lines for people: texts that are left out, what the run learns from, and the memory that it takes."""
+        sizes = {name: format_bytes(count) for name, count in self.memory.to_dict().items()}
+        total = sizes.pop("total")
+        parts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        machine = format_bytes(memory_size())
+        about = f"{self.what}, {self.settings.steps} steps; about {total} at most: {parts}; this machine has {machine}"
+        return [*self.skipped, about]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,118 +102,59 @@ class Data:
         return max(1, round(epochs * batches / settings.accumulate))
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A supervised run that is ready to start.
+class Supervised(Method):
+    """The masked-diffusion objective, the causal one, or both, on examples."""
 
-    Attributes:
-        memory: what it takes at most, in bytes.
-    """
+    def __init__(self, batches: Batches, accumulate: int):
+        self._batches, self._accumulate = batches, accumulate
 
-    learner: Learner
-    settings: TrainSettings
-    data: Data
-    memory: Memory
+    def batches(self, model: DiffusionModel, step: int) -> Sequence[Arrays]:
+        return [batch.arrays() for batch in self._batches.draw(step * self._accumulate, self._accumulate)]
 
-    @classmethod
-    def of(cls, learner: Learner, settings: TrainSettings, data: Data, *, gradient_checkpointing: bool = False) -> "Job":
-        if gradient_checkpointing:
-            recompute_layers(learner.model)
-        memory = memory_to_train(
+    def loss(self, model: DiffusionModel, *arrays: mx.array) -> mx.array:
+        return loss(model, *arrays)
+
+
+def supervised_job(learner: Learner, settings: TrainSettings, data: Data, *, gradient_checkpointing: bool = False) -> Job:
+    """A run that learns from texts."""
+    if gradient_checkpointing:
+        recompute_layers(learner.model)
+    train, valid = data.train, data.valid
+    return Job(
+        learner=learner,
+        settings=settings,
+        what=f"{len(train.kept)} texts",
+        skipped=[
+            f"{flag}: {examples.skipped} of {examples.skipped + len(examples.kept)} texts are too long"
+            for flag, examples in (("--data", train), ("--valid", valid))
+            if examples and examples.skipped
+        ],
+        memory=memory_to_train(
             learner.model,
             make_optimizer(settings),
-            batch=min(settings.batch_size, len(data.train.kept)),
+            batch=min(settings.batch_size, len(train.kept)),
             length=settings.max_length,
             accumulate=settings.accumulate,
             lanes=len(streams()),
-        )
-        return cls(learner, settings, data, memory)
-
-    def trainer(self, out: Path, hooks: Hooks, *, resume: bool) -> Trainer:
-        """The run, at its start or at the last checkpoint in `out`.
-
-        Raises:
-            TrainError: `out` holds a run and `resume` is not set, or it holds another run, or it cannot be written.
-        """
-        batches = Batches(self.data.train.kept, self.learner.tokenizer, self._drawing)
-        evaluate = None
-        if self.data.valid is not None:
-            drawing = replace(self._drawing, smoothing=0.0)  # so that losses of runs are comparable
-            if drawing.objective == "mixed":  # the model is used by masked diffusion
-                drawing = replace(drawing, objective="masked")
-            evaluate = validation(Batches(self.data.valid.kept, self.learner.tokenizer, drawing))
-        folder = RunFolder(out, self.identity, self.learner.write, resume=resume)
-        trainer = Trainer(
-            self.learner.model, Supervised(batches, self.settings.accumulate), self.settings, folder, evaluate, hooks
-        )
-        trainer.progress = folder.restore(self.learner.read, trainer.optimizer)
-        return trainer
-
-    @property
-    def what(self) -> str:
-        """What the run learns from, for people."""
-        return f"{len(self.data.train.kept)} texts"
-
-    @property
-    def skipped(self) -> list[str]:
-        """A line for each option whose file has texts that are left out."""
-        files = (("--data", self.data.train), ("--valid", self.data.valid))
-        return [
-            f"{flag}: {examples.skipped} of {examples.skipped + len(examples.kept)} texts are too long"
-            for flag, examples in files
-            if examples and examples.skipped
-        ]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a resumed run must have in common with its checkpoint."""
-        settings = {name: value for name, value in self.settings.to_dict().items() if name not in FREE}
-        valid = self.data.valid.kept if self.data.valid else []
-        return {
-            "method": "sft",
-            **self.learner.identity,
-            **settings,
-            "data": _digest(self.data.train.kept),
-            "valid": _digest(valid),
-        }
-
-    @property
-    def _drawing(self) -> Drawing:
-        settings = self.settings
-        return Drawing(
-            size=settings.batch_size,
-            max_length=settings.max_length,
-            infill=settings.infill,
-            canvas=settings.canvas,
-            seed=settings.seed,
-            least_t=settings.least_t,
-            prefixes=settings.prefixes,
-            padding=settings.padding,
-            objective=settings.objective,
-            smoothing=settings.smoothing,
-        )
+        ),
+        method=lambda: Supervised(Batches(train.kept, learner.tokenizer, settings), settings.accumulate),
+        evaluation=(lambda: _validation(valid.kept, learner, settings)) if valid else None,
+        identity={"method": "sft", "data": _digest(train.kept), "valid": _digest(valid.kept if valid else [])},
+    )
 
 
-class Startable(Protocol):
-    """What `Job` and `GrpoJob` have in common."""
+def _validation(examples: Sequence[Example], learner: Learner, settings: TrainSettings) -> Evaluate:
+    """The loss over all validation examples, with the same canvases and masks each time."""
+    settings = replace(settings, smoothing=0.0)  # so that losses of runs are comparable
+    if settings.objective == "mixed":  # the model is used by masked diffusion
+        settings = replace(settings, objective="masked")
+    batches = Batches(examples, learner.tokenizer, settings)
+    kept = batches.draw(0, batches.per_epoch)
 
-    @property
-    def what(self) -> str: ...
-    @property
-    def skipped(self) -> list[str]: ...
-    @property
-    def settings(self) -> TrainSettings: ...
-    @property
-    def memory(self) -> Memory: ...
+    def evaluate(model: DiffusionModel) -> float:
+        return sum(float(loss(model, *batch.arrays())) for batch in kept)
 
-
-def describe(job: Startable) -> list[str]:
-    """Lines for people: texts that are left out, what the run learns from, and the memory that it takes."""
-    sizes = {name: format_bytes(count) for name, count in job.memory.to_dict().items()}
-    total = sizes.pop("total")
-    parts = ", ".join(f"{name} {size}" for name, size in sizes.items())
-    machine = format_bytes(memory_size())
-    return [*job.skipped, f"{job.what}, {job.settings.steps} steps; about {total} at most: {parts}; this machine has {machine}"]
+    return evaluate
 
 
 def _digest(examples: Iterable[Example]) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..models import family_of
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..tokenizer_files import copy_unchanged
+from .settings import check_range
 
 DEVIATION = 0.02  # Qwen2's initializer_range
 TUNES = ("full", *KINDS)
@@ -55,9 +57,7 @@ class Tuning:
         if self.tune not in TUNES:
             raise TrainError(f"tune must be one of {', '.join(TUNES)}, not {self.tune!r}", field="tune")
         for name, low, high in (("rank", 1, 2**12), ("scale", 0, 1e4), ("dropout", 0, 0.99), ("layers", 1, 2**12)):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise TrainError(f"{name} must be from {low:g} to {high:g}, not {value!r}", field=name)
+            check_range(self, name, low, high)
         if self.dtype is not None and self.dtype not in DTYPES:
             raise TrainError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}", field="dtype")
 
@@ -76,7 +76,7 @@ class Learner:
     tokenizer: Tokenizer
     identity: dict[str, Any]
     write: Callable[[Path, nn.Module], None]
-    read: Callable[[Path], None]
+    read: Callable[[Path], Any]
 
 
 def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unread: bool = False) -> Learner:
@@ -98,7 +98,9 @@ def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unrea
     if quantized and tuning.tune == "full":
         raise TrainError(f"{name}: its weights are quantized and cannot be trained; use --tune lora")
     if quantized and (mx.default_device().type == mx.cpu if tuning.unpack is None else tuning.unpack):
-        model = _unpacked(model)
+        from mlx_lm.utils import dequantize_model
+
+        model = dequantize_model(model)
     _set_dtype(model, tuning.dtype)
     identity = {"base": base["weights"], "tune": tuning.tune, "dtype": _dtype_of(model)}
     if tuning.tune == "full":
@@ -110,7 +112,7 @@ def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unrea
         model,
         tokenizer,
         identity,
-        write=_AdapterWriter({**config, "model": name, BASE: base}),
+        write=partial(_write_adapter, config={**config, "model": name, BASE: base}),
         read=lambda kept: _read_weights(model, kept / WEIGHTS),
     )
 
@@ -140,14 +142,9 @@ def from_scratch(path: Path, tokenizer_folder: Path, seed: int, dtype: str | Non
 
 
 def _whole(model: DiffusionModel, tokenizer: Tokenizer, identity: dict[str, Any], raw: dict[str, Any], folder: Path) -> Learner:
-    raw = {**raw, "torch_dtype": _dtype_of(model)}
-    write = ModelWriter(raw, tokenizer, folder)
-    return Learner(model, tokenizer, identity, write, read=lambda kept: _read_model(model, kept))
-
-
-def _read_model(model: DiffusionModel, folder: Path) -> None:
-    kept, _ = build(folder)
-    model.update(kept.parameters())
+    settings = {**raw, "torch_dtype": _dtype_of(model)}
+    write = partial(write_model, settings=settings, tokenizer=tokenizer, source=folder)
+    return Learner(model, tokenizer, identity, write, read=lambda kept: model.update(build(kept)[0].parameters()))
 
 
 def _read_weights(model: DiffusionModel, file: Path) -> None:
@@ -178,31 +175,21 @@ def add_adapters(model: DiffusionModel, tuning: Tuning, seed: int) -> dict[str, 
     return {"fine_tune_type": tuning.tune, "num_layers": layers, "lora_parameters": parameters}
 
 
-class _AdapterWriter:
-    """Writes adapters as mlx-lm does."""
-
-    def __init__(self, config: dict[str, Any]):
-        self._config = config
-
-    def __call__(self, folder: Path, model: nn.Module) -> None:
-        trained: Any = tree_flatten(model.trainable_parameters())
-        mx.save_safetensors(str(folder / WEIGHTS), dict(trained), metadata={"format": "mlx"})
-        (folder / CONFIG).write_text(json.dumps(self._config, indent=4) + "\n", encoding="utf-8")
+def _write_adapter(folder: Path, model: nn.Module, *, config: dict[str, Any]) -> None:
+    """Write adapters as mlx-lm does."""
+    trained: Any = tree_flatten(model.trainable_parameters())
+    mx.save_safetensors(str(folder / WEIGHTS), dict(trained), metadata={"format": "mlx"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
 
 
-class ModelWriter:
-    """Writes a model as a folder in the Hub's layout: weights, `config.json`, the tokenizer's files."""
+def write_model(folder: Path, model: nn.Module, *, settings: dict[str, Any], tokenizer: Tokenizer, source: Path) -> None:
+    """Write a model as a folder in the Hub's layout: weights, `config.json`, the tokenizer's files."""
+    from mlx_lm.utils import save_config, save_model
 
-    def __init__(self, settings: dict[str, Any], tokenizer: Tokenizer, source: Path):
-        self._settings, self._tokenizer, self._source = settings, tokenizer, source
-
-    def __call__(self, folder: Path, model: nn.Module) -> None:
-        from mlx_lm.utils import save_config, save_model
-
-        save_model(save_path=folder, model=model, donate_model=False)
-        save_config(config=dict(self._settings), config_path=folder / "config.json")
-        self._tokenizer.save(folder)
-        copy_unchanged(self._source, folder)
+    save_model(save_path=folder, model=model, donate_model=False)
+    save_config(config=dict(settings), config_path=folder / "config.json")
+    tokenizer.save(folder)
+    copy_unchanged(source, folder)
 
 
 def _initialize(model: DiffusionModel, deviation: float, key: mx.array) -> None:
@@ -218,12 +205,6 @@ def _initialize(model: DiffusionModel, deviation: float, key: mx.array) -> None:
             weights.append((name, mx.random.normal(value.shape, scale=scale, key=own)))
     model.update(tree_unflatten(weights))
     mx.eval(model.parameters())
-
-
-def _unpacked(model: DiffusionModel) -> DiffusionModel:
-    from mlx_lm.utils import dequantize_model
-
-    return dequantize_model(model)
 
 
 def _set_dtype(model: DiffusionModel, dtype: str | None) -> None:

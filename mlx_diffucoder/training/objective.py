@@ -83,7 +83,7 @@ class Noised:
     def left_to_right(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], count: int) -> Self:
         """Unmasked canvases with causal attention, for the causal objective."""
         asking = cls._asking(tokens, tokens, learnt, np.full(tokens.shape, 1 / count))
-        return replace(asking, seen=_before(tokens.shape[1]))
+        return replace(asking, seen=np.tri(tokens.shape[1], dtype=np.bool_))
 
     @classmethod
     def after_prompts(cls, tokens: NDArray[np.int32], learnt: NDArray[np.bool_], mask_id: int, count: int) -> Self:
@@ -98,7 +98,7 @@ class Noised:
         around = (places < first) | (places >= end)
         shown = np.where(places >= end, np.int32(mask_id), tokens)
         asking = cls._asking(shown, tokens, learnt, np.full(tokens.shape, 1 / count))
-        return replace(asking, seen=_before(length) | around[:, None, None])
+        return replace(asking, seen=np.tri(length, dtype=np.bool_) | around[:, None, None])
 
     @classmethod
     def _asking(
@@ -122,10 +122,6 @@ def _since_shown(masked: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Distance `[B, L]` to the nearest unmasked token at or to the left of each position."""
     places = np.broadcast_to(np.arange(masked.shape[1]), masked.shape)
     return places - np.maximum.accumulate(np.where(masked, 0, places), axis=1)
-
-
-def _before(length: int) -> NDArray[np.bool_]:
-    return np.tri(length, dtype=np.bool_)
 
 
 def timesteps(rng: np.random.Generator, count: int, least: float = LEAST_T) -> NDArray[np.float64]:

@@ -1,8 +1,8 @@
-"""The settings of a training run, checked, and its learning-rate schedule."""
+"""The settings of a training run and of coupled-GRPO, checked, and the learning-rate schedule."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import TrainError, one_of
@@ -10,6 +10,20 @@ from ..errors import TrainError, one_of
 CANVASES = ("random", "longest", "full")
 OPTIMIZERS = ("adamw", "muon")
 OBJECTIVES = ("masked", "causal", "mixed")
+NOT_CAUSAL = {
+    "infill": "a causal model sees nothing after a hole",
+    "prefixes": "the causal one already learns from every prefix",
+    "padding": "the causal one has no padding to learn",
+    "smoothing": "the causal one has no distant masks",
+}
+"""Settings that need the masked objective, and why."""
+
+
+def check_range(settings: Any, name: str, low: float, high: float) -> None:
+    """Raise `TrainError` if a setting is not a finite number from `low` to `high`; None passes."""
+    value = getattr(settings, name)
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise TrainError(f"{name} must be from {low:g} to {high:g}, not {value!r}", field=name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +43,15 @@ class TrainSettings:
         save_every, eval_every: steps between checkpoints, and between evaluations.
         patience: the run ends after this many evaluations without a better loss; 0 disables that.
         objective: `masked`, `causal` (left to right, to start a model with) or `mixed`; see `objective.py`.
-        infill, canvas, least_t, prefixes, padding, smoothing, seed: see `Drawing`.
+        infill: share of examples that become infilling canvases.
+        canvas: length of the canvases. `random` draws between the batch's longest example and `max_length`, mostly
+            short (the sixth power of a uniform number, on a logarithmic scale); `longest` is the batch's longest
+            example; `full` is `max_length`.
+        least_t: the smallest timestep; without a bound 1/t has no finite variance. The default is the reference's.
+        prefixes: share of answers that are masked from some position to the end.
+        padding: share of answers whose padding is masked with its own probability.
+        smoothing: label smoothing of targets far from visible tokens.
+        seed: seeds all draws.
 
     Raises:
         TrainError: a value is out of its range, or two do not go together; the message begins with the field.
@@ -78,22 +100,13 @@ class TrainSettings:
             ("least_t", 1e-6, 1),
             ("seed", 0, 2**63 - 1),
         ):
-            value = getattr(self, name)
-            if not math.isfinite(value) or not low <= value <= high:
-                raise TrainError(f"{name} must be from {low:g} to {high:g}, not {value!r}", field=name)
+            check_range(self, name, low, high)
         for name, known in (("canvas", CANVASES), ("optimizer", OPTIMIZERS), ("objective", OBJECTIVES)):
             if (value := getattr(self, name)) not in known:
                 raise TrainError(f"{name} must be {one_of(known, value)}", field=name)
-        if self.objective == "causal" and self.infill:
-            raise TrainError("infill needs the masked objective: a causal model sees nothing after a hole", field="infill")
-        if self.objective == "causal" and self.prefixes:
-            raise TrainError(
-                "prefixes needs the masked objective: the causal one already learns from every prefix", field="prefixes"
-            )
-        if self.objective == "causal" and self.padding:
-            raise TrainError("padding needs the masked objective: the causal one has no padding to learn", field="padding")
-        if self.objective == "causal" and self.smoothing:
-            raise TrainError("smoothing needs the masked objective: the causal one has no distant masks", field="smoothing")
+        for name, reason in NOT_CAUSAL.items():
+            if self.objective == "causal" and getattr(self, name):
+                raise TrainError(f"{name} needs the masked objective: {reason}", field=name)
 
     @classmethod
     def of_options(cls, given: Mapping[str, Any]) -> "TrainSettings":
@@ -117,6 +130,39 @@ class TrainSettings:
         share = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.learning_rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, JSON-ready."""
-        return asdict(self)
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoSettings:
+    """How answers are drawn and compared. The fields are options of `diffucode train grpo`.
+
+    Attributes:
+        group: answers to a prompt; each is compared with the others.
+        prompts_per_step: prompts per round.
+        updates: optimizer steps per round.
+        clip_ratio: ε of the clipped ratio.
+        kl: weight of the KL to the initial model.
+        format_reward: reward of a well-formed answer; passing the tests adds 1.
+
+    Raises:
+        TrainError: a value is out of its range; the message begins with the field.
+    """
+
+    group: int = 8
+    prompts_per_step: int = 4
+    updates: int = 2
+    clip_ratio: float = 0.2
+    kl: float = 0.0
+    format_reward: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.group == 1:
+            raise TrainError("group must be 2 or more: an answer is compared with the others to the same prompt", field="group")
+        for name, low, high in (
+            ("group", 2, 2**12),
+            ("prompts_per_step", 1, 2**16),
+            ("updates", 1, 2**10),
+            ("clip_ratio", 1e-6, 1e3),
+            ("kl", 0, 1e3),
+            ("format_reward", 0, 1e3),
+        ):
+            check_range(self, name, low, high)

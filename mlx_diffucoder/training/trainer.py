@@ -6,10 +6,12 @@ A `Method` supplies the data and the loss. There is no second loop.
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -23,6 +25,7 @@ from .settings import TrainSettings
 from .state import Progress, RunFolder
 
 Arrays = tuple[mx.array, ...]
+Evaluate = Callable[[DiffusionModel], float]
 SMOOTH = 0.98  # decay of the running loss
 WATCHED = 50  # steps before divergence is checked
 FAR = 3.0  # a running loss this many times the lowest,
@@ -30,24 +33,30 @@ MUON_RATE = 6.0  # times AdamW's rate; at a width of a few hundred, weights then
 FAR_NATS = 1.0  # and this many nats above it, means that training diverged
 
 
-class Method(Protocol):
+class Method(ABC):
     """Supplies the data of a step and its loss."""
 
+    @abstractmethod
     def batches(self, model: DiffusionModel, step: int) -> Sequence[Arrays]:
         """The parts of a step; their losses are summed. The first array of each is the tokens `[B, L]`.
 
         They depend only on the step, the seed and the model's weights: a resumed run must get the same as
         an uninterrupted one.
         """
-        ...
 
+    @abstractmethod
     def loss(self, model: DiffusionModel, *arrays: mx.array) -> mx.array:
         """The scalar loss of one part."""
-        ...
 
     def news(self) -> dict[str, float]:
         """More numbers to report, by name, over the steps since the last call."""
-        ...
+        return {}
+
+    def save(self, folder: Path) -> None:  # noqa: B027
+        """Write into a checkpoint folder what later steps need."""
+
+    def read(self, folder: Path) -> None:  # noqa: B027
+        """Read what `save` wrote."""
 
 
 @dataclass
@@ -104,7 +113,7 @@ class Trainer:
     method: Method
     settings: TrainSettings
     folder: RunFolder
-    evaluate: Callable[[DiffusionModel], float] | None = None
+    evaluate: Evaluate | None = None
     hooks: Hooks = field(default_factory=Hooks)
     progress: Progress = field(default_factory=Progress)
 
@@ -116,16 +125,13 @@ class Trainer:
         self._since = time.perf_counter()
         self.last: dict[str, Any] = {}
 
+    @wired_memory()
     def run(self) -> bool:
         """Train to the last step. Returns False if it was stopped before.
 
         Raises:
             TrainError: the loss is not a number, or far above the lowest; the last checkpoint is kept.
         """
-        with wired_memory():
-            return self._run()
-
-    def _run(self) -> bool:
         self.model.train()
         while self.progress.step < self.settings.steps:
             self._step()

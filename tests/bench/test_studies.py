@@ -23,8 +23,9 @@ from mlx_diffucoder.convert import ConvertConfig, convert
 from mlx_diffucoder.data import HELD_OUT
 from mlx_diffucoder.infilling.fill import Filled
 from mlx_diffucoder.tasks import Task, read_tasks
-from mlx_diffucoder.training.batches import Batches, Drawing
+from mlx_diffucoder.training.batches import Batches
 from mlx_diffucoder.training.data import Example
+from mlx_diffucoder.training.settings import TrainSettings
 
 from ..conftest import DATA
 
@@ -226,7 +227,7 @@ def test_the_gradients_noise_is_measured_for_each_way_to_draw_batches(tmp_path):
 def test_batches_that_are_all_the_same_have_no_noise_and_others_do(dream_b):
     model, tokenizer = dream_b
     examples = [Example("", np.arange(5, 9), np.arange(9, 9 + count)) for count in range(4, 12)]
-    drawn = Batches(examples, tokenizer, Drawing(size=2, max_length=32))
+    drawn = Batches(examples, tokenizer, TrainSettings(steps=1, batch_size=2, max_length=32))
 
     class Same:
         def draw(self, number):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder.errors import TaskError, TrainError
-from mlx_diffucoder.training.batches import Batches, Drawing
+from mlx_diffucoder.training.batches import Batches
 from mlx_diffucoder.training.data import read_examples
+from mlx_diffucoder.training.settings import TrainSettings
 
 from .small import write_rows
 
@@ -33,7 +34,7 @@ def canvases(batches, number):
 
 
 def test_an_answers_canvas_is_prompt_answer_end_and_padding_and_all_behind_the_prompt_is_learnt(examples, dream_a_tokenizer):
-    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=200, canvas="full"))
+    batches = Batches(examples, dream_a_tokenizer, TrainSettings(steps=1, batch_size=4, max_length=200, canvas="full"))
     tokens, learnt = canvases(batches, 0)
     assert tokens.shape == (4, 200)
     for row, mask in zip(tokens, learnt, strict=True):
@@ -46,7 +47,7 @@ def test_an_answers_canvas_is_prompt_answer_end_and_padding_and_all_behind_the_p
 
 
 def test_a_hole_is_span_and_padding_and_what_is_around_the_holes_is_known(examples, dream_a_tokenizer):
-    batches = Batches(examples, dream_a_tokenizer, Drawing(size=8, max_length=200, infill=1.0, seed=3))
+    batches = Batches(examples, dream_a_tokenizer, TrainSettings(steps=1, batch_size=8, max_length=200, infill=1.0, seed=3))
     pad, end = dream_a_tokenizer.pad_id, dream_a_tokenizer.end_id(chat=False)
     whole = {(*one.prompt, *one.answer) for one in examples}
     bare = {(*one.answer[:-1], end) for one in examples}
@@ -72,7 +73,7 @@ def test_a_hole_is_span_and_padding_and_what_is_around_the_holes_is_known(exampl
 
 
 def test_spans_are_whole_lines_about_half_of_the_time(examples, dream_a_tokenizer):
-    batches = Batches(examples, dream_a_tokenizer, Drawing(size=8, max_length=200, infill=1.0))
+    batches = Batches(examples, dream_a_tokenizer, TrainSettings(steps=1, batch_size=8, max_length=200, infill=1.0))
     rng = np.random.default_rng(0)
     text = examples[0].answer[:-1]
     whole = 0
@@ -88,18 +89,18 @@ def test_spans_are_whole_lines_about_half_of_the_time(examples, dream_a_tokenize
 
 
 def test_batches_follow_from_seed_and_number_alone(examples, dream_a_tokenizer):
-    drawing = Drawing(size=4, max_length=128, infill=0.5, seed=7)
-    one, two = (Batches(examples, dream_a_tokenizer, drawing) for _ in range(2))
+    settings = TrainSettings(steps=1, batch_size=4, max_length=128, infill=0.5, seed=7)
+    one, two = (Batches(examples, dream_a_tokenizer, settings) for _ in range(2))
     for number in (0, 9, 3):  # neither order nor what was drawn before matters
         assert (two.draw(number)[0].tokens == one.draw(number)[0].tokens).all()
-    other = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=128, infill=0.5, seed=8))
+    other = Batches(examples, dream_a_tokenizer, TrainSettings(steps=1, batch_size=4, max_length=128, infill=0.5, seed=8))
     assert (
         other.draw(0)[0].tokens.shape != one.draw(0)[0].tokens.shape or (other.draw(0)[0].tokens != one.draw(0)[0].tokens).any()
     )
 
 
 def test_the_causal_objective_asks_for_the_answer_and_its_end_and_masks_nothing(examples, dream_a_tokenizer):
-    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=512, objective="causal"))
+    batches = Batches(examples, dream_a_tokenizer, TrainSettings(steps=1, batch_size=4, max_length=512, objective="causal"))
     answers = {example.answer.tobytes() for example in examples}
     (batch,) = batches.draw(3)
     assert dream_a_tokenizer.mask_id not in batch.tokens
@@ -113,7 +114,8 @@ def test_the_causal_objective_asks_for_the_answer_and_its_end_and_masks_nothing(
 
 
 def test_the_mixed_objective_has_every_second_batch_from_left_to_right(examples, dream_a_tokenizer):
-    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=128, infill=0.5, objective="mixed"))
+    settings = TrainSettings(steps=1, batch_size=4, max_length=128, infill=0.5, objective="mixed")
+    batches = Batches(examples, dream_a_tokenizer, settings)
     drawn = [batches.draw(number)[0] for number in range(6)]
     assert [batch.seen.size > 0 for batch in drawn] == [False, True] * 3
     for batch in drawn[1::2]:  # a prompt, an answer that is asked for, and masks where nothing is
@@ -131,8 +133,8 @@ def test_the_mixed_objective_has_every_second_batch_from_left_to_right(examples,
 def test_the_padding_of_a_share_of_the_answers_is_masked_with_a_probability_of_its_own(
     examples, dream_a_tokenizer, share, least, most
 ):
-    drawing = Drawing(size=4, max_length=512, canvas="full", least_t=0.2, padding=share, seed=2)
-    batches, apart = Batches(examples, dream_a_tokenizer, drawing), []
+    settings = TrainSettings(steps=1, batch_size=4, max_length=512, canvas="full", least_t=0.2, padding=share, seed=2)
+    batches, apart = Batches(examples, dream_a_tokenizer, settings), []
     for number in range(30):
         (batch,) = batches.draw(number)
         whole, _ = batches._canvases(number)
@@ -150,8 +152,8 @@ def test_the_padding_of_a_share_of_the_answers_is_masked_with_a_probability_of_i
 
 
 def test_the_padding_behind_a_prefix_is_not_all_masked_then(examples, dream_a_tokenizer):
-    drawing = Drawing(size=4, max_length=512, canvas="full", least_t=0.2, prefixes=1.0, padding=1.0)
-    batches, known = Batches(examples, dream_a_tokenizer, drawing), []
+    settings = TrainSettings(steps=1, batch_size=4, max_length=512, canvas="full", least_t=0.2, prefixes=1.0, padding=1.0)
+    batches, known = Batches(examples, dream_a_tokenizer, settings), []
     for number in range(10):
         (batch,) = batches.draw(number)
         whole, _ = batches._canvases(number)
@@ -165,8 +167,8 @@ def test_the_padding_behind_a_prefix_is_not_all_masked_then(examples, dream_a_to
 
 def test_a_share_of_the_answers_is_masked_from_a_place_on_and_none_of_the_holes(examples, dream_a_tokenizer):
     mask, pad = dream_a_tokenizer.mask_id, dream_a_tokenizer.pad_id
-    drawing = Drawing(size=4, max_length=128, infill=0.4, prefixes=0.5, seed=2)
-    batches = Batches(examples, dream_a_tokenizer, drawing)
+    settings = TrainSettings(steps=1, batch_size=4, max_length=128, infill=0.4, prefixes=0.5, seed=2)
+    batches = Batches(examples, dream_a_tokenizer, settings)
     cut, drawn, left = 0, 0, set()
     for number in range(60):
         (batch,) = batches.draw(number)
@@ -186,14 +188,14 @@ def test_a_share_of_the_answers_is_masked_from_a_place_on_and_none_of_the_holes(
 
 
 def test_an_epoch_has_every_example_once(examples, dream_a_tokenizer):
-    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=128))
+    batches = Batches(examples, dream_a_tokenizer, TrainSettings(steps=1, batch_size=4, max_length=128))
     for epoch in (0, 1):
         assert sorted(index for batch in batches._order(epoch) for index in batch) == list(range(len(examples)))
     assert batches._order(0) != batches._order(1)
 
 
 def test_batches_drawn_together_share_the_count_they_are_divided_by(examples, dream_a_tokenizer):
-    batches = Batches(examples, dream_a_tokenizer, Drawing(size=4, max_length=128))
+    batches = Batches(examples, dream_a_tokenizer, TrainSettings(steps=1, batch_size=4, max_length=128))
     single = [batches.draw(number)[0] for number in (0, 1)]
     together = batches.draw(0, 2)
     for one, part in zip(single, together, strict=True):
@@ -204,11 +206,11 @@ def test_batches_drawn_together_share_the_count_they_are_divided_by(examples, dr
 
 
 def test_short_canvases_are_met_more_often_and_the_longest_too(examples, dream_a_tokenizer):
-    batches = Batches(examples, dream_a_tokenizer, Drawing(size=2, max_length=256))
+    batches = Batches(examples, dream_a_tokenizer, TrainSettings(steps=1, batch_size=2, max_length=256))
     lengths = [canvases(batches, number)[0].shape[1] for number in range(400)]
     assert max(lengths) > 240
     assert np.median(lengths) < (min(lengths) + 256) / 2
-    longest = Batches(examples, dream_a_tokenizer, Drawing(size=2, max_length=256, canvas="longest"))
+    longest = Batches(examples, dream_a_tokenizer, TrainSettings(steps=1, batch_size=2, max_length=256, canvas="longest"))
     assert canvases(longest, 0)[0].shape[1] <= max(map(len, examples)) + 8
 
 

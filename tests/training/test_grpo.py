@@ -13,10 +13,10 @@ from mlx_diffucoder.evaluation import Limits
 from mlx_diffucoder.generation import Answer
 from mlx_diffucoder.tasks import read_tasks
 from mlx_diffucoder.training import grpo
-from mlx_diffucoder.training.grpo_job import GrpoJob, GrpoPlan, read_prompts
-from mlx_diffucoder.training.grpo_settings import GrpoSettings
+from mlx_diffucoder.training.grpo import GrpoPlan
+from mlx_diffucoder.training.grpo_job import grpo_job, read_prompts
 from mlx_diffucoder.training.rollouts import Reward, is_formed, rewards_of
-from mlx_diffucoder.training.settings import TrainSettings
+from mlx_diffucoder.training.settings import GrpoSettings, TrainSettings
 
 from .small import small_learner
 from .test_trainer import run, same
@@ -49,7 +49,7 @@ def job_of(tasks, steps=6, gradient_checkpointing=False, batch_size=6, learning_
     decoding = GenerationConfig(max_tokens=8, temperature=1.0)
     plan = GrpoPlan(grpo=GrpoSettings(**fields), decoding=decoding, limits=Limits())
     prompts = read_prompts(tasks, learner, decoding)
-    return GrpoJob.of(learner, settings, plan, prompts, gradient_checkpointing=gradient_checkpointing)
+    return grpo_job(learner, settings, plan, prompts, gradient_checkpointing=gradient_checkpointing)
 
 
 @pytest.mark.parametrize("stopped", [1, 2, 3])  # within a round, and between two
@@ -66,7 +66,7 @@ def test_a_run_that_goes_on_gives_the_bits_of_an_unbroken_one(tmp_path, tasks, s
 
 def test_the_answers_of_a_round_serve_its_updates_with_masks_of_their_own(tasks):
     job = job_of(tasks, updates=3, batch_size=100)
-    method = job._method()
+    method = job.method()
     first, second, third, fourth = ([part[0] for part in method.batches(job.learner.model, step)] for step in range(4))
     for one, other in ((first, second), (second, third)):
         assert len(one) == len(other)
@@ -77,7 +77,7 @@ def test_the_answers_of_a_round_serve_its_updates_with_masks_of_their_own(tasks)
 
 
 def test_a_round_asks_each_prompt_as_often_as_the_others(tasks):
-    method = job_of(tasks)._method()
+    method = job_of(tasks).method()
     asked = [index for number in range(5) for index in method._chosen(number)]
     assert np.bincount(asked).tolist() == [2] * 5
     assert method._chosen(0) != method._chosen(5)
@@ -85,7 +85,7 @@ def test_a_round_asks_each_prompt_as_often_as_the_others(tasks):
 
 def test_before_anything_is_learnt_the_old_and_the_reference_log_pi_are_those_of_now(tasks):
     job = job_of(tasks, kl=0.1)
-    method = job._method()
+    method = job.method()
     method.batches(job.learner.model, 0)
     for part in method.batches(job.learner.model, 1):
         *questions, old, reference, _, _ = part
@@ -98,7 +98,7 @@ def test_groups_whose_answers_all_earn_the_same_are_not_forwarded_but_for_a_kl(t
     monkeypatch.setattr(grpo, "rewards_of", lambda answers, limits: [Reward(True, True) for _ in answers])
     for kl, parts in ((0.0, 1), (0.1, 4)):
         job = job_of(tasks, kl=kl)
-        method = job._method()
+        method = job.method()
         assert len(method.batches(job.learner.model, 0)) == parts
         assert method.news() == {"reward": pytest.approx(1.1), "solved": 1, "formed": 1, "telling": 0}
 
@@ -107,7 +107,7 @@ def test_how_many_are_forwarded_together_changes_no_gradient(tasks):
     losses = []
     for batch_size in (3, 6, 100):
         job = job_of(tasks, batch_size=batch_size, updates=1)
-        method = job._method()
+        method = job.method()
         model = job.learner.model
         found = [np.array(part[-2]) * np.array(part[-1]) for part in method.batches(model, 0)]
         losses.append(sum(one.sum() for one in found))
@@ -134,7 +134,7 @@ def test_recomputing_changes_neither_answers_nor_loss(tasks):
     found = []
     for twice in (False, True):
         job = job_of(tasks, gradient_checkpointing=twice)
-        method = job._method()
+        method = job.method()
         model = job.learner.model
         parts = method.batches(model, 0)
         found.append((parts[0][0], float(method.loss(model, *parts[0]))))

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from mlx_diffucoder.errors import TrainError
 from mlx_diffucoder.training import trainer as trainer_room
-from mlx_diffucoder.training.job import Data, Job
+from mlx_diffucoder.training.job import Data, supervised_job
 from mlx_diffucoder.training.learners import Tuning, from_checkpoint
 from mlx_diffucoder.training.settings import TrainSettings
 from mlx_diffucoder.training.trainer import MUON_RATE, Hooks, make_optimizer, set_rate
@@ -30,7 +30,7 @@ def job_of(rows, steps=8, learner=None, gradient_checkpointing=False, **changes)
     settings = TrainSettings(steps=steps, **{**fields, **changes})
     learner = learner or small_learner(rows.parent)
     data = Data.read(rows, rows, learner.tokenizer, max_length=settings.max_length, skip_long=False)
-    return Job.of(learner, settings, data, gradient_checkpointing=gradient_checkpointing)
+    return supervised_job(learner, settings, data, gradient_checkpointing=gradient_checkpointing)
 
 
 def adapters(checkpoint, tune="lora", **fields):
