@@ -1,13 +1,16 @@
 """Files and folders are written whole or not at all; JSON is read with errors that name the file."""
 
 import contextlib
+import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import CheckpointError, ConvertError, FileError
 from .formatting import format_bytes
@@ -36,7 +39,7 @@ def write_atomically(path: Path, content: Content, *, private: bool = False) -> 
     if path.exists() and not path.is_file():  # a device or a pipe: a rename would replace it by a file
         _write(path, content)
         return
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:64]}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=path.parent)
     os.close(handle)
     unfinished = Path(name)
     try:
@@ -46,6 +49,15 @@ def write_atomically(path: Path, content: Content, *, private: bool = False) -> 
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def temporary_names(path: Path) -> str:
+    """A glob of the names that `write_atomically` gives to a file's unfinished content; a kill leaves one of them."""
+    return f"{glob.escape(_prefix(path))}????????{glob.escape(path.suffix)}"
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.stem[:64]}."
 
 
 def write_output(path: Path, content: Content, *, flag: str) -> None:
@@ -122,6 +134,26 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise ConvertError(f"{out}: cannot be written ({error})") from None
 
 
+def open_locked(path: Path) -> BinaryIO:
+    """Open a file to read and write, and lock it until it is closed. It is created if it does not exist.
+
+    The kernel releases the lock of a process that dies, so a lock that is held means a running process.
+
+    Raises:
+        BlockingIOError: another process has locked it so.
+        OSError: it cannot be opened, or is not a regular file.
+    """
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
 def check_disk(out: Path, unfinished: Path, needed: int) -> None:
     """Raise `ConvertError` where `needed` bytes do not fit the disk that `out` is written to."""
     free = shutil.disk_usage(unfinished).free
@@ -181,20 +213,15 @@ def _mode(path: Path, private: bool) -> int:
 @contextlib.contextmanager
 def _locked(path: Path, out: Path) -> Iterator[None]:
     while True:
-        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = open_locked(path)
         except BlockingIOError:
-            os.close(lock)
             raise ConvertError(f"{out}: another conversion is writing it; wait for it, or name another folder") from None
-        except OSError:
-            os.close(lock)
-            raise
-        if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+        if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
             break
-        os.close(lock)  # another process removed the file between our opening and locking it
+        lock.close()  # another process removed the file between our opening and locking it
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
-        os.close(lock)
+        lock.close()

@@ -90,7 +90,7 @@ def evaluate(
 
 def _evaluate(context: typer.Context, config: GenerationConfig) -> int:
     from ..evaluation import Limits, Summary, Traces, evaluate
-    from ..evaluation.results_file import ResultsFile, identity
+    from ..evaluation.results_file import ResultsFile, check_results_file, identity
     from ..tasks import read_tasks
     from .model_option import open_model
 
@@ -98,6 +98,8 @@ def _evaluate(context: typer.Context, config: GenerationConfig) -> int:
     samples, ks, folder = given["samples"], sorted({1, *(given["k"] or [])}), given["trace"]
     limits = Limits(timeout=given["timeout"], memory=given["memory"])
     _check(samples, ks, config)
+    if given["out"]:
+        check_results_file(given["out"])
     every = read_tasks(given["tasks"])
     tasks = every[: given["limit"]]
     if folder:

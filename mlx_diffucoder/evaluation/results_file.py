@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Self
 from ..checkpoint import weights_digest
 from ..config import GenerationConfig
 from ..errors import TaskError
+from ..files import open_locked
 from ..models.transformer import DiffusionModel
 from ..tasks import Task
 from .execute import FAILURES, PASSED, Limits
@@ -39,32 +40,55 @@ def identity(name: str, model: DiffusionModel, tasks: Iterable[Task], config: Ge
     }
 
 
+def check_results_file(path: Path) -> None:
+    """Raise `TaskError`, before a model is loaded, if a results file cannot be written or another run is writing it."""
+    try:
+        there, folder = path.exists(), path.parent.is_dir()
+    except OSError as error:  # the name is too long
+        raise _failed(path, error) from None
+    if there:
+        _opened(path).close()
+    elif not folder:
+        raise TaskError(f"{path}: its folder does not exist; choose another file with --out")
+
+
 class ResultsFile:
     """A results file open for appending. `results` holds the ones it already had, in file order.
 
+    It is locked until it is closed: a second run that appended to it would mix its lines with this one's.
+
     Raises:
         TaskError: the file cannot be read or written, is not a results file, has a broken line before its
-            last, or holds results of another run. The message names the file and the reason.
+            last, holds results of another run, or is being written by another one. The message names the file and
+            the reason.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]):
         self.path = path
         self.results: list[Result] = []
         header = json.dumps(identity, ensure_ascii=False).encode() + b"\n"
+        self._file = _opened(path)
         try:
-            data = path.read_bytes() if path.exists() else b""
+            self._begin(header)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, header: bytes) -> None:
+        """Read what the file holds, and go to its end."""
+        try:
+            data = self._file.read()
             whole = data[: data.rfind(b"\n") + 1]
             if whole:
                 self._read(whole.split(b"\n")[:-1], json.loads(header))
             elif not header.startswith(data):
-                raise TaskError(f"{path}: not a results file of diffucode eval; choose another file with --out")
-            self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b")
+                raise TaskError(f"{self.path}: not a results file of diffucode eval; choose another file with --out")
             self._file.truncate(len(whole))
             self._file.seek(len(whole))
             if not whole:
                 self._write(header)
         except OSError as error:
-            raise self._failed(error) from None
+            raise _failed(self.path, error) from None
 
     def add(self, result: Result) -> None:
         """Append a result. It is in the file when this returns."""
@@ -81,10 +105,7 @@ class ResultsFile:
             self._file.write(line)
             self._file.flush()
         except OSError as error:
-            raise self._failed(error) from None
-
-    def _failed(self, error: OSError) -> TaskError:
-        return TaskError(f"{self.path}: cannot be read or written ({error.strerror})")
+            raise _failed(self.path, error) from None
 
     def _read(self, lines: list[bytes], wanted: dict[str, Any]) -> None:
         found = self._object(lines[0])
@@ -104,6 +125,19 @@ class ResultsFile:
         except (ValueError, RecursionError):
             return None
         return row if isinstance(row, dict) else None
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open_locked(path)
+    except BlockingIOError:
+        raise TaskError(f"{path}: another eval is writing it; wait for it, or choose another file with --out") from None
+    except OSError as error:
+        raise _failed(path, error) from None
+
+
+def _failed(path: Path, error: OSError) -> TaskError:
+    return TaskError(f"{path}: cannot be read or written ({error.strerror}); choose another file with --out")
 
 
 def _is_result(row: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from ..decoding.canvas import Canvas
 from ..decoding.hole_layout import HoleLayout
 from ..decoding.result import Step
 from ..errors import TraceError
+from ..files import open_locked
 from ..tokenizer import Tokenizer
 from .reader import FORMAT, KEY, ROWS_FORMAT, text_or_bytes
 
@@ -137,9 +138,9 @@ def check_trace(path: Path) -> None:
     Raises:
         TraceError: the folder does not exist, or the file exists and is not a trace.
     """
-    if path.is_dir() or not path.parent.is_dir():
-        raise TraceError(f"--trace {path}: cannot be written; name a file in an existing folder")
     try:
+        if path.is_dir() or not path.parent.is_dir():
+            raise TraceError(f"--trace {path}: cannot be written; name a file in an existing folder")
         if path.is_file() and path.stat().st_size and KEY.encode() not in path.open("rb").readline(200):
             raise TraceError(f"--trace {path}: exists and is not a trace; name another file")
     except OSError as error:
@@ -165,7 +166,13 @@ class _File:
     def __init__(self, path: Path, header: dict[str, Any]):
         check_trace(path)
         try:
-            self._file = path.open("w", encoding="utf-8", newline="\n")
+            # A device or a pipe has nothing to lock or to empty.
+            special = path.exists() and not path.is_file()
+            self._file = path.open("wb") if special else open_locked(path)
+            if not special:
+                self._file.truncate()
+        except BlockingIOError:
+            raise TraceError(f"--trace {path}: another run is writing it; wait for it, or name another file") from None
         except OSError as error:
             raise _unwritable(path, error) from None
         self._path = path
@@ -178,7 +185,8 @@ class _File:
 
     def write(self, row: dict[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(row, separators=(",", ":"), ensure_ascii=False) + "\n")
+            line = json.dumps(row, separators=(",", ":"), ensure_ascii=False) + "\n"
+            self._file.write(line.encode("utf-8", "backslashreplace"))  # half of a pair becomes JSON's escape
             self._file.flush()
         except OSError as error:
             raise _unwritable(self._path, error) from None

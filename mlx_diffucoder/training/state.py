@@ -9,7 +9,6 @@ is killed or meets a full disk leaves that one intact. All randomness follows fr
 generator state is stored.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import CheckpointError, TrainError
-from ..files import folder_atomically, read_json, write_atomically
+from ..files import folder_atomically, open_locked, read_json, temporary_names, write_atomically
 
 STATE, OPTIMIZER, LOG = "training.json", "optimizer.safetensors", "log.jsonl"
 ROUND = "round.safetensors"  # the round that a method is in the middle of
@@ -72,8 +71,7 @@ class RunFolder:
         self.path, self._identity, self._write = path, identity, write
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = open_locked(path / ".lock")
         except BlockingIOError:
             raise TrainError(f"{path}: another run is writing to it; wait for it to end, or choose another folder") from None
         except OSError as error:
@@ -81,8 +79,7 @@ class RunFolder:
         self._begin(resume)
 
     def _begin(self, resume: bool) -> None:
-        for left in self.path.glob(".step-*.unfinished"):  # left by a killed run
-            shutil.rmtree(left, ignore_errors=True)
+        self._clean()
         if self.newest() is not None:
             if not resume:
                 raise TrainError(f"{self.path}: already holds a run; continue it with --resume, or choose another folder")
@@ -90,6 +87,16 @@ class RunFolder:
             raise TrainError(f"{self.path}: holds {others[0]} but no run; choose another folder")
         else:
             (self.path / LOG).unlink(missing_ok=True)  # left by a run that stopped before its first checkpoint
+
+    def _clean(self) -> None:
+        """Remove what a killed run was writing: a checkpoint, or files in OUT or in the last checkpoint."""
+        for left in self.path.glob(".step-*.unfinished"):
+            shutil.rmtree(left, ignore_errors=True)
+        newest = self.newest()
+        for file in [self.path / LOG, *(newest.iterdir() if newest else ())]:
+            for folder in {self.path, file.parent}:
+                for left in folder.glob(temporary_names(file)):
+                    left.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Unlock the folder."""
@@ -168,7 +175,7 @@ class RunFolder:
         file = self.path / LOG
         if file.exists():
             lines = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            write_atomically(file, "".join(line + "\n" for line in lines))
 
 
 def _step_of(line: str) -> float:

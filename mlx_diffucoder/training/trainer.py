@@ -133,7 +133,8 @@ class Trainer:
             TrainError: the loss is not a number, or far above the lowest; the last checkpoint is kept.
         """
         self.model.train()
-        while self.progress.step < self.settings.steps:
+        # A finished run that is resumed has nothing left to do, also one that ended early.
+        while self.progress.step < self.settings.steps and not self._out_of_patience:
             self._step()
             step = self.progress.step
             last = step == self.settings.steps
@@ -237,11 +238,14 @@ class Trainer:
         else:
             progress.worse += 1
         self._report(valid=loss)
-        ends = bool(self.settings.patience) and progress.worse >= self.settings.patience
-        if better or ends:
+        if better or self._out_of_patience:
             self.folder.save(self.model, self.optimizer, progress)
         self._since = time.perf_counter()
-        return ends
+        return self._out_of_patience
+
+    @property
+    def _out_of_patience(self) -> bool:
+        return 0 < self.settings.patience <= self.progress.worse
 
 
 class _Muon(optim.Muon):

@@ -1,13 +1,15 @@
 """The results file."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.errors import TaskError
 from mlx_diffucoder.evaluation import Limits
-from mlx_diffucoder.evaluation.results_file import ResultsFile, identity
+from mlx_diffucoder.evaluation.results_file import ResultsFile, check_results_file, identity
 
 from .programs import PLAIN, result
 
@@ -25,6 +27,29 @@ def test_results_come_back_as_they_were(tmp_path, same):
             file.add(one)
     with ResultsFile(path, same) as file:
         assert file.results == kept
+
+
+def test_a_file_that_a_run_is_writing_is_refused_and_stays_whole(tmp_path, same):
+    path = tmp_path / "out.jsonl"
+    check_results_file(path)
+    assert not path.exists()
+    with ResultsFile(path, same) as file:
+        file.add(result("a"))
+        for second in (lambda: ResultsFile(path, same), lambda: check_results_file(path)):
+            with pytest.raises(TaskError, match=f"^{path}: another eval is writing it"):
+                second()
+        file.add(result("b"))
+    check_results_file(path)
+    with ResultsFile(path, same) as file:
+        assert file.results == [result("a"), result("b")]
+
+
+def test_what_is_no_file_is_refused_before_it_is_read(tmp_path, same):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path, tmp_path / "none" / "out.jsonl", tmp_path / ("x" * 5000)):
+        with pytest.raises(TaskError, match="choose another file with --out"):
+            check_results_file(path)
+            ResultsFile(path, same)
 
 
 @pytest.mark.parametrize("cut", [1, 30, 200])

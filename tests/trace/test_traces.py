@@ -49,6 +49,23 @@ def test_the_steps_come_back_as_they_were(dream_b, tmp_path, options):
     assert trace.text_of(PROMPT) == dream_b[1].decode(PROMPT)
 
 
+def test_a_trace_that_a_run_is_writing_is_refused_and_stays_whole(dream_b, tmp_path):
+    config, path = GenerationConfig(max_tokens=6, seed=4), tmp_path / "run.jsonl"
+    steps = recorded(dream_b, path, config)
+    next(steps)
+    with pytest.raises(TraceError, match=f"^--trace {path}: another run is writing it"):
+        recorded(dream_b, path, config)
+    count = 1 + len(list(steps))
+    assert (read_trace(path).end, len(read_trace(path).records)) == ("done", count)
+
+
+def test_a_models_name_that_is_not_unicode_is_kept_in_a_trace(dream_b, tmp_path):
+    config, path = GenerationConfig(max_tokens=6, seed=4), tmp_path / "run.jsonl"
+    with TraceWriter(path, dream_b[1], config, "mod\udce9l") as trace:
+        best_of(*dream_b, PROMPT, config, 1, trace)
+    assert read_trace(path).header["model"] == "mod\udce9l"
+
+
 def test_the_text_is_what_generate_returns_padding_and_all(pocket, tmp_path):
     config = GenerationConfig(max_tokens=64)
     prompt = pocket[1].encode_chat("Implement process(k): return whether k is a prime number.")

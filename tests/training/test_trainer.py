@@ -90,6 +90,26 @@ def test_what_was_logged_after_the_last_checkpoint_is_logged_once(tmp_path, rows
     assert sorted({step for step, *_ in curve(out)}) == list(range(1, 9))
 
 
+@pytest.mark.parametrize("patience", [0, 1])
+def test_a_finished_run_that_is_resumed_changes_nothing_and_removes_what_a_kill_left(tmp_path, rows, patience):
+    def listing():
+        return {str(one.relative_to(out)): one.read_bytes() for one in out.rglob("*") if one.is_file()}
+
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        losses = iter([1.0, 2.0, 3.0, 4.0])
+        patch.setattr("mlx_diffucoder.training.job._validation", lambda *given: lambda model: next(losses))
+        trainer = run(job_of(rows, patience=patience), out)
+        assert trainer.progress.step == (6 if patience else 8)
+        before = listing()
+        for name in (".model.ab12_xyz.safetensors", ".log.ab12_xyz.jsonl", ".step-00000004.unfinished/model.safetensors"):
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).write_text("half")
+        (trainer.folder.newest() / ".training.ab12_xyz.json").write_text("half")
+        run(job_of(rows, patience=patience), out, resume=True)
+    assert listing() == before
+
+
 def test_training_lowers_the_loss_and_leaves_a_folder_that_loads(tmp_path, rows):
     from mlx_diffucoder import load
 
