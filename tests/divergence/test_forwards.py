@@ -117,8 +117,8 @@ print(float(sum(rows.sum() for rows in made[0].rows)), peak() - before)
 
 def synthetic(folder, **shape):
     """A folder with random weights; enough of one for `build`."""
-    config = {"model_type": "Dream", "vocab_size": 64, "mask_token_id": 60, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config |= shape
+    config = {"model_type": "Dream", "vocab_size": 64, "mask_token_id": 60, "rope_theta": 1e4}
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 2, **shape}
     folder.mkdir()
     model = DiffusionModel(ModelConfig.from_dict(config))
     model.save_weights(str(folder / "model.safetensors"))
