@@ -125,12 +125,14 @@ def predict_7b(ceilings: Ceilings, bits: int, nfe: int | None = None, positions:
         BenchError: only one of `nfe` and `positions` is given, or there are fewer positions than forwards.
     """
     if (nfe is None) != (positions is None):
-        raise BenchError("--nfe and --positions go together: how many forwards, and of how many positions in all")
+        raise BenchError("--nfe and --positions go together: how many forwards, and of how many positions in all", field="--nfe")
     work = Work(parameters=parameters(SHAPES["7b"]), bits_per_weight=bits_per_weight(bits))
     prediction: dict[str, Any] = {"shape": "7b", "bits": bits, **predict(ceilings, work)}
     if nfe and positions:
         if positions < nfe:
-            raise BenchError(f"--positions must be at least --nfe, not {positions}: a forward has one position or more")
+            raise BenchError(
+                f"--positions must be at least --nfe, not {positions}: a forward has one position or more", field="--positions"
+            )
         seconds = generation_seconds(ceilings, work, nfe, positions)
         prediction["generation"] = {"nfe": nfe, "positions": positions, "seconds": seconds}
     prediction["published"] = [check.to_dict() for check in published(ceilings)]

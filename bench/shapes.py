@@ -49,5 +49,5 @@ def bits_per_weight(bits: int) -> float:
         BenchError: MLX cannot quantize to so many bits.
     """
     if bits not in BITS:
-        raise BenchError(f"--bits must be one of {', '.join(map(str, BITS))}, not {bits}")
+        raise BenchError(f"--bits must be one of {', '.join(map(str, BITS))}, not {bits}", field="--bits")
     return bits + 0.5 if bits < 16 else bits

@@ -145,7 +145,9 @@ def _shape(name: str) -> ModelConfig:
     folder = found_here(name)
     if folder is None:
         known = ", ".join(SHAPES)
-        raise BenchError(f"--shape must be {known}, {POCKET}, a checkpoint folder or one in the Hub's cache, not {name!r}")
+        raise BenchError(
+            f"--shape must be {known}, {POCKET}, a checkpoint folder or one in the Hub's cache, not {name!r}", field="--shape"
+        )
     return read_model_config(folder)[1]
 
 

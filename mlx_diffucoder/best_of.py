@@ -10,7 +10,6 @@ from .config import GenerationConfig
 from .decoding.likelihood import every_second, log_probabilities
 from .errors import ConfigError, TaskError
 from .evaluation import Limits, code_of, run_program
-from .file_kinds import read_bytes
 from .generation import Answer, canvas_of, forbidden_ids, stream_batch, wired_memory
 from .models.transformer import DiffusionModel
 from .tasks import Task, read_tasks
@@ -115,7 +114,9 @@ def read_tests(path: Path, prompt: str) -> Task:
             raise TaskError(f"{path}: holds {len(tasks)} tasks; give a file with one")
         return tasks[0]
     try:
-        tests = read_bytes(path, TaskError).decode("utf-8-sig")
+        tests = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TaskError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise TaskError(f"{path}: not UTF-8 text") from None
     if not tests.strip():

@@ -10,7 +10,7 @@ class DiffucoderError(Exception):
     """Base of every error that a user's input can cause.
 
     Attributes:
-        field: the field of a configuration that is at fault, or None. The message begins with its name.
+        field: the field of a configuration, or the option, that is at fault; or None. The message begins with its name.
     """
 
     def __init__(self, message: str, *, field: str | None = None) -> None:

@@ -1,4 +1,28 @@
-"""Sizes and durations as text: the one place that chooses units and digits."""
+"""Sizes and durations as text: the one place that chooses units and digits. And text that a terminal can show."""
+
+# Control characters would move the cursor or turn the direction of writing, and XML does not allow most of them.
+_VISIBLE: dict[int, str] = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
+_VISIBLE |= {ord("\r"): "", 127: "\u2421"}
+_UNKNOWN = [
+    *range(0x80, 0xA0),
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+    0x2028,
+    0x2029,
+    0xFFFE,
+    0xFFFF,
+    *range(0xD800, 0xE000),
+]
+_VISIBLE |= dict.fromkeys(_UNKNOWN, "\ufffd")
+
+
+def visible(text: str) -> str:
+    """A text whose control characters and bidirectional overrides are shown as symbols; line ends become line feeds.
+
+    >>> visible("red\x1b[31m")
+    'red␛[31m'
+    """
+    return text.translate(_VISIBLE)
 
 
 def format_bytes(count: float) -> str:

@@ -11,7 +11,6 @@ import mlx_diffucoder
 ORDER = [
     "errors",
     "formatting",
-    "file_kinds",
     "files",
     "choices",
     "config",
@@ -22,8 +21,6 @@ ORDER = [
     "tokenizer_files",
     "tokenizer",
     "chat",
-    "weight_files",
-    "quantization",
     "checkpoint",
     "adapter",
     "memory",
@@ -132,7 +129,6 @@ def test_what_knows_no_model_imports_no_mlx():
     names = [
         "errors",
         "formatting",
-        "file_kinds",
         "files",
         "choices",
         "config",

@@ -1,6 +1,6 @@
 """All commands together, and the one place where errors become a line on stderr."""
 
-import io
+import errno
 import os
 import sys
 from typing import Annotated
@@ -51,7 +51,7 @@ def diffucode(
 
 def run() -> int:
     """Run the command line, and print errors on stderr. Returns the exit code."""
-    _open_streams()
+    code = 0
     try:
         code = _run()
         sys.stdout.flush()  # what is still buffered must not fail at exit, where nobody catches it
@@ -59,19 +59,24 @@ def run() -> int:
     except SystemExit as stop:
         if not isinstance(stop.__context__, BrokenPipeError):
             raise
+        code = UNREAD
     except BrokenPipeError:
-        pass
-    # Whoever read our output has gone.
+        code = UNREAD
+    except OSError as error:
+        code = code or fail(f"stdout: cannot be written ({error.strerror})", 1)
+    # Nobody can read what is left of our output.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return UNREAD
+    return code
 
 
 def _run() -> int:
     command = typer.main.get_command(app)
     try:
         settings = Settings.read(Schema(command))
-        with terminable():
-            return command(standalone_mode=False, default_map=settings.default_map(), obj=settings) or 0
+        with terminable() as arrived:
+            code = command(standalone_mode=False, default_map=settings.default_map(), obj=settings) or 0
+        # Some releases of the parser make 130 of every interrupt.
+        return 128 + arrived[0] if arrived and code == code_of(KeyboardInterrupt()) else code
     except DiffucoderError as error:
         return print_error(error)
     except (KeyboardInterrupt, typer.Abort) as stop:  # Abort: Ctrl-C at a question
@@ -84,16 +89,15 @@ def _run() -> int:
             return fail(error.format_message(), getattr(error, "exit_code", 2)) if str(error.format_message()) else 2
         if os.environ.get(DEBUG):
             raise
-        return fail(f"{type(error).__name__}: {error} (a bug, or a broken machine; {DEBUG}=1 shows where)", 1)
+        return fail(_line_of(error), 1)
 
 
-def _open_streams() -> None:
-    """Standard streams that were closed are opened on nothing: a file opened later must not take their place."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
+def _line_of(error: Exception) -> str:
+    """What an error says that no command expected."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):  # the parser and the tables print on stdout
+        return f"stdout: cannot be written ({error.strerror})"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    return f"{type(error).__name__}: {error} (a bug, or a broken machine; {DEBUG}=1 shows where)"

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from ..errors import BenchError
 from ..files import check_output, write_output
 from . import options
 from .command import Command, examples
+from .output import note, put, put_json
 
 HERE = "here"
 SUBCOMMANDS = {"--card": "card", "--predict": "predict", "--tune": "tune"}
@@ -124,12 +124,12 @@ def _run(context: typer.Context) -> int:
     subject, card = open_subject(given), read_card()
     ceilings = ceilings_here(card, waiting, measure=given["measure"])
     for warning in filter(None, [*card.warnings, busy()]):
-        print(f"note: {warning}", file=sys.stderr)
+        note(f"note: {warning}")
     results = measure(plan, subject, card, ceilings, waiting)
     text = json.dumps(results.report)
     if out:
         write_output(out, text + "\n", flag="--out")
-    print(text if given["as_json"] else "\n".join(run_lines(results, card)))
+    put(text if given["as_json"] else "\n".join(run_lines(results, card)))
     return 0
 
 
@@ -143,11 +143,11 @@ def card(measure: Measure = False, as_json: options.Json = False, quiet: options
     found = read_card()
     ceilings = ceilings_here(found, waiting, measure=measure)
     if as_json:
-        print(json.dumps({"card": found.to_dict(), "ceilings": ceilings.to_dict(), "warnings": found.warnings}))
+        put(json.dumps({"card": found.to_dict(), "ceilings": ceilings.to_dict(), "warnings": found.warnings}))
         return 0
-    print("\n".join([*found.lines(), *ceilings.lines()]))
+    put("\n".join([*found.lines(), *ceilings.lines()]))
     for warning in found.warnings:
-        print(f"note: {warning}", file=sys.stderr)
+        note(f"note: {warning}")
     return 0
 
 
@@ -166,7 +166,7 @@ def predict(
     The prediction follows from the chip's memory bandwidth and matmul rate. No model is run.
     """
     if chip != HERE and measure:
-        raise BenchError(f"--measure measures this machine: use it with {HERE}, not with {chip!r}")
+        raise BenchError(f"--measure measures this machine: use it with {HERE}, not with {chip!r}", field="--measure")
     from ..bench.ceilings import ceilings_here, ceilings_named
     from ..bench.chip import read_card
     from ..bench.roofline import predict_7b
@@ -175,7 +175,7 @@ def predict(
 
     ceilings = ceilings_here(read_card(), waiting, measure=measure) if chip == HERE else ceilings_named(chip)
     prediction = predict_7b(ceilings, bits, nfe, positions)
-    print(json.dumps(prediction) if as_json else "\n".join(prediction_lines(prediction, ceilings)))
+    put(json.dumps(prediction) if as_json else "\n".join(prediction_lines(prediction, ceilings)))
     return 0
 
 
@@ -214,7 +214,7 @@ def tune(
     check_writable()  # before a model is loaded
     found = tune_here(open_subject(context.params), prompt or list(PROMPTS), config, trials, delay, waiting)
     path = save(found.profile)
-    print(json.dumps({"file": str(path), **vars(found.profile)}) if as_json else "\n".join(tuning_lines(found, path)))
+    put(json.dumps({"file": str(path), **vars(found.profile)}) if as_json else "\n".join(tuning_lines(found, path)))
     return 0
 
 
@@ -237,11 +237,11 @@ def compare(
     reports = read_reports(files)
     drawn = draw(reports, comparable(reports), pictures) if pictures else []
     if as_json:
-        print(json.dumps({"reports": comparison_of(reports), "pictures": [str(file) for file in drawn]}, ensure_ascii=False))
+        put_json({"reports": comparison_of(reports), "pictures": [str(file) for file in drawn]})
         return 0
-    print("\n".join(comparison_lines(reports, shutil.get_terminal_size((80, 24)).columns)))
+    put("\n".join(comparison_lines(reports, shutil.get_terminal_size((80, 24)).columns)))
     for file in drawn:
-        print(f"drawn: {file}", file=sys.stderr)
+        note(f"drawn: {file}")
     return 0
 
 
@@ -250,9 +250,10 @@ def _check_run(context: typer.Context) -> None:
     given = context.params
     model = context.get_parameter_source("model")
     if given["shape"] and model and model.name == "COMMANDLINE":
-        raise BenchError("--shape and --model do not go together")
+        raise BenchError("--shape and --model do not go together", field="--shape")
     for name in () if given["shape"] else ("bits", "layers", "tokens_per_forward"):
         if given[name]:
-            raise BenchError(f"--{name.replace('_', '-')} needs --shape: a checkpoint has its own")
+            option = f"--{name.replace('_', '-')}"
+            raise BenchError(f"{option} needs --shape: a checkpoint has its own", field=option)
     if given["alone"] and given["baseline"]:
-        raise BenchError("--alone and --baseline do not go together")
+        raise BenchError("--alone and --baseline do not go together", field="--alone")

@@ -1,7 +1,5 @@
 """`diffucode chat`: many turns with one model."""
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from ..errors import ChatError, ConfigError, DiffucoderError, did_you_mean
 from . import options
 from .chat_input import BLOCK, Input, Message, open_input
 from .command import Command, examples
+from .output import note, put, put_json
 from .run import Run
 from .terminal import Terminated, code_of, edit_text, print_error
 
@@ -139,9 +138,9 @@ class Conversation:
                 if self.input.empty:
                     self._notice("/bye or Ctrl-D leaves")
             except DiffucoderError as error:
-                if not self.input.typed:
-                    raise
                 print_error(error)
+                if not self.input.typed:
+                    return 1
 
     def _handle(self, message: Message) -> None:
         """Run a command, or answer a message."""
@@ -181,7 +180,7 @@ class Conversation:
         if self.as_json:
             turn = {"user": text, "dropped_turns": dropped, **run.report(interrupted=stop is not None)}
             turn |= {"trace": str(file)} if file else {}
-            print(json.dumps(turn, ensure_ascii=False), flush=True)
+            put_json(turn)
         elif file:
             self._notice(f"trace written to {file}")
         if self.verbose:
@@ -195,7 +194,7 @@ class Conversation:
     def _help(self, _: str) -> None:
         lines = [f"  {f'/{name} {command.takes}':14}  {command.help}" for name, command in self.commands.items()]
         lines += [f"  {BLOCK:14}  open and close a message of several lines", f"  {'Ctrl-C':14}  stop an answer"]
-        print("\n".join(lines), file=sys.stdout if self.input.typed else sys.stderr)  # `--quiet` does not silence stdout
+        (put if self.input.typed else note)("\n".join(lines))  # `--quiet` does not silence stdout
 
     def _reset(self, _: str) -> None:
         self.chat, self.dropped = Chat(self.chat.system), 0
@@ -247,7 +246,7 @@ class Conversation:
 
     def _notice(self, text: str) -> None:
         """A line that is not an answer: on stderr."""
-        print(text, file=sys.stderr)
+        note(text)
 
 
 def _path(command: str, file: str) -> Path:

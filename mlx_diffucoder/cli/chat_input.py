@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import ChatError, PromptError
+from .output import note
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -95,14 +96,16 @@ class PlainInput:
         if not self.typed:
             return _decoded(sys.stdin.buffer.readline()) if sys.stdin is not None else None
         self.empty = prompt == PROMPT
-        print(prompt, end="", file=sys.stdout if sys.stdout.isatty() else sys.stderr, flush=True)
+        stream = sys.stdout if sys.stdout.isatty() else sys.stderr
+        stream.write(prompt)
+        stream.flush()
         try:
             line = sys.stdin.readline()
         except KeyboardInterrupt:
-            print(file=sys.stderr)
+            note()
             raise
         if not line:
-            print(file=sys.stderr)
+            note()
             return None
         return _checked(line.removesuffix("\n"))
 
@@ -216,7 +219,7 @@ def open_history() -> "History":
         path.chmod(0o600)
         return _file_history(path)
     except OSError as error:
-        print(f"{path}: no history is kept ({error.strerror})", file=sys.stderr)
+        note(f"{path}: no history is kept ({error.strerror})")
         return InMemoryHistory()
 
 

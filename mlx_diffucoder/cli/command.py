@@ -3,7 +3,6 @@
 import inspect
 import math
 import os
-import sys
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
@@ -13,7 +12,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from typer.core import TyperCommand, TyperGroup
 
-from ..errors import ConfigError, DiffucoderError
+from ..errors import ConfigError, DiffucoderError, PromptError
+from .output import note
 
 Words = tuple[str, ...]
 """A command's name: `("generate",)`, `("config", "list")`."""
@@ -70,7 +70,7 @@ def using_settings(context: Any) -> Iterator[None]:
         if context.params.get("quiet"):  # errors are still shown: `terminal.fail` writes to the original stream
             stack.enter_context(redirect_stderr(stack.enter_context(Path(os.devnull).open("w"))))
         for line in settings.strays:
-            print(line, file=sys.stderr)
+            note(line)
         try:
             yield
         except DiffucoderError as error:
@@ -81,7 +81,8 @@ def refuse_options(context: Any) -> None:
     """Raise `ConfigError` for an option of a group that is given before a command of the group."""
     for option in options_of(context.command):
         if context.get_parameter_source(option.parameter).name == "COMMANDLINE":
-            raise ConfigError(f"{option.names[0]} is not for {context.command_path} {context.invoked_subcommand}")
+            name = option.names[0]
+            raise ConfigError(f"{name} is not for {context.command_path} {context.invoked_subcommand}", field=name)
 
 
 def examples(*lines: str) -> str:
@@ -187,10 +188,15 @@ def options_of(command: Any) -> list[Option]:
 def with_option(error: DiffucoderError) -> str:
     """The error's message, with the option in place of the field that it begins with."""
     message = str(error)
-    if error.field is None or not message.startswith(error.field):
+    if error.field is None or error.field.startswith("-") or not message.startswith(error.field):
         return message
     option = RENAMED.get(error.field) or "--" + error.field.replace("_", "-")
     return option + message.removeprefix(error.field)
+
+
+def is_usage(error: DiffucoderError) -> bool:
+    """Whether an option is wrong by itself. Of a prompt, or a setting, that cannot work, only the run has failed."""
+    return error.field is not None and not isinstance(error, PromptError)
 
 
 def _kind(annotation: Any) -> tuple[type, bool]:

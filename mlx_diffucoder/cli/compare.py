@@ -1,6 +1,5 @@
 """`diffucode compare`: compare checkpoints with a base on the same masked canvases."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from ..errors import CheckpointError, ConfigError, ExecutionError
 from ..formatting import format_bytes
 from . import options
 from .command import Command, examples
+from .output import cell, put_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -103,7 +103,7 @@ def compare(
     if as_json:
         used = {"texts": str(texts or "bundled"), "seed": seed, "draws": draws, "dtype": dtype, "by_layer": by_layer}
         used |= {"tasks": str(tasks), "config": config.to_dict()} if tasks else {}
-        print(json.dumps(_report(rows, encoded, canvases, used), ensure_ascii=False))
+        put_json(_report(rows, encoded, canvases, used))
     else:
         _print_tables(rows, encoded, canvases)
     return 0
@@ -114,7 +114,7 @@ def _checked(ratios: Sequence[float] | None) -> Sequence[float]:
 
     for ratio in ratios or ():
         if not 0.001 <= ratio <= 1:
-            raise ConfigError(f"--ratio must be from 0.001 to 1, not {ratio:g}")
+            raise ConfigError(f"--ratio must be from 0.001 to 1, not {ratio:g}", field="--ratio")
     return ratios or RATIOS
 
 
@@ -199,7 +199,6 @@ def _peak_resident() -> int:
 def _print_tables(rows: "list[Row]", texts: "list[Text]", canvases: "list[Masked]") -> None:
     """Print a row for each checkpoint, then one for each masked share."""
     from rich.console import Console
-    from rich.markup import escape
 
     tokens = sum(len(text.answer) for text in texts)
     console = Console()
@@ -207,7 +206,7 @@ def _print_tables(rows: "list[Row]", texts: "list[Text]", canvases: "list[Masked
         needed = Console(width=WIDEST).measure(table).maximum
         Console(width=max(console.width, needed)).print(table)  # whole, also when the terminal is narrower
     console.print(
-        f"{len(texts)} texts, {tokens} answer tokens, {len(canvases)} canvases. KL: from {escape(rows[0].label)} at masked"
+        f"{len(texts)} texts, {tokens} answer tokens, {len(canvases)} canvases. KL: from {cell(rows[0].label)} at masked"
         " positions, with its 95 % interval. top-1: the same most probable token. order: two masks are committed in the same"
         " order (50 is chance). first: the same first commit. perplexity: by the coupled estimator.",
         style="dim",
@@ -216,12 +215,11 @@ def _print_tables(rows: "list[Row]", texts: "list[Text]", canvases: "list[Masked
 
 
 def _summary(rows: "list[Row]") -> "Table":
-    from rich.markup import escape
 
     passed = rows[0].passed is not None
     table = _table("size", "bits per\nweight", *MEASURES, "perplex-\nity", *(["pass@1,\n%"] if passed else []))
     for row in rows:
-        cells = [escape(row.label), format_bytes(row.bytes_on_disk), f"{row.bits_per_weight:.2f}"]
+        cells = [cell(row.label), format_bytes(row.bytes_on_disk), f"{row.bits_per_weight:.2f}"]
         if row.comparison:
             mean = row.comparison.overall
             cells += [*_measures(mean), _perplexity(mean.other_perplexity)]
@@ -235,12 +233,11 @@ def _summary(rows: "list[Row]") -> "Table":
 
 
 def _by_ratio(rows: "list[Row]") -> "Table":
-    from rich.markup import escape
 
     table = _table("masked", *MEASURES, "perplex-\nity")
     for row in rows:
         for number, (ratio, mean) in enumerate(row.comparison.by_ratio.items() if row.comparison else ()):
-            name = "" if number else escape(row.label)
+            name = "" if number else cell(row.label)
             table.add_row(name, f"{100 * ratio:g} %", *_measures(mean, interval=False), _perplexity(mean.other_perplexity))
         table.add_section()
     return table

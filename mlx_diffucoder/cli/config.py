@@ -1,7 +1,5 @@
 """`diffucode config`: list, set and edit the user's defaults."""
 
-import json
-import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +10,7 @@ from ..errors import SettingsError
 from ..files import write_atomically
 from .command import Command, Option, examples
 from .options import Json, Quiet
+from .output import note, put, put_json
 from .settings import Key, Schema, Settings, config_path, read_file
 from .terminal import edit_file, fail
 
@@ -46,7 +45,7 @@ def path(quiet: Quiet = False) -> int:
 
     Set DIFFUCODE_CONFIG to use another file.
     """
-    print(config_path())
+    put(config_path())
     return 0
 
 
@@ -63,10 +62,10 @@ def list_settings(
     keys = [key for key in schema.options if every or key in settings.values]
     rows = {".".join(key): _row(settings, schema.options[key], key) for key in keys}
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False))
+        put_json(rows)
     for name, row in ({} if as_json else rows).items():
         value = "" if row["value"] is None else f" = {_toml(row['value'])}"
-        print(f"{name}{value}  ({row['from']}{'; ' + row['takes'] if every else ''})")
+        put(f"{name}{value}  ({row['from']}{'; ' + row['takes'] if every else ''})")
     for problem in settings.problems.values():
         fail(problem, 1)
     return 1 if settings.problems else 0
@@ -84,7 +83,7 @@ def get_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) 
     value = _row(settings, option, spelt)["value"]
     if value is None:
         raise SettingsError(f"{key} is not set")
-    print(value if isinstance(value, str) else _toml(value))
+    put(value if isinstance(value, str) else _toml(value))
     return 0
 
 
@@ -147,7 +146,7 @@ def _change(schema: Schema, key: Key, value: Any) -> None:
     if schema.flat(tomllib.loads(changed)) != wanted:
         raise SettingsError(f"{file}: cannot be changed without losing another line; edit it with: diffucode config edit")
     _write(file, changed)
-    print(f"{file}: {'.'.join(key)} {'is no longer set' if value is None else '= ' + _toml(value)}", file=sys.stderr)
+    note(f"{file}: {'.'.join(key)} {'is no longer set' if value is None else '= ' + _toml(value)}")
 
 
 def with_value(text: str, key: Key, value: Any) -> str:

@@ -1,7 +1,6 @@
 """`diffucode convert`: convert a Hugging Face checkpoint to an MLX folder."""
 
 import json
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import fields
@@ -14,6 +13,7 @@ from ..errors import HubError
 from ..formatting import format_bytes
 from . import options
 from .command import Command, examples
+from .output import note, put
 
 if TYPE_CHECKING:
     from ..convert import ConvertConfig, Plan
@@ -118,14 +118,14 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
     seconds = time.perf_counter() - began
     _print_calibration(plans[0])
     size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {folder} ...", file=sys.stderr)
+    note(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {folder} ...")
     address = None
     if upload is not None:
         show_hub_bars()
         address = upload_folder(folder, upload)
-        print(f"uploaded to {address}", file=sys.stderr)
+        note(f"uploaded to {address}")
     result: dict[str, Any] = {"out": str(folder), "seconds": seconds, "uploaded": address, **plans[0].to_dict()}
-    print(json.dumps(result) if as_json else folder)
+    put(json.dumps(result) if as_json else folder)
     return 0
 
 
@@ -136,13 +136,13 @@ def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
     with measuring() if config.calibrate else nullcontext() as tell:
         plan = make_plan(source, config, before_download=_refuse_download, measuring=tell)
     if as_json:
-        print(json.dumps(plan.to_dict()))
+        put(json.dumps(plan.to_dict()))
         return 0
     longest = max(len(layer.name) for layer in plan.layers)
     for layer in plan.layers:
         stored = str(layer.width or layer.dtype)
-        print(f"{layer.name:{longest}} {format_bytes(layer.bytes_in):>9} -> {format_bytes(layer.bytes_out):>9}  {stored}")
-    print(
+        put(f"{layer.name:{longest}} {format_bytes(layer.bytes_in):>9} -> {format_bytes(layer.bytes_out):>9}  {stored}")
+    put(
         f"{plan.parameters / 1e6:.1f} M weights, {format_bytes(plan.bytes_in)} -> {format_bytes(plan.bytes_out)},"
         f" {plan.bits_per_weight:.3f} bits per weight; about {format_bytes(plan.memory_to_run)} of memory to run it"
     )
@@ -154,10 +154,9 @@ def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
 def _print_calibration(plan: "Plan") -> None:
     if found := plan.calibration:
         order = "" if found.order is None else f", {100 * found.order:.2f} % of mask pairs committed in the same order"
-        print(
+        note(
             f"on the calibration texts: KL {found.kl:.3g} nats per masked position{order}"
             f" ({found.texts} texts, {found.positions} masked positions)",
-            file=sys.stderr,
         )
 
 
@@ -168,4 +167,4 @@ def _refuse_download(download: "Download") -> None:
 def _print_not_quantized(plan: "Plan", config: "ConvertConfig") -> None:
     if config.quantize and plan.left and not plan.calibration:
         some = ", ".join(plan.left[:3]) + (f" and {len(plan.left) - 3} more" if len(plan.left) > 3 else "")
-        print(f"not quantized, because their rows are not a multiple of {config.group_size}: {some}", file=sys.stderr)
+        note(f"not quantized, because their rows are not a multiple of {config.group_size}: {some}")

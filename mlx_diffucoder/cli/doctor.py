@@ -2,7 +2,6 @@
 
 import json
 import platform
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from ..errors import DoctorError
 from ..formatting import format_bytes, format_seconds
 from .command import Command, examples
 from .options import Json, Quiet
+from .output import note, put
 
 if TYPE_CHECKING:
     from ..bench.self_test import Check
@@ -43,15 +43,15 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> int:
         "hub_cache": _hub_cache(),
     }
     if not as_json:
-        print(f"{'versions':10} " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()))
-        print("\n".join([*card.lines(), *(known.lines() if known else ["ceilings   not in the table: diffucode bench card"])]))
+        put(f"{'versions':10} " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()))
+        put("\n".join([*card.lines(), *(known.lines() if known else ["ceilings   not in the table: diffucode bench card"])]))
         _print_memory(report["memory"])
         _print_cache(report["hub_cache"])
     checks = _self_test(quiet=as_json)
     if as_json:
-        print(json.dumps({**report, "self_test": [check.to_dict() for check in checks]}))
+        put(json.dumps({**report, "self_test": [check.to_dict() for check in checks]}))
     for warning in card.warnings:
-        print(f"note: {warning}", file=sys.stderr)
+        note(f"note: {warning}")
     if wrong := next((check for check in checks if not check.right), None):
         raise DoctorError(
             f"self-test: {wrong.name}: {wrong.found()}: the results of this machine cannot be trusted; reinstall mlx and"
@@ -96,10 +96,10 @@ def _print_memory(memory: dict[str, Any]) -> None:
     part = (
         f", of which Metal recommends {format_bytes(memory['recommended'])}" if memory["recommended"] != memory["total"] else ""
     )
-    print(f"{'7B':10} in {format_bytes(memory['total'])} of memory{part}:")
+    put(f"{'7B':10} in {format_bytes(memory['total'])} of memory{part}:")
     for row in memory["7b"]:
         size, needed = format_bytes(row["bytes"]), format_bytes(row["memory_to_run"])
-        print(f"{'':10} {row['bits']:2} bits: {size:>8}, about {needed:>8} to run: {FITS[row['fits']]}")
+        put(f"{'':10} {row['bits']:2} bits: {size:>8}, about {needed:>8} to run: {FITS[row['fits']]}")
 
 
 def _hub_cache() -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _hub_cache() -> dict[str, Any]:
 
 def _print_cache(cache: dict[str, Any]) -> None:
     found = "not downloaded" if cache["bytes"] is None else f"downloaded, {format_bytes(cache['bytes'])}"
-    print(f"{'Hub cache':10} {cache['model']}: {found}; {format_bytes(cache['free_bytes'])} free in {cache['folder']}")
+    put(f"{'Hub cache':10} {cache['model']}: {found}; {format_bytes(cache['free_bytes'])} free in {cache['folder']}")
 
 
 def _self_test(*, quiet: bool) -> "list[Check]":
@@ -129,7 +129,7 @@ def _self_test(*, quiet: bool) -> "list[Check]":
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     if not quiet:
         fewer = "" if on_gpu else "; fewer checks than on a GPU, where 16 bits are fast"
-        print(f"{'self-test':10} the bundled model on this machine's {'GPU' if on_gpu else 'CPU'}{fewer}:", flush=True)
+        put(f"{'self-test':10} the bundled model on this machine's {'GPU' if on_gpu else 'CPU'}{fewer}:", flush=True)
     checks, tests = list[Any](), self_test()
     while True:
         with waiting("computing"):
@@ -139,4 +139,4 @@ def _self_test(*, quiet: bool) -> "list[Check]":
         checks.append(check)
         if not quiet:
             verdict = "right" if check.right else "WRONG"
-            print(f"{'':10} {verdict}: {check.name}: {check.found()} ({format_seconds(check.seconds)})", flush=True)
+            put(f"{'':10} {verdict}: {check.name}: {check.found()} ({format_seconds(check.seconds)})", flush=True)

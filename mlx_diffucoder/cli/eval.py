@@ -1,6 +1,5 @@
 """`diffucode eval`: measure pass@k on a task file, and its cost."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,6 +12,7 @@ from ..config import GenerationConfig
 from ..errors import ConfigError, TraceError
 from . import options
 from .command import Command, examples
+from .output import put_json
 from .terminal import code_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _evaluate(context: typer.Context, config: GenerationConfig) -> int:
     summary = Summary.of(list(results.values()), ks)
     if given["as_json"]:
         run = {"samples": samples, "model": name, "config": config.to_dict(), "interrupted": stop is not None}
-        print(json.dumps({**summary.to_dict(), **run}, ensure_ascii=False))
+        put_json({**summary.to_dict(), **run})
     else:
         _print_table(summary, name)
     return code_of(stop) if stop else 0
@@ -124,7 +124,7 @@ def _evaluate(context: typer.Context, config: GenerationConfig) -> int:
 
 def _check(samples: int, ks: list[int], config: GenerationConfig) -> None:
     if ks[-1] > samples:
-        raise ConfigError(f"-k {ks[-1]} needs at least as many answers to each task; add --samples {ks[-1]}")
+        raise ConfigError(f"-k {ks[-1]} needs at least as many answers to each task; add --samples {ks[-1]}", field="-k")
     if samples > 1 and config.temperature == 0:
         raise ConfigError(
             f"temperature 0 gives the same answer {samples} times; set it above 0, or remove --samples", field="temperature"

@@ -1,6 +1,5 @@
 """`diffucode fuse`: a model and its adapter in, one model out."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from ..formatting import format_bytes
 from .command import Command, examples
 from .options import Model, Quiet, Yes
+from .output import note, put
 
 app = typer.Typer()
 
@@ -33,6 +33,6 @@ def fuse(
     with waiting(f"fusing {name}"):
         fuse_folders(folder, adapter, out, dequantize=dequantize)
     size = sum(file.stat().st_size for file in out.iterdir())
-    print(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {out} ...", file=sys.stderr)
-    print(out)
+    note(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {out} ...")
+    put(out)
     return 0

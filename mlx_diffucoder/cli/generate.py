@@ -1,7 +1,5 @@
 """`diffucode generate`: write code from a description."""
 
-import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from ..config import HOLES, PRESETS, GenerationConfig
 from ..errors import ConfigError, ExecutionError
 from . import options
 from .command import Command, examples
+from .output import put, put_bytes, put_json
 from .run import Run, stats_of
 from .terminal import code_of, print_numbers, read_prompt
 
@@ -84,7 +83,7 @@ def generate(
     """
     config, text = options.decoding_config(context), read_prompt(prompt)
     if lock is not None and (count > 1 or rank or tests is not None):
-        raise ConfigError("--lock fills one template; -n, --rank and --tests are for answers")
+        raise ConfigError("--lock fills one template; -n, --rank and --tests are for answers", field="--lock")
     if tests is not None:
         options.require_code_execution(allow_code_execution, "--tests")
     return _generate(context, text, config)
@@ -105,7 +104,7 @@ def _generate(context: typer.Context, prompt: str, config: GenerationConfig) -> 
     run = Run(opened, prompt, stream=not given["as_json"], live=given["live"], trace=given["trace"])
     stop = run.go()
     if given["as_json"]:
-        print(json.dumps(run.report(interrupted=stop is not None), ensure_ascii=False))
+        put_json(run.report(interrupted=stop is not None))
     if given["verbose"]:
         run.print_numbers()
     return code_of(stop) if stop else 0
@@ -143,7 +142,7 @@ def _best_of(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
     elif failed:
         raise ExecutionError(f"none of the {count} answers passes {tests}; ask for more with -n, or see them with --json")
     elif given["rank"] or task is not None:
-        print(best.answer.text.removesuffix("\n"))
+        put(best.answer.text.removesuffix("\n"))
     else:
         _print_answers(ranking.answers, canvases=trace is not None)
     if given["verbose"]:
@@ -171,8 +170,7 @@ def _fill(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
     if given["as_json"]:
         _print_json(opened, stats, text=after.decode(file.encoding), holes=filled.holes, score=filled.score)
     else:
-        sys.stdout.buffer.write(after)
-        sys.stdout.buffer.flush()
+        put_bytes(after, file.encoding)
     if given["verbose"]:
         print_numbers(stats.lines())
     return 0
@@ -180,14 +178,14 @@ def _fill(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
 
 def _print_json(opened: "Opened", stats: "Stats", **results: Any) -> None:
     about = {"model": opened.name, **stats.to_dict(), "config": opened.config.to_dict()}
-    print(json.dumps({**results, **about}, ensure_ascii=False))
+    put_json({**results, **about})
 
 
 def _print_answers(answers: "list[Ranked]", *, canvases: bool) -> None:
     for place, one in enumerate(answers, start=1):
         canvas = f", canvas {one.row}" if canvases else ""
-        print(f"{'' if place == 1 else chr(10)}# answer {place}{canvas}, mean log-probability {one.score:.3g}")
-        print(one.answer.text.removesuffix("\n"))
+        put(f"{'' if place == 1 else chr(10)}# answer {place}{canvas}, mean log-probability {one.score:.3g}")
+        put(one.answer.text.removesuffix("\n"))
 
 
 def _row(one: "Ranked") -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`diffucode infill`: fill the holes in a file."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,10 +9,12 @@ import typer
 
 from ..config import HOLES, GenerationConfig
 from ..errors import FileError
+from ..formatting import visible
 from ..infilling.editor import read_request
 from ..infilling.file import HoleFile, check_replaceable, cut, diff_of, name_of, named, read_bytes, replace_file
 from . import options
 from .command import Command, examples
+from .output import put_bytes, put_json
 from .run import stats_of
 from .terminal import print_numbers
 
@@ -106,7 +107,7 @@ def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
     report = {key: getattr(filled, key) for key in FOUND}
     report |= {"model": name, **stats.to_dict(), "config": config.to_dict()}
     if file is None:
-        print(json.dumps(report, ensure_ascii=False))
+        put_json(report)
     else:
         _put_out(file, file.filled(filled.holes), report, given)
     if given["verbose"]:
@@ -117,7 +118,7 @@ def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
 def _check(given: dict[str, Any]) -> None:
     """Raise an error for options that do not go together, or a file that cannot be written."""
     if given["backup"] is not None and not given["write"]:
-        raise FileError("--backup keeps the file that --write replaces; give both")
+        raise FileError("--backup keeps the file that --write replaces; give both", field="--backup")
     if given["write"]:
         check_replaceable(given["file"], given["backup"])
     if given["trace"]:
@@ -131,12 +132,11 @@ def _put_out(file: HoleFile, after: bytes, report: dict[str, Any], given: dict[s
     if given["write"]:
         replace_file(given["file"], file.data, after, given["backup"])
     if given["as_json"]:
-        print(json.dumps({"text": after.decode(file.encoding), **report}, ensure_ascii=False))
+        put_json({"text": after.decode(file.encoding), **report})
     elif given["diff"]:
         print_diff(file, after)
     elif not given["write"]:
-        sys.stdout.buffer.write(after)
-        sys.stdout.buffer.flush()
+        put_bytes(after, file.encoding)
 
 
 def _lines(filled: "Filled") -> dict[str, str]:
@@ -156,11 +156,10 @@ def print_diff(file: HoleFile, after: bytes) -> None:
     """Print the changes: in colours on a terminal, and as `patch` reads them through a pipe."""
     text = diff_of(file, after)
     if not sys.stdout.isatty():
-        sys.stdout.buffer.write(text.encode(file.encoding))
-        sys.stdout.buffer.flush()
+        put_bytes(text.encode(file.encoding), file.encoding)
         return
     from rich.console import Console
     from rich.text import Text
 
     for line in text.splitlines():
-        Console().print(Text(line, style=COLOURS.get(line[:1], "")))
+        Console().print(Text(visible(line), style=COLOURS.get(line[:1], "")))

@@ -14,6 +14,7 @@ from ..formatting import format_bytes
 from ..loading import DEFAULT_MODEL, POCKET, Download, check_dtype, load, resolve
 from ..memory import memory_size, memory_to_run
 from .options import DECODING_FIELDS
+from .output import note
 from .progress import waiting
 from .settings import Settings
 
@@ -99,7 +100,9 @@ def open_learner(given: dict[str, Any]) -> "Learner":
         dtype=given["dtype"],
     )
     if (config is None) != (tokenizer is None):
-        raise TrainError("--from-scratch and --tokenizer go together: a config.json, and the folder of a tokenizer")
+        raise TrainError(
+            "--from-scratch and --tokenizer go together: a config.json, and the folder of a tokenizer", field="--from-scratch"
+        )
     if config is not None and tokenizer is not None:
         if tuning.tune != "full":
             raise TrainError(f"tune {tuning.tune} needs a trained model; from scratch it is full", field="tune")
@@ -132,12 +135,12 @@ def with_tuned_window(config: GenerationConfig, model: "DiffusionModel", *, want
     try:
         window = tuned_window(config, model) if wanted else None
     except BenchError as error:
-        print(f"note: {error}", file=sys.stderr)
+        note(f"note: {error}")
         return config
     if window is None:
         return config
     if verbose:
-        print(f"window: {window}, tuned for this machine (--no-tuned: the preset's)", file=sys.stderr)
+        note(f"window: {window}, tuned for this machine (--no-tuned: the preset's)")
     return replace(config, window=window)
 
 
@@ -153,10 +156,9 @@ def check_download(download: Download, *, yes: bool, ask: bool) -> None:
     """
     free, memory = free_disk(download.folder), memory_size()
     missing, needed = format_bytes(download.missing), format_bytes(memory_to_run(download.total))
-    print(
+    note(
         f"{download.repo} is not on this machine: {missing} to download into {download.folder} ({format_bytes(free)} free)."
         f" Running it needs about {needed} of this machine's {format_bytes(memory)} of memory.",
-        file=sys.stderr,
     )
     if download.missing > free:
         raise HubError(

@@ -1,6 +1,5 @@
 """Progress bars on stderr, if it is a terminal."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from ..formatting import format_bytes
+from ..formatting import format_bytes, visible
+from .output import note
 
 if TYPE_CHECKING:
     from ..training.trainer import Report
@@ -44,7 +44,7 @@ def counting(what: str, total: int) -> Iterator[Callable[[float], None]]:
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Show a spinner for work of unknown length, if stderr is a terminal."""
-    with Console(stderr=True).status(escape(what)):
+    with Console(stderr=True).status(escape(visible(what))):
         yield
 
 
@@ -66,7 +66,7 @@ def measuring() -> Iterator[Callable[[int, int], None]]:
                 estimated = True
                 seconds = (time.monotonic() - began) * total / done
                 about = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
-                print(f"measuring takes about {about}; fewer or shorter texts take less", file=sys.stderr)
+                note(f"measuring takes about {about}; fewer or shorter texts take less")
 
         yield tell
 
@@ -93,7 +93,7 @@ class Converting:
         self._reading.reset(self._task, total=total)
 
     def advance(self, name: str, count: int) -> None:
-        self._reading.update(self._task, description=escape(name), advance=count)
+        self._reading.update(self._task, description=escape(visible(name)), advance=count)
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def training(steps: int) -> Iterator[Callable[["Report"], None]]:
             if progress.console.is_terminal:
                 progress.update(task, completed=report.step, description=_numbers(report))
             if not progress.console.is_terminal or report.valid is not None:
-                print(f"step {report.step}  {_numbers(report)}", file=sys.stderr, flush=True)
+                note(f"step {report.step}  {_numbers(report)}")
 
         yield tell
 

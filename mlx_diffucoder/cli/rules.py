@@ -11,6 +11,7 @@ from ..choices import RULES, WINDOWS, Choices, Parameter
 from ..config import PRESETS
 from .command import Command, examples
 from .options import Json, Quiet
+from .output import put
 
 app = typer.Typer()
 
@@ -23,13 +24,13 @@ def rules(as_json: Json = False, quiet: Quiet = False) -> int:
     the name: --rule threshold:tau=0.8, --window sliding:width=32,suffix=0. A preset names a rule and a window.
     """
     if as_json:
-        print(json.dumps({"rules": _described(RULES), "windows": _described(WINDOWS), "presets": dict(PRESETS)}))
+        put(json.dumps({"rules": _described(RULES), "windows": _described(WINDOWS), "presets": dict(PRESETS)}))
         return 0
     lines = ["Commit rules (--rule):", "", *_lines(RULES), "", "Windows (--window):", "", *_lines(WINDOWS), ""]
     lines += ["Presets (--preset):", ""]
     for name, own in PRESETS.items():
         lines += [_row(name, f"--rule {own['rule']}"), _row("", f"--window {own['window']}")]
-    print("\n".join(lines))
+    put("\n".join(lines))
     return 0
 
 

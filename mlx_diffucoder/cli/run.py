@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .output import put
 from .terminal import is_file, is_live, print_numbers
 
 if TYPE_CHECKING:
@@ -54,14 +55,14 @@ class Run:
                     show(step)
                     if self.streams:
                         text = self.answer.final_text(self.config.until)
-                        print(text[len(written) :], end="", flush=True)
+                        put(text[len(written) :], end="", flush=True)
                         written = text
         except KeyboardInterrupt as stop:
             stopped = stop
         self.seconds = time.perf_counter() - start
         if self.stream:
             rest = self.answer.text[len(written) :]
-            print(rest, end="" if (written + rest).endswith("\n") else "\n", flush=True)
+            put(rest, end="" if (written + rest).endswith("\n") else "\n", flush=True)
         return stopped
 
     @property

@@ -14,7 +14,6 @@ import typer
 
 from ..config import GenerationConfig
 from ..errors import ConfigError, DiffucoderError, SettingsError, did_you_mean, one_of
-from ..file_kinds import read_bytes
 from .command import Option, Words, commands_of, options_of, with_option, words_of
 
 CONFIG = "DIFFUCODE_CONFIG"
@@ -54,7 +53,11 @@ def read_file(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(read_bytes(path, SettingsError, missing=b"").decode("utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: not valid TOML ({error}); repair it with: diffucode config edit") from None
 

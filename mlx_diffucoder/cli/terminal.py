@@ -1,4 +1,4 @@
-"""The process and its terminal: error lines, signals and exit codes, what stdin holds, a run's numbers, the user's editor."""
+"""The process and its terminal: what is printed, signals and exit codes, what stdin holds, the user's editor."""
 
 import os
 import shlex
@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import TextIO
 
 from ..errors import ChatError, DiffucoderError, PromptError
-from .command import with_option
+from .command import is_usage, with_option
+from .output import note
 
 
 def fail(message: str, code: int) -> int:
     """Print an error as one line on stderr, even with `--quiet`. Returns the exit code."""
-    text = " ".join(message.split())
-    # `--quiet` replaces `sys.stderr`, not the stream that the process began with.
-    print("diffucode: " + text.encode("utf-8", "replace").decode("utf-8"), file=sys.__stderr__ or sys.stderr)
+    text = " ".join(message.split()).encode("utf-8", "replace").decode("utf-8")
+    with suppress(OSError):
+        note(f"diffucode: {text}", stream=sys.__stderr__)  # `--quiet` replaces `sys.stderr`, not this stream
     return code
 
 
-def print_error(error: DiffucoderError, code: int = 1) -> int:
-    """As `fail`, with the option in place of the field that an error names."""
-    return fail(with_option(error), code)
+def print_error(error: DiffucoderError) -> int:
+    """As `fail`, with the option in place of the field that an error names. The code is 2 where an option is wrong."""
+    return fail(with_option(error), 2 if is_usage(error) else 1)
 
 
 class Terminated(KeyboardInterrupt):
@@ -33,20 +34,22 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def terminable() -> Iterator[list[int]]:
     """Raise `Terminated` on SIGTERM, so that what is finished is kept and the terminal is restored.
 
-    Does nothing when the parent process made this one ignore SIGTERM.
+    Does nothing when the parent process made this one ignore SIGTERM. Yields the signals that arrived.
     """
+    arrived: list[int] = []
 
     def end(number: int, frame: object) -> None:
+        arrived.append(number)
         raise Terminated
 
     before = signal.getsignal(signal.SIGTERM)
     if before is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        yield arrived
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -99,7 +102,7 @@ def is_file(stream: TextIO) -> bool:
 def print_numbers(lines: Mapping[str, str]) -> None:
     """Print what `-v` asks for on stderr: a label and a value a line, such as `Stats.lines` gives."""
     for label, value in lines.items():
-        print(f"{label:>27}  {value}", file=sys.stderr)
+        note(f"{label:>27}  {value}")
 
 
 def read_prompt(argument: str | None) -> str:

@@ -1,9 +1,7 @@
 """`diffucode trace`: show, draw, animate and compare recorded runs."""
 
-import json
 import math
 import re
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +11,7 @@ import typer
 from ..errors import ConfigError
 from .command import Command, examples
 from .options import Json, Quiet
+from .output import cell, note, put, put_json
 
 if TYPE_CHECKING:
     from ..trace.run import Trace
@@ -37,7 +36,7 @@ def show(
     A run of several canvases, such as -n answers or the lengths that infill tries, shows one of them.
     """
     if not speed > 0:
-        raise ConfigError(f"--speed {speed} must be above 0; 1 is as fast as the run was")
+        raise ConfigError(f"--speed {speed} must be above 0; 1 is as fast as the run was", field="--speed")
     from .terminal import is_live
 
     trace = _read(file, row)
@@ -50,7 +49,7 @@ def show(
                 view.wait(start + record.seconds / speed)
                 view.show(step)
             view.wait(start + trace.seconds / speed)
-    print(trace.text, end="" if trace.text.endswith("\n") else "\n")
+    put(trace.text, end="" if trace.text.endswith("\n") else "\n")
     return 0
 
 
@@ -79,7 +78,7 @@ def plot(
     pyplot = plotter_for(paths)
     draw_trace(pyplot, trace, paths)
     for path in paths:
-        print(path)
+        put(path)
     return 0
 
 
@@ -105,11 +104,11 @@ def animate(
 
     path = out or file.with_suffix(".svg")
     if not (speed > 0 and math.isfinite(speed)):
-        raise ConfigError(f"--speed {speed} must be a number above 0; 1 is as fast as the run was")
+        raise ConfigError(f"--speed {speed} must be a number above 0; 1 is as fast as the run was", field="--speed")
     check_replaceable(path)
     picture = animation_of(_read(file, row), title=title, speed=speed, columns=width)
     write_output(path, picture, flag="--out")
-    print(path)
+    put(path)
     return 0
 
 
@@ -132,7 +131,7 @@ def compare(
     _check_alike(first, second)
     if as_json:
         found = [{"file": str(trace.path), **numbers(trace)} for trace in (first, second)]
-        print(json.dumps({"traces": found, **agreement(first, second)}, ensure_ascii=False))
+        put_json({"traces": found, **agreement(first, second)})
     else:
         _print_comparison(first, second)
     return 0
@@ -144,7 +143,7 @@ def _read(file: Path, row: int | None) -> "Trace":
 
     trace = read_trace(file, row)
     if trace.canvas_name:
-        print(f"{file}: {trace.canvas_name}", file=sys.stderr)
+        note(f"{file}: {trace.canvas_name}")
     return trace
 
 
@@ -153,7 +152,7 @@ def _two_rows(rows: str | None) -> tuple[int | None, int | None]:
         return None, None
     found = re.fullmatch(r"([0-9]{1,9}),([0-9]{1,9})", rows)
     if found is None:
-        raise ConfigError(f"--rows must be N,M, a number for each of the two files, not {rows!r}")
+        raise ConfigError(f"--rows must be N,M, a number for each of the two files, not {rows!r}", field="--rows")
     return int(found[1]), int(found[2])
 
 
@@ -171,7 +170,6 @@ def _print_comparison(one: "Trace", other: "Trace") -> None:
     """A table of both runs' numbers, and below it how they agree."""
     from rich import box
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from ..trace.comparison import agreement, numbers
@@ -181,7 +179,7 @@ def _print_comparison(one: "Trace", other: "Trace") -> None:
     table.add_column("", no_wrap=console.width >= 80)
     for trace in (one, other):
         row = f", canvas {trace.row}" if trace.rows > 1 else ""
-        table.add_column(escape(trace.path.name) + row, justify="right", overflow="fold")
+        table.add_column(cell(trace.path.name) + row, justify="right", overflow="fold")
     a, b = (_cells(numbers(trace)) for trace in (one, other))
     for label in a:
         table.add_row(label, a[label], b[label])
@@ -202,7 +200,6 @@ def _print_comparison(one: "Trace", other: "Trace") -> None:
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
     """The rows of one run in the table."""
-    from rich.markup import escape
 
     from ..trace.comparison import KS
 
@@ -211,9 +208,9 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
 
     positions = row["positions_per_useful_token"]
     return {
-        "model": escape(row["model"]),
-        "rule": escape(str(row["rule"])),
-        "window": escape(str(row["window"])),
+        "model": cell(row["model"]),
+        "rule": cell(row["rule"]),
+        "window": cell(row["window"]),
         "forwards (NFE)": f"{row['nfe']}",
         "steps": f"{row['steps']}",
         "positions forwarded": f"{row['positions']}",

@@ -1,7 +1,6 @@
 """`diffucode train`: learn from examples; `diffucode train grpo`: learn from tests that answers pass."""
 
 import json
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 from ..training.settings import GrpoSettings, TrainSettings
 from . import options
 from .command import Command, Group, examples, refuse_options
+from .output import note, put
 from .terminal import stop_signals
 
 if TYPE_CHECKING:
@@ -249,19 +249,19 @@ def _start(job: "Job", given: dict[str, Any]) -> int:
     from .progress import training
 
     trainer, outcome = None if given["dry_run"] else job.trainer(given["out"], Hooks(), resume=given["resume"]), dict[str, Any]()
-    print(*job.describe(), sep="\n", file=sys.stderr)
+    note("\n".join(job.describe()))
     if trainer is not None:
         with training(job.settings.steps) as report, stop_signals() as signals:
             trainer.hooks = Hooks(report, lambda: bool(signals), given["report_every"])
             done = trainer.run()
         if not done:
-            print(f"saved in {trainer.folder.newest()}; the same command with --resume continues", file=sys.stderr)
+            note(f"saved in {trainer.folder.newest()}; the same command with --resume continues")
             return 128 + signals[0]
         trainer.folder.publish(trainer.progress)
         progress = {"best_valid": trainer.progress.best, "best_step": trainer.progress.best_step}
         outcome = {"out": str(given["out"]), **trainer.last, **progress}
     if given["as_json"]:
-        print(json.dumps({**outcome, "memory_computed": job.memory.to_dict(), "settings": vars(job.settings)}))
+        put(json.dumps({**outcome, "memory_computed": job.memory.to_dict(), "settings": vars(job.settings)}))
     elif outcome:
-        print(outcome["out"])
+        put(outcome["out"])
     return 0

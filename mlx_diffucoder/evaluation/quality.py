@@ -99,7 +99,7 @@ def check_picture(path: Path) -> Any:
     from ..plotting import plotter
 
     if path.suffix.lower() not in PICTURES:
-        raise ConfigError(f"--picture {path}: the name must end in .png, .svg or .pdf")
+        raise ConfigError(f"--picture {path}: the name must end in .png, .svg or .pdf", field="--picture")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"--picture {path}: cannot be written; name a file in a folder that exists")
     return plotter()

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import file_kinds
 from ..errors import FileError, PromptError
 from ..files import write_atomically
 from .context import Part
@@ -73,7 +72,7 @@ def read_bytes(path: Path) -> bytes:
     """All bytes of a file, or of stdin for `-`. Raises `FileError` if it cannot be read or is not text."""
     name = name_of(path)
     try:
-        data = sys.stdin.buffer.read() if name == "stdin" else file_kinds.read_bytes(path, FileError)
+        data = sys.stdin.buffer.read() if name == "stdin" else path.read_bytes()
     except OSError as error:
         raise FileError(f"{name}: cannot be read ({error.strerror})") from None
     if b"\0" in data:
@@ -109,7 +108,7 @@ def cut(name: str, data: bytes, marker: str, at: str | None, lines: str | None) 
         FileError: there is no hole; the message names the file or the option.
     """
     if at is not None and lines is not None:
-        raise FileError("--at and --lines both say where the hole is; give one of them")
+        raise FileError("--at and --lines both say where the hole is; give one of them", field="--at")
     if at is not None:
         return _cut(name, data, *_point(name, data, at))
     if lines is not None:
@@ -123,7 +122,7 @@ def _cut(name: str, data: bytes, start: int, stop: int) -> HoleFile:
 
 def _marked(name: str, data: bytes, marker: str) -> HoleFile:
     if not marker.strip() or "\n" in marker:
-        raise FileError(f"--marker must be text on one line, not {marker!r}")
+        raise FileError(f"--marker must be text on one line, not {marker!r}", field="--marker")
     body, close = (marker[:-1], marker[-1]) if marker[-1] in CLOSING and len(marker) > 1 else (marker, "")
     pattern = re.compile(re.escape(body.encode()) + rb"(?::([0-9]+))?" + re.escape(close.encode()))
     pieces, lengths, end = [], list[int | None](), 0
@@ -154,7 +153,7 @@ def _point(name: str, data: bytes, at: str) -> tuple[int, int]:
     """The offset of `LINE[:COL]`, as an empty range: before that character, or at the end of the line."""
     found = re.fullmatch(r"([1-9][0-9]{0,8})(?::([1-9][0-9]{0,8}))?", at)
     if found is None:
-        raise FileError(f"--at must be LINE or LINE:COL, counted from 1, not {at!r}")
+        raise FileError(f"--at must be LINE or LINE:COL, counted from 1, not {at!r}", field="--at")
     number, column = int(found[1]), int(found[2]) if found[2] else None
     lines = _lines(data)
     if number > len(lines):
@@ -177,7 +176,7 @@ def _range(name: str, data: bytes, lines: str) -> tuple[int, int]:
     """The offsets of lines `A-B`, or of line `A`, without the last line's ending."""
     found = re.fullmatch(r"([1-9][0-9]{0,8})(?:-([1-9][0-9]{0,8}))?", lines)
     if found is None:
-        raise FileError(f"--lines must be A-B, two lines counted from 1, not {lines!r}")
+        raise FileError(f"--lines must be A-B, two lines counted from 1, not {lines!r}", field="--lines")
     first, last = int(found[1]), int(found[2] or found[1])
     every = _lines(data)
     if first > last or last > len(every):
@@ -196,13 +195,13 @@ def _without_end(line: bytes) -> bytes:
 def check_replaceable(path: Path, backup: str | None) -> None:
     """Raises `FileError` unless the file can be replaced, and kept under the backup's name."""
     if str(path) == "-":
-        raise FileError("--write needs a file: stdin cannot be replaced")
+        raise FileError("--write needs a file: stdin cannot be replaced", field="--write")
     if not os.access(path.resolve().parent, os.W_OK) or not os.access(path, os.W_OK):
         raise FileError(f"{path}: cannot be replaced (permission denied)")
     if backup is None:
         return
     if not backup or "/" in backup or "\0" in backup:
-        raise FileError(f"--backup must be a suffix for the file's name, such as .orig, not {backup!r}")
+        raise FileError(f"--backup must be a suffix for the file's name, such as .orig, not {backup!r}", field="--backup")
     if (kept := _kept(path, backup)).exists():
         raise FileError(f"--backup {backup}: {kept} exists; move it away or give another suffix")
 

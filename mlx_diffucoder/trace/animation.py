@@ -84,7 +84,7 @@ role="img" aria-label="{label}">
 def check_replaceable(path: Path) -> None:
     """Raises `ConfigError` unless the file is new, or an animation that this module made."""
     if path.suffix.lower() != ".svg":
-        raise ConfigError(f"--out {path}: the name must end in .svg")
+        raise ConfigError(f"--out {path}: the name must end in .svg", field="--out")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"--out {path}: cannot be written; name a file in an existing folder")
     try:

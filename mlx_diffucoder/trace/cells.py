@@ -4,6 +4,8 @@ import codecs
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from ..formatting import visible
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -16,12 +18,6 @@ class Marks:
 
 
 ASCII = Marks(".", "x", "$", " - ")
-
-# Control characters would move the cursor or turn the direction of writing, and XML does not allow most of them.
-_HARMLESS: dict[int, str] = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
-_HARMLESS |= {ord("\r"): "", 127: "\u2421"}
-_UNKNOWN = [*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029, 0xFFFE, 0xFFFF]
-_HARMLESS |= dict.fromkeys(_UNKNOWN, "\ufffd")
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def cells_of(
         elif text is None:
             cells.append(Cell(marks.silent, known=True, fresh=is_fresh, ends=True))
         else:
-            cells.append(Cell(text.translate(_HARMLESS), known=True, fresh=is_fresh))
+            cells.append(Cell(visible(text), known=True, fresh=is_fresh))
     return cells
 
 

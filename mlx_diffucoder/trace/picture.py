@@ -34,7 +34,8 @@ def outputs(name: Path) -> list[Path]:
     if ending in (*PICTURES, PAGE):
         paths = [name]
     elif ending and ending[1:].isalpha() and len(ending) <= 5:
-        raise ConfigError(f"--out {name}: the name must end in .png, .svg or .html; a name without an ending writes all three")
+        what = "the name must end in .png, .svg or .html; a name without an ending writes all three"
+        raise ConfigError(f"--out {name}: {what}", field="--out")
     else:
         paths = [name.with_name(name.name + kind) for kind in (*PICTURES, PAGE)]
     for path in paths:

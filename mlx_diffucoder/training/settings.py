@@ -117,7 +117,7 @@ class TrainSettings:
         """
         steps, epochs = given["steps"], given["epochs"]
         if steps is not None and epochs is not None:
-            raise TrainError("--steps and --epochs both set the length of the run; give one of them")
+            raise TrainError("--steps and --epochs both set the length of the run; give one of them", field="--steps")
         if epochs is not None and not 0 < epochs < 1e6:
             raise TrainError(f"epochs must be above 0 and below 1e6, not {epochs!r}", field="epochs")
         chosen = {one.name: given[one.name] for one in fields(cls) if one.name in given}

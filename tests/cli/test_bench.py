@@ -48,10 +48,10 @@ def test_the_card_of_an_unknown_chip_says_so_and_measures_its_ceilings():
 
 def test_what_cannot_be_predicted_is_one_line():
     assert_one_line(diffucode("bench", "predict", "M6"), "'M6'", "M5 Max", "bench predict here")
-    assert_one_line(diffucode("bench", "predict", "M5", "--bits", 7), "--bits", "not 7")
-    assert_one_line(diffucode("bench", "predict", "M5", "--measure"), "--measure", "here")
-    assert_one_line(diffucode("bench", "predict", "M5", "--nfe", 3), "--positions")
-    assert_one_line(diffucode("bench", "predict", "M5", "--nfe", 3, "--positions", 2), "--positions", "not 2")
+    assert_one_line(diffucode("bench", "predict", "M5", "--bits", 7), "--bits", "not 7", code=2)
+    assert_one_line(diffucode("bench", "predict", "M5", "--measure"), "--measure", "here", code=2)
+    assert_one_line(diffucode("bench", "predict", "M5", "--nfe", 3), "--positions", code=2)
+    assert_one_line(diffucode("bench", "predict", "M5", "--nfe", 3, "--positions", 2), "--positions", "not 2", code=2)
 
 
 def measured(*args):
@@ -143,16 +143,18 @@ def test_random_weights_of_a_shape_say_what_is_assumed_of_them():
 
 
 def test_what_cannot_be_measured_is_one_line(tmp_path):
-    assert_one_line(diffucode("bench", "run", "--shape", "9b"), "--shape", "7b")
-    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--tokens-per-forward", 2), "--tokens-per-forward", "--shape")
+    assert_one_line(diffucode("bench", "run", "--shape", "9b"), "--shape", "7b", code=2)
+    assert_one_line(
+        diffucode("bench", "run", "-m", "pocket", "--tokens-per-forward", 2), "--tokens-per-forward", "--shape", code=2
+    )
     assert_one_line(diffucode("bench", "run", "--shape", "7b", "--tokens-per-forward", 0.5), "--tokens-per-forward", code=2)
-    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--alone", "--baseline", "x"), "--alone", "--baseline")
+    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--alone", "--baseline", "x"), "--alone", "--baseline", code=2)
     assert_one_line(
         diffucode("bench", "run", "-m", DATA / "dream-b", "--baseline", "./nowhere"), "--baseline", "not on this machine"
     )
-    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--bits", 8), "--bits", "--shape")
-    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--layers", 8), "--layers", "--shape")
-    assert_one_line(diffucode("bench", "run", "--shape", "7b", "-m", "pocket"), "--shape", "--model")
+    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--bits", 8), "--bits", "--shape", code=2)
+    assert_one_line(diffucode("bench", "run", "-m", "pocket", "--layers", 8), "--layers", "--shape", code=2)
+    assert_one_line(diffucode("bench", "run", "--shape", "7b", "-m", "pocket"), "--shape", "--model", code=2)
     assert_one_line(diffucode("bench", "run", "-m", "pocket", "--out", tmp_path), "--out", "is a folder")
     assert_one_line(diffucode("bench", "run", "-m", "pocket", "--out", tmp_path / "no" / "f.json"), "--out", "does not exist")
     assert_one_line(diffucode("bench", "run", "-m", tmp_path), "has no weights")

@@ -111,7 +111,7 @@ def test_an_error_ends_a_script_with_one_line(script, said):
 
 
 def test_raw_text_is_no_chat():
-    assert_one_line(diffucode("chat", "-m", TINY, "--raw"), "--raw", "generate")
+    assert_one_line(diffucode("chat", "-m", TINY, "--raw"), "--raw", "generate", code=2)
 
 
 def home(tmp_path):

@@ -74,7 +74,7 @@ def test_a_trace_of_a_template_shows_its_text_in_place(tmp_path):
     assert found["first_difference"] is not None
     same = json.loads(diffucode("trace", "compare", trace, trace, "--json").stdout)
     assert (same["same_tokens"], same["first_difference"], same["same_text"]) == (1, None, True)
-    assert_one_line(diffucode("trace", "compare", trace, trace, "--rows", "1"), "--rows must be N,M")
+    assert_one_line(diffucode("trace", "compare", trace, trace, "--rows", "1"), "--rows must be N,M", code=2)
 
 
 def test_the_best_of_several_answers_and_the_first_that_passes(tmp_path):
@@ -103,14 +103,14 @@ def test_a_locked_template_keeps_its_text(tmp_path):
 
 
 def test_constraints_that_cannot_work_are_one_line(tmp_path):
-    assert_one_line(diffucode(*TINY, "--ban-token", "two words", "hi"), "--ban-token", "not one token")
-    assert_one_line(diffucode(*TINY, "--until", "", "hi"), "--until")
-    assert_one_line(diffucode(*TINY, "-n", "2", "hi"), "--temp")
+    assert_one_line(diffucode(*TINY, "--ban-token", "two words", "hi"), "--ban-token", "not one token", code=2)
+    assert_one_line(diffucode(*TINY, "--until", "", "hi"), "--until", code=2)
+    assert_one_line(diffucode(*TINY, "-n", "2", "hi"), "--temp", code=2)
     assert_one_line(diffucode(*TINY, "--tests", tmp_path / "t.py", "hi"), "--allow-code-execution")
     missing = diffucode(*TINY, "--tests", tmp_path / "t.py", "--allow-code-execution", "hi")
     assert_one_line(missing, "t.py", "No such file")
     (tmp_path / "t.txt").write_text("no hole here\n")
     assert_one_line(diffucode(*TINY, "--lock", tmp_path / "t.txt", "hi"), "t.txt", "no hole")
-    assert_one_line(diffucode(*TINY, "--lock", tmp_path / "t.txt", "--rank", "hi"), "--lock")
+    assert_one_line(diffucode(*TINY, "--lock", tmp_path / "t.txt", "--rank", "hi"), "--lock", code=2)
     (tmp_path / "t.txt").write_text("a = <FILL>\n")
-    assert_one_line(diffucode(*TINY, "--lock", tmp_path / "t.txt", "--prefill", "b", "hi"), "--prefill")
+    assert_one_line(diffucode(*TINY, "--lock", tmp_path / "t.txt", "--prefill", "b", "hi"), "--prefill", code=2)

@@ -48,7 +48,7 @@ def test_a_folder_is_converted_and_runs(tmp_path):
     ],
 )
 def test_an_impossible_option_names_its_flag_and_writes_nothing(tmp_path, args, said):
-    assert_one_line(diffucode("convert", DATA / "dream-b", tmp_path / "out", *args), said)
+    assert_one_line(diffucode("convert", DATA / "dream-b", tmp_path / "out", *args), said, code=2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,8 +149,8 @@ def test_an_upload_that_cannot_work_is_known_before_anything_is_converted(tmp_pa
         env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
         args = ("convert", DATA / "dream-b", tmp_path / "out", "--upload")
         assert_one_line(diffucode(*args, "me/x", env=env), "me/x", "hf auth login")
-        assert_one_line(diffucode(*args, "not an id", env=env), "--upload not an id", "not a valid Hub id")
-        assert_one_line(diffucode(*args, "x", env=env), "--upload x", "owner/name")
+        assert_one_line(diffucode(*args, "not an id", env=env), "--upload not an id", "not a valid Hub id", code=2)
+        assert_one_line(diffucode(*args, "x", env=env), "--upload x", "owner/name", code=2)
         assert files == {}
     assert not (tmp_path / "out").exists()
 

@@ -113,10 +113,10 @@ def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path):
 @pytest.mark.parametrize(
     ("args", "said", "code"),
     [
-        (["-n", "2"], "--temp", 1),
-        (["-k", "3"], "-k 3", 1),
-        (["--timeout", "0"], "--timeout", 1),
-        (["--memory", "1"], "--memory", 1),
+        (["-n", "2"], "--temp", 2),
+        (["-k", "3"], "-k 3", 2),
+        (["--timeout", "0"], "--timeout", 2),
+        (["--memory", "1"], "--memory", 2),
         (["--max-tokens", "2040"], "functions.jsonl:1: max_tokens 2040 does not fit", 1),
         (["-n", "0"], "--samples", 2),
         (["--limit", "0"], "--limit", 2),

@@ -106,7 +106,7 @@ def test_animate_makes_an_svg_and_replaces_only_its_own(runs, tmp_path):
     assert out.read_text() != first
     out.write_text("<svg>mine</svg>")
     assert_one_line(diffucode("trace", "animate", runs / "exact.jsonl", "--out", out), "demo.svg", "not an animation")
-    assert_one_line(diffucode("trace", "animate", runs / "exact.jsonl", "--speed", "0"), "--speed", "above 0")
+    assert_one_line(diffucode("trace", "animate", runs / "exact.jsonl", "--speed", "0"), "--speed", "above 0", code=2)
     assert out.read_text() == "<svg>mine</svg>"
     assert [path.name for path in tmp_path.iterdir()] == ["demo.svg"]
 
@@ -156,7 +156,7 @@ def test_a_trace_of_a_run_that_was_stopped_at_once_is_shown_and_drawn(tmp_path):
 
 @pytest.mark.parametrize("speed", ["0", "nan"])
 def test_a_speed_that_cannot_be(runs, speed):
-    assert_one_line(diffucode("trace", "show", runs / "exact.jsonl", "--speed", speed), "--speed")
+    assert_one_line(diffucode("trace", "show", runs / "exact.jsonl", "--speed", speed), "--speed", code=2)
 
 
 def test_compare_in_json_has_the_numbers_worked_out_by_hand(tmp_path):
@@ -209,7 +209,7 @@ def test_plot_writes_a_picture_of_each_kind_and_the_page(runs, tmp_path):
     ("out", "said"), [("x.gif", ".png, .svg or .html"), ("no/x.html", "in an existing folder"), ("no/x", "in an existing folder")]
 )
 def test_a_name_that_cannot_be(runs, tmp_path, out, said):
-    assert_one_line(diffucode("trace", "plot", runs / "back.jsonl", "--out", tmp_path / out), said)
+    assert_one_line(diffucode("trace", "plot", runs / "back.jsonl", "--out", tmp_path / out), said, code=1 if "/" in out else 2)
 
 
 def test_without_matplotlib_the_page_is_drawn_and_the_pictures_say_what_is_missing(runs, tmp_path):

@@ -150,11 +150,11 @@ def test_flags_that_cannot_work_are_one_line(tmp_path, floats, rows):
     def trained(*flags):
         return diffucode("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *flags)
 
-    assert_one_line(trained("--tune", "half"), "--tune must be one of full, lora, dora")
-    assert_one_line(trained("--steps", "2", "--epochs", "2"), "--steps and --epochs")
-    assert_one_line(trained("--from-scratch", CHECKPOINT / "config.json"), "--from-scratch and --tokenizer go together")
-    assert_one_line(trained("--learning-rate", "nan"), "--learning-rate must be")
-    assert_one_line(trained("--epochs", "-1"), "--epochs must be above 0")
+    assert_one_line(trained("--tune", "half"), "--tune must be one of full, lora, dora", code=2)
+    assert_one_line(trained("--steps", "2", "--epochs", "2"), "--steps and --epochs", code=2)
+    assert_one_line(trained("--from-scratch", CHECKPOINT / "config.json"), "--from-scratch and --tokenizer go together", code=2)
+    assert_one_line(trained("--learning-rate", "nan"), "--learning-rate must be", code=2)
+    assert_one_line(trained("--epochs", "-1"), "--epochs must be above 0", code=2)
     assert not (tmp_path / "a").exists()
 
 

@@ -83,7 +83,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path, tasks):
     ],
 )
 def test_what_cannot_work_is_one_line(tmp_path, tasks, more, said):
-    assert_one_line(diffucode(*flags(tasks, tmp_path / "out", *more)), *said)
+    assert_one_line(diffucode(*flags(tasks, tmp_path / "out", *more)), *said, code=1 if "--max-tokens" in more else 2)
     assert not (tmp_path / "out").exists()
 
 
@@ -99,7 +99,7 @@ def test_each_of_the_two_offers_only_the_options_that_mean_something_to_it(tmp_p
         done = diffucode("train", "-m", "pocket", "--data", tasks, "--out", tmp_path / "out", *flag)
         assert_one_line(done, f"No such option: {flag[0]}", code=2)
     done = diffucode("train", "--data", tasks, "--out", tmp_path / "out", "grpo", "--data", tasks, "--out", tmp_path / "out")
-    assert_one_line(done, "--data is not for diffucode train grpo")
+    assert_one_line(done, "--data is not for diffucode train grpo", code=2)
     assert not (tmp_path / "out").exists()
 
 
