@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffucoder.errors import BenchError
+from mlx_diffucoder.file_kinds import read_bytes
 
 VERSION = 2
 """It changes when a key is removed or gets another meaning. Version 1 had no decoders."""
@@ -109,11 +110,7 @@ def read_report(path: Path) -> dict[str, Any]:
         BenchError: it cannot be read, is not a results file, is damaged, or has another version.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise BenchError(f"{path}: too large for a results file; name one that `diffucode bench run --out` wrote")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BenchError(f"{path}: cannot be read ({error.strerror})") from None
+        content = json.loads(read_bytes(path, BenchError, MOST_BYTES))
     except (ValueError, RecursionError):
         raise BenchError(
             f"{path}: damaged, or not a results file (not JSON); measure again with `diffucode bench run --out`"

@@ -8,9 +8,9 @@ from typing import Any
 
 import mlx.nn as nn
 
-from mlx_diffucoder.checkpoint import QUANTIZATIONS
 from mlx_diffucoder.errors import ConfigError, did_you_mean
 from mlx_diffucoder.loading import DTYPES
+from mlx_diffucoder.quantization import QUANTIZATIONS
 
 from .plan import Width, Widths
 

@@ -20,12 +20,13 @@ from mlx_diffucoder.files import check_disk, final_name, new_folder
 from mlx_diffucoder.loading import DTYPES, Download, resolve
 from mlx_diffucoder.tokenizer import Tokenizer
 from mlx_diffucoder.tokenizer_files import copy_unchanged
+from mlx_diffucoder.weight_files import data_offsets
 
 from .calibrate import Calibrator, Tell
 from .card import write_card
 from .config import ConvertConfig
 from .plan import Plan, Width, plan_of, widths_of
-from .shards import ShardWriter, data_offsets
+from .shards import ShardWriter
 from .stream import Item, Stored, casting, dequantizing, quantizing, stream
 
 

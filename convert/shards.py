@@ -15,14 +15,6 @@ import mlx.core as mx
 NAMES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.uint32: "U32", mx.uint8: "U8"}
 
 
-def data_offsets(file: Path) -> dict[str, int]:
-    """The offset of each tensor's bytes in a shard whose header `read_headers` has checked."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
-    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
-
-
 class ShardWriter:
     """Writes weights into shards, each in any number of pieces.
 

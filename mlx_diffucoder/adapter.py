@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from .checkpoint import weights_digest
 from .errors import CheckpointError
+from .file_kinds import check_regular, known_content
 from .files import read_json
 from .models.transformer import DiffusionModel
 
@@ -37,6 +38,7 @@ def apply_adapter(model: DiffusionModel, folder: Path) -> None:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; an adapter is a folder with {WEIGHTS} and {CONFIG}")
     config = _checked(read_json(folder / CONFIG), folder / CONFIG)
+    check_regular(folder / WEIGHTS)
     base = config.get(BASE)
     if isinstance(base, dict) and base.get("weights") != weights_digest(model):
         raise CheckpointError(f"{folder}: the adapter belongs to another model, {base.get('name')}; name that one with --model")
@@ -49,7 +51,12 @@ def apply_adapter(model: DiffusionModel, folder: Path) -> None:
     except ValueError as error:  # mlx-lm's list of what does not fit
         raise CheckpointError(f"{folder}: the adapter belongs to another model: {str(error).splitlines()[1].strip()}") from None
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({str(error).splitlines()[0]})") from None
+        what = known_content(folder / WEIGHTS) or f"cannot be read ({str(error).splitlines()[0]})"
+        raise CheckpointError(f"{folder / WEIGHTS}: {what}") from None
+    if extra := sorted(names - adapter_names(model)):
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: has {extra[0]}, for which {CONFIG} names no layer; the two do not belong together"
+        )
     if missing := sorted(adapter_names(model) - names):
         raise CheckpointError(f"{folder / WEIGHTS}: lacks {missing[0]}; it is damaged, or belongs to another model")
     model.eval()
@@ -63,6 +70,11 @@ def adapter_names(model: DiffusionModel) -> set[str]:
 
 def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """An adapter's configuration. Raises `CheckpointError` for one that mlx-lm would fail on."""
+    if kind := config.get("peft_type"):
+        raise CheckpointError(
+            f"{path}: PEFT's adapter ({kind}), which is not read; merge it into its base with PEFT's merge_and_unload,"
+            " and name the merged checkpoint with --model"
+        )
     kind = config.get("fine_tune_type", "lora")
     if kind not in KINDS:
         raise CheckpointError(f"{path}: fine_tune_type is {kind!r}, not one of {', '.join(KINDS)}")

@@ -10,6 +10,7 @@ from .config import GenerationConfig
 from .decoding.likelihood import every_second, log_probabilities
 from .errors import ConfigError, TaskError
 from .evaluation import Limits, code_of, run_program
+from .file_kinds import read_bytes
 from .generation import Answer, canvas_of, forbidden_ids, stream_batch, wired_memory
 from .models.transformer import DiffusionModel
 from .tasks import Task, read_tasks
@@ -114,9 +115,7 @@ def read_tests(path: Path, prompt: str) -> Task:
             raise TaskError(f"{path}: holds {len(tasks)} tasks; give a file with one")
         return tasks[0]
     try:
-        tests = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TaskError(f"{path}: cannot be read ({error.strerror})") from None
+        tests = read_bytes(path, TaskError).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise TaskError(f"{path}: not UTF-8 text") from None
     if not tests.strip():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .errors import ChatError
+from .file_kinds import read_bytes
 from .files import write_atomically
 
 if TYPE_CHECKING:
@@ -88,9 +89,7 @@ class Chat:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote. Raises `ChatError`, which names the file and what is wrong with it."""
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ChatError(f"{path}: cannot be read ({error.strerror})") from None
+            kept = json.loads(read_bytes(path, ChatError))
         except (ValueError, RecursionError) as error:
             raise ChatError(f"{path}: damaged, or not a saved chat ({error})") from None
         version = kept.get("diffucode_chat") if isinstance(kept, dict) else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import CheckpointError, ConvertError, FileError
+from .file_kinds import LARGEST_JSON, known_content, read_bytes
 from .formatting import format_bytes
 
 UNFINISHED = ".unfinished"
@@ -181,13 +182,10 @@ def flush_to_disk(path: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a checkpoint's file. Raises `CheckpointError`, naming the file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; is {path.parent} a checkpoint folder?") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        value = json.loads(read_bytes(path, most=LARGEST_JSON).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); download the file again") from None
+        what = known_content(path) or f"not valid JSON ({error}); download the file again"
+        raise CheckpointError(f"{path}: {what}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds a JSON {type(value).__name__}, not an object")
     return value

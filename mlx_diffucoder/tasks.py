@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import TaskError
 from .evalplus import differential_tests
+from .file_kinds import read_bytes
 
 # EvalPlus's prompt for instruction-tuned models, which DiffuCoder's published figures use. Their harnesses also write
 # the first words of the answer; we do not.
@@ -76,10 +77,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         TaskError: the file cannot be read, or a line or an item is not a JSON object.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TaskError(f"{path}: cannot be read ({error.strerror})") from None
+    data = read_bytes(path, TaskError)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise TaskError(f"{path}: is UTF-16 text; save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")

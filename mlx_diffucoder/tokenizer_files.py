@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from .errors import CheckpointError
+from .file_kinds import check_regular, known_content, read_bytes
 from .files import read_json
 
 # How Qwen2 splits text before merging: every digit alone, line ends kept with what precedes them.
@@ -20,6 +21,10 @@ QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+LARGEST = 2**26
+"""Bytes of a file of a tokenizer, at most. Those of vocabularies of 260,000 tokens have half of it."""
+LARGEST_TEMPLATE = 2**18
 
 COPIED = (
     "vocab.json",
@@ -36,6 +41,7 @@ COPIED = (
 def copy_unchanged(source: Path, folder: Path) -> None:
     """Copy those of the `COPIED` files that a checkpoint has into the folder of a new one."""
     for name in COPIED:
+        check_regular(source / name)
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
 
@@ -50,6 +56,7 @@ def read_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
         CheckpointError: a file is missing or damaged.
     """
     path = folder / "tokenizer.json"
+    check_regular(path, most=LARGEST)
     if path.exists():
         try:
             fast = tokenizers.Tokenizer.from_file(str(path))
@@ -57,8 +64,10 @@ def read_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
             fast.no_padding()
             return fast
         except Exception as error:  # the library raises no narrower class
-            raise CheckpointError(f"{path}: not a tokenizer ({error}); download the file again") from None
+            what = known_content(path) or f"not a tokenizer ({error}); download the file again"
+            raise CheckpointError(f"{path}: {what}") from None
     for name in ("vocab.json", "merges.txt"):
+        check_regular(folder / name, most=LARGEST)
         if not (folder / name).exists():
             raise CheckpointError(f"{folder}: has neither tokenizer.json nor {name}")
     return _build_fast(folder, settings)
@@ -69,6 +78,9 @@ def _build_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     try:
         model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     except Exception as error:  # as above
+        for name in ("vocab.json", "merges.txt"):
+            if what := known_content(folder / name):
+                raise CheckpointError(f"{folder / name}: {what}") from None
         raise CheckpointError(f"{folder}: vocab.json and merges.txt do not make a tokenizer ({error})") from None
     fast = tokenizers.Tokenizer(model)
     fast.normalizer = normalizers.NFC()
@@ -105,9 +117,9 @@ def read_chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.exists():
         try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file}: cannot be read ({error})") from None
+            return read_bytes(file, most=LARGEST_TEMPLATE).decode()
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{file}: not UTF-8 text (byte {error.start})") from None
     template = settings.get("chat_template") or read_optional_json(folder / "chat_template.json").get("chat_template")
     if isinstance(template, list):  # several, by name
         named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]

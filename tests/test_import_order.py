@@ -11,6 +11,7 @@ import mlx_diffucoder
 ORDER = [
     "errors",
     "formatting",
+    "file_kinds",
     "files",
     "choices",
     "config",
@@ -21,6 +22,8 @@ ORDER = [
     "tokenizer_files",
     "tokenizer",
     "chat",
+    "weight_files",
+    "quantization",
     "checkpoint",
     "adapter",
     "memory",
@@ -129,6 +132,7 @@ def test_what_knows_no_model_imports_no_mlx():
     names = [
         "errors",
         "formatting",
+        "file_kinds",
         "files",
         "choices",
         "config",

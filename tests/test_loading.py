@@ -114,13 +114,6 @@ def rewrite(folder, change):
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
 
 
-def test_a_tied_checkpoint_may_carry_its_head_twice(tmp_path):
-    folder = tmp_path / "b"
-    shutil.copytree(DATA / "dream-b", folder)
-    rewrite(folder, lambda weights: weights.update({"lm_head.weight": weights["model.embed_tokens.weight"]}))
-    load(folder)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -135,12 +128,6 @@ def test_a_tied_checkpoint_may_carry_its_head_twice(tmp_path):
 def test_a_wrong_weight_is_named(broken, change, message):
     rewrite(broken, change)
     with pytest.raises(CheckpointError, match=message):
-        load(broken)
-
-
-def test_a_quantization_of_another_kind_is_refused(broken, edit_json):
-    edit_json(broken / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(CheckpointError, match="gptq"):
         load(broken)
 
 

@@ -14,6 +14,7 @@ import typer
 
 from ..config import GenerationConfig
 from ..errors import ConfigError, DiffucoderError, SettingsError, did_you_mean, one_of
+from ..file_kinds import read_bytes
 from .command import Option, Words, commands_of, options_of, with_option, words_of
 
 CONFIG = "DIFFUCODE_CONFIG"
@@ -53,11 +54,7 @@ def read_file(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
+        return tomllib.loads(read_bytes(path, SettingsError, missing=b"").decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: not valid TOML ({error}); repair it with: diffucode config edit") from None
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import file_kinds
 from ..errors import FileError, PromptError
 from ..files import write_atomically
 from .context import Part
@@ -72,7 +73,7 @@ def read_bytes(path: Path) -> bytes:
     """All bytes of a file, or of stdin for `-`. Raises `FileError` if it cannot be read or is not text."""
     name = name_of(path)
     try:
-        data = sys.stdin.buffer.read() if name == "stdin" else path.read_bytes()
+        data = sys.stdin.buffer.read() if name == "stdin" else file_kinds.read_bytes(path, FileError)
     except OSError as error:
         raise FileError(f"{name}: cannot be read ({error.strerror})") from None
     if b"\0" in data:

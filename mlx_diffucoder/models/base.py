@@ -12,6 +12,7 @@ from typing import Any, Self
 from ..config import is_number
 from ..errors import ConfigError
 from .config_keys import read_rope_theta, refuse_unsupported
+from .weight_names import HEAD
 
 LARGEST = {
     "vocab_size": 2**24,
@@ -156,7 +157,7 @@ class Family(ABC):
 
         This default knows Qwen2's and Llama's names: RoPE tables and the copy of a tied head are left out.
         """
-        tied_head = config.tie_word_embeddings and stored.startswith("lm_head.")
+        tied_head = config.tie_word_embeddings and stored in HEAD
         return None if tied_head or stored.endswith("rotary_emb.inv_freq") else stored
 
     def special_ids(

@@ -16,6 +16,7 @@ from .. import __version__
 from ..decoding.canvas import Canvas
 from ..decoding.hole_layout import HoleLayout
 from ..errors import TraceError
+from ..file_kinds import read_bytes
 from .run import Record, Trace
 
 FORMAT, ROWS_FORMAT = 1, 2
@@ -34,10 +35,7 @@ def read_trace(path: Path, row: int | None = None) -> Trace:
         TraceError: the file cannot be read, is not a trace, has another format or a damaged line; or it has no such
             canvas. The message names the file and the line.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error.strerror or error})") from None
+    data = read_bytes(path, TraceError)
     lines = data.split(b"\n")[:-1]
     file = _File.opened(path, lines[0] if lines else data)
     for number, line in enumerate(lines[1:], start=2):

@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..adapter import BASE, CONFIG, KINDS, WEIGHTS, base_identity
 from ..checkpoint import build
 from ..errors import CheckpointError, ConfigError, TrainError
+from ..file_kinds import check_regular
 from ..files import read_json
 from ..loading import DTYPES
 from ..models import family_of
@@ -148,6 +149,7 @@ def _whole(model: DiffusionModel, tokenizer: Tokenizer, identity: dict[str, Any]
 
 
 def _read_weights(model: DiffusionModel, file: Path) -> None:
+    check_regular(file)
     try:
         model.load_weights(str(file), strict=False)
     except (RuntimeError, ValueError) as error:

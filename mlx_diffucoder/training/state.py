@@ -24,6 +24,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import CheckpointError, TrainError
+from ..file_kinds import check_regular
 from ..files import folder_atomically, open_locked, read_json, temporary_names, write_atomically
 
 STATE, OPTIMIZER, LOG = "training.json", "optimizer.safetensors", "log.jsonl"
@@ -150,6 +151,7 @@ class RunFolder:
         if state.get("run") != json.loads(json.dumps(self._identity)):
             raise TrainError(f"{folder}: belongs to another run: {_difference(state.get('run') or {}, self._identity)}")
         read_weights(folder)
+        check_regular(folder / OPTIMIZER)
         try:
             kept: Any = mx.load(str(folder / OPTIMIZER))
         except RuntimeError as error:

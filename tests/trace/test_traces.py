@@ -278,7 +278,7 @@ def test_a_canvas_that_is_not_there(filled, trace_file, tmp_path):
 
 def test_a_file_that_is_no_text_and_one_that_is_not_there(tmp_path):
     (tmp_path / "noise").write_bytes(bytes(range(256)) * 9)
-    for path, said in [(tmp_path / "noise", "line 1: not a trace"), (tmp_path / "none", "No such file"), (tmp_path, "directory")]:
+    for path, said in [(tmp_path / "noise", "line 1: not a trace"), (tmp_path / "none", "No such file"), (tmp_path, "a folder")]:
         with pytest.raises(TraceError, match=said):
             read_trace(path)
 
