@@ -110,7 +110,7 @@ def read_tests(path: Path, prompt: str) -> Task:
         TaskError: the file cannot be read, or holds no test or several tasks.
     """
     if path.suffix in (".jsonl", ".json"):
-        tasks = read_tasks(path)
+        tasks = read_tasks(path, infilling=False)
         if len(tasks) > 1:
             raise TaskError(f"{path}: holds {len(tasks)} tasks; give a file with one")
         return tasks[0]

@@ -178,7 +178,7 @@ def _renamed(row: dict[str, Any]) -> str:
 
 
 def _task(row: dict[str, Any], where: str) -> Sample:
-    task = task_of(row, where)
+    task = task_of({key: value for key, value in row.items() if key != "suffix"}, where)  # it is empty
     if task.solution is None:
         raise TaskError(f"{where}: has no solution; add canonical_solution, or code for MBPP")
     # The prompt of a stub asks for a markdown code block.

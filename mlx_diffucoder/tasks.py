@@ -1,4 +1,4 @@
-"""Task files: rows of HumanEval, MBPP and EvalPlus as `Task` objects.
+"""Task files: rows of HumanEval, HumanEval-infilling, MBPP and EvalPlus as `Task` objects.
 
 Not covered: MBPP+ rows that have neither `test` nor `test_list`. JSON has turned their tuples and sets into lists, and
 several need a special comparison. The export of MBPP+ with `test` works.
@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Task:
         entry_point: the function's name; None where only the tests name it.
         tests: Python to run after the answer; it raises unless the answer is right.
         solution: a complete program that passes, where the file has one.
+        suffix: of a hole to fill, the text after it; `prompt` is then the text before it. None for other tasks.
     """
 
     id: str
@@ -45,22 +46,30 @@ class Task:
     stub: str | None = None
     entry_point: str | None = None
     solution: str | None = None
+    suffix: str | None = None
 
     def prompt_for(self, *, raw: bool) -> str:
         """The prompt: with `raw` (no chat template) the code to complete, where there is some."""
         return self.stub if raw and self.stub is not None else self.prompt
 
 
-def read_tasks(path: Path) -> list[Task]:
+def read_tasks(path: Path, *, infilling: bool = True) -> list[Task]:
     """The tasks of a JSONL file, in its order. Empty lines are skipped.
 
+    Args:
+        infilling: whether the caller can fill holes. All tasks of a file are holes, or none is.
+
     Raises:
-        TaskError: the file cannot be read or holds no task; a line is not JSON, has an unknown format, or repeats
-            an earlier `task_id`. The message names the file and the line.
+        TaskError: the file cannot be read or holds no task; a line is not JSON, has an unknown format, is a hole that
+            the caller cannot fill, or repeats an earlier `task_id`. The message names the file and the line.
     """
     tasks: dict[str, Task] = {}
     for where, row in read_rows(path):
         task = task_of(row, where)
+        if task.suffix is not None and not infilling:
+            raise TaskError(f"{where}: has a suffix, so it is a hole to fill, which only diffucode eval does")
+        if tasks and (task.suffix is None) != (next(iter(tasks.values())).suffix is None):
+            raise TaskError(f"{where}: a file has a suffix in every row or in none: infilling is a benchmark by itself")
         if task.id in tasks:
             raise TaskError(f"{where}: task_id {task.id!r} is already used in {tasks[task.id].where}")
         tasks[task.id] = task
@@ -126,7 +135,7 @@ def task_of(row: Mapping[str, Any], where: str) -> Task:
     if "test_list" in row:
         return _mbpp(row, where)
     if "entry_point" in row and ("test" in row or {"canonical_solution", "base_input"} <= row.keys()):
-        return _human_eval(row, where)
+        return _infilling(row, where) if isinstance(row.get("suffix"), str) else _human_eval(row, where)
     raise TaskError(
         f"{where}: not a task of a known format: HumanEval rows have task_id, prompt, entry_point and test; MBPP rows have"
         " task_id, text or prompt, and test_list; EvalPlus rows have task_id, prompt, entry_point, canonical_solution and"
@@ -155,6 +164,14 @@ def _human_eval(row: Mapping[str, Any], where: str) -> Task:
         tests="\n\n".join(parts),
         solution=solution,
     )
+
+
+def _infilling(row: Mapping[str, Any], where: str) -> Task:
+    """A row of HumanEval-infilling (arXiv 2207.14255): a program with a hole between its prompt and its suffix."""
+    task = _human_eval({key: row[key] for key in ("task_id", "prompt", "entry_point", "test") if key in row}, where)
+    prompt, suffix, hole = row["prompt"], row["suffix"], row.get("canonical_solution")
+    solution = prompt + hole + suffix if isinstance(hole, str) else None
+    return replace(task, prompt=prompt, stub=prompt, suffix=suffix, solution=solution)
 
 
 def _plus(row: Mapping[str, Any], where: str, name: str, solution: str) -> str:

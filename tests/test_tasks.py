@@ -103,6 +103,32 @@ def test_a_polynomials_root_is_checked_by_its_equation(tmp_path):
     assert run_program("def find_zero(xs): return 0.5", task.tests, LONG).kind == "wrong"
 
 
+INFILLING = {
+    "task_id": "SingleLineInfilling/HumanEval/0/L1",
+    "entry_point": "total",
+    "prompt": "def total(nums):\n    result = 0\n",
+    "suffix": "        result += x\n    return result\n",
+    "canonical_solution": "    for x in nums:\n",
+    "test": "def check(candidate):\n    assert candidate([1, 2]) == 3\n",
+}
+
+
+def test_a_row_with_a_suffix_is_a_hole_for_those_who_fill_it(tmp_path):
+    last = INFILLING | {
+        "task_id": "last",
+        "suffix": "",
+        "canonical_solution": "    for x in nums:\n        result += x\n    return result",
+    }
+    file = write(tmp_path / "tasks.jsonl", INFILLING, last)
+    for task in read_tasks(file):
+        assert run_program(task.solution, task.tests, LONG).passed
+        assert (task.prompt, task.suffix) == (INFILLING["prompt"], INFILLING["suffix"] if task.id != "last" else "")
+    with pytest.raises(TaskError, match=r"jsonl:1: has a suffix.*only diffucode eval"):
+        read_tasks(file, infilling=False)
+    with pytest.raises(TaskError, match=r"jsonl:2: .*in every row or in none"):
+        read_tasks(write(file, INFILLING, HUMAN_EVAL | {"suffix": None}))
+
+
 def without(row, key):
     return {name: value for name, value in row.items() if name != key}
 
@@ -122,6 +148,8 @@ def without(row, key):
         (json.dumps(HUMAN_EVAL | {"entry_point": "os.system"}).encode(), "entry_point 'os.system'"),
         (json.dumps(MBPP | {"test_list": "assert x"}).encode(), "test_list is not a list"),
         (json.dumps(MBPP | {"test_list": []}).encode(), "test_list is empty"),
+        (json.dumps(without(INFILLING, "prompt")).encode(), "prompt is missing"),
+        (json.dumps(without(INFILLING, "test")).encode(), "not a task of a known format"),
         (json.dumps(EVAL_PLUS | {"base_input": [1]}).encode(), "base_input and plus_input"),
         (json.dumps(EVAL_PLUS | {"atol": "x"}).encode(), "atol"),
         (json.dumps(EVAL_PLUS | {"task_id": "Mbpp/2"}).encode(), "MBPP+"),

@@ -93,7 +93,7 @@ def compare(
     ratios = _checked(ratio)
     pyplot = check_picture(picture) if picture else None
     samples = read_samples(texts or HELD_OUT, limit)
-    problems = read_tasks(tasks)[:limit] if tasks else []
+    problems = read_tasks(tasks, infilling=False)[:limit] if tasks else []
     checkpoints = _open([base, *others], dtype, yes=yes, whole=bool(problems), by_layer=by_layer)
     encoded = _encode(samples, checkpoints)
     canvases = masked_canvases(encoded, checkpoints[0].tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import GenerationConfig
+from ..config import HOLES, GenerationConfig
 from ..errors import ConfigError, TraceError
 from . import options
 from .command import Command, examples
@@ -17,6 +17,7 @@ from .terminal import code_of
 
 if TYPE_CHECKING:
     from ..evaluation import Result, Summary
+    from ..tasks import Task
 
 
 TasksFile = Annotated[Path, typer.Argument(help="A task file of HumanEval, MBPP or EvalPlus (JSONL).")]
@@ -81,17 +82,20 @@ def evaluate(
     """Measure how many tasks the model solves (pass@k), and at what cost.
 
     The code is taken from each answer (from its code block, if it has one) and run with the task's tests in a separate
-    process. Without --seed, the seed is 0.
+    process. Rows with a suffix, as HumanEval-infilling has them, are filled in between prompt and suffix. Without --seed,
+    the seed is 0.
     """
-    config = options.decoding_config(context)
+    from ..tasks import read_tasks
+
     options.require_code_execution(allow_code_execution, "eval")
-    return _evaluate(context, replace(config, seed=config.seed or 0))
+    every = read_tasks(tasks)
+    config = options.decoding_config(context, HOLES if every[0].suffix is not None else None)
+    return _evaluate(context, every, replace(config, seed=config.seed or 0))
 
 
-def _evaluate(context: typer.Context, config: GenerationConfig) -> int:
+def _evaluate(context: typer.Context, every: "list[Task]", config: GenerationConfig) -> int:
     from ..evaluation import Limits, Summary, Traces, evaluate
     from ..evaluation.results_file import ResultsFile, check_results_file, identity
-    from ..tasks import read_tasks
     from .model_option import open_model
 
     given = context.params
@@ -100,7 +104,6 @@ def _evaluate(context: typer.Context, config: GenerationConfig) -> int:
     _check(samples, ks, config)
     if given["out"]:
         check_results_file(given["out"])
-    every = read_tasks(given["tasks"])
     tasks = every[: given["limit"]]
     if folder:
         _make(folder)
@@ -116,9 +119,10 @@ def _evaluate(context: typer.Context, config: GenerationConfig) -> int:
     summary = Summary.of(list(results.values()), ks)
     if given["as_json"]:
         run = {"samples": samples, "model": name, "config": config.to_dict(), "interrupted": stop is not None}
+        run |= {} if every[0].suffix is None else {"benchmark": "infilling"}
         put_json({**summary.to_dict(), **run})
     else:
-        _print_table(summary, name)
+        _print_table(summary, name if every[0].suffix is None else f"{name}, infilling")
     return code_of(stop) if stop else 0
 
 

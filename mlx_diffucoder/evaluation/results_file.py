@@ -29,7 +29,8 @@ def identity(name: str, model: DiffusionModel, tasks: Iterable[Task], config: Ge
     The number of tasks and the number of samples are not in it. No answer depends on them, so a run may
     continue with more of both.
     """
-    text = json.dumps([[task.id, task.prompt, task.stub, task.tests] for task in tasks])
+    parts = [[task.id, task.prompt, task.stub, task.tests, task.suffix] for task in tasks]
+    text = json.dumps([part if part[-1] is not None else part[:-1] for part in parts])
     return {
         "diffucode_eval": FORMAT,
         "model": name,

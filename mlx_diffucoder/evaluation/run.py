@@ -1,4 +1,4 @@
-"""The evaluation loop: generate an answer, extract its code, run it, yield a `Result`."""
+"""The evaluation loop: generate an answer or fill a hole, take its code, run it, yield a `Result`."""
 
 import hashlib
 import time
@@ -15,10 +15,11 @@ from ..config import GenerationConfig
 from ..decoding.result import Step
 from ..errors import PromptError, TaskError
 from ..generation import Answer, prompt_ids, stream_traced
+from ..infilling.fill import CONTEXT, TRIES, check_settings, fill
 from ..models.transformer import DiffusionModel
 from ..tasks import Task
 from ..tokenizer import Tokenizer
-from ..trace.writer import check_trace
+from ..trace.writer import check_trace, trace_writer
 from .execute import PASSED, Limits, Outcome, run_program
 from .extract import code_of
 
@@ -89,13 +90,16 @@ def evaluate(
 ) -> Iterator[Result]:
     """Answer every task `samples` times and run each answer, yielding the results in that order.
 
+    Tasks with a suffix are holes, which are filled between their prompt and their suffix without an instruction. Their
+    programs are the whole texts.
+
     This runs model-written code on this machine: see `execute` for what that means.
 
     Args:
         model, tokenizer: as `load` returns them.
         tasks: as `read_tasks` returns them.
-        config: how to decode. Its seed (0 if None) is the seed of the run. Each answer derives its own from
-            it, so no answer depends on the ones before.
+        config: how to decode; of holes, `max_tokens` is the longest. Its seed (0 if None) is the seed of the run. Each
+            answer derives its own from it, so no answer depends on the ones before.
         samples: number of answers to each task.
         limits: the limits of an answer's program.
         done: pairs of task id and sample to skip.
@@ -103,11 +107,11 @@ def evaluate(
 
     Raises:
         TaskError: a task's prompt does not fit the model; raised by the call itself, naming file and line.
+        ConfigError: the configuration is for answers, and the tasks are holes.
         TraceError: a trace cannot be written, or would replace another kind of file (raised by the call itself).
         ExecutionError: as `run_program`.
     """
     prompts = {task.id: _prompt(model, tokenizer, task, config) for task in tasks}
-    bounds = limits or Limits()
     wanted = [(task, sample) for task in tasks for sample in range(samples) if (task.id, sample) not in done]
     if traces:
         for task, sample in wanted:
@@ -116,7 +120,11 @@ def evaluate(
     def results() -> Iterator[Result]:
         for task, sample in wanted:
             seeded = replace(config, seed=seed_of(config.seed or 0, task.id, sample))
-            yield _answer(model, tokenizer, task, sample, prompts[task.id], seeded, bounds, traces)
+            trace = (traces.file(task.id, sample), traces.model) if traces else None
+            start = time.perf_counter()
+            answer = _answered if task.suffix is None else _infilled
+            found = answer(model, tokenizer, task, prompts[task.id], seeded, trace)
+            yield _result(task, sample, found, time.perf_counter() - start, limits or Limits())
 
     return results()
 
@@ -127,41 +135,58 @@ def seed_of(seed: int, task_id: str, sample: int) -> int:
 
 
 def _prompt(model: DiffusionModel, tokenizer: Tokenizer, task: Task, config: GenerationConfig) -> list[int]:
+    """The ids of a task's prompt; none for a hole, whose text is shown as far as it fits."""
+    if task.suffix is not None:
+        check_settings(config, None, CONTEXT, TRIES)
+        return []
     try:
         return prompt_ids(model, tokenizer, task.prompt_for(raw=config.raw), config)
     except PromptError as error:
         raise TaskError(f"{task.where}: {error}") from None
 
 
-def _answer(
-    model: DiffusionModel,
-    tokenizer: Tokenizer,
-    task: Task,
-    sample: int,
-    prompt: list[int],
-    config: GenerationConfig,
-    limits: Limits,
-    traces: Traces | None,
-) -> Result:
+TraceFile = tuple[Path, str] | None
+"""Where to write the trace of an answer, and the model's name in it."""
+
+
+def _answered(
+    model: DiffusionModel, tokenizer: Tokenizer, task: Task, prompt: list[int], config: GenerationConfig, trace: TraceFile
+) -> dict[str, Any]:
+    """The fields of a result that come from denoising an answer."""
     last: Step | None = None
-    start = time.perf_counter()
-    trace = (traces.file(task.id, sample), traces.model) if traces else None
     with closing(stream_traced(model, tokenizer, prompt, config, trace)) as steps:
         for step in steps:
             last = step
-    seconds = time.perf_counter() - start
     answer = Answer.of(tokenizer, last, len(prompt), config) if last else Answer()
-    outcome = run_tests(answer.text, task, limits)
+    return {
+        "answer": answer.text,
+        "nfe": last.nfe if last else 0,
+        "positions": last.positions if last else 0,
+        "useful_tokens": answer.useful_tokens,
+        "unresolved_masks": answer.unresolved_masks,
+    }
+
+
+def _infilled(
+    model: DiffusionModel, tokenizer: Tokenizer, task: Task, prompt: list[int], config: GenerationConfig, trace: TraceFile
+) -> dict[str, Any]:
+    """The fields of a result that come from filling a task's hole."""
+    path, name = trace or (None, "")
+    with trace_writer(path, tokenizer, config, name) as writer:
+        filled = fill(model, tokenizer, [task.prompt, None, task.suffix or ""], config, trace=writer)
+    counts = {key: getattr(filled, key) for key in ("nfe", "positions", "useful_tokens")}
+    return {"answer": filled.holes[0], **counts, "unresolved_masks": 0}
+
+
+def _result(task: Task, sample: int, found: dict[str, Any], seconds: float, limits: Limits) -> Result:
+    """The result of an answer, whose code is run here. `found` is from `_answered` or `_infilled`."""
+    outcome = run_tests(found["answer"], task, limits)
     return Result(
         task_id=task.id,
         sample=sample,
         kind=outcome.kind,
         detail=outcome.detail,
-        answer=answer.text,
-        nfe=last.nfe if last else 0,
-        positions=last.positions if last else 0,
-        useful_tokens=answer.useful_tokens,
-        unresolved_masks=answer.unresolved_masks,
+        **found,
         seconds=seconds,
         peak_memory_bytes=mx.get_peak_memory(),
     )
@@ -169,5 +194,5 @@ def _answer(
 
 def run_tests(answer: str, task: Task, limits: Limits) -> Outcome:
     """Run an answer's code against the task's tests. Raises as `run_program`."""
-    code = code_of(answer, task)
+    code = code_of(answer, task) if task.suffix is None else task.prompt + answer + task.suffix
     return run_program(code, task.tests, limits) if code else Outcome("no_code")

@@ -82,7 +82,7 @@ def read_prompts(path: Path, learner: Learner, decoding: GenerationConfig) -> li
         TaskError: as `read_tasks`, or a prompt leaves no space for its answer; the message names the line.
     """
     prompts = []
-    for task in read_tasks(path):
+    for task in read_tasks(path, infilling=False):
         try:
             ids = prompt_ids(learner.model, learner.tokenizer, task.prompt_for(raw=decoding.raw), decoding)
         except PromptError as error:

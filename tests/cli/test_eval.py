@@ -50,6 +50,15 @@ def test_without_json_it_is_a_table():
         assert words in done.stdout
 
 
+def test_rows_with_a_suffix_are_reported_as_infilling(tmp_path):
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text(json.dumps(HUMAN_EVAL | {"suffix": "    return 1\n"}) + "\n")
+    options = ("eval", tasks, "-m", DATA / "dream-b", "--max-tokens", "4", ALLOW, "--out", tmp_path / "out.jsonl")
+    assert "dream-b, infilling" in diffucode(*options).stdout
+    report = json.loads(diffucode(*options, "--json").stdout)
+    assert (report["benchmark"], report["config"]["window"], report["answers"]) == ("infilling", "sliding:width=64,suffix=0", 1)
+
+
 def test_without_leave_no_code_is_run():
     assert_one_line(diffucode("eval", FUNCTIONS, *TINY), "--allow-code-execution", "sandbox", "on this machine")
 

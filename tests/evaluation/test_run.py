@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from mlx_diffucoder import GenerationConfig
-from mlx_diffucoder.errors import TaskError
-from mlx_diffucoder.evaluation import evaluate
+from mlx_diffucoder import GenerationConfig, infill
+from mlx_diffucoder.config import HOLES
+from mlx_diffucoder.errors import ConfigError, TaskError
+from mlx_diffucoder.evaluation import Traces, evaluate
 from mlx_diffucoder.evaluation import run as loop
 from mlx_diffucoder.evaluation.run import seed_of
 from mlx_diffucoder.generation import Answer
 from mlx_diffucoder.tasks import read_tasks
+from mlx_diffucoder.trace.reader import read_trace
 
 from .programs import FUNCTIONS, PLAIN, RIGHT, SHORT, TESTS
 
@@ -68,3 +70,25 @@ def test_a_prompt_that_does_not_fit_is_named_before_anything_runs(dream_b):
     long = replace(PLAIN, id="long", where="tasks.jsonl:7", prompt="x " * 3000)
     with pytest.raises(TaskError, match=r"tasks.jsonl:7: .*tokens long"):
         evaluate(model, tokenizer, [PLAIN, long], GenerationConfig(max_tokens=4))
+
+
+HOLE = replace(
+    PLAIN, prompt="def total(nums):\n    result = 0\n    for x in ", suffix=":\n        result += x\n    return result\n"
+)
+
+
+def test_a_hole_is_filled_and_the_whole_text_is_tested(pocket, tmp_path):
+    """`filled` is what infill writes there; the tests see prompt, hole and suffix."""
+    config = GenerationConfig(**HOLES, seed=0)
+    right = replace(HOLE, id="a/b", tests="assert total([1, 2]) == 3")
+    wrong = replace(HOLE, id="wrong", tests="assert total([1, 2]) == 4")
+    found = list(evaluate(*pocket, [right, wrong], config, traces=Traces(tmp_path, "pocket")))
+    assert [one.kind for one in found] == ["passed", "wrong"]
+    assert found[0].answer == infill(*pocket, HOLE.prompt, HOLE.suffix, config) == "nums"
+    assert found[0].useful_tokens > 0 < found[0].nfe
+    assert read_trace(tmp_path / "a%2Fb-0.jsonl").text == HOLE.prompt + "nums" + HOLE.suffix
+
+
+def test_a_configuration_for_answers_is_refused_for_holes(dream_b):
+    with pytest.raises(ConfigError, match="prefill is for answers"):
+        evaluate(*dream_b, [HOLE], GenerationConfig(prefill="x"))
