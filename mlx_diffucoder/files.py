@@ -26,13 +26,13 @@ def write_atomically(path: Path, content: Content, *, private: bool = False) -> 
     """Write a file so that readers see the old content or the new one, never a part.
 
     The content goes to a temporary file in the same folder, then to the disk, and is renamed. A symbolic link
-    keeps pointing to its file. A file that exists keeps its permissions. A device or a pipe is written directly.
+    keeps pointing to its file. A file that exists keeps its owner and permissions. A device or a pipe is written directly.
 
     Args:
         private: whether a new file may be read by its owner alone.
 
     Raises:
-        OSError: the file cannot be written. Its old content is unchanged.
+        OSError: the file cannot be written, or not with the owner that it has. Its old content is unchanged.
     """
     import tempfile  # slow to import, and most commands write no file
 
@@ -45,6 +45,7 @@ def write_atomically(path: Path, content: Content, *, private: bool = False) -> 
     unfinished = Path(name)
     try:
         _write(unfinished, content)
+        _keep_owner(path, unfinished)
         unfinished.chmod(_mode(path, private))
         flush_to_disk(unfinished)
         unfinished.replace(path)
@@ -196,6 +197,13 @@ def _write(path: Path, content: Content) -> None:
         content(path)
     else:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _keep_owner(path: Path, unfinished: Path) -> None:
+    if path.exists():
+        had, has = path.stat(), unfinished.stat()
+        if (had.st_uid, had.st_gid) != (has.st_uid, has.st_gid):
+            os.chown(unfinished, had.st_uid, had.st_gid)
 
 
 def _mode(path: Path, private: bool) -> int:

@@ -83,7 +83,7 @@ def _chat(context: typer.Context, config: GenerationConfig) -> int:
 
     given = {name: context.params[name] for name in ("as_json", "verbose", "live", "trace")}
     if given["trace"]:
-        check_trace(next_trace(given["trace"]))
+        check_trace(given["trace"] if given["trace"].is_dir() else next_trace(given["trace"]))
     return Conversation(open_model(context, config, verbose=given["verbose"]), **given).run()
 
 
@@ -143,17 +143,18 @@ class Conversation:
                     return 1
 
     def _handle(self, message: Message) -> None:
-        """Run a command, or answer a message."""
+        """Run a command, or answer a message. A blank before the slash makes a message of it."""
         if not (text := message.text.strip()):
             return
         name, _, rest = text[1:].partition(" ")
         command = self.commands.get(name)
-        # Several lines that start with a slash, but not with a command, are code that starts with a path or a comment.
-        if message.block or not text.startswith("/") or (command is None and "\n" in text):
+        near = did_you_mean(name, self.commands).replace("'", "'/", 1) if name.isalpha() else ""
+        # Other text that starts with a slash is a path, a comment or a pattern: only a word alone is a command mistyped.
+        no_command = command is None and ("\n" in text or not (near or (name.isalpha() and not rest)))
+        if message.block or not message.text.startswith("/") or no_command:
             self._ask(text, self.chat)
             return
         if command is None:
-            near = did_you_mean(name, self.commands).replace("'", "'/", 1)
             raise ChatError(f"/{name}: no such command{near or '; /help lists them'}")
         if rest and not command.takes:
             raise ChatError(f"/{name} takes no argument; nothing was done")

@@ -295,6 +295,6 @@ def _decoded(line: bytes) -> str | None:
     if not line:
         return None
     try:
-        return line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        return line.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise PromptError(f"stdin is not UTF-8 text (byte {error.start} of a line); convert it first, with iconv") from None

@@ -4,7 +4,7 @@ import inspect
 import math
 import os
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ Words = tuple[str, ...]
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
+TEXT = "\0"
+"""Marks an argument that is text while the parser reads it: no argument can begin with it."""
 RENAMED = {"temperature": "--temp", "ban_tokens": "--ban-token"}
 """Fields of `GenerationConfig` whose options have a name of their own."""
 
@@ -34,10 +36,31 @@ class Command(TyperCommand):
     def __init__(self, *args: Any, help: str | None = None, **more: Any) -> None:
         super().__init__(*args, help=unwrapped(help), **more)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; one that begins with a dash but is no option, as a Markdown list does, is text."""
+        names = {name for one in self.get_params(ctx) for name in (*one.opts, *one.secondary_opts)}
+        left = super().parse_args(ctx, [TEXT + arg if _is_text(arg, names) else arg for arg in args])
+        ctx.params = {name: _unmarked(value) for name, value in ctx.params.items()}
+        return left
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Raises `SettingsError` when a default that concerns it is wrong."""
         with using_settings(ctx):
             return super().invoke(ctx)
+
+
+def _is_text(arg: str, names: Collection[str]) -> bool:
+    """Whether it begins with a dash, and no option's name or name and value begin like this."""
+    word, *rest = arg.split(maxsplit=1) if arg.startswith("-") else [""]
+    return bool(rest) and "=" not in word and word not in names and (word.startswith("--") or word[:2] not in names)
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unmarked(one) for one in value]
+    if isinstance(value, Path):
+        return Path(_unmarked(str(value)))
+    return value.removeprefix(TEXT) if isinstance(value, str) else value
 
 
 class Group(TyperGroup):

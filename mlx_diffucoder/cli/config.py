@@ -1,6 +1,10 @@
 """`diffucode config`: list, set and edit the user's defaults."""
 
+import fcntl
+import os
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -139,14 +143,31 @@ def _row(settings: Settings, option: Option, key: Key) -> dict[str, Any]:
 def _change(schema: Schema, key: Key, value: Any) -> None:
     """Set or remove one key of the file, and say so. Raises `SettingsError` when other keys would change with it."""
     file = config_path()
-    before = schema.flat(read_file(file))
-    text = file.read_bytes().decode() if file.exists() else ""  # bytes: line ends stay as they are
-    changed = with_value(text, key, value)
-    wanted = {name: one for name, one in before.items() if name != key} | ({} if value is None else {key: value})
-    if schema.flat(tomllib.loads(changed)) != wanted:
-        raise SettingsError(f"{file}: cannot be changed without losing another line; edit it with: diffucode config edit")
-    _write(file, changed)
+    with _alone(file):
+        before = schema.flat(read_file(file))
+        text = file.read_bytes().decode("utf-8-sig") if file.exists() else ""
+        crlf = text.count("\r\n") == text.count("\n") > 0
+        changed = with_value(text.replace("\r\n", "\n") if crlf else text, key, value)
+        wanted = {name: one for name, one in before.items() if name != key} | ({} if value is None else {key: value})
+        if schema.flat(tomllib.loads(changed)) != wanted:
+            raise SettingsError(f"{file}: cannot be changed without losing another line; edit it with: diffucode config edit")
+        _write(file, changed.replace("\n", "\r\n") if crlf else changed)
     note(f"{file}: {'.'.join(key)} {'is no longer set' if value is None else '= ' + _toml(value)}")
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Until the block ends, other processes that change the file wait. The lock is the folder's: the file is replaced."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(file.parent, os.O_RDONLY)
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be written ({error.strerror})") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def with_value(text: str, key: Key, value: Any) -> str:

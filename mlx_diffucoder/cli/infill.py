@@ -11,7 +11,7 @@ from ..config import HOLES, GenerationConfig
 from ..errors import FileError
 from ..formatting import visible
 from ..infilling.editor import read_request
-from ..infilling.file import HoleFile, check_replaceable, cut, diff_of, name_of, named, read_bytes, replace_file
+from ..infilling.file import HoleFile, check_replaceable, cut, diff_of, name_of, named, newline_of, read_bytes, replace_file
 from . import options
 from .command import Command, examples
 from .output import put_bytes, put_json
@@ -107,7 +107,8 @@ def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
     report = {key: getattr(filled, key) for key in FOUND}
     report |= {"model": name, **stats.to_dict(), "config": config.to_dict()}
     if file is None:
-        put_json(report)
+        newline = newline_of("".join(part for part in parts if isinstance(part, str)).encode("utf-8", "replace"))
+        put_json(report | {"holes": [text.replace("\n", newline) for text in filled.holes]})
     else:
         _put_out(file, file.filled(filled.holes), report, given)
     if given["verbose"]:
@@ -156,7 +157,7 @@ def print_diff(file: HoleFile, after: bytes) -> None:
     """Print the changes: in colours on a terminal, and as `patch` reads them through a pipe."""
     text = diff_of(file, after)
     if not sys.stdout.isatty():
-        put_bytes(text.encode(file.encoding), file.encoding)
+        put_bytes(text.encode(file.encoding, "surrogateescape"), file.encoding)  # the name may be no text
         return
     from rich.console import Console
     from rich.text import Text

@@ -34,7 +34,13 @@ def _unwritable(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def open_streams() -> None:
-    """Open standard streams that the parent process closed on nothing, before a file can take their numbers."""
+    """Open standard streams that the parent process closed on nothing, before a file can take their numbers.
+
+    Variables that name no folder for temporary files are removed: MLX needs one that exists.
+    """
+    for variable in ("TMPDIR", "TMP", "TEMP", "TEMPDIR"):
+        if not os.path.isdir(os.environ.get(variable, os.curdir)):  # noqa: PTH112
+            del os.environ[variable]
     codecs.register_error("unwritable", _unwritable)
     for number in range(3):
         try:

@@ -114,7 +114,7 @@ def read_prompt(argument: str | None) -> str:
     parts = [argument] if argument and argument.strip() and argument != "-" else []
     if sys.stdin is not None and not sys.stdin.isatty():
         try:
-            piped = sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+            piped = sys.stdin.buffer.read().decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
         except UnicodeDecodeError as error:
             raise PromptError(f"stdin is not UTF-8 text (byte {error.start}); convert it first, with iconv for example") from None
         if piped.strip():
@@ -156,6 +156,6 @@ def edit_text(text: str) -> str:
         path.write_text(text + "\n", encoding="utf-8")
         edit_file(path)
         try:
-            return path.read_text(encoding="utf-8").rstrip("\n")
+            return path.read_text(encoding="utf-8-sig").rstrip("\n")
         except (OSError, UnicodeDecodeError):
             raise ChatError("the edited message is not UTF-8 text; the message stays as it was") from None

@@ -1,5 +1,6 @@
 """A file with holes: cut at them in bytes, and put together again. The bytes outside the holes never change."""
 
+import json
 import os
 import re
 import sys
@@ -43,30 +44,54 @@ class HoleFile:
         return "utf-8"
 
     @property
-    def newline(self) -> str:
-        """The line ending that most lines of the file have."""
-        crlf = self.data.count(b"\r\n")
-        return "\r\n" if 2 * crlf > self.data.count(b"\n") else "\n"
-
-    @property
     def parts(self) -> list[Part]:
         """The arguments of `fill`."""
         texts = [piece.decode(self.encoding) for piece in self.pieces]
         return [*(part for pair in zip(texts, self.lengths, strict=False) for part in pair), texts[-1]]
 
     def filled(self, holes: Sequence[str]) -> bytes:
-        """The file with its holes filled, in its own encoding and with its own line endings."""
+        """The file with its holes filled, in its own encoding and with its own line endings. JSON stays JSON.
+
+        Raises:
+            FileError: the texts cannot be written in the file's encoding, or the file would no longer be JSON.
+        """
+        newline = newline_of(self.data)
+        filled = self._joined([text.replace("\n", newline) for text in holes])
+        if not _is_json(self.data) or _is_json(filled):
+            return filled
+        # The holes are in strings, a notebook's cells for example.
+        escaped = self._joined([json.dumps(text, ensure_ascii=False)[1:-1] for text in holes])
+        if not _is_json(escaped):
+            raise FileError(f"{self.name}: would no longer be JSON with its holes filled; put each hole inside a string")
+        return escaped
+
+    def _joined(self, holes: Sequence[str]) -> bytes:
         encoded = [self._encoded(text) for text in holes]
         return b"".join(piece + hole for piece, hole in zip(self.pieces, [*encoded, b""], strict=True))
 
     def _encoded(self, text: str) -> bytes:
         try:
-            return text.replace("\n", self.newline).encode(self.encoding)
+            return text.encode(self.encoding)
         except UnicodeEncodeError as error:
             raise FileError(
                 f"{self.name}: is not UTF-8, and the model wrote a character that Latin-1 lacks"
                 f" ({text[error.start]!r}); convert the file first, with iconv for example"
             ) from None
+
+
+def newline_of(data: bytes) -> str:
+    """The line ending that most lines have."""
+    return "\r\n" if 2 * data.count(b"\r\n") > data.count(b"\n") else "\n"
+
+
+def _is_json(data: bytes) -> bool:
+    if not data.lstrip(BOM + b" \t\r\n").startswith((b"{", b"[")):
+        return False
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def read_bytes(path: Path) -> bytes:
@@ -125,7 +150,7 @@ def _marked(name: str, data: bytes, marker: str) -> HoleFile:
     if not marker.strip() or "\n" in marker:
         raise FileError(f"--marker must be text on one line, not {marker!r}", field="--marker")
     body, close = (marker[:-1], marker[-1]) if marker[-1] in CLOSING and len(marker) > 1 else (marker, "")
-    pattern = re.compile(re.escape(body.encode()) + rb"(?::([0-9]+))?" + re.escape(close.encode()))
+    pattern = re.compile(re.escape(os.fsencode(body)) + rb"(?::([0-9]+))?" + re.escape(close.encode()))
     pieces, lengths, end = [], list[int | None](), 0
     for found in pattern.finditer(data):
         pieces.append(data[end : found.start()])
@@ -199,6 +224,8 @@ def check_replaceable(path: Path, backup: str | None) -> None:
         raise FileError("--write needs a file: stdin cannot be replaced", field="--write")
     if not os.access(path.resolve().parent, os.W_OK) or not os.access(path, os.W_OK):
         raise FileError(f"{path}: cannot be replaced (permission denied)")
+    if path.is_file() and path.stat().st_nlink > 1:
+        raise FileError(f"{path}: has other hard links, which would keep the old text; print it to a new file, without --write")
     if backup is None:
         return
     if not backup or "/" in backup or "\0" in backup:

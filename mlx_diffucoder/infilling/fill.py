@@ -91,7 +91,7 @@ def fill(
     Raises:
         PromptError: the parts are not texts with holes between them; there is neither text nor instruction; a hole does
             not fit the model's context.
-        ConfigError: the configuration is for answers.
+        ConfigError: the configuration is for answers, or `context` shows nothing of the text.
     """
     config = config or GenerationConfig(**HOLES)
     check_settings(config, instruction, context, tries)
@@ -99,6 +99,8 @@ def fill(
     if instruction is None:
         check_text(texts)
     task = InfillTask(model, tokenizer, texts, lengths, config, instruction, context, trace)
+    if instruction is None and not len(task.context):
+        raise ConfigError(f"context {context} shows the model nothing; raise it, or give an instruction", field="context")
     with wired_memory():
         found = search(task, tries)
     if trace:

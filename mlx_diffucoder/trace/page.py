@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ def page_of(trace: "Trace") -> str:
     """The page's HTML. The model's text is in it as JSON data only, and is shown as text."""
     # "<" could end the element that holds the data.
     data = json.dumps(_data(trace), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-    page = TEMPLATE.read_text(encoding="utf-8").replace("{{title}}", html.escape(trace.header["model"]), 1)
-    return page.replace("{{data}}", data.encode("utf-8", "replace").decode(), 1)
+    values = {"title": html.escape(trace.header["model"]), "data": data.encode("utf-8", "replace").decode()}
+    return re.sub("{{(title|data)}}", lambda found: values[found[1]], TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _data(trace: "Trace") -> dict[str, Any]:

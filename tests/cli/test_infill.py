@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlx_diffucoder import GenerationConfig, fill, load
 from mlx_diffucoder.errors import FileError
-from mlx_diffucoder.infilling.file import cut, replace_file
+from mlx_diffucoder.infilling.file import cut, newline_of, replace_file
 
 from ..conftest import DATA
 from .command import assert_one_line, diffucode
@@ -90,7 +90,7 @@ def test_a_hole_is_where_the_flag_says(args, holes):
 def test_a_column_counts_characters_and_no_byte_order_mark():
     source = cut("a.py", b"\xef\xbb\xbfa = '\xf0\x9f\x98\x80' + b\r\nc\r\n", "<FILL>", "1:10", None)
     assert source.pieces[1] == b" b\r\nc\r\n"
-    assert source.newline == "\r\n"
+    assert newline_of(source.data) == "\r\n"
     assert cut("a.py", b"\xef\xbb\xbfa\n", "<FILL>", None, "1").pieces == [b"\xef\xbb\xbf", b"\n"]
     assert cut("a.py", b"caf\xe9 = 1\n", "<FILL>", "1:6", None).pieces == [b"caf\xe9 ", b"= 1\n"]
 
@@ -133,7 +133,7 @@ def test_every_byte_outside_the_holes_is_preserved(pieces, lengths):
     except FileError:
         assert source.encoding == "latin-1"
         return
-    texts = [text.replace("\n", source.newline).encode(source.encoding) for text in filled.holes]
+    texts = [text.replace("\n", newline_of(data)).encode(source.encoding) for text in filled.holes]
     assert result == b"".join(piece + text for piece, text in zip(pieces, [*texts, b""], strict=True))
 
 
