@@ -21,7 +21,7 @@ from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.result import Step
 from mlx_diffucoder.decoding.rules import rule_for
-from mlx_diffucoder.decoding.rules.base import Candidates, CommitRule, RuleState, WithoutRemasking, largest
+from mlx_diffucoder.decoding.rules.base import Candidates, CommitRule, WithoutMemory, largest
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.generation import Answer, decode_canvas, forbidden_ids, stream_generate, wired_memory
 
@@ -39,17 +39,11 @@ TIME_BUDGET = 60.0
 
 
 @dataclass(frozen=True)
-class AtRate(WithoutRemasking):
+class AtRate(WithoutMemory):
     """Assumed commits: `rate` tokens per forward on average, from left to right, whatever the model predicts."""
 
     rate: float
-
-    @property
-    def steps(self) -> None:
-        return None
-
-    def open(self) -> RuleState:
-        return self
+    steps = None
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         return np.minimum(masked, int((index + 1) * self.rate) - int(index * self.rate))

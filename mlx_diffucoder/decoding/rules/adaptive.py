@@ -10,19 +10,14 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Candidates, RuleState, WithoutRemasking, largest, precedes
+from .base import Candidates, RuleState, WithoutMemory, largest, precedes
 
 
 @dataclass(frozen=True)
-class Adaptive(WithoutRemasking):
+class Adaptive(WithoutMemory):
     """The base of adaptive rules: no quota, and always the best candidate."""
 
-    @property
-    def steps(self) -> None:
-        return None
-
-    def open(self) -> RuleState:
-        return self
+    steps = None
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         return masked

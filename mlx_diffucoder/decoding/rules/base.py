@@ -3,7 +3,8 @@
 A rule is a small frozen value: you can print it, compare it and write it to a log. `open` gives its state for
 one batch of canvases. In each step the decoder asks that state four questions, in this order: how many tokens to
 commit (`quota`; 0 saves the forward), which committed tokens to check again (`recheck`), which candidates to
-commit (`commit`), and which of the rechecked tokens to mask again (`remask`).
+commit (`commit`), and which of the rechecked tokens to mask again (`remask`). Rules and their states are subclasses of
+the protocols, whose methods with a body are the defaults: a rule that never remasks and needs no distributions.
 
 Shapes: B canvases in the batch, L positions on a canvas, R candidates a canvas, V ids in the vocabulary.
 """
@@ -49,23 +50,21 @@ class Candidates:
 class CommitRule(Protocol):
     """A commit rule and its parameters."""
 
-    @property
-    def steps(self) -> int | None:
-        """The number of steps of its schedule; None for a rule that commits at least one token in every step."""
-        ...
+    steps: int | None
+    """The number of steps of its schedule; None for a rule that commits at least one token in every step."""
 
     @property
     def max_commits(self) -> int:
         """How many times one position can be committed: 1, or more for a rule that remasks."""
-        ...
+        return 1
 
     @property
     def needs_probs(self) -> bool:
         """Whether it reads `Candidates.probs`, the whole distributions."""
-        ...
+        return False
 
     def open(self) -> "RuleState":
-        """Start on a batch of canvases. A rule without memory returns itself."""
+        """Start on a batch of canvases."""
         ...
 
 
@@ -87,7 +86,7 @@ class RuleState(Protocol):
 
     def recheck(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which of the positions committed so far, bool `[B, L]`, to measure again in this step; bool `[B, L]`."""
-        ...
+        return np.zeros_like(committed)
 
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
         """Which candidates to commit, bool `[B, R]`; a subset of `candidates.masked`, at most `quota` `[B]` in each row."""
@@ -95,25 +94,14 @@ class RuleState(Protocol):
 
     def remask(self, candidates: Candidates) -> mx.array:
         """Which of `candidates.recheck` to mask again, bool `[B, R]`; called once, after `commit`."""
-        ...
-
-
-class WithoutRemasking:
-    """The answers of a rule that never remasks and needs no distributions."""
-
-    @property
-    def max_commits(self) -> int:
-        return 1
-
-    @property
-    def needs_probs(self) -> bool:
-        return False
-
-    def recheck(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return np.zeros_like(committed)
-
-    def remask(self, candidates: Candidates) -> mx.array:
         return mx.zeros_like(candidates.recheck)
+
+
+class WithoutMemory(CommitRule, RuleState, Protocol):
+    """A rule that is its own state."""
+
+    def open(self) -> RuleState:
+        return self
 
 
 def largest(scores: mx.array, quota: NDArray[np.int64]) -> mx.array:

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...config import GenerationConfig
-from .base import Candidates, CommitRule, RuleState, WithoutRemasking, largest
+from .base import Candidates, CommitRule, WithoutMemory, largest
 
 
 @dataclass(frozen=True)
-class Schedule(WithoutRemasking):
+class Schedule(WithoutMemory):
     """In the step from timestep t to s, int(mean |M| * (1 - s/t)) tokens of every row; in the last step all.
 
     |M| is the number of masks in a row; the mean is over the rows of the batch. The best scores are committed.
@@ -26,9 +26,6 @@ class Schedule(WithoutRemasking):
     steps: int
     eps: float
     alg_temp: float = 0.0
-
-    def open(self) -> RuleState:
-        return self
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         # A step past the last comes when a window has not shown all masks by then.
@@ -51,7 +48,7 @@ class Schedule(WithoutRemasking):
 
 
 @dataclass(frozen=True)
-class RandomSchedule(WithoutRemasking):
+class RandomSchedule(WithoutMemory):
     """The reference's `origin`: each masked position is committed with probability 1 - s/t.
 
     The number of commits is drawn first, from the binomial distribution this implies. With the random scores
@@ -63,9 +60,6 @@ class RandomSchedule(WithoutRemasking):
 
     steps: int
     eps: float
-
-    def open(self) -> RuleState:
-        return self
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         return rng.binomial(masked, float(commit_share(min(index, self.steps - 1), self.steps, self.eps)))

@@ -1,13 +1,14 @@
 """The protocols of a window, which decides what positions are forwarded in a step and whose K/V are cached.
 
 A window is a small frozen value: you can print it, compare it and write it to a log. `open` gives its state for
-one batch of canvases, and the fast loop calls that state's `forward` in every step.
+one batch of canvases, and the fast loop calls that state's `forward` in every step. Windows and their states are
+subclasses of the protocols, whose methods with a body are the defaults.
 
 Shapes: B canvases in the batch, L positions on a canvas, R candidates a canvas, D the width of the network.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -57,12 +58,15 @@ class WindowState(Protocol):
         ...
 
     def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
-        """Called after each step: the token chosen at each candidate, committed or not, and its score; `[B, R]` each."""
-        ...
+        """Called after each step: the token chosen at each candidate, committed or not, and its score; `[B, R]` each.
+
+        Most windows make no use of it.
+        """
+        return
 
 
 class Window(Protocol):
-    """A window and its parameters; `str` prints it as `GenerationConfig.window` takes it."""
+    """A window and its parameters: a dataclass. `str` prints it as `GenerationConfig.window` takes it."""
 
     @property
     def name(self) -> str:
@@ -72,12 +76,12 @@ class Window(Protocol):
     @property
     def parameters(self) -> dict[str, Any]:
         """Its parameters, by the names `choices.WINDOWS` gives them."""
-        ...
+        return asdict(self)  # type: ignore[call-overload]
 
     @property
     def stops_at_end(self) -> bool:
         """Whether decoding stops when the text has ended, or continues until the canvas is full."""
-        ...
+        return True
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
         """The memory that a forward needs.
@@ -95,29 +99,8 @@ class Window(Protocol):
         """Start on a batch of canvases, with an empty cache."""
         ...
 
-
-class NamedWindow:
-    """The base of windows, which are dataclasses: how they print; by default decoding stops when the text has ended."""
-
-    name: ClassVar[str]
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload]
-
-    @property
-    def stops_at_end(self) -> bool:
-        return True
-
     def __str__(self) -> str:
         return ":".join(filter(None, [self.name, ",".join(f"{name}={value}" for name, value in self.parameters.items())]))
-
-
-class ObservesNothing:
-    """A window state that makes no use of the tokens chosen."""
-
-    def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
-        pass
 
 
 def candidates_of(

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas
-from .base import ForwardOutput, NamedWindow, ObservesNothing, WindowState
+from .base import ForwardOutput, Window, WindowState
 from .cache import CanvasCache, ForwardPlan
 
 
 @dataclass(frozen=True)
-class Blocks(NamedWindow):
+class Blocks(Window):
     """Fast-dLLM's blocks, from left to right, with its caches (arXiv 2505.22618).
 
     Each block starts with a forward of the whole canvas, in which only the block's first token is committed: by the
@@ -35,7 +35,7 @@ class Blocks(NamedWindow):
     cache: str
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         return "blocks" if self.cache == "none" else f"blocks-{self.cache}"
 
     @property
@@ -53,7 +53,7 @@ class Blocks(NamedWindow):
         return BlocksState(model, canvas, self)
 
 
-class BlocksState(ObservesNothing):
+class BlocksState(WindowState):
     """`Blocks` at work: the cache, and the number of the current block."""
 
     def __init__(self, model: DiffusionModel, canvas: Canvas, window: Blocks):

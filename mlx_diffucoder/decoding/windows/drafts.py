@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
-from .base import ForwardOutput, NamedWindow, WindowState, candidates_of, padded_inputs, rows_of, whole_span
+from .base import ForwardOutput, Window, WindowState, candidates_of, padded_inputs, rows_of, whole_span
 
 
 @dataclass(frozen=True)
-class Drafts(NamedWindow):
+class Drafts(Window):
     """Forward the whole canvas, and in the same batch the canvases that will probably follow it.
 
     A draft is the canvas with some of the tokens filled in that were chosen but not committed in the last step; the
@@ -67,7 +67,7 @@ class Choices:
     scores: NDArray[np.float32]
 
 
-class DraftsState:
+class DraftsState(WindowState):
     """`Drafts` at work: the drafts of the last forward and their hidden states."""
 
     def __init__(self, model: DiffusionModel, canvas: Canvas, ahead: int):

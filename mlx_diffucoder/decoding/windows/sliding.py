@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas
-from .base import ForwardOutput, NamedWindow, ObservesNothing, WindowState
+from .base import ForwardOutput, Window, WindowState
 from .cache import CanvasCache, ForwardPlan
 
 MULTIPLE = 8
@@ -17,7 +17,7 @@ MULTIPLE = 8
 
 
 @dataclass(frozen=True)
-class Sliding(NamedWindow):
+class Sliding(Window):
     """Forward a window around the first masks; keep the text before it in the K/V cache, and drop most masks after it.
 
     The K/V of a position are valid once it was forwarded after its token was committed: only then do they belong to
@@ -47,7 +47,7 @@ class Sliding(NamedWindow):
         return SlidingState(model, canvas, self)
 
 
-class SlidingState(ObservesNothing):
+class SlidingState(WindowState):
     """`Sliding` at work: the cache, and which of its K/V are valid."""
 
     def __init__(self, model: DiffusionModel, canvas: Canvas, window: Sliding):

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
-from .base import ForwardOutput, NamedWindow, ObservesNothing, WindowState, candidates_of, padded_inputs, rows_of, whole_span
+from .base import ForwardOutput, Window, WindowState, candidates_of, padded_inputs, rows_of, whole_span
 
 
 @dataclass(frozen=True)
-class Whole(NamedWindow):
+class Whole(Window):
     """Forward the whole canvas in every step and cache nothing, as the reference decoder does."""
 
     name = "whole"
@@ -24,7 +24,7 @@ class Whole(NamedWindow):
         return WholeState(model, canvas)
 
 
-class WholeState(ObservesNothing):
+class WholeState(WindowState):
     """`Whole` at work."""
 
     def __init__(self, model: DiffusionModel, canvas: Canvas):
