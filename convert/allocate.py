@@ -38,26 +38,21 @@ def allocate(layers: Sequence[Sequence[Choice]], budget: int) -> list[int]:
         raise ValueError(f"the smallest choices take {sum(smallest)} bytes, more than the budget of {budget}")
     above = [np.array([choice.size - least for choice in choices]) for choices, least in zip(layers, smallest, strict=True)]
     unit = max(1, reduce(gcd, (int(size) for sizes in above for size in sizes), 0), -(-spare // MOST_STATES))
-    states = min(spare // unit, sum(-(-int(sizes.max()) // unit) for sizes in above)) + 1
+    units = [(-(-sizes // unit)).tolist() for sizes in above]
+    states = min(spare // unit, sum(map(max, units))) + 1
     best: NDArray[np.float64] = np.zeros(states)  # [size]: the lowest cost of the layers so far
     taken: list[NDArray[np.int16]] = []
-    for sizes, choices in zip(above, layers, strict=True):
+    for steps, choices in zip(units, layers, strict=True):
         made = np.full((len(choices), states), np.inf)
-        for number, choice in enumerate(choices):
-            step = -(-int(sizes[number]) // unit)
+        for number, (step, choice) in enumerate(zip(steps, choices, strict=True)):
             if step < states:
                 made[number, step:] = best[: states - step] + choice.cost
         taken.append(made.argmin(axis=0).astype(np.int16))
         best = made.min(axis=0)
-    return _way_back(taken, above, unit, int(best.argmin()))
-
-
-def _way_back(taken: list[NDArray[np.int16]], above: list[NDArray[np.int64]], unit: int, state: int) -> list[int]:
-    chosen = []
-    for choices, sizes in zip(reversed(taken), reversed(above), strict=True):
-        number = int(choices[state])
-        chosen.append(number)
-        state -= -(-int(sizes[number]) // unit)
+    chosen, state = list[int](), int(best.argmin())
+    for numbers, steps in zip(reversed(taken), reversed(units), strict=True):
+        chosen.append(int(numbers[state]))
+        state -= steps[chosen[-1]]
     return chosen[::-1]
 
 

@@ -64,11 +64,10 @@ class Layer:
 
     def costs(self, weight: mx.array, alone: Mapping[Width, float]) -> dict[Width | None, float]:
         """The KL of every width, from the measured ones in `alone`."""
-        of_bits = {width.bits: width for width in alone}
         costs: dict[Width | None, float] = {None: 0.0}
         errors = {width: _error(weight, width) for width in self.sizes if width}
         for width, error in errors.items():
-            like = of_bits[width.bits]
+            like = next(one for one in alone if one.bits == width.bits)
             costs[width] = alone[like] * (error / errors[like] if errors[like] else 1.0)
         return costs
 
@@ -187,9 +186,8 @@ class Calibrator:
 
     def _bytes(self, target_bpw: float) -> int:
         """The bytes that all weights may take."""
-        return int(
-            target_bpw * self.parameters / 8 + 1e-6
-        )  # keeps a whole number of bytes exact that was given as bits per weight
+        # The addition keeps a whole number of bytes exact that was given as bits per weight.
+        return int(target_bpw * self.parameters / 8 + 1e-6)
 
     def _open(self) -> Any:
         model, _ = build(self._folder)

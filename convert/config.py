@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
@@ -12,7 +12,7 @@ from mlx_diffucoder.errors import ConfigError, did_you_mean
 from mlx_diffucoder.loading import DTYPES
 from mlx_diffucoder.quantization import QUANTIZATIONS
 
-from .plan import Width, Widths
+from .plan import Widths
 
 RECIPES = ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
 """mlx-lm's mixed recipes: low bits, with more bits for sensitive layers."""
@@ -122,9 +122,5 @@ class ConvertConfig:
         if (widths := self.widths) is not None:
             if unknown := widths.keys() - dict(model.named_modules()).keys():
                 raise ConfigError(f"widths: the model has no layer {min(unknown)}", field="widths")
-            return lambda name, module: _as_dict(widths[name]) if name in widths else False
+            return lambda name, module: asdict(widths[name]) if name in widths else False
         return None
-
-
-def _as_dict(width: Width) -> dict[str, Any]:
-    return {"group_size": width.group_size, "bits": width.bits, "mode": width.mode}

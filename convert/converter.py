@@ -145,7 +145,7 @@ def _prepare(
     }
     widths = widths_of(model)
     made, settings, dtype = transform(model, settings, config, folder)
-    items = sorted(_items(before, widths, made, dtype), key=lambda item: _place(sources[item.sources[0]]))
+    items = sorted(_items(before, widths, made, dtype), key=lambda item: sources[item.sources[0]][:2])  # file, offset
     return Job(folder, replace(plan_of(before, made), calibration=calibration), made, settings, sources, items)
 
 
@@ -249,7 +249,3 @@ def _small_files(folder: Path) -> int:
 
 def _flat(model: nn.Module) -> Any:
     return tree_flatten(model.parameters())
-
-
-def _place(stored: Stored) -> tuple[Path, int]:
-    return stored.file, stored.offset

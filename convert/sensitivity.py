@@ -5,7 +5,7 @@ A few layers are in memory at a time. Everything is computed in float32, so that
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -61,47 +61,37 @@ class Probe:
         hidden: Hidden = [tokens_of(batch) for batch in batches(self.canvases)]
         positions = sum(tokens.size for tokens in hidden)
         for place, (block, part) in enumerate(self._blocks):
-            wanted = [(name, width) for name in options if _within(name, block) for width in options[name]]
-            most = max(1, MOST_HELD // (4 * positions * self._config.hidden_size))
+            wanted = _wanted(options, block)
+            most = max(1, MOST_HELD // (4 * positions * self._model.config.hidden_size))
             for start in range(0, len(wanted), most):
                 some = wanted[start : start + most]
                 variants = self._onwards(self._variants(part, some, hidden), place)
                 for (name, width), variant in zip(some, variants, strict=True):
-                    tied = {name: width} if place == 0 and self._config.tie_word_embeddings else {}
+                    tied = {name: width} if place == 0 and self._model.config.tie_word_embeddings else {}
                     yield name, width, self._kl(variant, tied)
             hidden = self._through(part(self._open({})), hidden)
         for width in options.get(HEAD, ()):
             yield HEAD, width, self._kl(hidden, {HEAD: width})
 
     def work_alone(self, options: Options) -> int:
-        layers = len(self._blocks) - 1
-        onwards = sum(
-            len(options[name]) * (1 + layers - place)
-            for place, (block, _) in enumerate(self._blocks)
-            for name in options
-            if _within(name, block)
-        )
-        return len(self.canvases) * (len(self._blocks) + onwards)
+        count = len(self._blocks)
+        onwards = sum(len(_wanted(options, block)) * (count - place) for place, (block, _) in enumerate(self._blocks))
+        return len(self.canvases) * (count + onwards)
 
     @property
     def work_together(self) -> int:
         return len(self.canvases) * (len(self._blocks) - 1)
 
     @cached_property
-    def _config(self) -> Any:
-        return self.opened().config
-
-    @cached_property
-    def _shift(self) -> int:
-        return self.opened().shift
+    def _model(self) -> DiffusionModel:
+        """For its configuration: its weights are never read."""
+        return self.opened()
 
     @cached_property
     def _blocks(self) -> list[tuple[str, Part]]:
         """All blocks but the head, in forward order."""
-        blocks: list[tuple[str, Part]] = [(EMBEDDING, lambda model: model.model.embed_tokens)]
-        for index in range(self._config.num_hidden_layers):
-            blocks.append((f"model.layers.{index}", partial(_layer, index)))
-        return blocks
+        layers = ((f"model.layers.{index}", partial(_layer, index)) for index in range(self._model.config.num_hidden_layers))
+        return [(EMBEDDING, lambda model: model.model.embed_tokens), *layers]
 
     def _variants(self, part: Part, some: Sequence[tuple[str, Width]], hidden: Hidden) -> list[Hidden]:
         """The block's output for `hidden` with one layer quantized at a time; each weight is restored afterwards."""
@@ -133,7 +123,9 @@ class Probe:
 
     def _kl(self, hidden: Hidden, widths: Widths) -> float:
         """The KL for hidden states after the last layer; `widths` are those of the head."""
-        rows = tuple(predicting_rows(one, batch, self._shift) for one, batch in zip(hidden, batches(self.canvases), strict=True))
+        rows = tuple(
+            predicting_rows(one, batch, self._model.shift) for one, batch in zip(hidden, batches(self.canvases), strict=True)
+        )
         head = head_of(self._open(widths), mx.float32) if widths else self.reference.head
         return mean_kl(self._against(Outputs(rows, head)))
 
@@ -152,15 +144,13 @@ class Probe:
 
 def rounded(weight: mx.array, width: Width) -> mx.array:
     """A weight after quantizing and dequantizing, in its own dtype."""
-    packed, scales, *biases = quantized(weight, width)
-    how: dict[str, Any] = {"group_size": width.group_size, "bits": width.bits, "mode": width.mode}
-    return mx.dequantize(packed, scales, biases[0] if biases else None, **how)
+    arrays: Any = quantized(weight, width)
+    return mx.dequantize(*arrays, **asdict(width))
 
 
 def quantized(weight: mx.array, width: Width) -> Sequence[mx.array]:
     """The arrays of the quantized weight."""
-    how: dict[str, Any] = {"group_size": width.group_size, "bits": width.bits, "mode": width.mode}
-    return mx.quantize(weight, **how)
+    return mx.quantize(weight, **asdict(width))
 
 
 def mean_kl(every: Sequence[Reading]) -> float:
@@ -173,5 +163,7 @@ def _layer(index: int, model: DiffusionModel) -> Callable[[mx.array], mx.array]:
     return lambda hidden: layer(hidden, index, 0, None, None)
 
 
-def _within(name: str, block: str) -> bool:
-    return name == block or name.startswith(f"{block}.")
+def _wanted(options: Options, block: str) -> list[tuple[str, Width]]:
+    """The layers of a block, each with the widths to measure."""
+    names = (name for name in options if name == block or name.startswith(f"{block}."))
+    return [(name, width) for name in names for width in options[name]]

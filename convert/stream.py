@@ -8,9 +8,9 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -32,8 +32,7 @@ EXPONENT = {mx.float32: (np.uint32, 0xFF000000), mx.float16: (np.uint16, 0xF800)
 _of_this_thread = threading.local()
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """A weight of the source and the location of its bytes."""
 
     file: Path
@@ -63,19 +62,12 @@ def casting(dtype: mx.Dtype | None) -> Callable[[Sequence[mx.array]], Sequence[m
 
 def quantizing(width: Width, dtype: mx.Dtype | None) -> Callable[[Sequence[mx.array]], Sequence[mx.array]]:
     cast = casting(dtype)
-    return lambda rows: mx.quantize(cast(rows)[0], group_size=width.group_size, bits=width.bits, mode=width.mode)
+    return lambda rows: mx.quantize(cast(rows)[0], **asdict(width))
 
 
 def dequantizing(width: Width, dtype: mx.Dtype | None) -> Callable[[Sequence[mx.array]], Sequence[mx.array]]:
-    cast = casting(dtype)
-
-    def make(rows: Sequence[mx.array]) -> Sequence[mx.array]:
-        weight, scales, *biases = cast(rows)
-        bias = biases[0] if biases else None
-        made = mx.dequantize(weight, scales, bias, group_size=width.group_size, bits=width.bits, mode=width.mode)
-        return cast([made])
-
-    return make
+    cast: Any = casting(dtype)
+    return lambda rows: cast([mx.dequantize(*cast(rows), **asdict(width))])
 
 
 def stream(

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
 from .checkpoint import weights_digest
+from .config import is_number
 from .errors import CheckpointError
 from .file_kinds import check_regular, known_content
 from .files import read_json
@@ -81,10 +82,9 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
     settings = config.get("lora_parameters")
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path}: has no lora_parameters; is this the file of an adapter?")
-    numbers = {"num_layers": config.get("num_layers"), **{name: settings.get(name) for name in ("rank", "scale", "dropout")}}
-    for name, value in numbers.items():
-        whole = name in ("num_layers", "rank")
-        fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if value is None or not fits or not (1 if whole else 0) <= value < math.inf:
+    numbers: dict[str, Any] = {"num_layers": config.get("num_layers")}
+    for name, value in (numbers | {name: settings.get(name) for name in ("rank", "scale", "dropout")}).items():
+        number, least = (int, 1) if name in ("num_layers", "rank") else (int | float, 0)
+        if not is_number(value, number) or not least <= value < math.inf:
             raise CheckpointError(f"{path}: {name} is {value!r}, which is not a valid number")
     return config

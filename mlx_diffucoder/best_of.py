@@ -9,7 +9,8 @@ import numpy as np
 from .config import GenerationConfig
 from .decoding.likelihood import every_second, log_probabilities
 from .errors import ConfigError, TaskError
-from .evaluation import Limits, code_of, run_program
+from .evaluation import Limits
+from .evaluation.run import run_tests
 from .file_kinds import read_bytes
 from .generation import Answer, canvas_of, forbidden_ids, stream_batch, wired_memory
 from .models.transformer import DiffusionModel
@@ -59,7 +60,7 @@ class Ranking:
 
         The tests run the model's code on this machine, within limits of time and memory but in no sandbox.
         """
-        tested = [replace(one, passed=_passes(one.answer, task)) for one in self.answers]
+        tested = [replace(one, passed=run_tests(one.answer.text, task, Limits()).passed) for one in self.answers]
         # The sort is stable: answers that pass stay in the order of their scores.
         return replace(self, answers=sorted(tested, key=lambda one: not one.passed))
 
@@ -121,8 +122,3 @@ def read_tests(path: Path, prompt: str) -> Task:
     if not tests.strip():
         raise TaskError(f"{path}: is empty; write Python that raises unless the answer is right, such as asserts")
     return Task(id=str(path), where=str(path), prompt=prompt, tests=tests)
-
-
-def _passes(answer: Answer, task: Task) -> bool:
-    code = code_of(answer.text, task)
-    return bool(code) and run_program(code, task.tests, Limits()).passed

@@ -1,6 +1,7 @@
-"""pass@k, and confidence intervals of means and ratios."""
+"""pass@k, confidence intervals of means and ratios, and how similar two orders are."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,3 +69,24 @@ def ratio_intervals(above: NDArray[np.float64], below: NDArray[np.float64], leve
     found = [values[np.isfinite(values)] for values in every.T]  # a resample may miss the few rows that count
     quantiles = [np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan) for values in found]
     return [(float(low), float(high)) for low, high in quantiles]
+
+
+def order_agreement(one: NDArray[np.integer[Any]], other: NDArray[np.integer[Any]]) -> float | None:
+    """The share of all pairs of positions that two runs committed in the same order.
+
+    Chance is one half; Kendall's tau is twice this minus 1. Pairs that either run committed in one step do not count,
+    nor do positions that either run did not write.
+
+    Args:
+        one, other: for the same positions, the step that wrote each, int `[n]`; negative for no step.
+
+    Returns:
+        None if there is no such pair.
+    """
+    both = (one >= 0) & (other >= 0)
+    same = pairs = 0
+    for place, (first, second) in enumerate(rows := np.stack([one[both], other[both]], axis=1)):
+        signs = np.sign(rows[place + 1 :, 0] - first) * np.sign(rows[place + 1 :, 1] - second)
+        same += int((signs > 0).sum())
+        pairs += int((signs != 0).sum())
+    return same / pairs if pairs else None

@@ -219,7 +219,8 @@ def _summary(rows: "list[Row]") -> "Table":
     passed = rows[0].passed is not None
     table = _table("size", "bits per\nweight", *MEASURES, "perplex-\nity", *(["pass@1,\n%"] if passed else []))
     for row in rows:
-        cells = [cell(row.label), format_bytes(row.bytes_on_disk), f"{row.bits_per_weight:.2f}"]
+        one = row.checkpoint
+        cells = [cell(row.label), format_bytes(one.bytes_on_disk), f"{one.bits_per_weight:.2f}"]
         if row.comparison:
             mean = row.comparison.overall
             cells += [*_measures(mean), _perplexity(mean.other_perplexity)]

@@ -49,7 +49,7 @@ def outputs(model: DiffusionModel, canvases: Sequence[Masked], advance: Advance 
 
     The head is the model's current one: modules that replace it later change nothing.
     """
-    return _outputs(lambda: model, canvases, advance, keep=True, most_held=MOST_HELD)
+    return outputs_by_layer(lambda: model, canvases, advance, keep=True)
 
 
 def outputs_by_layer(
@@ -57,24 +57,19 @@ def outputs_by_layer(
     canvases: Sequence[Masked],
     advance: Advance | None = None,
     *,
+    keep: bool = False,
     most_held: int = MOST_HELD,
 ) -> Outputs:
     """As `outputs`, for a model that may be larger than memory. The numbers are the same.
 
-    Each layer is read when the canvases reach it and dropped afterwards, so at most one is in memory.
-    The weights are read once for every `most_held` positions.
+    All canvases of a group go through one layer, then through the next. Each layer is read when the canvases reach
+    it and dropped afterwards, so at most one is in memory. The weights are read once for every `most_held` positions.
 
     Args:
         opened: returns the model with no weights read yet, as `load(..., lazy=True)` does. It is called
             several times.
+        keep: keep each layer in memory.
     """
-    return _outputs(opened, canvases, advance, keep=False, most_held=most_held)
-
-
-def _outputs(
-    opened: Callable[[], DiffusionModel], canvases: Sequence[Masked], advance: Advance | None, *, keep: bool, most_held: int
-) -> Outputs:
-    """All canvases of a group through one layer, then through the next."""
     rows: list[mx.array] = []
     with wired_memory():
         for group in _groups(list(batches(canvases)), most_held):
@@ -93,8 +88,8 @@ def _outputs(
                     mx.clear_cache()
                 if advance:
                     advance(sum(map(len, group)))
-            for place, batch in enumerate(group):
-                rows.append(predicting_rows(hidden[place], batch, model.shift))
+            for one, batch in zip(hidden, group, strict=True):
+                rows.append(predicting_rows(one, batch, model.shift))
                 mx.eval(rows[-1])
     return Outputs(tuple(rows), head_of(opened(), rows[0].dtype))
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..decoding.sampling import score_entropy
-from ..statistics import ratio_intervals
+from ..statistics import order_agreement, ratio_intervals
 from .forwards import Outputs
 from .masking import Masked
 
@@ -167,24 +167,13 @@ def _log_probs(logits: mx.array, forbidden: mx.array) -> mx.array:
 
 def _reading(canvas: Masked, kl: Any, same: Any, nll: Any, other_nll: Any, score: Any, other_score: Any) -> Reading:
     order, other_order = commit_order(score), commit_order(other_score)
-    return Reading(canvas, kl, same, nll, other_nll, order_agreement(order, other_order), bool(order[0] == other_order[0]))
+    agreed = order_agreement(np.argsort(order), np.argsort(other_order))
+    return Reading(canvas, kl, same, nll, other_nll, agreed, bool(order[0] == other_order[0]))
 
 
 def commit_order(scores: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Positions in the order of their commits: the best score first, ties from the left."""
     return np.argsort(-scores, kind="stable")
-
-
-def order_agreement(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | None:
-    """The share of pairs that two orders of the same items rank alike; None for a single item."""
-    count = len(first)
-    if count < 2:
-        return None
-    place = np.empty(count, dtype=np.int64)
-    place[second] = np.arange(count)
-    places = place[first]
-    alike = sum(int((places[index + 1 :] > places[index]).sum()) for index in range(count))
-    return alike / (count * (count - 1) / 2)
 
 
 def _by_text(readings: Sequence[Reading]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

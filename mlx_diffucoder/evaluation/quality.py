@@ -17,23 +17,19 @@ from .summary import Summary
 PICTURES = (".png", ".svg", ".pdf")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
     """One checkpoint's numbers.
 
     Attributes:
-        name: as the user gave it.
+        checkpoint: named as the user gave it.
         label: the last part of the name; the whole name when two end alike.
-        bytes_on_disk: bytes of its weight files.
-        bits_per_weight: stored bits per weight, scales included.
         comparison: its divergence from the base; None for the base.
         passed: pass@1, from 0 to 1, and its 95 % interval; None when no tasks were given.
     """
 
-    name: str
+    checkpoint: Checkpoint
     label: str
-    bytes_on_disk: int
-    bits_per_weight: float
     comparison: Comparison | None = None
     passed: float | None = None
     passed_interval: tuple[float, float] | None = None
@@ -42,7 +38,8 @@ class Row:
         """A JSON-ready dict."""
         passed = {} if self.passed is None else {"pass@1": self.passed, "pass@1_interval": self.passed_interval}
         found = {} if self.comparison is None else self.comparison.to_dict()
-        return {"model": self.name, "bytes": self.bytes_on_disk, "bits_per_weight": self.bits_per_weight, **passed, **found}
+        one = self.checkpoint
+        return {"model": one.name, "bytes": one.bytes_on_disk, "bits_per_weight": one.bits_per_weight, **passed, **found}
 
 
 def rows_of(
@@ -61,21 +58,9 @@ def rows_of(
     names = [one.name for one in checkpoints]
     short = [Path(name).name or name for name in names]
     labels = short if len(set(short)) == len(short) else names
-    rows = []
-    for one, label, comparison in zip(checkpoints, labels, [None, *comparisons], strict=True):
-        passed, interval = _pass_at_1(one, tasks, config, advance) if tasks else (None, None)
-        rows.append(
-            Row(
-                name=one.name,
-                label=label,
-                bytes_on_disk=one.bytes_on_disk,
-                bits_per_weight=one.bits_per_weight,
-                comparison=comparison,
-                passed=passed,
-                passed_interval=interval,
-            )
-        )
-    return rows
+    passed = (_pass_at_1(one, tasks, config, advance) if tasks else (None, None) for one in checkpoints)
+    rows = zip(checkpoints, labels, [None, *comparisons], passed, strict=True)
+    return [Row(one, label, comparison, *scores) for one, label, comparison, scores in rows]
 
 
 def _pass_at_1(
@@ -121,18 +106,19 @@ def draw_picture(pyplot: Any, rows: Sequence[Row], path: Path) -> None:
         1, 2 if passed else 1, figsize=(13 if passed else 8.5, 4.8), layout="constrained", squeeze=False
     )
     colours = pyplot.get_cmap("tab10" if len(others) <= 10 else "tab20")
-    unit, name = (1e9, "GB") if base.bytes_on_disk >= 1e9 else (1e6, "MB")
+    unit, name = (1e9, "GB") if base.checkpoint.bytes_on_disk >= 1e9 else (1e6, "MB")
     for number, row in enumerate(others):
-        _draw_kl(axes[0][0], row, row.bytes_on_disk / unit, colours(number))
+        size = row.checkpoint.bytes_on_disk / unit
+        _draw_kl(axes[0][0], row, size, colours(number))
         if row.passed is not None:
-            axes[0][1].plot(row.bytes_on_disk / unit, 100 * row.passed, "o", color=colours(number))
+            axes[0][1].plot(size, 100 * row.passed, "o", color=colours(number))
     _scale(axes[0][0], [row.comparison.overall.kl for row in others if row.comparison])
     if base.passed is not None:
         axes[0][1].axhline(100 * base.passed, color="grey", linestyle="--", label="the base")
         axes[0][1].set_ylabel("pass@1, %")
         axes[0][1].legend()
     for one in axes[0]:
-        one.set_xlabel(f"size on disk, {name} (the base: {base.bytes_on_disk / unit:.3g})")
+        one.set_xlabel(f"size on disk, {name} (the base: {base.checkpoint.bytes_on_disk / unit:.3g})")
         one.set_xlim(left=0)
         one.grid(alpha=0.3)
     figure.suptitle(f"against {base.label}")
@@ -146,7 +132,7 @@ def _draw_kl(axes: Any, row: Row, size: float, colour: Any) -> None:
         mean = row.comparison.overall
         low, high = mean.kl_interval
         spread = [[max(0.0, mean.kl - low)], [max(0.0, high - mean.kl)]]
-        label = f"{row.label} ({row.bits_per_weight:.2f} bits per weight)"
+        label = f"{row.label} ({row.checkpoint.bits_per_weight:.2f} bits per weight)"
         axes.errorbar(size, mean.kl, yerr=spread, fmt="o", color=colour, label=label, capsize=3)
 
 

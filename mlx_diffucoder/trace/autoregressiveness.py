@@ -92,27 +92,6 @@ def committed_in(steps: Iterable[Commits], length: int) -> NDArray[np.int32]:
     return when
 
 
-def order_agreement(one: NDArray[np.int32], other: NDArray[np.int32]) -> float | None:
-    """The share of all pairs of positions that two runs committed in the same order.
-
-    Chance is one half; Kendall's tau is twice this minus 1. Pairs that either run committed in one step do not count,
-    nor do positions that either run did not write.
-
-    Args:
-        one, other: from `committed_in`, for the same positions.
-
-    Returns:
-        None if there is no such pair.
-    """
-    both = (one >= 0) & (other >= 0)
-    same = pairs = 0
-    for place, (first, second) in enumerate(rows := np.stack([one[both], other[both]], axis=1)):
-        signs = np.sign(rows[place + 1 :, 0] - first) * np.sign(rows[place + 1 :, 1] - second)
-        same += int((signs > 0).sum())
-        pairs += int((signs != 0).sum())
-    return same / pairs if pairs else None
-
-
 def distances(steps: Iterable[Commits], masked: NDArray[np.bool_]) -> Iterator[tuple[int, int, float]]:
     """For each committed token its step, its distance from the text before its hole in tokens, and its score."""
     positions = np.arange(len(masked))

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .autoregressiveness import committed_in, global_autoregressiveness, local_autoregressiveness, order_agreement
+from ..statistics import order_agreement
+from .autoregressiveness import committed_in, global_autoregressiveness, local_autoregressiveness
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

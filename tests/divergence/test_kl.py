@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from mlx_diffucoder.divergence import kl as kl_module
 from mlx_diffucoder.divergence.forwards import Outputs
-from mlx_diffucoder.divergence.kl import Divergence, NotANumber, commit_order, order_agreement, readings
+from mlx_diffucoder.divergence.kl import Divergence, NotANumber, commit_order, readings
 from mlx_diffucoder.divergence.masking import Masked
+from mlx_diffucoder.statistics import order_agreement
 
 LN2 = log(2)
 
@@ -128,7 +129,8 @@ def test_order_agreement_counts_the_pairs(scores):
 
     pairs = [sooner(first, i, j) == sooner(second, i, j) for i, j in combinations(range(len(scores)), 2)]
     wanted = sum(pairs) / len(pairs) if pairs else None
-    assert order_agreement(commit_order(first), commit_order(second)) == (None if wanted is None else pytest.approx(wanted))
+    steps = [np.argsort(commit_order(score)) for score in (first, second)]
+    assert order_agreement(*steps) == (None if wanted is None else pytest.approx(wanted))
 
 
 def test_equal_scores_are_committed_from_the_left_as_the_decoder_does():

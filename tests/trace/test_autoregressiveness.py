@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlx_diffucoder.statistics import order_agreement
 from mlx_diffucoder.trace.autoregressiveness import (
     committed_in,
     distances,
     global_autoregressiveness,
     local_autoregressiveness,
-    order_agreement,
     within,
 )
 
