@@ -52,8 +52,8 @@ class Answer:
         """The answer on a step's canvas. `start` is the length of its prompt, with the prefill of `config`."""
         config = config or GenerationConfig()
         answer = step.tokens[start:]
-        ids, ended = final_tokens(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
-        useful, masks = count_up_to_end(answer, mask_id=tokenizer.mask_id, end_ids=tokenizer.end_ids)
+        ids, ended = final_tokens(answer, tokenizer.mask_id, tokenizer.end_ids)
+        useful, masks = count_up_to_end(answer, tokenizer.mask_id, tokenizer.end_ids)
         text, kept = text_before(config.until, config.prefill, ids.tolist(), tokenizer.decode)
         if kept is None:
             return cls(text, ids.tolist(), ended, useful, masks)
@@ -134,11 +134,9 @@ def generate_batch(
     hooks: Hooks | None = None,
 ) -> list[str]:
     """Denoise the answers to several prompts together. Raises as `stream_generate`."""
-    if isinstance(prompts, str | bytes):
-        raise PromptError("the batch must be a list of prompts, at least one")
-    ids = [prompt_ids(model, tokenizer, prompt, config or GenerationConfig()) for prompt in prompts]
-    *_, last = stream_batch(model, tokenizer, ids, config, hooks=hooks)
-    return [Answer.of(tokenizer, step, len(prompt), config).text for step, prompt in zip(last, ids, strict=True)]
+    config = config or GenerationConfig()
+    *_, last = stream_batch(model, tokenizer, prompts, config, hooks=hooks)
+    return [Answer.of(tokenizer, step, len(step.tokens) - config.max_tokens, config).text for step in last]
 
 
 def stream_batch(

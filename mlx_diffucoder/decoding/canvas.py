@@ -71,6 +71,12 @@ class Canvas:
         """The start of the first hole of any row."""
         return int(self.holes[:, 0, 0].min())
 
+    @property
+    def texts(self) -> list[NDArray[np.int32]]:
+        """The ids before, between and after the holes of the first row, int32 `[n]` each."""
+        starts, stops = self.holes[0].T.tolist()
+        return [self.tokens[0, a:b] for a, b in zip([int(self.padding[0]), *stops], [*starts, None], strict=True)]
+
     def finished(self, tokens: NDArray[np.int32]) -> bool:
         """Whether no text can change any more: every mask left stands after an end token in its own hole.
 
@@ -90,7 +96,7 @@ class Canvas:
         return np.where(tokens == self.mask_id, np.int32(self.pad_id), tokens)
 
 
-def final_tokens(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[int]) -> tuple[NDArray[np.int32], bool]:
+def final_tokens(answer: NDArray[np.int32], mask_id: int, end_ids: Iterable[int]) -> tuple[NDArray[np.int32], bool]:
     """The tokens at the start of an answer that can no longer change.
 
     Args:
@@ -106,7 +112,7 @@ def final_tokens(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[i
     return answer[: stops[0]], bool(answer[stops[0]] != mask_id)
 
 
-def count_up_to_end(answer: NDArray[np.int32], *, mask_id: int, end_ids: Iterable[int]) -> tuple[int, int]:
+def count_up_to_end(answer: NDArray[np.int32], mask_id: int, end_ids: Iterable[int]) -> tuple[int, int]:
     """How many tokens and how many masks an answer has, up to and including its end token.
 
     These are the useful tokens: padding after the end does not count.

@@ -133,8 +133,7 @@ class InfillTask:
         return [self._attempt(step.tokens, holes, number) for number, (step, holes) in rows]
 
     def _attempt(self, tokens: NDArray[np.int32], holes: NDArray[np.int32], number: int) -> Attempt:
-        special = {"mask_id": self.tokenizer.mask_id, "end_ids": self.tokenizer.end_ids}
-        found = [final_tokens(tokens[start:stop], **special) for start, stop in holes]  # type: ignore[arg-type]
+        found = [final_tokens(tokens[start:stop], self.tokenizer.mask_id, self.tokenizer.end_ids) for start, stop in holes]
         return Attempt([ids.tolist() for ids, _ in found], [ended for _, ended in found], number)
 
     def following_score(self, attempt: Attempt) -> list[float]:

@@ -124,7 +124,8 @@ def _draw_canvas(film: Film, trace: "Trace", commits: Sequence[Commit], columns:
             written[commit.position].append(commit)
     for position, slot in slots.items():
         if trace.masked[position]:
-            x, y = MARGIN + COLUMN * (slot.column + slot.spans[0][2] / 2), top + ROW * slot.row + 12
+            column, row, width = slot.spans[0]
+            x, y = MARGIN + COLUMN * (column + width / 2), top + ROW * row + 12
             film.show("dots", _masked_times(written[position]), f'<circle class="dot" cx="{x:g}" cy="{y}" r="2"/>')
         elif not written[position] and trace.piece(int(trace.canvas.tokens[0, position])):
             film.show("known", [(0.0, NEVER)], text_element(slot.glyphs, top))
@@ -170,12 +171,12 @@ def _draw_commit(film: Film, trace: "Trace", commit: Commit, slot: Slot, top: in
     if commit.stop < NEVER:  # not the token that the slot was made for
         (cell,) = cells_of([commit.token], trace.piece, trace.canvas.mask_id)
         text = "" if cell.ends else "".join(cell.text.split()) or "↵"
-        slot = Grid(10**9, slot.column, slot.row).place(text, [""] * len(text))
+        slot = Grid(10**9, *slot.spans[0][:2]).place(text, [""] * len(text))
     film.show("fresh", [(commit.start, commit.stop)], _boxes(slot, top, "fresh"))
     film.show("text", [(commit.start, commit.stop)], text_element(slot.glyphs, top) if trace.piece(commit.token) else "")
     if commit.remasked:
         times = [(commit.stop, min(commit.stop + MARKED, following))]
-        cross = Grid(10**9, slot.column, slot.row).place("×", ["x"])
+        cross = Grid(10**9, *slot.spans[0][:2]).place("×", ["x"])
         film.show("fresh", times, _boxes(cross, top, "gone"))
         film.show("marks", times, text_element(cross.glyphs, top))
 

@@ -1,8 +1,8 @@
 """The final text of a trace on a grid of columns and rows: where each token stands, and in which colour."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from pygments.token import Comment, Keyword, Name, Number, Operator, String
 from rich.cells import get_character_cell_size
@@ -37,20 +37,17 @@ class Glyph:
     colour: str = ""
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """The place of one token on the grid.
 
     Attributes:
-        column, row: of its first visible character; of where it starts if it has none.
         glyphs: its visible characters.
-        spans: `(column, row, columns)` of each row that it covers, at least one.
+        spans: `(column, row, columns)` of each row that it covers, at least one: the first is where its first visible
+            character is, or where it starts if it has none.
     """
 
-    column: int
-    row: int
-    glyphs: list[Glyph] = field(default_factory=list)
-    spans: list[tuple[int, int, int]] = field(default_factory=list)
+    glyphs: list[Glyph]
+    spans: list[tuple[int, int, int]]
 
 
 @dataclass
@@ -75,16 +72,14 @@ class Grid:
             if character == "\n":
                 self._next_row()
             elif not width and glyphs:
-                last = glyphs.pop()
-                glyphs.append(Glyph(last.text + character, last.column, last.row, last.colour))
+                glyphs[-1] = replace(glyphs[-1], text=glyphs[-1].text + character)
             else:
                 if self.column and self.column + width > self.columns:
                     self._next_row()
                 if not character.isspace():
                     glyphs.append(Glyph(character, self.column, self.row, colour))
                 self.column += width
-        column, row = (glyphs[0].column, glyphs[0].row) if glyphs else start
-        return Slot(column, row, glyphs, list(_spans(glyphs)) or [(*start, max(1, self.column - start[0]))])
+        return Slot(glyphs, list(_spans(glyphs)) or [(*start, max(1, self.column - start[0]))])
 
     def _next_row(self) -> None:
         self.column, self.row = 0, self.row + 1

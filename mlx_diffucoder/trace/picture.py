@@ -1,5 +1,9 @@
-"""A trace as plots, and as a page that replays it: the files of `diffucode trace plot`."""
+"""A trace as plots, and as one HTML page that replays it without network or libraries: the files of `diffucode trace plot`."""
 
+import html
+import json
+import math
+import re
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +14,16 @@ import numpy as np
 from ..errors import ConfigError
 from ..files import write_output
 from .autoregressiveness import distances, global_autoregressiveness, local_autoregressiveness
-from .page import page_of
+from .reader import text_or_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .run import Trace
+    from .run import Record, Trace
 
 PICTURES = (".png", ".svg")
 PAGE = ".html"
+TEMPLATE = Path(__file__).with_name("page.html")
 # The meaning of a commit's score, by `GenerationConfig.alg`.
 SCORES = {
     "entropy": "negative entropy, nats",
@@ -141,3 +146,44 @@ def _draw_autoregressiveness(axes: Any, trace: "Trace") -> None:
     axes.set(title="autoregressiveness@k", xlabel="k", ylabel="share of tokens", ylim=(-0.03, 1.03))
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def page_of(trace: "Trace") -> str:
+    """The page's HTML. The model's text is in it as JSON data only, and is shown as text."""
+    # "<" could end the element that holds the data.
+    data = json.dumps(_data(trace), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    values = {"title": html.escape(trace.header["model"]), "data": data.encode("utf-8", "replace").decode()}
+    return re.sub("{{(title|data)}}", lambda found: values[found[1]], TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _data(trace: "Trace") -> dict[str, Any]:
+    start = trace.canvas.start - trace.prefix_length
+    return {
+        "model": trace.header["model"],
+        "which": trace.canvas_name,
+        "version": trace.header["version"],
+        "config": trace.header["config"],
+        "prompt": trace.text_of(trace.canvas.tokens[0, :start].tolist()),
+        "mask": trace.canvas.mask_id,
+        "ends": sorted(trace.canvas.end_ids),
+        "tokens": trace.canvas.tokens[0, start:].tolist(),
+        "pieces": {str(id): text_or_bytes(piece) for id, piece in trace.pieces.items()},
+        "steps": [_row(record, start) for record in trace.records],
+    }
+
+
+def _row(record: "Record", start: int) -> dict[str, Any]:
+    """A step; positions count from the start of the shown text, and earlier ones are left out."""
+    at, tokens, scores = record.committed - start, record.tokens, record.scores
+    others, filled = record.others[0] - start, record.others[1]
+    return {
+        "at": at[at >= 0].tolist(),
+        "tokens": tokens[at >= 0].tolist(),
+        "scores": [float(f"{score:.4g}") if math.isfinite(score) else None for score in scores[at >= 0].tolist()],
+        "back": [position for position in (record.remasked - start).tolist() if position >= 0],
+        "others": [others[others >= 0].tolist(), filled[others >= 0].tolist()],
+        "window": [max(0, end - start) for end in record.window],
+        "nfe": record.nfe,
+        "positions": record.positions,
+        "seconds": record.seconds,
+    }

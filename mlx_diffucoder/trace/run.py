@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoding.canvas import Canvas, count_up_to_end, final_tokens, text_before
+from ..decoding.canvas import Canvas, final_tokens, text_before
 from ..decoding.hole_layout import HoleLayout, unwrapped
 from ..decoding.result import Stats, Step
 from .autoregressiveness import Part, within
@@ -139,15 +139,13 @@ class Trace:
     @property
     def texts(self) -> list[list[int]]:
         """The ids before, between and after the holes."""
-        starts, stops = self.canvas.holes[0].T.tolist()
-        return [self.canvas.tokens[0, a:b].tolist() for a, b in zip([0, *stops], [*starts, None], strict=True)]
+        return [text.tolist() for text in self.canvas.texts]
 
     @property
     def hole_ids(self) -> list[NDArray[np.int32]]:
         """The ids in each hole after the last step, up to its end token or the first mask."""
-        final, special = self.final, {"mask_id": self.canvas.mask_id, "end_ids": self.canvas.end_ids}
-        found = [final_tokens(final[start:stop], **special) for start, stop in self.canvas.holes[0]]  # type: ignore[arg-type]
-        return [ids for ids, _ in found]
+        final, canvas = self.final, self.canvas
+        return [final_tokens(final[start:stop], canvas.mask_id, canvas.end_ids)[0] for start, stop in canvas.holes[0]]
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -194,13 +192,11 @@ class Trace:
     @property
     def stats(self) -> Stats:
         """The numbers of the run. Memory is 0: it is not recorded."""
-        last, final, canvas = self.records[-1] if self.records else None, self.final, self.canvas
-        texts = [final[start:end] for start, end in self.spans]
-        counts = [count_up_to_end(text, mask_id=canvas.mask_id, end_ids=canvas.end_ids) for text in texts]
+        last, committed = self.records[-1] if self.records else None, self.final != self.canvas.mask_id
         return Stats(
             nfe=last.nfe if last else 0,
             positions=last.positions if last else 0,
-            useful_tokens=sum(useful for useful, _ in counts),
+            useful_tokens=sum(int(committed[start:end].sum()) for start, end in self.spans),
             seconds=self.seconds,
             peak_memory_bytes=0,
         )

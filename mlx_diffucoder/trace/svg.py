@@ -28,13 +28,8 @@ text{font:15px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",mon
 LAYERS = ("fresh", "known", "dots", "text", "marks", "numbers")
 
 
-def text_element(glyphs: Sequence[Glyph], top: float, name: str = "") -> str:
-    """A `<text>` with every character at its column, whatever font there is.
-
-    Args:
-        top: of row 0, in pixels.
-        name: the CSS class of the whole element.
-    """
+def text_element(glyphs: Sequence[Glyph], top: float) -> str:
+    """A `<text>` with every character at its column, whatever font there is; `top` is that of row 0, in pixels."""
     runs: list[list[Glyph]] = []
     for glyph in glyphs:
         last = runs[-1][-1] if runs else None
@@ -52,7 +47,7 @@ def text_element(glyphs: Sequence[Glyph], top: float, name: str = "") -> str:
         colour = f' class="{run[0].colour}"' if run[0].colour else ""
         text = escape("".join(glyph.text for glyph in run), quote=False)
         spans.append(f'<tspan x="{places}" y="{top + ROW * run[0].row + 17:g}"{colour}>{text}</tspan>')
-    return f"<text{f' class={chr(34)}{name}{chr(34)}' if name else ''}>{''.join(spans)}</text>" if spans else ""
+    return f"<text>{''.join(spans)}</text>" if spans else ""
 
 
 class Film:
@@ -77,9 +72,9 @@ class Film:
         self._widths.append(f"{self._percent(time)}{{transform:scaleX({share:.4g})}}")
 
     def body(self) -> str:
-        """All groups, a line each."""
+        """All groups, a line each. One that is there at the end is there without animation too."""
         return "\n".join(
-            f'<g class="t{"" if _stays(times) else " h"}" style="animation-name:t{number}">{"".join(elements)}</g>'
+            f'<g class="t{"" if times[-1][1] == math.inf else " h"}" style="animation-name:t{number}">{"".join(elements)}</g>'
             for number, ((_, times), elements) in enumerate(self._sorted())
         )
 
@@ -104,7 +99,7 @@ class Film:
         return f"{100 * time / self._seconds:.3f}".rstrip("0").rstrip(".") + "%"
 
     def _frames(self, times: Times) -> str:
-        frames = [] if times and times[0][0] <= 0 else ["0%{opacity:0}"]
+        frames = [] if times[0][0] <= 0 else ["0%{opacity:0}"]
         for start, stop in times:
             frames.append(f"{self._percent(max(0.0, start))}{{opacity:1}}")
             if stop < self._seconds:
@@ -118,8 +113,3 @@ class Film:
             frames.append(f"{self._percent(start)}{{opacity:1;animation-timing-function:ease-in}}")
             frames.append(f"{self._percent(end)}{{opacity:0}}")
         return "".join(frames)
-
-
-def _stays(times: Times) -> bool:
-    """Whether an element is there at the end, and so without animation too."""
-    return bool(times) and times[-1][1] == math.inf

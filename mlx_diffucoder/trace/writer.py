@@ -46,10 +46,10 @@ def traced(
         TraceError: the file cannot be written, or exists and is not a trace. Raised by the call.
     """
     first = _rows(canvas)[0]
-    lines = _Lines(first, pieces := _Pieces(tokenizer))
     header = _header(FORMAT, tokenizer, canvas, config, model)
     header |= {"start": int(canvas.start - canvas.padding[0]), "canvas": _packed(first, canvas.mask_id)}
-    file = _File(path, {**header, "pieces": pieces.new(first)})
+    file = _File(path, tokenizer, header, first)
+    lines = _Lines(first, file)
 
     def written() -> Generator[Step, None, None]:
         end = "stopped"
@@ -76,7 +76,7 @@ class TraceWriter:
     def __init__(self, path: Path, tokenizer: Tokenizer, config: GenerationConfig, model: str):
         self._path, self._tokenizer, self._config, self._model = path, tokenizer, config, model
         self._file: _File | None = None
-        self._pieces, self._count = _Pieces(tokenizer), 0
+        self._count = 0
         self.kept: int | None = None
 
     def __enter__(self) -> Self:
@@ -101,7 +101,7 @@ class TraceWriter:
         lines: dict[int, _Lines] = {}
         for row, holes in zip(_rows(canvas), canvas.holes, strict=True):
             self._count += 1
-            lines[self._count] = _Lines(row, self._pieces)
+            lines[self._count] = _Lines(row, file)
             lengths = (holes[:, 1] - holes[:, 0]).tolist()
             file.write({"row": self._count, "seconds": _short(file.seconds), "lengths": lengths})
         for rows in steps:
@@ -112,13 +112,11 @@ class TraceWriter:
             yield rows
 
     def _opened(self, canvas: Canvas, layout: HoleLayout | None) -> "_File":
-        first, holes = _rows(canvas)[0], (canvas.holes[0] - canvas.padding[0]).tolist()
-        around = [first[a:b] for a, b in zip([0, *(stop for _, stop in holes)], [*(a for a, _ in holes), None], strict=True)]
         header = _header(ROWS_FORMAT, self._tokenizer, canvas, self._config, self._model)
-        header["texts"] = [_packed(text, canvas.mask_id) for text in around]
+        header["texts"] = [_packed(text, canvas.mask_id) for text in canvas.texts]
         if layout is not None:
             header["frame"] = layout._asdict()
-        return _File(self._path, {**header, "pieces": self._pieces.new(first)})
+        return _File(self._path, self._tokenizer, header, _rows(canvas)[0])
 
 
 def trace_writer(
@@ -161,9 +159,9 @@ def _unwritable(path: Path, error: OSError) -> TraceError:
 
 
 class _File:
-    """A trace file while it is written; its clock starts after the first line."""
+    """A trace file while it is written; its clock starts after the first line, the header with the texts of `tokens`."""
 
-    def __init__(self, path: Path, header: dict[str, Any]):
+    def __init__(self, path: Path, tokenizer: Tokenizer, header: dict[str, Any], tokens: NDArray[np.int32]):
         check_trace(path)
         try:
             # A device or a pipe has nothing to lock or to empty.
@@ -175,13 +173,19 @@ class _File:
             raise TraceError(f"--trace {path}: another run is writing it; wait for it, or name another file") from None
         except OSError as error:
             raise _unwritable(path, error) from None
-        self._path = path
-        self.write(header)
+        self._path, self._piece, self._known = path, tokenizer.piece, set[int]()
+        self.write({**header, "pieces": self.new_pieces(tokens)})
         self._began = time.perf_counter()
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._began
+
+    def new_pieces(self, tokens: NDArray[np.int32]) -> dict[str, Any]:
+        """The texts of the ids that no line has had yet: each is written once in a file."""
+        new = sorted(set(tokens.tolist()) - self._known)
+        self._known.update(new)
+        return {str(id): text_or_bytes(self._piece(id)) for id in new}
 
     def write(self, row: dict[str, Any]) -> None:
         try:
@@ -236,24 +240,11 @@ def _short(number: float) -> float | None:
     return float(f"{number:.6g}") if math.isfinite(number) else None
 
 
-class _Pieces:
-    """The texts of tokens; each is written once in a file."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._piece, self._written = tokenizer.piece, set[int]()
-
-    def new(self, tokens: NDArray[np.int32]) -> dict[str, Any]:
-        """The texts of the ids that no line has had yet."""
-        new = sorted(set(tokens.tolist()) - self._written)
-        self._written.update(new)
-        return {str(id): text_or_bytes(self._piece(id)) for id in new}
-
-
 class _Lines:
     """The steps of one canvas as lines; a token's text is in the first line that has the token."""
 
-    def __init__(self, tokens: NDArray[np.int32], pieces: _Pieces):
-        self._tokens, self._pieces = tokens, pieces
+    def __init__(self, tokens: NDArray[np.int32], file: _File):
+        self._tokens, self._file = tokens, file
 
     def changed_by(self, step: Step) -> bool:
         """Whether the step changed this canvas; a finished row waits for the others of its batch."""
@@ -280,6 +271,6 @@ class _Lines:
             row["back"] = step.remasked.tolist()
         if len(others):  # padding after the end of a text, or tokens that a hook wrote
             row["others"] = [others.tolist(), step.tokens[others].tolist()]
-        if pieces := self._pieces.new(step.tokens[np.concatenate([step.committed, others])]):
+        if pieces := self._file.new_pieces(step.tokens[np.concatenate([step.committed, others])]):
             row["pieces"] = pieces
         return row
