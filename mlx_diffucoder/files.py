@@ -192,6 +192,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def json_object(text: bytes) -> dict[str, Any] | None:
+    """The JSON object that a text is; None if it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _write(path: Path, content: Content) -> None:
     if callable(content):
         content(path)

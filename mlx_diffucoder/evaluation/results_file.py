@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self
 from ..checkpoint import weights_digest
 from ..config import GenerationConfig
 from ..errors import TaskError
-from ..files import open_locked
+from ..files import json_object, open_locked
 from ..models.transformer import DiffusionModel
 from ..tasks import Task
 from .execute import FAILURES, PASSED, Limits
@@ -109,23 +109,16 @@ class ResultsFile:
             raise _failed(self.path, error) from None
 
     def _read(self, lines: list[bytes], wanted: dict[str, Any]) -> None:
-        found = self._object(lines[0])
+        found = json_object(lines[0])
         if found is None or "diffucode_eval" not in found:
             raise TaskError(f"{self.path}: not a results file of diffucode eval; choose another file with --out")
         if difference := _difference(found, wanted):
             raise TaskError(f"{self.path}: holds results of another run, {difference}; choose another file with --out")
         for number, line in enumerate(lines[1:], start=2):
-            row = self._object(line)
+            row = json_object(line)
             if row is None or not _is_result(row):
                 raise TaskError(f"{self.path}:{number}: not a result; remove the line, and the answer is generated again")
             self.results.append(Result(**row))
-
-    def _object(self, line: bytes) -> dict[str, Any] | None:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            return None
-        return row if isinstance(row, dict) else None
 
 
 def _opened(path: Path) -> BinaryIO:

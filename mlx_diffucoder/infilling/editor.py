@@ -1,9 +1,9 @@
 """The JSON that an editor sends on stdin: the text around the holes, and an instruction."""
 
-import json
 from typing import Any
 
 from ..errors import FileError
+from ..files import json_object
 from .context import Part
 
 KEYS = {"prefix", "suffix", "parts", "instruction"}
@@ -15,11 +15,8 @@ def read_request(data: bytes) -> tuple[list[Part], str | None] | None:
     Raises:
         FileError: it is a request with a wrong key or value.
     """
-    try:
-        given = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(given, dict) or not given.keys() & KEYS:
+    given = json_object(data)
+    if given is None or not given.keys() & KEYS:
         return None
     if unknown := given.keys() - KEYS:
         raise FileError(f"stdin: unknown key {min(unknown)!r}; give prefix and suffix, or parts, and instruction")

@@ -1,5 +1,6 @@
 """A file with holes: cut at them in bytes, and put together again. The bytes outside the holes never change."""
 
+import io
 import json
 import os
 import re
@@ -37,11 +38,7 @@ class HoleFile:
     @property
     def encoding(self) -> str:
         """UTF-8; or Latin-1, in which every byte is a character, if the file is not UTF-8."""
-        try:
-            self.data.decode("utf-8")
-        except UnicodeDecodeError:
-            return "latin-1"
-        return "utf-8"
+        return _encoding(self.data)
 
     @property
     def parts(self) -> list[Part]:
@@ -94,6 +91,14 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
+def _encoding(data: bytes) -> str:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8"
+
+
 def read_bytes(path: Path) -> bytes:
     """All bytes of a file, or of stdin for `-`. Raises `FileError` if it cannot be read or is not text."""
     name = name_of(path)
@@ -136,13 +141,11 @@ def cut(name: str, data: bytes, marker: str, at: str | None, lines: str | None) 
     if at is not None and lines is not None:
         raise FileError("--at and --lines both say where the hole is; give one of them", field="--at")
     if at is not None:
-        return _cut(name, data, *_point(name, data, at))
-    if lines is not None:
-        return _cut(name, data, *_range(name, data, lines))
-    return _marked(name, data, marker)
-
-
-def _cut(name: str, data: bytes, start: int, stop: int) -> HoleFile:
+        start, stop = _point(name, data, at)
+    elif lines is not None:
+        start, stop = _range(name, data, lines)
+    else:
+        return _marked(name, data, marker)
     return HoleFile(name, [data[:start], data[stop:]], [None], data)
 
 
@@ -171,8 +174,7 @@ def _length(name: str, digits: bytes | None, line: int) -> int | None:
 
 def _lines(data: bytes) -> list[bytes]:
     """Lines with their endings; the last one has none and may be empty."""
-    lines = data.split(b"\n")
-    return [*(line + b"\n" for line in lines[:-1]), lines[-1]]
+    return re.split(rb"(?<=\n)", data)
 
 
 def _point(name: str, data: bytes, at: str) -> tuple[int, int]:
@@ -187,11 +189,8 @@ def _point(name: str, data: bytes, at: str) -> tuple[int, int]:
     start = sum(map(len, lines[: number - 1]))
     line = _without_end(lines[number - 1])
     bom = len(BOM) if number == 1 and line.startswith(BOM) else 0
-    try:
-        text = line[bom:].decode("utf-8")
-        encoding = "utf-8"
-    except UnicodeDecodeError:
-        text, encoding = line[bom:].decode("latin-1"), "latin-1"
+    encoding = _encoding(line[bom:])
+    text = line[bom:].decode(encoding)
     if column is not None and column > len(text) + 1:
         raise FileError(f"--at {at}: line {number} of {name} has {len(text)} characters")
     offset = start + bom + len(text[: None if column is None else column - 1].encode(encoding))
@@ -266,15 +265,9 @@ def _keep(target: Path, kept: Path, before: bytes) -> None:
 
 
 def diff_of(file: HoleFile, after: bytes) -> str:
-    """The changes as `diff -u` prints them and `patch` reads them."""
+    """The changes as `diff -u` prints them and `patch` reads them: for both, only a line feed ends a line."""
     import difflib
 
-    before, filled = (_text_lines(data.decode(file.encoding)) for data in (file.data, after))
+    before, filled = (io.StringIO(data.decode(file.encoding)).readlines() for data in (file.data, after))
     changes = difflib.unified_diff(before, filled, file.name, file.name)
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in changes)
-
-
-def _text_lines(text: str) -> list[str]:
-    """Lines as `patch` counts them: only a line feed ends a line."""
-    lines = text.split("\n")
-    return [*(line + "\n" for line in lines[:-1]), *(lines[-1:] if lines[-1] else [])]

@@ -13,7 +13,7 @@ from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
 from .context import Part, check_text, texts_and_lengths
-from .lengths import Found, search
+from .lengths import search
 from .task import InfillTask
 
 CONTEXT = 512
@@ -103,15 +103,11 @@ def fill(
         raise ConfigError(f"context {context} shows the model nothing; raise it, or give an instruction", field="context")
     with wired_memory():
         found = search(task, tries)
-    if trace:
-        trace.kept = found.attempt.number
-    return _filled(task, found)
-
-
-def _filled(task: InfillTask, found: Found) -> Filled:
     best = found.attempt
+    if trace:
+        trace.kept = best.number
     return Filled(
-        holes=[task.context.hole_text(index, task.tokenizer.decode(ids)) for index, ids in enumerate(best.ids)],
+        holes=[task.context.hole_text(index, tokenizer.decode(ids)) for index, ids in enumerate(best.ids)],
         score=found.score,
         lengths=[len(ids) for ids in best.ids],
         tried=task.tried,

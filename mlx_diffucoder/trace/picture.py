@@ -3,8 +3,8 @@
 import html
 import json
 import math
-import re
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -4,7 +4,6 @@ A file of format 1 holds one answer. One of format 2 holds several canvases, den
 a line opens each of them, and the lines of its steps name it.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..decoding.canvas import Canvas
 from ..decoding.hole_layout import HoleLayout
 from ..errors import TraceError
 from ..file_kinds import read_bytes
+from ..files import json_object
 from .run import Record, Trace
 
 FORMAT, ROWS_FORMAT = 1, 2
@@ -40,7 +40,7 @@ def read_trace(path: Path, row: int | None = None) -> Trace:
     file = _File.opened(path, lines[0] if lines else data)
     for number, line in enumerate(lines[1:], start=2):
         try:
-            file.read_line(_object(line))
+            file.read_line(json_object(line))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise TraceError(f"{path}, line {number}: damaged ({_reason(error)}); remove it and all lines after it") from None
     return file.trace(row)
@@ -67,7 +67,7 @@ class _File:
 
     @classmethod
     def opened(cls, path: Path, line: bytes) -> Self:
-        header = _object(line)
+        header = json_object(line)
         if header is None or KEY not in header:
             raise TraceError(f"{path}, line 1: not a trace; --trace FILE writes one")
         if header[KEY] not in (FORMAT, ROWS_FORMAT):
@@ -171,14 +171,6 @@ def _unpacked(packed: Sequence[int], mask_id: int) -> list[int]:
         raise ValueError("a canvas cannot have so many masks")
     tokens = [token for entry in packed for token in ([mask_id] * -entry if entry < 0 else [entry])]
     return np.array(tokens, dtype=np.int32).tolist()
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def text_or_bytes(piece: bytes) -> str | list[int]:
