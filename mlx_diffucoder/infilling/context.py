@@ -8,6 +8,7 @@ never goes through the tokenizer and back: it stays as it was.
 Not covered: a hole in the middle of a word.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,8 +62,8 @@ def context_of(tokenizer: "Tokenizer", parts: Sequence[str], budget: int) -> Con
     shown = [part.replace("\r\n", "\n") for part in parts]
     shown[0] = shown[0].removeprefix(BOM)
     *inner, last = shown[1:]
-    end = _head(tokenizer, last, budget)
-    shown = [_tail(tokenizer, shown[0], budget), *(_both_ends(tokenizer, text, budget) for text in inner), end]
+    start, end = _shown(tokenizer, shown[0], budget, from_start=False), _shown(tokenizer, last, budget, from_start=True)
+    shown = [start, *(_both_ends(tokenizer, text, budget) for text in inner), end]
     leads, tails = [], []
     for hole in range(len(parts) - 1):
         before, after = shown[hole], shown[hole + 1]
@@ -75,42 +76,33 @@ def context_of(tokenizer: "Tokenizer", parts: Sequence[str], budget: int) -> Con
 
 def _both_ends(tokenizer: "Tokenizer", text: str, budget: int) -> str:
     """A text between two holes: all of it, or its lines near either hole."""
-    head, tail = _head(tokenizer, text, budget), _tail(tokenizer, text, budget)
+    head, tail = (_shown(tokenizer, text, budget, from_start=from_start) for from_start in (True, False))
     return text if len(head) + len(tail) >= len(text) else head + tail
 
 
-def _head(tokenizer: "Tokenizer", text: str, budget: int) -> str:
-    """As many whole lines from the start of a text as `budget` tokens allow."""
+def _shown(tokenizer: "Tokenizer", text: str, budget: int, *, from_start: bool) -> str:
+    """As many whole lines from the start or the end of a text as `budget` tokens allow."""
     taken = used = 0
-    while taken < len(text):
-        stop = text.find("\n", taken) + 1 or len(text)
-        line = text[taken : min(stop, taken + CHARACTERS * budget)]
-        used += len(tokenizer.encode_plain(line))
-        if used > budget or len(line) < stop - taken:
-            return text[:taken] or _shortened(tokenizer, line, budget, keep_start=True)
-        taken = stop
+    lines = io.StringIO(text).readlines()
+    for line in lines if from_start else reversed(lines):
+        part = _cut(line, CHARACTERS * budget, from_start)
+        used += len(tokenizer.encode_plain(part))
+        if used > budget or len(part) < len(line):
+            return _cut(text, taken, from_start) or _shortened(tokenizer, part, budget, from_start)
+        taken += len(line)
     return text
 
 
-def _tail(tokenizer: "Tokenizer", text: str, budget: int) -> str:
-    """As many whole lines from the end of a text as `budget` tokens allow."""
-    start, used = len(text), 0
-    while start > 0:
-        before = text.rfind("\n", 0, start - 1) + 1
-        line = text[max(before, start - CHARACTERS * budget) : start]
-        used += len(tokenizer.encode_plain(line))
-        if used > budget or len(line) < start - before:
-            return text[start:] or _shortened(tokenizer, line, budget, keep_start=False)
-        start = before
-    return text
-
-
-def _shortened(tokenizer: "Tokenizer", line: str, budget: int, *, keep_start: bool) -> str:
+def _shortened(tokenizer: "Tokenizer", line: str, budget: int, from_start: bool) -> str:
     """The start or the end of a line that is longer than `budget` tokens."""
     while (count := len(tokenizer.encode_plain(line))) > budget:
-        kept = max(0, min(len(line) - 1, len(line) * budget // count))
-        line = line[:kept] if keep_start else line[len(line) - kept :]
+        line = _cut(line, min(len(line) - 1, len(line) * budget // count), from_start)
     return line
+
+
+def _cut(text: str, length: int, from_start: bool) -> str:
+    """At most `length` characters from the start or the end of a text."""
+    return text[:length] if from_start else text[max(0, len(text) - length) :]
 
 
 def check_text(parts: Sequence[str]) -> None:

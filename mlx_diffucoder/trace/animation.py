@@ -30,7 +30,7 @@ LEAD, HOLD, MARKED = 0.8, 3.5, 0.7  # seconds: only masks, the final text, a cro
 NEVER = math.inf
 
 
-@dataclass(frozen=True)
+@dataclass
 class Commit:
     """A token that a step wrote.
 
@@ -98,18 +98,17 @@ def check_replaceable(path: Path) -> None:
 def commits_of(trace: "Trace", times: Sequence[float]) -> list[Commit]:
     """Every token that a step wrote, in the order of the steps; `times` says when each step is over."""
     found: list[Commit] = []
-    latest: dict[int, int] = {}  # position -> index in `found` of its current token
+    latest: dict[int, Commit] = {}  # position -> its current token
     for record, time in zip(trace.records, times, strict=True):
         for positions, tokens in ((record.committed, record.tokens), record.others):
             for position, token in zip(positions.tolist(), tokens.tolist(), strict=True):
                 if position in latest:
-                    found[latest[position]] = replace(found[latest[position]], stop=time)
-                latest[position] = len(found)
-                found.append(Commit(position, token, time))
+                    latest[position].stop = time
+                latest[position] = Commit(position, token, time)
+                found.append(latest[position])
         for position in record.remasked.tolist():
-            if position in latest:
-                place = latest.pop(position)
-                found[place] = replace(found[place], stop=time, remasked=True)
+            if gone := latest.pop(position, None):
+                gone.stop, gone.remasked = time, True
     return found
 
 
