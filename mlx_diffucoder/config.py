@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from .choices import RULES, WINDOWS, parse_choice
-from .errors import ConfigError, did_you_mean
+from .errors import ConfigError, one_of
 
 MAX_STEPS = 2**20  # with more, float32 cannot tell one timestep of the schedule from the next
 EPS = 1e-3
@@ -86,7 +86,7 @@ class GenerationConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, off)
         if self.alg not in ALGORITHMS:
-            raise self._wrong("alg", f"one of {', '.join(ALGORITHMS)}", did_you_mean(str(self.alg), ALGORITHMS))
+            raise ConfigError(f"alg must be {one_of(ALGORITHMS, self.alg)}", field="alg")
         self._check_whole("max_tokens", 1, None)
         if self.steps is not None:
             self._check_whole("steps", 1, MAX_STEPS)
@@ -135,8 +135,8 @@ class GenerationConfig:
         if self.window == "auto":
             object.__setattr__(self, "window", "whole" if self.rule == "schedule" else PRESETS["balanced"]["window"])
 
-    def _wrong(self, name: str, wanted: str, advice: str = "") -> ConfigError:
-        return ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}{advice}", field=name)
+    def _wrong(self, name: str, wanted: str) -> ConfigError:
+        return ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}", field=name)
 
     def _check_whole(self, name: str, low: int, high: int | None) -> None:
         value = getattr(self, name)
@@ -158,8 +158,7 @@ class GenerationConfig:
             TypeError: there is no such field.
         """
         if name not in PRESETS:
-            near = did_you_mean(str(name), PRESETS)
-            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}{near}", field="preset")
+            raise ConfigError(f"preset must be {one_of(list(PRESETS), name)}", field="preset")
         return cls(**{**PRESETS[name], **fields})
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ It forwards the whole canvas in every step of the schedule, keeps no K/V cache, 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -25,28 +24,19 @@ from .torch_topk import torch_topk
 from .windows.base import padded_inputs
 
 
-class LogitsHook(Protocol):
-    """Called after each forward, with the logits shifted so that row i predicts position i."""
-
-    def __call__(self, index: int, tokens: mx.array, logits: mx.array) -> mx.array:
-        """Take the canvas `[B, L]` and the logits `[B, L, V]`; return the logits to use instead."""
-        ...
-
-
-class TokensHook(Protocol):
-    """Called once before the first step (with None and None), and after each step."""
-
-    def __call__(self, index: int | None, tokens: mx.array, logits: mx.array | None) -> mx.array:
-        """Take the canvas `[B, L]` and the step's logits `[B, L, V]`; return the canvas to use instead."""
-        ...
-
-
 @dataclass(frozen=True)
 class Hooks:
-    """The reference decoder's two hooks."""
+    """The reference decoder's two hooks. Each takes the step's index, the canvas `[B, L]` and the logits `[B, L, V]`.
 
-    logits: LogitsHook | None = None
-    tokens: TokensHook | None = None
+    Attributes:
+        logits: called after each forward, with the logits shifted so that row i predicts position i; it returns
+            the logits to use instead.
+        tokens: called once before the first step (with None for the index and the logits), and after each step; it
+            returns the canvas to use instead.
+    """
+
+    logits: Callable[[int, mx.array, mx.array], mx.array] | None = None
+    tokens: Callable[[int | None, mx.array, mx.array | None], mx.array] | None = None
 
     def __bool__(self) -> bool:
         return self.logits is not None or self.tokens is not None

@@ -12,7 +12,6 @@ from urllib.parse import quote
 import mlx.core as mx
 
 from ..config import GenerationConfig
-from ..decoding.result import Step
 from ..errors import PromptError, TaskError
 from ..generation import Answer, prompt_ids, stream_traced
 from ..infilling.fill import CONTEXT, TRIES, check_settings, fill
@@ -153,15 +152,13 @@ def _answered(
     model: DiffusionModel, tokenizer: Tokenizer, task: Task, prompt: list[int], config: GenerationConfig, trace: TraceFile
 ) -> dict[str, Any]:
     """The fields of a result that come from denoising an answer."""
-    last: Step | None = None
     with closing(stream_traced(model, tokenizer, prompt, config, trace)) as steps:
-        for step in steps:
-            last = step
-    answer = Answer.of(tokenizer, last, len(prompt), config) if last else Answer()
+        *_, last = steps
+    answer = Answer.of(tokenizer, last, len(prompt), config)
     return {
         "answer": answer.text,
-        "nfe": last.nfe if last else 0,
-        "positions": last.positions if last else 0,
+        "nfe": last.nfe,
+        "positions": last.positions,
         "useful_tokens": answer.useful_tokens,
         "unresolved_masks": answer.unresolved_masks,
     }

@@ -102,17 +102,16 @@ def fill(
     if instruction is None and not len(task.context):
         raise ConfigError(f"context {context} shows the model nothing; raise it, or give an instruction", field="context")
     with wired_memory():
-        found = search(task, tries)
-    best = found.attempt
+        best, score, agreed = search(task, tries)
     if trace:
         trace.kept = best.number
     return Filled(
         holes=[task.context.hole_text(index, tokenizer.decode(ids)) for index, ids in enumerate(best.ids)],
-        score=found.score,
+        score=score,
         lengths=[len(ids) for ids in best.ids],
         tried=task.tried,
         kept=best.number,
-        agreed=found.agreed,
+        agreed=agreed,
         seen=len(task.context),
         nfe=task.nfe,
         positions=task.positions,

@@ -11,7 +11,7 @@ A canvas needs a number of masks for each hole, but the length of the text is no
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ FINALISTS = 4  # texts whose own tokens are scored, too
 AGREED = -1.0  # nats: the least mean log-probability of a text that canvases agree on
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The texts that a search chose.
 
     Attributes:

@@ -13,15 +13,12 @@ from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from .cells import Cell, cells_of
 from .grid import Grid, Slot, slots_of
+from .run import Trace
 from .svg import COLUMN, MARGIN, ROW, STYLE, Film, text_element
-
-if TYPE_CHECKING:
-    from .run import Trace
 
 MARKER = "<!-- made by diffucode trace animate -->"
 COLUMNS = 72
@@ -48,7 +45,7 @@ class Commit:
     remasked: bool = False
 
 
-def animation_of(trace: "Trace", *, title: str | None = None, speed: float = 1.0, columns: int = COLUMNS) -> str:
+def animation_of(trace: Trace, *, title: str | None = None, speed: float = 1.0, columns: int = COLUMNS) -> str:
     """The text of an SVG file that replays a trace in a loop.
 
     Args:
@@ -95,7 +92,7 @@ def check_replaceable(path: Path) -> None:
         raise ConfigError(f"--out {path}: exists and is not an animation of a trace; name another file")
 
 
-def commits_of(trace: "Trace", times: Sequence[float]) -> list[Commit]:
+def commits_of(trace: Trace, times: Sequence[float]) -> list[Commit]:
     """Every token that a step wrote, in the order of the steps; `times` says when each step is over."""
     found: list[Commit] = []
     latest: dict[int, Commit] = {}  # position -> its current token
@@ -112,7 +109,7 @@ def commits_of(trace: "Trace", times: Sequence[float]) -> list[Commit]:
     return found
 
 
-def _draw_canvas(film: Film, trace: "Trace", commits: Sequence[Commit], columns: int, top: int) -> int:
+def _draw_canvas(film: Film, trace: Trace, commits: Sequence[Commit], columns: int, top: int) -> int:
     """Dots, tokens, highlights and crosses; returns how many rows they take."""
     first = trace.canvas.start - trace.prefix_length
     slots = dict(enumerate(slots_of(_final_cells(trace, first), Grid(columns)), start=first))
@@ -135,7 +132,7 @@ def _draw_canvas(film: Film, trace: "Trace", commits: Sequence[Commit], columns:
     return 1 + max((row for slot in slots.values() for _, row, _ in slot.spans), default=0)
 
 
-def _final_cells(trace: "Trace", first: int) -> list[Cell]:
+def _final_cells(trace: Trace, first: int) -> list[Cell]:
     """What the tokens from `first` on show in the end; a hole's text stands between its blank and its line ends."""
     tokens = trace.final
     cells = cells_of(tokens[first:].tolist(), trace.piece, trace.canvas.mask_id)
@@ -161,7 +158,7 @@ def _masked_times(commits: Sequence[Commit]) -> list[tuple[float, float]]:
     return [(0.0, commits[0].start), *gaps, *after]
 
 
-def _draw_commit(film: Film, trace: "Trace", commit: Commit, slot: Slot, top: int, following: float) -> None:
+def _draw_commit(film: Film, trace: Trace, commit: Commit, slot: Slot, top: int, following: float) -> None:
     """A token, its highlight, and the cross that marks its remasking.
 
     Args:
@@ -188,7 +185,7 @@ def _boxes(slot: Slot, top: int, name: str) -> str:
     )
 
 
-def _draw_numbers(film: Film, trace: "Trace", times: Sequence[float], columns: int, top: int) -> None:
+def _draw_numbers(film: Film, trace: Trace, times: Sequence[float], columns: int, top: int) -> None:
     """The line below the canvas, step by step, and the bar above it."""
     wanted = trace.useful
     total = int(wanted.sum()) or 1

@@ -1,22 +1,19 @@
 """Compare two traces, in numbers."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..statistics import order_agreement
 from .autoregressiveness import committed_in, global_autoregressiveness, local_autoregressiveness
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from .run import Record, Trace
+from .run import Record, Trace
 
 KS = (1, 2, 4, 8)
 """The k of the autoregressiveness measures."""
 
 
-def numbers(trace: "Trace") -> dict[str, Any]:
+def numbers(trace: Trace) -> dict[str, Any]:
     """The cost of a run, and how much it went from left to right, ready for JSON."""
     stats = trace.stats.to_dict()
     del stats["peak_memory_bytes"]
@@ -34,7 +31,7 @@ def numbers(trace: "Trace") -> dict[str, Any]:
     }
 
 
-def agreement(one: "Trace", other: "Trace") -> dict[str, Any]:
+def agreement(one: Trace, other: Trace) -> dict[str, Any]:
     """Whether two runs wrote the same text, where they first differ, and how similar their orders are, ready for JSON."""
     pairs = list(zip(one.hole_ids, other.hole_ids, strict=True))
     length = sum(max(len(a), len(b)) for a, b in pairs)
@@ -49,7 +46,7 @@ def agreement(one: "Trace", other: "Trace") -> dict[str, Any]:
     }
 
 
-def first_difference(one: "Trace", other: "Trace") -> int | None:
+def first_difference(one: Trace, other: Trace) -> int | None:
     """The first step, counted from 1, that commits or remasks other tokens or positions; None if there is none."""
     for number, (a, b) in enumerate(zip(one.records, other.records, strict=False), start=1):
         if _changes(one, a) != _changes(other, b):
@@ -59,7 +56,7 @@ def first_difference(one: "Trace", other: "Trace") -> int | None:
     return min(len(one.records), len(other.records)) + 1
 
 
-def _changes(trace: "Trace", record: "Record") -> list[list[int]]:
+def _changes(trace: Trace, record: Record) -> list[list[int]]:
     """The changes of a step. Positions count from the start of their hole: the holes of two runs may differ in length."""
     starts = trace.canvas.holes[0, :, 0]
     found = [record.tokens.tolist()]
@@ -69,7 +66,7 @@ def _changes(trace: "Trace", record: "Record") -> list[list[int]]:
     return found
 
 
-def _commit_steps(one: "Trace", other: "Trace") -> "list[NDArray[np.int32]]":
+def _commit_steps(one: Trace, other: Trace) -> list[NDArray[np.int32]]:
     """For each position that both runs have, the step that wrote it, for either run.
 
     These are the positions before the holes, and in each hole those of the shorter text.

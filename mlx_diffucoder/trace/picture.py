@@ -7,19 +7,16 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..files import write_output
 from .autoregressiveness import distances, global_autoregressiveness, local_autoregressiveness
 from .reader import text_or_bytes
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from .run import Record, Trace
+from .run import Record, Trace
 
 PICTURES = (".png", ".svg")
 PAGE = ".html"
@@ -62,7 +59,7 @@ def plotter_for(paths: Sequence[Path]) -> Any:
         raise ConfigError(f"{error}; the page needs no matplotlib: --out {paths[0].with_suffix(PAGE)}") from None
 
 
-def draw_trace(pyplot: Any, trace: "Trace", paths: Sequence[Path]) -> None:
+def draw_trace(pyplot: Any, trace: Trace, paths: Sequence[Path]) -> None:
     """Write each file whole or not at all."""
     figure = _figure(pyplot, trace) if pyplot else None
     for path in paths:
@@ -74,7 +71,7 @@ def draw_trace(pyplot: Any, trace: "Trace", paths: Sequence[Path]) -> None:
         pyplot.close(figure)
 
 
-def _figure(pyplot: Any, trace: "Trace") -> Any:
+def _figure(pyplot: Any, trace: Trace) -> Any:
     figure, ((order, scores), (counts, left)) = pyplot.subplots(
         2, 2, figsize=(13, 8), layout="constrained", width_ratios=(3, 2), height_ratios=(2, 1)
     )
@@ -90,7 +87,7 @@ def _figure(pyplot: Any, trace: "Trace") -> Any:
     return figure
 
 
-def filled(trace: "Trace") -> "NDArray[np.float64]":
+def filled(trace: Trace) -> NDArray[np.float64]:
     """For each step and each position in the holes the step, counted from 1, that wrote its token; NaN for a mask.
 
     Float64 `[steps, positions]`; an answer is one hole.
@@ -106,7 +103,7 @@ def filled(trace: "Trace") -> "NDArray[np.float64]":
     return np.array(rows).reshape(len(rows), len(positions))
 
 
-def _draw_order(axes: Any, trace: "Trace") -> None:
+def _draw_order(axes: Any, trace: Trace) -> None:
     cells = filled(trace)
     if cells.size:
         extent = (-0.5, cells.shape[1] - 0.5, len(cells) + 0.5, 0.5)
@@ -119,7 +116,7 @@ def _draw_order(axes: Any, trace: "Trace") -> None:
     axes.set(title="order of commits", xlabel=f"position in the {name}", ylabel="step")
 
 
-def _draw_counts(axes: Any, trace: "Trace") -> None:
+def _draw_counts(axes: Any, trace: Trace) -> None:
     numbers = np.arange(1, len(trace.records) + 1)
     axes.bar(numbers, [len(one.committed) for one in trace.records], width=1.0, label="committed")
     if any(len(one.remasked) for one in trace.records):
@@ -129,7 +126,7 @@ def _draw_counts(axes: Any, trace: "Trace") -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_scores(axes: Any, trace: "Trace") -> None:
+def _draw_scores(axes: Any, trace: Trace) -> None:
     found = np.array(list(distances(trace.useful_steps(), trace.useful)), dtype=float).reshape(-1, 3)
     axes.scatter(found[:, 1], found[:, 2], c=found[:, 0] + 1, cmap="viridis", s=14)
     name = SCORES.get(str(trace.header["config"].get("alg")), "score")
@@ -137,7 +134,7 @@ def _draw_scores(axes: Any, trace: "Trace") -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_autoregressiveness(axes: Any, trace: "Trace") -> None:
+def _draw_autoregressiveness(axes: Any, trace: Trace) -> None:
     ks = range(1, 17)
     steps = list(trace.useful_steps())
     for name, measure in (("local", local_autoregressiveness), ("global", global_autoregressiveness)):
@@ -148,7 +145,7 @@ def _draw_autoregressiveness(axes: Any, trace: "Trace") -> None:
     axes.legend()
 
 
-def page_of(trace: "Trace") -> str:
+def page_of(trace: Trace) -> str:
     """The page's HTML. The model's text is in it as JSON data only, and is shown as text."""
     # "<" could end the element that holds the data.
     data = json.dumps(_data(trace), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
@@ -156,7 +153,7 @@ def page_of(trace: "Trace") -> str:
     return re.sub("{{(title|data)}}", lambda found: values[found[1]], TEMPLATE.read_text(encoding="utf-8"))
 
 
-def _data(trace: "Trace") -> dict[str, Any]:
+def _data(trace: Trace) -> dict[str, Any]:
     start = trace.canvas.start - trace.prefix_length
     return {
         "model": trace.header["model"],
@@ -172,7 +169,7 @@ def _data(trace: "Trace") -> dict[str, Any]:
     }
 
 
-def _row(record: "Record", start: int) -> dict[str, Any]:
+def _row(record: Record, start: int) -> dict[str, Any]:
     """A step; positions count from the start of the shown text, and earlier ones are left out."""
     at, tokens, scores = record.committed - start, record.tokens, record.scores
     others, filled = record.others[0] - start, record.others[1]

@@ -39,8 +39,7 @@ class BacktrackState(Adaptive):
 
     def __init__(self, rule: Backtrack):
         self._rule = rule
-        self._at_commit: mx.array | None = None  # [B, L], probability
-        self._remasked: mx.array | None = None  # [B, L], count
+        self._at_commit = self._remasked = mx.zeros((0, 0))  # [B, L] from the first step on: probability, count
 
     def passes(self, candidates: Candidates) -> mx.array:
         return candidates.confidence >= self._rule.tau
@@ -51,20 +50,17 @@ class BacktrackState(Adaptive):
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
         commit = super().commit(candidates, quota, key)
         positions = mx.array(candidates.positions)
-        if self._at_commit is None:
-            self._at_commit = mx.zeros((len(quota), candidates.length))
+        if not self._at_commit.size:
+            self._at_commit = self._remasked = mx.zeros((len(quota), candidates.length))
         before = mx.take_along_axis(self._at_commit, positions, axis=1)
         now = mx.where(commit, candidates.confidence, before)
         self._at_commit = mx.put_along_axis(self._at_commit, positions, now, axis=1)
         return commit
 
     def remask(self, candidates: Candidates) -> mx.array:
-        if self._at_commit is None:
-            return mx.zeros_like(candidates.recheck)
         positions = mx.array(candidates.positions)
-        counts = mx.zeros_like(self._at_commit) if self._remasked is None else self._remasked
-        count = mx.take_along_axis(counts, positions, axis=1)
+        count = mx.take_along_axis(self._remasked, positions, axis=1)
         has_fallen = candidates.current < self._rule.fall * mx.take_along_axis(self._at_commit, positions, axis=1)
         remask = candidates.recheck & has_fallen & (count < self._rule.limit)
-        self._remasked = mx.put_along_axis(counts, positions, count + remask, axis=1)
+        self._remasked = mx.put_along_axis(self._remasked, positions, count + remask, axis=1)
         return remask
