@@ -222,7 +222,7 @@ def write_weights(job: Job, unfinished: Path, progress: Callable[[str, int], Non
     shards = make_shards(weights=dict(_flat(job.model)))
     count = len(shards)
     names = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-    with ShardWriter(unfinished, dict(zip(names, shards, strict=True)), {"format": "mlx"}) as writer:
+    with contextlib.closing(ShardWriter(unfinished, dict(zip(names, shards, strict=True)), {"format": "mlx"})) as writer:
         stream(job.items, job.sources, writer, progress)
         writer.finish()
     index = {

@@ -7,8 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 
@@ -70,12 +69,6 @@ class ShardWriter:
     def close(self) -> None:
         while self._headers:
             os.close(self._headers.popitem()[0])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 def _write_all(file: int, piece: memoryview, offset: int) -> None:

@@ -10,6 +10,7 @@ memory; its output is meaningless.
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,7 +103,7 @@ def _write_weights(folder: Path, shapes: dict[str, mx.array], generator: np.rand
         max_shard_size=SHARD,
     )
     shards = {file: {name: shapes[name] for name in names} for file, names in split.filename_to_tensors.items()}
-    with ShardWriter(folder, shards, {"format": "pt"}) as writer:
+    with closing(ShardWriter(folder, shards, {"format": "pt"})) as writer:
         for name, value in shapes.items():
             for piece in _noise(generator, value.size, norm=name.endswith("norm.weight")):
                 writer.write(name, piece)

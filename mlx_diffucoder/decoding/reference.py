@@ -146,6 +146,6 @@ class ReferenceSchedule(Schedule):
 def reference_rule(config: GenerationConfig) -> CommitRule:
     """The commit rule of a run that the reference decoder decodes: torch's tie order with `config.reference`."""
     rule = rule_for(config)
-    if config.reference and isinstance(rule, Schedule):
+    if config.reference and type(rule) is Schedule:  # not `RandomSchedule`
         return ReferenceSchedule(rule.steps, rule.eps, rule.alg_temp)
     return rule

@@ -250,18 +250,15 @@ def replace_file(path: Path, before: bytes, after: bytes, backup: str | None) ->
         if target.read_bytes() != before:
             raise FileError(f"{path}: changed while its holes were filled; nothing was written, run it again")
         if backup is not None:
-            _keep(target, _kept(path, backup), before)
+            kept = _kept(path, backup)
+            with kept.open("xb") as file:
+                file.write(before)
+            kept.chmod(target.stat().st_mode & 0o7777)
 
     try:
         write_atomically(target, write)
     except OSError as error:
         raise FileError(f"{path}: cannot be replaced ({error.strerror}); it did not change") from None
-
-
-def _keep(target: Path, kept: Path, before: bytes) -> None:
-    with kept.open("xb") as file:
-        file.write(before)
-    kept.chmod(target.stat().st_mode & 0o7777)
 
 
 def diff_of(file: HoleFile, after: bytes) -> str:

@@ -87,8 +87,7 @@ class Film:
             f"@keyframes bar{{{''.join(self._widths)}}}",
         ]
         for number, ((layer, times), _) in enumerate(self._sorted()):
-            frames = self._fading(times) if layer == "fresh" else self._frames(times)
-            rules.append(f"@keyframes t{number}{{{frames}}}")
+            rules.append(f"@keyframes t{number}{{{self._frames(times, fading=layer == 'fresh')}}}")
         rules.append("@media (prefers-reduced-motion:reduce){.t,.bar,.round{animation:none}}")
         return "\n".join(rules) + "\n"
 
@@ -98,18 +97,11 @@ class Film:
     def _percent(self, time: float) -> str:
         return f"{100 * time / self._seconds:.3f}".rstrip("0").rstrip(".") + "%"
 
-    def _frames(self, times: Times) -> str:
-        frames = [] if times[0][0] <= 0 else ["0%{opacity:0}"]
+    def _frames(self, times: Times, *, fading: bool) -> str:
+        frames = ["0%{opacity:0}"] if fading or times[0][0] > 0 else []
         for start, stop in times:
-            frames.append(f"{self._percent(max(0.0, start))}{{opacity:1}}")
-            if stop < self._seconds:
-                frames.append(f"{self._percent(stop)}{{opacity:0}}")
-        return "".join(frames)
-
-    def _fading(self, times: Times) -> str:
-        frames = ["0%{opacity:0}"]
-        for start, stop in times:
-            end = min(start + FADE, stop, self._seconds)
-            frames.append(f"{self._percent(start)}{{opacity:1;animation-timing-function:ease-in}}")
-            frames.append(f"{self._percent(end)}{{opacity:0}}")
+            end = min(start + FADE, stop, self._seconds) if fading else stop
+            frames.append(f"{self._percent(start)}{{opacity:1{';animation-timing-function:ease-in' if fading else ''}}}")
+            if fading or end < self._seconds:
+                frames.append(f"{self._percent(end)}{{opacity:0}}")
         return "".join(frames)

@@ -48,24 +48,15 @@ class Schedule(WithoutMemory):
 
 
 @dataclass(frozen=True)
-class RandomSchedule(WithoutMemory):
+class RandomSchedule(Schedule):
     """The reference's `origin`: each masked position is committed with probability 1 - s/t.
 
     The number of commits is drawn first, from the binomial distribution this implies. With the random scores
     of `origin` the outcome has the same distribution, and a step that draws 0 costs no forward.
-
-    Attributes:
-        steps, eps: as in `Schedule`.
     """
-
-    steps: int
-    eps: float
 
     def quota(self, index: int, masked: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         return rng.binomial(masked, float(commit_share(min(index, self.steps - 1), self.steps, self.eps)))
-
-    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
-        return largest(candidates.scores, quota)
 
 
 def schedule_for(config: GenerationConfig) -> CommitRule:
