@@ -3,7 +3,7 @@
 Costs are assumed to add up. For quantized layers that holds only approximately: see `calibrate`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
@@ -61,7 +61,12 @@ def swaps(layers: Sequence[Sequence[Choice]], chosen: Sequence[int], budget: int
 
     All are within the budget.
     """
-    sizes, costs, places, numbers = (np.array(column) for column in zip(*_changes(layers, chosen), strict=True))
+    changes = [(0, 0.0, -1, 0)]  # of size and cost, with their layer and choice; the first is the empty change
+    for place, (choices, now) in enumerate(zip(layers, chosen, strict=True)):
+        old = choices[now]
+        others = ((number, new) for number, new in enumerate(choices) if number != now)
+        changes += [(new.size - old.size, new.cost - old.cost, place, number) for number, new in others]
+    sizes, costs, places, numbers = (np.array(column) for column in zip(*changes, strict=True))
     spare = budget - sum(choices[number].size for choices, number in zip(layers, chosen, strict=True))
     up, down = np.flatnonzero(sizes > 0), np.flatnonzero(sizes <= 0)
     fits = (sizes[up][:, None] + sizes[down] <= spare) & (places[up][:, None] != places[down])
@@ -75,12 +80,3 @@ def swaps(layers: Sequence[Sequence[Choice]], chosen: Sequence[int], budget: int
                     made[places[change]] = int(numbers[change])
             found.append(made)
     return found
-
-
-def _changes(layers: Sequence[Sequence[Choice]], chosen: Sequence[int]) -> Iterator[tuple[int, float, int, int]]:
-    """Changes of size and cost with their layer and choice. The first entry is the empty change."""
-    yield 0, 0.0, -1, 0
-    for place, (choices, now) in enumerate(zip(layers, chosen, strict=True)):
-        for number, choice in enumerate(choices):
-            if number != now:
-                yield choice.size - choices[now].size, choice.cost - choices[now].cost, place, number

@@ -62,17 +62,6 @@ class ConvertConfig:
                 raise ConfigError(f"{field} needs quantize (-q)", field=field)
         if self.q_mode != "affine" and not self.quantize:
             raise ConfigError("q_mode needs quantize (-q)", field="q_mode")
-        self._check_recipe()
-        self._check_target()
-
-    def _check_choice(self, field: str, allowed: Any, where: str = "") -> None:
-        value = getattr(self, field)
-        if value is not None and value not in allowed:
-            choices = ", ".join(map(str, sorted(allowed)))
-            near = did_you_mean(str(value), map(str, allowed))
-            raise ConfigError(f"{field} must be one of {choices}{where}, not {value!r}{near}".replace("'", '"'), field=field)
-
-    def _check_recipe(self) -> None:
         if self.quant_predicate and self.widths is not None:
             raise ConfigError("quant_predicate and widths both choose the bits; give only one", field="quant_predicate")
         if self.quant_predicate and self.q_mode != "affine":
@@ -83,8 +72,6 @@ class ConvertConfig:
             groups, bits = QUANTIZATIONS.get(width.mode, ((), ()))
             if width.bits not in bits or width.group_size not in groups:
                 raise ConfigError(f"widths: {layer} cannot be quantized to {width}", field="widths")
-
-    def _check_target(self) -> None:
         if self.target_bpw is None:
             if self.calibrate is not None:
                 raise ConfigError("calibrate needs target_bpw (--target-bpw), the size to choose for", field="calibrate")
@@ -100,6 +87,13 @@ class ConvertConfig:
                 )
         if self.q_mode != "affine":
             raise ConfigError("q_mode must be affine with target_bpw (--target-bpw)", field="q_mode")
+
+    def _check_choice(self, field: str, allowed: Any, where: str = "") -> None:
+        value = getattr(self, field)
+        if value is not None and value not in allowed:
+            choices = ", ".join(map(str, sorted(allowed)))
+            near = did_you_mean(str(value), map(str, allowed))
+            raise ConfigError(f"{field} must be one of {choices}{where}, not {value!r}{near}".replace("'", '"'), field=field)
 
     @property
     def bits(self) -> int:

@@ -172,7 +172,7 @@ def predictor_of(positions: NDArray[np.int32], padding: NDArray[np.int32], shift
     return np.maximum(positions - shift, padding[:, None]).astype(np.int32)
 
 
-def selected_first(selected: NDArray[np.bool_], at_least: int = 1) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+def selected_first(selected: NDArray[np.bool_], at_least: int = 1) -> NDArray[np.int32]:
     """The selected positions of every row as one rectangle.
 
     A row with fewer selected positions than the fullest is filled up with others, so that no position
@@ -183,9 +183,7 @@ def selected_first(selected: NDArray[np.bool_], at_least: int = 1) -> tuple[NDAr
         at_least: the least width of the rectangle, as far as L allows.
 
     Returns:
-        `(positions, valid)`, int32 and bool `[B, R]`; R is the most selected positions in a row. Positions are
-        ascending where valid.
+        int32 `[B, R]`; R is the most selected positions in a row. Those of a row come first, ascending.
     """
     width = min(selected.shape[1], max(at_least, int(selected.sum(axis=1).max())))
-    positions = np.argsort(~selected, axis=1, kind="stable")[:, :width].astype(np.int32)
-    return positions, np.take_along_axis(selected, positions, axis=1)
+    return np.argsort(~selected, axis=1, kind="stable")[:, :width].astype(np.int32)

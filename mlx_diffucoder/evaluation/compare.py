@@ -160,11 +160,7 @@ def compare(
 
 def _outputs(checkpoint: Checkpoint, canvases: Sequence[Masked], by_layer: bool | None, advance: Advance | None) -> Outputs:
     layers = checkpoint.config.num_hidden_layers
-
-    def tell(count: int) -> None:
-        if advance:
-            advance(count / layers)
-
+    tell = None if advance is None else lambda count: advance(count / layers)
     if not checkpoint.fits if by_layer is None else by_layer:
         return outputs_by_layer(checkpoint.open, canvases, tell)
     return outputs(checkpoint.open(), canvases, tell)

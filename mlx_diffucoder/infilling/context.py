@@ -10,10 +10,8 @@ Not covered: a hole in the middle of a word.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..decoding.hole_layout import unwrapped
 from ..errors import PromptError
 
 if TYPE_CHECKING:
@@ -26,8 +24,7 @@ Part = str | int | None
 """Text, or a hole between two texts: None if its length is not known, or its length in tokens."""
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """The tokens around the holes.
 
     Attributes:
@@ -41,13 +38,6 @@ class Context:
     leads: list[str]
     tails: list[str]
     shows_end: bool
-
-    def __len__(self) -> int:
-        return sum(map(len, self.ids))
-
-    def hole_text(self, hole: int, text: str) -> str:
-        """The text between the parts, from the text that the hole's tokens decode to."""
-        return unwrapped(text, self.leads[hole], self.tails[hole])
 
 
 def context_of(tokenizer: "Tokenizer", parts: Sequence[str], budget: int) -> Context:
@@ -103,12 +93,6 @@ def _shortened(tokenizer: "Tokenizer", line: str, budget: int, from_start: bool)
 def _cut(text: str, length: int, from_start: bool) -> str:
     """At most `length` characters from the start or the end of a text."""
     return text[:length] if from_start else text[max(0, len(text) - length) :]
-
-
-def check_text(parts: Sequence[str]) -> None:
-    """Raises `PromptError` if there is no text around the holes."""
-    if not any(part.strip() for part in parts):
-        raise PromptError("instruction is needed: there is no text around the hole, so say what to write", field="instruction")
 
 
 def texts_and_lengths(parts: Sequence[Part]) -> tuple[list[str], list[int | None]]:

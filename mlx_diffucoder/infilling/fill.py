@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..config import HOLES, GenerationConfig
+from ..decoding.hole_layout import unwrapped
 from ..errors import ConfigError
 from ..generation import wired_memory
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
-from .context import Part, check_text, texts_and_lengths
+from .context import Part, texts_and_lengths
 from .lengths import search
 from .task import InfillTask
 
@@ -96,8 +97,6 @@ def fill(
     config = config or GenerationConfig(**HOLES)
     check_settings(config, instruction, context, tries)
     texts, lengths = texts_and_lengths(parts)
-    if instruction is None:
-        check_text(texts)
     task = InfillTask(model, tokenizer, texts, lengths, config, instruction, context, trace)
     if instruction is None and not len(task.context):
         raise ConfigError(f"context {context} shows the model nothing; raise it, or give an instruction", field="context")
@@ -105,14 +104,15 @@ def fill(
         best, score, agreed = search(task, tries)
     if trace:
         trace.kept = best.number
+    shown = task.context
     return Filled(
-        holes=[task.context.hole_text(index, tokenizer.decode(ids)) for index, ids in enumerate(best.ids)],
+        holes=[unwrapped(tokenizer.decode(ids), *ends) for ids, *ends in zip(best.ids, shown.leads, shown.tails, strict=True)],
         score=score,
         lengths=[len(ids) for ids in best.ids],
         tried=task.tried,
         kept=best.number,
         agreed=agreed,
-        seen=len(task.context),
+        seen=sum(map(len, shown.ids)),
         nfe=task.nfe,
         positions=task.positions,
         useful_tokens=sum(map(len, best.ids)) + sum(best.ended),

@@ -19,7 +19,7 @@ from ..generation import check_memory, forbidden_ids
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
-from .context import Context, context_of
+from .context import context_of
 
 FOLLOWING = 4
 """Tokens after a hole whose probability is part of a text's score."""
@@ -61,7 +61,7 @@ class InfillTask:
         nfe, positions: forwards so far, those for scores included, and the positions forwarded in them.
 
     Raises:
-        PromptError: the holes and the instruction do not fit the model's context.
+        PromptError: there is neither text nor instruction, or they and the holes do not fit the model's context.
     """
 
     def __init__(
@@ -80,8 +80,12 @@ class InfillTask:
         if instruction is not None:
             encoded = tokenizer.encode(instruction) if config.raw else tokenizer.encode_chat(instruction, system=config.system)
             self.prompt = encoded
+        elif not any(text.strip() for text in texts):
+            raise PromptError(
+                "instruction is needed: there is no text around the hole, so say what to write", field="instruction"
+            )
         left = self._tokens_left()
-        self.context: Context = context_of(tokenizer, texts, min(budget, left // (2 * len(lengths))))
+        self.context = context_of(tokenizer, texts, min(budget, left // (2 * len(lengths))))
         first, *others = self.context.ids
         end = tokenizer.end_id(chat=instruction is not None and not config.raw) if self.context.shows_end else None
         self.texts = [self.prompt + first, *others]

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -225,13 +226,9 @@ def digest(tokenizer: Tokenizer) -> str:
 def _packed(tokens: NDArray[np.int32], mask_id: int) -> list[int]:
     """Ids, with -n in place of n masks."""
     packed: list[int] = []
-    for token in tokens.tolist():
-        if token != mask_id:
-            packed.append(token)
-        elif packed and packed[-1] < 0:
-            packed[-1] -= 1
-        else:
-            packed.append(-1)
+    for is_mask, group in groupby(tokens.tolist(), key=lambda token: token == mask_id):
+        run = list(group)
+        packed += [-len(run)] if is_mask else run
     return packed
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, fill, infill
+from mlx_diffucoder.decoding.hole_layout import unwrapped
 from mlx_diffucoder.decoding.likelihood import every_second, log_probabilities
 from mlx_diffucoder.errors import ConfigError, PromptError
 from mlx_diffucoder.generation import forbidden_ids
@@ -18,9 +19,10 @@ def test_blanks_before_a_hole_and_line_ends_behind_it_belong_to_its_tokens(dream
     _, tokenizer = dream_a
     shown = context_of(tokenizer, ["if x:\r\n    ", "\r\n\r\nelse:\n"], 64)
     assert [tokenizer.decode(ids) for ids in shown.ids] == ["if x:\n   ", "else:\n"]
-    assert shown.hole_text(0, " return x\n\n") == "return x"
-    assert shown.hole_text(0, "return x") == "return x"
-    assert shown.hole_text(0, "  y\n\n\n") == " y\n"
+    ends = shown.leads[0], shown.tails[0]
+    assert unwrapped(" return x\n\n", *ends) == "return x"
+    assert unwrapped("return x", *ends) == "return x"
+    assert unwrapped("  y\n\n\n", *ends) == " y\n"
 
 
 def test_what_is_shown_and_a_hole_that_is_put_back_are_the_tokens_of_the_whole_text(dream_a):

@@ -113,7 +113,7 @@ def candidates_of(
         recheck: bool `[B, L]`.
         at_least: the least R, as far as L allows; a window that sets it gets fewer different shapes.
     """
-    positions, _ = selected_first(masked | recheck, at_least)
+    positions = selected_first(masked | recheck, at_least)
     return positions, np.take_along_axis(masked, positions, axis=1), np.take_along_axis(recheck, positions, axis=1)
 
 

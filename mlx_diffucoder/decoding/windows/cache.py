@@ -63,7 +63,7 @@ class CanvasCache:
         """
         count = plan.forwarded.sum(axis=1, keepdims=True)
         width = -(-int(count.max()) // self._multiple) * self._multiple
-        index, _ = selected_first(plan.forwarded)  # ascending where forwarded: [B, W]
+        index = selected_first(plan.forwarded)  # ascending where forwarded: [B, W]
         # A row with fewer positions than the widest forwards its last one several times, which writes the same
         # K/V to the same slot.
         index = np.take_along_axis(index, np.minimum(np.arange(width), count - 1), axis=1)
