@@ -8,16 +8,18 @@ is that of a large square matmul. Each is the best of several trials, so that ot
 import json
 import re
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+import mlx.core as mx
 
 from mlx_diffucoder.errors import BenchError, did_you_mean
 
 from .chip import Card
+from .timing import Show, timings
 
 TABLE = Path(__file__).parent / "chips.json"
 TABLES = "table"
@@ -45,19 +47,6 @@ class Ceilings:
     overhead: float = 0.0
     gb_per_s: float | None = None
     source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
-
-    def or_better(self, again: Self) -> Self:
-        """The higher of each, of the same ceilings measured twice."""
-        return replace(self, bandwidth=max(self.bandwidth, again.bandwidth), flops=max(self.flops, again.flops))
-
-    @property
-    def measured(self) -> bool:
-        """Whether they were measured on this machine and do not come from the table."""
-        return self.source != TABLES
 
     def lines(self) -> list[str]:
         """Lines for people: a label and the number with its unit."""
@@ -123,11 +112,10 @@ def known_chips() -> list[str]:
     return [row["name"].removeprefix("Apple ") for row in table()["chips"]]
 
 
-def ceilings_here(card: Card, show: Callable[[str], AbstractContextManager[Any]], *, measure: bool) -> Ceilings:
+def ceilings_here(card: Card, show: Show, *, measure: bool) -> Ceilings:
     """This machine's ceilings: those of the table, or measured ones, with a note on stderr, if the chip is not in it.
 
     Args:
-        show: is entered with the name of the work while it is done.
         measure: measure them in any case.
     """
     known = ceilings_of(card.chip, card.gpu_cores) if card.backend == "Metal" else None
@@ -145,62 +133,37 @@ def measure_ceilings(chip: str) -> Ceilings:
     Args:
         chip: its name, for people.
     """
-    import mlx.core as mx
-
     # A GPU's matmul is built for 16 bits; MLX's CPU backend has no fast one for them.
     dtype = mx.bfloat16 if mx.default_device().type == mx.DeviceType.gpu else mx.float32
-    kind = str(dtype).removeprefix("mlx.core.")
+
+    def square(side: int) -> mx.array:
+        return mx.random.normal((side, side)).astype(dtype)
+
+    # Adding 1 to a large array reads and writes it. A row times a large matrix reads the matrix, as a forward of one
+    # position does.
+    copied, copying = _long_enough(mx.add, lambda size: (mx.zeros(size << 18), 1), (64, 256, 1024))
+    read, reading = _long_enough(
+        mx.matmul, lambda side: (mx.zeros((1, side), dtype), mx.zeros((side, side), dtype).T), (2048, 4096, 8192, 16384)
+    )
+    side, multiplying = _long_enough(mx.matmul, lambda side: (square(side), square(side)), (512, 1024, 2048, 4096, 8192))
     return Ceilings(
-        chip=chip, bandwidth=max(_copy_rate(), _read_rate(dtype)), flops=_matmul_rate(dtype), source=f"measured here in {kind}"
+        chip=chip,
+        bandwidth=max(2 * (copied << 20) / copying, dtype.size * read**2 / reading),
+        flops=2 * side**3 / multiplying,
+        source=f"measured here in {str(dtype).removeprefix('mlx.core.')}",
     )
 
 
-def _copy_rate() -> float:
-    """Bytes read and written a second, by adding 1 to a large array."""
-    import mlx.core as mx
-
-    from .timing import best
-
-    for megabytes in (64, 256, 1024):
-        x = mx.zeros(megabytes << 18, dtype=mx.float32)
-        mx.eval(x)
-        seconds = best(partial(_compute, mx.add, x, 1), TRIALS)
+def _long_enough(operation: Callable[..., Any], operands: Callable[[int], Any], sizes: Sequence[int]) -> tuple[int, float]:
+    """The first size at which an operation takes long enough, or the last size, and the least seconds that it took."""
+    for size in sizes:
+        given = operands(size)
+        mx.eval(given)
+        seconds = timings(partial(_compute, operation, *given), TRIALS).low
         if seconds > LONG_ENOUGH:
             break
-    return 2 * x.nbytes / seconds
-
-
-def _read_rate(dtype: Any) -> float:
-    """Bytes read a second, by multiplying a large matrix with one row, as a forward of one position does."""
-    import mlx.core as mx
-
-    from .timing import best
-
-    for side in (2048, 4096, 8192, 16384):
-        row, matrix = mx.zeros((1, side), dtype=dtype), mx.zeros((side, side), dtype=dtype)
-        mx.eval(row, matrix)
-        seconds = best(partial(_compute, mx.matmul, row, matrix.T), TRIALS)
-        if seconds > LONG_ENOUGH:
-            break
-    return matrix.nbytes / seconds
-
-
-def _matmul_rate(dtype: Any) -> float:
-    """Operations a second of a large square matmul."""
-    import mlx.core as mx
-
-    from .timing import best
-
-    for side in (512, 1024, 2048, 4096, 8192):
-        a = mx.random.normal((side, side)).astype(dtype)
-        mx.eval(a)
-        seconds = best(partial(_compute, mx.matmul, a, a), TRIALS)
-        if seconds > LONG_ENOUGH:
-            break
-    return 2 * side**3 / seconds
+    return size, seconds
 
 
 def _compute(operation: Callable[..., Any], *operands: Any) -> None:
-    import mlx.core as mx
-
     mx.eval(operation(*operands))

@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -50,10 +50,6 @@ class Card:
     power: str | None = None
     low_power_mode: bool | None = None
     thermal: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
 
     @property
     def warnings(self) -> list[str]:

@@ -12,7 +12,10 @@ from .timing import spread_text
 
 NAME, COLUMN = 24, 21
 """Widths: of the column of names, and of each report's column."""
-Cell = Callable[[Report], str]
+
+
+Rows = list[tuple[str, list[dict[str, Any] | None]]]
+"""Decoders by name, each with its row in every report; None for a report that does not have it."""
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -42,8 +45,8 @@ def _size(model: dict[str, Any]) -> str:
     return f"{model['parameters'] / 1e6:.1f}M parameters in {shape.get('num_hidden_layers')} layers"
 
 
-def comparable_rows(reports: list[Report]) -> list[tuple[str, list[dict[str, Any] | None]]]:
-    """The decoders by name, each with its row in every report; None for a report that does not have it."""
+def comparable_rows(reports: list[Report]) -> Rows:
+    """The decoders that the reports have."""
     names = dict.fromkeys(row["name"] for report in reports for row in report.content["decoders"])
     return [
         (name, [next((row for row in report.content["decoders"] if row["name"] == name), None) for report in reports])
@@ -64,21 +67,27 @@ def comparison_lines(reports: list[Report], columns: int) -> Iterator[str]:
             label = reports[0].label
             yield f"NOT COMPARABLE: {report.label} did not measure what {label} did: {'; '.join(different)}"
     positions = sorted({row["positions"] for report in reports for row in report.content["forwards"]})
-    forwards = {f"positions: {width}": _forward(width) for width in positions}
-    parts = {label: _part(part) for part, label in LABELS.items()}
-    whole = {"whole step": lambda report: spread_text(report.content["step"]["step"], "seconds", 1e3)}
-    speed = _decoders(alike, lambda row: spread_text(row["useful_tokens_per_second"]))
-    ratio = _decoders(alike, lambda row: spread_text(row["ratio"]), with_ratio=True)
-    tables: list[tuple[str, list[Report], dict[str, Cell]]] = [
+    forwards = {f"positions: {width}": [_forward(report, width) for report in reports] for width in positions}
+    steps = [report.content["step"] for report in alike]
+    step = {label: [f"{1e3 * one['parts'][part]:.2f}" for one in steps] for part, label in LABELS.items()}
+    step["whole step"] = [spread_text(one["step"], "seconds", 1e3) for one in steps]
+    decoders = comparable_rows(alike)
+    # Without the baseline and decoders that have no ratio to it.
+    compared = [
+        (name, rows)
+        for name, rows in decoders
+        if all(row is None or (row["kind"] != AUTOREGRESSIVE and row["ratio"]) for row in rows)
+    ]
+    tables = [
         ("forward, ms", reports, forwards),
-        ("step, ms", alike, {**parts, **whole}),
-        ("useful tokens/s", alike, speed),
-        ("times mlx-lm's", alike, ratio),
-        ("useful tokens/forward", alike, _decoders(alike, lambda row: f"{row['tokens_per_forward']:.2f}")),
-        ("positions/useful token", alike, _decoders(alike, _positions)),
+        ("step, ms", alike, step),
+        ("useful tokens/s", alike, _cells(decoders, lambda row: spread_text(row["useful_tokens_per_second"]))),
+        ("times mlx-lm's", alike, _cells(compared, lambda row: spread_text(row["ratio"]))),
+        ("useful tokens/forward", alike, _cells(decoders, lambda row: f"{row['tokens_per_forward']:.2f}")),
+        ("positions/useful token", alike, _cells(decoders, _positions)),
     ]
     for title, shown, rows in tables:
-        yield from _table(title, shown, rows, max(1, (columns - NAME) // COLUMN))
+        yield from _table(title, [report.label for report in shown], rows, max(1, (columns - NAME) // COLUMN))
 
 
 def comparable(reports: list[Report]) -> list[Report]:
@@ -103,41 +112,22 @@ def _heads(reports: list[Report]) -> Iterator[str]:
         yield f"  trials: {report.content['trials']}, medians (least-most)"
 
 
-def _table(title: str, reports: list[Report], rows: dict[str, Cell], fitting: int) -> Iterator[str]:
+def _table(title: str, labels: list[str], rows: dict[str, list[str]], fitting: int) -> Iterator[str]:
     """One kind of number, a column for each report, `fitting` columns at a time."""
-    if not rows:
-        return
-    for start in range(0, len(reports), fitting):
-        shown = reports[start : start + fitting]
+    lines = {title: [label[-COLUMN + 1 :] for label in labels], **rows}
+    for start in range(0, len(labels) if rows else 0, fitting):
         yield ""
-        yield f"{title:{NAME}}" + "".join(f"{report.label[-COLUMN + 1 :]:>{COLUMN}}" for report in shown)
-        for label, cell in rows.items():
-            yield f"{label:{NAME}}" + "".join(f"{cell(report):>{COLUMN}}" for report in shown)
+        for name, cells in lines.items():
+            yield f"{name:{NAME}}" + "".join(f"{cell:>{COLUMN}}" for cell in cells[start : start + fitting])
 
 
-def _forward(width: int) -> Cell:
-    def cell(report: Report) -> str:
-        found = [row["time"] for row in report.content["forwards"] if row["positions"] == width]
-        return spread_text(found[0], "seconds", 1e3) if found else ""
-
-    return cell
+def _forward(report: Report, width: int) -> str:
+    found = [row["time"] for row in report.content["forwards"] if row["positions"] == width]
+    return spread_text(found[0], "seconds", 1e3) if found else ""
 
 
-def _part(part: str) -> Cell:
-    return lambda report: f"{1e3 * report.content['step']['parts'][part]:.2f}"
-
-
-def _decoders(reports: list[Report], show: Callable[[dict[str, Any]], str], *, with_ratio: bool = False) -> dict[str, Cell]:
-    """A row for each decoder; `with_ratio` leaves out the baseline and decoders without a ratio to it."""
-
-    def cell(own: dict[str, Any]) -> Cell:
-        return lambda report: show(own[report.label]) if own[report.label] else ""
-
-    cells = {}
-    for name, rows in comparable_rows(reports):
-        if not (with_ratio and any(row and (row["kind"] == AUTOREGRESSIVE or not row["ratio"]) for row in rows)):
-            cells[name] = cell(dict(zip((report.label for report in reports), rows, strict=True)))
-    return cells
+def _cells(decoders: Rows, show: Callable[[dict[str, Any]], str]) -> dict[str, list[str]]:
+    return {name: [show(row) if row else "" for row in rows] for name, rows in decoders}
 
 
 def _positions(row: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ tokens, and how many a forward commits is assumed and labelled as an assumption.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -26,7 +26,7 @@ from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.generation import Answer, decode_canvas, forbidden_ids, stream_generate, wired_memory
 
 from .ceilings import Ceilings
-from .roofline import Work, matmul_seconds, weights_seconds
+from .roofline import Work, ideal_seconds
 from .subjects import Subject
 from .timing import Spread, Timing
 
@@ -86,9 +86,9 @@ class Run:
     peak_memory_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Decoder:
-    """One way to answer prompts.
+    """One way to answer prompts, and its runs so far.
 
     Attributes:
         kind: `diffusion`, `reference` or `autoregressive`.
@@ -98,6 +98,7 @@ class Decoder:
         run: answers the prompt of a given number.
         warm_up: is called once for each prompt before the first run. Part of an answer is enough if all of its forwards
             are alike.
+        rounds: the runs: a round answers every prompt once.
     """
 
     name: str
@@ -107,34 +108,27 @@ class Decoder:
     prompts: list[int]
     run: Callable[[int], Run]
     warm_up: Callable[[int], Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """A decoder's runs, round by round: a round answers every prompt once."""
-
-    decoder: Decoder
-    rounds: list[list[Run]]
+    rounds: list[list[Run]] = field(default_factory=list)
 
     @property
     def tokens_per_second(self) -> list[float]:
         """Useful tokens per second of each round."""
         return [_tokens(runs) / sum(run.seconds for run in runs) for runs in self.rounds]
 
-    def ratios(self, other: "Speed") -> list[float]:
+    def ratios(self, other: "Decoder") -> list[float]:
         """This decoder's tokens per second over `other`'s, in each round that both have."""
         return [mine / theirs for mine, theirs in zip(self.tokens_per_second, other.tokens_per_second, strict=False)]
 
-    def to_dict(self, baseline: "Speed | None", ceilings: Ceilings) -> dict[str, Any]:
+    def to_dict(self, baseline: "Decoder | None", ceilings: Ceilings) -> dict[str, Any]:
         """Ready for JSON; `ratio` is this speed over the baseline's."""
-        decoder, runs = self.decoder, self.rounds[0]
+        runs = self.rounds[0]
         tokens, nfe, positions = _tokens(runs), sum(run.nfe for run in runs), sum(run.positions for run in runs)
         return {
-            "name": decoder.name,
-            "kind": decoder.kind,
-            "assumed_tokens_per_forward": decoder.rate,
-            "useful_tokens_per_second": Spread.of(self.tokens_per_second).to_dict(),
-            "ratio": Spread.of(self.ratios(baseline)).to_dict() if baseline else None,
+            "name": self.name,
+            "kind": self.kind,
+            "assumed_tokens_per_forward": self.rate,
+            "useful_tokens_per_second": asdict(Spread.of(self.tokens_per_second)),
+            "ratio": asdict(Spread.of(self.ratios(baseline))) if baseline else None,
             "nfe": nfe,
             "positions": positions,
             "useful_tokens": tokens,
@@ -146,22 +140,17 @@ class Speed:
     def _generation(self, number: int, ceilings: Ceilings) -> dict[str, Any]:
         runs = [runs[number] for runs in self.rounds]
         one, taken = runs[0], Timing.of([run.seconds for run in runs])
-        ideal = sum(count * ideal_seconds(ceilings, self.decoder.work, each) for count, each in one.forwards)
+        ideal = sum(count * ideal_seconds(ceilings, self.work, each) for count, each in one.forwards)
         return {
-            "prompt_tokens": self.decoder.prompts[number],
+            "prompt_tokens": self.prompts[number],
             "useful_tokens": one.useful_tokens,
             "nfe": one.nfe,
             "positions": one.positions,
-            "time": taken.to_dict(),
-            "first_settled": Timing.of([run.first for run in runs]).to_dict(),
+            "time": asdict(taken),
+            "first_settled": asdict(Timing.of([run.first for run in runs])),
             "peak_memory_bytes": max(run.peak_memory_bytes for run in runs),
             "roofline_share": ideal / taken.seconds,
         }
-
-
-def ideal_seconds(ceilings: Ceilings, work: Work, positions: float) -> float:
-    """Seconds of a forward at the ceilings, without overhead: the roofline."""
-    return max(weights_seconds(ceilings, work), matmul_seconds(ceilings, work, positions))
 
 
 class SideBySide:
@@ -170,23 +159,23 @@ class SideBySide:
     name = "answers side by side"
 
     def __init__(self, decoders: Sequence[Decoder]):
-        self.speeds = [Speed(decoder=decoder, rounds=[]) for decoder in decoders]
+        self.decoders = decoders
 
     def warm_up(self) -> None:
-        for speed in self.speeds:
-            for number in range(len(speed.decoder.prompts)):
-                speed.decoder.warm_up(number)
+        for decoder in self.decoders:
+            for number in range(len(decoder.prompts)):
+                decoder.warm_up(number)
 
     def trial(self, delay: float) -> None:
-        for speed in self.speeds:
-            if sum(run.seconds for runs in speed.rounds for run in runs) < TIME_BUDGET:
+        for decoder in self.decoders:
+            if sum(run.seconds for runs in decoder.rounds for run in runs) < TIME_BUDGET:
                 time.sleep(delay)
-                speed.rounds.append([speed.decoder.run(number) for number in range(len(speed.decoder.prompts))])
+                decoder.rounds.append([decoder.run(number) for number in range(len(decoder.prompts))])
 
     @property
-    def baseline(self) -> Speed | None:
+    def baseline(self) -> Decoder | None:
         """The autoregressive decoder, which the others are compared with."""
-        return next((speed for speed in self.speeds if speed.decoder.kind == AUTOREGRESSIVE), None)
+        return next((decoder for decoder in self.decoders if decoder.kind == AUTOREGRESSIVE), None)
 
 
 def denoising(
@@ -262,13 +251,13 @@ def _tokens(runs: list[Run]) -> int:
     return sum(run.useful_tokens for run in runs)
 
 
-def break_even_rate(speeds: Sequence[Speed], baseline: Speed) -> float | None:
+def break_even_rate(decoders: Sequence[Decoder], baseline: Decoder) -> float | None:
     """Tokens per forward at which denoising is as fast as the baseline, interpolated in logarithms.
 
     Returns:
-        None if the rates of `speeds` do not bracket it.
+        None if the rates of `decoders` do not bracket it.
     """
-    points = sorted((speed.decoder.rate, median(speed.ratios(baseline))) for speed in speeds if speed.decoder.rate)
+    points = sorted((one.rate, median(one.ratios(baseline))) for one in decoders if one.rate)
     for (low, before), (high, after) in pairwise(points):
         if before <= 1 <= after:
             share = np.log(1 / before) / np.log(after / before) if after > before else 0.0

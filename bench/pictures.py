@@ -1,7 +1,6 @@
 """Pictures of results files: the time of forwards, useful tokens/s, and where the time of a step goes."""
 
 import os
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from mlx_diffucoder.plotting import plotter
 
 from .ceilings import Ceilings
 from .compare import comparable_rows
-from .decoders import AUTOREGRESSIVE, ideal_seconds
+from .decoders import AUTOREGRESSIVE
 from .report import Report
-from .roofline import Work
+from .roofline import Work, ideal_seconds
 from .speed import LABELS
 
 KINDS = (".png", ".svg")
@@ -46,7 +45,9 @@ def draw(reports: list[Report], alike: list[Report], folder: Path) -> list[Path]
     pictures = {"forwards": forwards(pyplot, reports), "speed": speeds(pyplot, alike), "step": steps(pyplot, alike)}
     files = []
     for name, figure in pictures.items():
-        files += list(_save(figure, folder / name))
+        for kind in KINDS:
+            files.append(folder / f"{name}{kind}")
+            write_output(files[-1], partial(figure.savefig, dpi=160), flag="--pictures")
         pyplot.close(figure)
     return files
 
@@ -61,7 +62,8 @@ def forwards(pyplot: Any, reports: list[Report]) -> Any:
         at = [row["positions"] for row in rows]
         took, low, high = ([1e3 * row["time"][key] for row in rows] for key in ("seconds", "low", "high"))
         spread = [np.subtract(took, low), np.subtract(high, took)]
-        axes.errorbar(at, took, yerr=spread, fmt="o-", color=colour, capsize=3, label=_legend(report, reports))
+        label = f"{_name(report, reports)}; {_what(report)}"
+        axes.errorbar(at, took, yerr=spread, fmt="o-", color=colour, capsize=3, label=label)
         line = np.geomspace(1, max(at), 60)
         ideal = [1e3 * ideal_seconds(_ceilings(report), _work(report), width) for width in line]
         axes.plot(line, ideal, "--", color=colour, linewidth=1)
@@ -152,10 +154,6 @@ def _what(report: Report) -> str:
     return f"{model['name']}, {model['bits_per_weight']:.3g} bits a weight, {model['dtype']}"
 
 
-def _legend(report: Report, reports: list[Report]) -> str:
-    return f"{_name(report, reports)}; {_what(report)}"
-
-
 def _ceilings(report: Report) -> Ceilings:
     own = report.content["ceilings"]
     return Ceilings(chip=report.machine, bandwidth=own["bandwidth"], flops=own["flops"], source=own["source"])
@@ -175,11 +173,3 @@ def _quiet(axes: Any) -> None:
 
 def _legend_below(figure: Any, columns: int = 1) -> None:
     figure.legend(loc="outside lower center", fontsize=9, ncols=columns, frameon=False)
-
-
-def _save(figure: Any, base: Path) -> Iterator[Path]:
-    """Write the figure as each kind of file, whole or not at all."""
-    for kind in KINDS:
-        path = base.with_name(base.name + kind)
-        write_output(path, partial(figure.savefig, dpi=160), flag="--pictures")
-        yield path

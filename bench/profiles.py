@@ -48,12 +48,7 @@ class Profile:
 
 def machine_of(card: Card) -> dict[str, Any]:
     """The parts of a card that times depend on."""
-    return {
-        "chip": card.chip,
-        "gpu_cores": card.gpu_cores,
-        "memory_bytes": card.memory_bytes,
-        "backend": card.backend,
-    }
+    return {name: getattr(card, name) for name in ("chip", "gpu_cores", "memory_bytes", "backend")}
 
 
 def folder() -> Path:
@@ -90,14 +85,6 @@ def save(profile: Profile) -> Path:
     except OSError as error:
         raise BenchError(f"{path}: the profile cannot be stored ({error.strerror}); name another folder with {FOLDER}") from None
     return path
-
-
-def stored() -> bool:
-    """Whether there is any profile."""
-    try:
-        return any(file.suffix == ".json" for file in folder().iterdir())
-    except OSError:
-        return False
 
 
 def find(weights: str, card: Callable[[], Card]) -> Profile | None:
@@ -138,7 +125,7 @@ def tuned_window(config: GenerationConfig, model: Any) -> str | None:
     """
     names = (name for name, own in PRESETS.items() if (config.rule, config.window) == (own["rule"], own["window"]))
     preset = next(names, None)
-    if preset is None or not stored():
+    if preset is None or not any(folder().glob("*.json")):
         return None
     from .chip import read_card
 

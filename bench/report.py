@@ -115,12 +115,11 @@ def read_report(path: Path) -> dict[str, Any]:
         raise BenchError(
             f"{path}: damaged, or not a results file (not JSON); measure again with `diffucode bench run --out`"
         ) from None
-    version = content.get("version") if isinstance(content, dict) else None
     if not isinstance(content, dict) or "version" not in content:
         raise BenchError(f"{path}: not a results file; name one that `diffucode bench run --out` wrote")
-    if version != VERSION:
+    if content["version"] != VERSION:
         raise BenchError(
-            f"{path}: a results file of version {version!r}, and this program reads version {VERSION}; measure again"
+            f"{path}: a results file of version {content['version']!r}, and this program reads version {VERSION}; measure again"
             " with `diffucode bench run --out`"
         )
     for wrong in mismatches(content, SCHEMA):

@@ -42,9 +42,14 @@ def matmul_seconds(ceilings: Ceilings, work: Work, positions: float) -> float:
     return 2 * work.parameters * positions / ceilings.flops
 
 
+def ideal_seconds(ceilings: Ceilings, work: Work, positions: float) -> float:
+    """Seconds of a forward at the ceilings, without overhead: the roofline."""
+    return max(weights_seconds(ceilings, work), matmul_seconds(ceilings, work, positions))
+
+
 def forward_seconds(ceilings: Ceilings, work: Work, positions: float) -> float:
     """Seconds of one forward of `positions` positions."""
-    return max(weights_seconds(ceilings, work), matmul_seconds(ceilings, work, positions)) + ceilings.overhead
+    return ideal_seconds(ceilings, work, positions) + ceilings.overhead
 
 
 def generation_seconds(ceilings: Ceilings, work: Work, nfe: int, positions: int) -> float:
@@ -94,10 +99,8 @@ class Check:
 def checks(chip: str | None = None) -> Iterator[Check]:
     """Compare every published prompt and generation speed of a chip, or of all chips, with the prediction."""
     for row in table()["published"]:
-        if chip not in (None, row["chip"]):
-            continue
-        ceilings = ceilings_of(row["chip"], row["gpu_cores"])
-        if ceilings is None:  # a row of a chip that is not in the table
+        ceilings = ceilings_of(row["chip"], row["gpu_cores"]) if chip in (None, row["chip"]) else None
+        if ceilings is None:  # another chip, or one that is not in the table
             continue
         work = Work(parameters=table()["measured_model"]["parameters"], bits_per_weight=row["bits"])
         predicted = {"prompt": 512 / forward_seconds(ceilings, work, 512), "generate": 1 / forward_seconds(ceilings, work, 1)}
@@ -157,7 +160,7 @@ def predict(ceilings: Ceilings, work: Work) -> dict[str, Any]:
     ]
     return {
         "predicted": True,
-        "ceilings": ceilings.to_dict(),
+        "ceilings": asdict(ceilings),
         "parameters": work.parameters,
         "bits_per_weight": work.bits_per_weight,
         "weight_bytes": work.bytes,

@@ -1,9 +1,7 @@
 """The measurement of `diffucode bench run`: forwards, the parts of a step, and answers next to the alternatives."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,22 +10,20 @@ from mlx_diffucoder.config import PRESETS, GenerationConfig
 from mlx_diffucoder.generation import prompt_ids
 
 from .baselines import autoregressive, coder, coder_for, same_weights
-from .ceilings import Ceilings, measure_ceilings
+from .ceilings import TABLES, Ceilings, measure_ceilings
 from .chip import Card
 from .decoders import RATES, Decoder, SideBySide, denoised, denoising, reference_of
 from .report import VERSION
 from .roofline import POSITIONS
-from .speed import ForwardCurve, Split, Splitting, forward_rows
+from .speed import ForwardCurve, Splitting, forward_rows
 from .subjects import Subject
-from .timing import take_turns
+from .timing import Show, take_turns
 
 PROMPTS = (
     "Write a function f(nums) that returns the sum of the squares of the even numbers in nums.",
     "Implement process(k): return whether k is a prime number.",
     "Write a function solve that returns the sum of the digits of n. The argument is n.",
 )
-Show = Callable[[str], AbstractContextManager[Any]]
-"""Is entered with the name of each piece of work."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,6 @@ class Results:
 
     report: dict[str, Any]
     ceilings: Ceilings
-    split: Split
     answers: SideBySide
 
 
@@ -78,29 +73,32 @@ def measure(plan: Plan, subject: Subject, card: Card, ceilings: Ceilings, show: 
     # With random weights only a prompt's length matters: one is enough.
     prompts = plan.prompts or list(PROMPTS[:1] if subject.random else PROMPTS)
     encoded = [prompt_ids(subject.model, subject.tokenizer, prompt, config) for prompt in prompts]
-    curve = ForwardCurve(subject, _widths(plan, subject))
+    widest = min(plan.widest, subject.model.config.max_position_embeddings)
+    curve = ForwardCurve(subject, [width for width in POSITIONS if width <= widest])
     splitting = Splitting(subject, encoded, config, (plan.rate or max(RATES)) if subject.random else None)
     answers = SideBySide(_decoders(plan, subject, prompts, encoded, config, show))
     take_turns([curve, splitting, answers], plan.trials, plan.delay, show)
-    if ceilings.measured:
+    if ceilings.source != TABLES:
         with show("measuring bandwidth and matmul again"):
-            ceilings = ceilings.or_better(measure_ceilings(card.chip))
+            again = measure_ceilings(card.chip)
+        fastest = max(ceilings.bandwidth, again.bandwidth)
+        ceilings = replace(ceilings, bandwidth=fastest, flops=max(ceilings.flops, again.flops))
     report = {
         "version": VERSION,
         "program": f"mlx_diffucoder {__version__}",
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "card": card.to_dict(),
-        "ceilings": ceilings.to_dict(),
+        "card": asdict(card),
+        "ceilings": asdict(ceilings),
         "model": subject.to_dict(),
         "config": config.to_dict(),
         "prompts": prompts,
         "trials": plan.trials,
         "delay_seconds": plan.delay,
         "forwards": forward_rows(curve, subject, ceilings),
-        "step": splitting.split.to_dict(),
-        "decoders": [speed.to_dict(answers.baseline, ceilings) for speed in answers.speeds],
+        "step": splitting.to_dict(),
+        "decoders": [decoder.to_dict(answers.baseline, ceilings) for decoder in answers.decoders],
     }
-    return Results(report=report, ceilings=ceilings, split=splitting.split, answers=answers)
+    return Results(report=report, ceilings=ceilings, answers=answers)
 
 
 def busy() -> str | None:
@@ -109,11 +107,6 @@ def busy() -> str | None:
     if load < cores / 4:
         return None
     return f"other work runs on this machine (load {load:.1f} on {cores} cores): times are too long, and their spread too wide"
-
-
-def _widths(plan: Plan, subject: Subject) -> list[int]:
-    widest = min(plan.widest, subject.model.config.max_position_embeddings)
-    return [width for width in POSITIONS if width <= widest]
 
 
 def _decoders(

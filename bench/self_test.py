@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,14 +58,7 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         error = self.error if math.isfinite(self.error) else None
-        return {
-            "name": self.name,
-            "right": self.right,
-            "error": error,
-            "allowed": self.allowed,
-            "seconds": self.seconds,
-            "problem": self.problem,
-        }
+        return {"name": self.name, "right": self.right, **asdict(self), "error": error}
 
     def found(self) -> str:
         """The error and the largest one that passes, for people."""

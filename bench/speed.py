@@ -1,7 +1,8 @@
 """How fast a model is on this machine: the time of forwards by their positions, and the parts of a step."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from statistics import median
 from typing import Any, cast
 
@@ -13,12 +14,13 @@ from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.windows import window_for
-from mlx_diffucoder.decoding.windows.base import ForwardOutput, Window, WindowState
+from mlx_diffucoder.decoding.windows.base import Window, WindowState
 from mlx_diffucoder.generation import forbidden_ids, wired_memory
 from mlx_diffucoder.models.transformer import DiffusionModel
 
 from .ceilings import Ceilings
-from .decoders import canvas_of, ideal_seconds, rule_of
+from .decoders import canvas_of, rule_of
+from .roofline import ideal_seconds
 from .subjects import Subject
 from .timing import Spread, Timing
 
@@ -71,7 +73,7 @@ def forward_rows(curve: ForwardCurve, subject: Subject, ceilings: Ceilings) -> l
     rows = list[dict[str, Any]]()
     for width, took in curve.timings.items():
         share = ideal_seconds(ceilings, subject.forwarded, width) / took.seconds
-        rows.append({"positions": width, "time": took.to_dict(), "roofline_share": share})
+        rows.append({"positions": width, "time": asdict(took), "roofline_share": share})
     return rows
 
 
@@ -103,12 +105,7 @@ class Probe:
     def __init__(self, model: DiffusionModel, clock: Clock):
         self._model, self._clock = model, clock
         self.config, self.shift = model.config, model.shift
-
-    def model(self, *given: Any) -> mx.array:
-        return self._timed(self._model.model, *given)
-
-    def window(self, *given: Any) -> Any:
-        return self._timed(self._model.window, *given)
+        self.model, self.window = partial(self._timed, model.model), partial(self._timed, model.window)
 
     def _timed(self, forward: Any, *given: Any) -> Any:
         mx.eval([one for one in given if isinstance(one, mx.array)])
@@ -134,9 +131,7 @@ class Watched:
     def __init__(self, window: Window, clock: Clock):
         self._window, self._clock = window, clock
         self.name, self.parameters, self.stops_at_end = window.name, window.parameters, window.stops_at_end
-
-    def extent(self, prompt: int, masks: int) -> tuple[int, int]:
-        return self._window.extent(prompt, masks)
+        self.extent = window.extent
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
         return _WatchedState(self._window.open(model, canvas), self._clock)
@@ -145,40 +140,11 @@ class Watched:
 class _WatchedState:
     def __init__(self, state: WindowState, clock: Clock):
         self._state, self._clock = state, clock
-
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
-        return self._state.forward(tokens, on_host, recheck)
+        self.forward = state.forward
 
     def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
         self._clock.decided()
         self._state.observe(positions, chosen, scores)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """Seconds of a step, whole and by part: the mean over all steps but the first of each prompt, which encodes it.
-
-    The parts are timed in separate runs that wait for each part, so their sum is close to the step's time, not equal to it.
-
-    Attributes:
-        step: of a step in a run that waits for no part.
-        parts: the median seconds of each of `PARTS`.
-        sum_over_step: the sum of the parts over the step, trial by trial: 1 if everything is accounted for. On a machine
-            with other work the spread is wide.
-        encoding: of the first forward of the first prompt, which includes its `prompt` tokens.
-        steps: the number of steps in the mean.
-    """
-
-    step: Timing
-    parts: dict[str, float]
-    sum_over_step: Spread
-    encoding: Timing
-    prompt: int
-    steps: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
 
 
 class Splitting:
@@ -215,17 +181,27 @@ class Splitting:
             probed.append(_steps(self._subject, ids, self._config, self._rate, probed=True))
         return plain, probed
 
-    @property
-    def split(self) -> Split:
-        """The result of the trials so far."""
-        return Split(
-            step=Timing.of(self._whole),
-            parts={part: median(one[part] for one in self._parts) for part in PARTS},
-            sum_over_step=Spread.of([sum(one.values()) / step for one, step in zip(self._parts, self._whole, strict=True)]),
-            encoding=Timing.of(self._encodings),
-            prompt=len(self._prompts[0]),
-            steps=self._count,
-        )
+    def to_dict(self) -> dict[str, Any]:
+        """Seconds of a step, whole and by part, ready for JSON: the mean over all steps but the first of each prompt.
+
+        The parts are timed in separate runs that wait for each part, so their sum is close to the step's time, not equal
+        to it.
+
+        Returns:
+            `step`, of a run that waits for no part; `parts`, the median seconds of each of `PARTS`; `sum_over_step`, the
+            sum of the parts over the step, trial by trial: 1 if everything is accounted for, and with a wide spread on a
+            machine with other work; `encoding`, of the first forward of the first prompt, which includes its `prompt`
+            tokens; `steps`, the number of steps in the mean.
+        """
+        sums = [sum(one.values()) / step for one, step in zip(self._parts, self._whole, strict=True)]
+        return {
+            "step": asdict(Timing.of(self._whole)),
+            "parts": {part: median(one[part] for one in self._parts) for part in PARTS},
+            "sum_over_step": asdict(Spread.of(sums)),
+            "encoding": asdict(Timing.of(self._encodings)),
+            "prompt": len(self._prompts[0]),
+            "steps": self._count,
+        }
 
 
 def _later(runs: list[list[dict[str, float]]]) -> list[dict[str, float]]:

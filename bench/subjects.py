@@ -12,7 +12,7 @@ from mlx_diffucoder.checkpoint import read_model_config, weights_digest
 from mlx_diffucoder.errors import BenchError, CheckpointError
 from mlx_diffucoder.formatting import format_bytes
 from mlx_diffucoder.loading import DTYPES, POCKET, cached, defaults_to_float32, resolve
-from mlx_diffucoder.memory import memory_to_run
+from mlx_diffucoder.memory import bytes_of, memory_to_run
 from mlx_diffucoder.models.base import ModelConfig
 from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.tokenizer import Tokenizer
@@ -42,9 +42,8 @@ class Subject:
     @property
     def work(self) -> Work:
         """All of its weights."""
-        arrays: Any = tree_flatten(self.model.parameters())
         count = parameters(self.model.config)
-        return Work(parameters=count, bits_per_weight=8 * sum(value.nbytes for _, value in arrays) / count)
+        return Work(parameters=count, bits_per_weight=8 * bytes_of(self.model.parameters()) / count)
 
     @property
     def forwarded(self) -> Work:
@@ -73,9 +72,8 @@ def without_embeddings(model: Any, work: Work) -> Work:
     table = getattr(getattr(model, "model", None), "embed_tokens", None)
     if table is None or "lm_head" not in model:
         return work
-    arrays: Any = tree_flatten(table.parameters())
     count = work.parameters - len(table.weight) * model.model.norm.weight.size
-    return Work(parameters=count, bits_per_weight=8 * (work.bytes - sum(value.nbytes for _, value in arrays)) / count)
+    return Work(parameters=count, bits_per_weight=8 * (work.bytes - bytes_of(table.parameters())) / count)
 
 
 def check_fits(what: str, size: float, memory: int | None = None) -> None:

@@ -1,6 +1,6 @@
 """The tables that `diffucode bench` prints, as lines of at most 80 columns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,10 +11,10 @@ from mlx_diffucoder.formatting import format_bytes, format_seconds, format_sprea
 from .baselines import SAME_WEIGHTS
 from .ceilings import Ceilings
 from .chip import Card
-from .decoders import AUTOREGRESSIVE, TIME_BUDGET, SideBySide, Speed, break_even_rate
+from .decoders import AUTOREGRESSIVE, TIME_BUDGET, Decoder, SideBySide, break_even_rate
 from .roofline import published
 from .run import Results
-from .speed import LABELS, Split
+from .speed import LABELS
 from .timing import spread_text
 from .tuning import Point, Tuning
 
@@ -39,7 +39,7 @@ def run_lines(results: Results, card: Card) -> Iterator[str]:
     yield f"{'':10} trials: {report['trials']}, in turns; the median (least to most)"
     yield f"{'':10} share: of the roofline, the speed that the ceilings allow"
     yield from _forwards(report["forwards"])
-    yield from _split(results.split)
+    yield from _step(report["step"])
     yield from details(rows)
     yield ""
     yield from decoder_table(rows)
@@ -55,14 +55,13 @@ def _forwards(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{'':9}  above 100 %: the weights fit the processor's cache, or the ceilings are too low"
 
 
-def _split(split: Split) -> Iterator[str]:
-    yield f"\nstep: {split.step}, the mean of {split.steps}"
-    for part, seconds in split.parts.items():
-        yield f"{LABELS[part]:>9}  {format_seconds(seconds):>7}  {100 * seconds / sum(split.parts.values()):.1f} %"
-    sums = split.sum_over_step
-    share = f"{100 * sums.median:.0f} % ({100 * sums.low:.0f} to {100 * sums.high:.0f})"
-    yield f"{'':9}  the parts, timed one by one, add up to {share} of a step"
-    yield f"first forward, with a prompt of {split.prompt} tokens: {split.encoding}"
+def _step(step: dict[str, Any]) -> Iterator[str]:
+    yield f"\nstep: {_milliseconds(step['step'])}, the mean of {step['steps']}"
+    for part, seconds in step["parts"].items():
+        yield f"{LABELS[part]:>9}  {format_seconds(seconds):>7}  {100 * seconds / sum(step['parts'].values()):.1f} %"
+    middle, low, high = (100 * step["sum_over_step"][key] for key in ("median", "low", "high"))
+    yield f"{'':9}  the parts, timed one by one, add up to {middle:.0f} % ({low:.0f} to {high:.0f}) of a step"
+    yield f"first forward, with a prompt of {step['prompt']} tokens: {_milliseconds(step['encoding'])}"
 
 
 def details(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -104,32 +103,32 @@ def decoder_table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def notes(rows: list[dict[str, Any]], answers: SideBySide, report: dict[str, Any]) -> Iterator[str]:
     """What the table of decoders compares, and what it does not."""
-    baseline, speeds = answers.baseline, answers.speeds
+    baseline, decoders = answers.baseline, answers.decoders
     if report["model"]["random"]:
         yield "Random weights: the times are valid, the answers mean nothing. Every decoder"
         yield f"writes {report['config']['max_tokens']} tokens. How many tokens a forward commits, from left to right, is"
         yield "assumed; what a trained model commits is not measured here."
         if baseline:
-            yield _break_even(speeds, baseline)
-    elif baseline and baseline.decoder.name == f"mlx-lm, {SAME_WEIGHTS}":
+            yield _break_even(decoders, baseline)
+    elif baseline and baseline.name == f"mlx-lm, {SAME_WEIGHTS}":
         yield "mlx-lm runs its own Qwen2 with the same weights, one token after the other."
         yield "Its time is that of any Qwen2 of this shape and quantization; its text means"
         yield "nothing. It writes as many tokens as diffucode's answers have useful ones."
     elif baseline:
-        yield f"{baseline.decoder.name}: its own greedy answers, up to their end."
+        yield f"{baseline.name}: its own greedy answers, up to their end."
     if any(row["kind"] == "reference" for row in rows):
         yield "reference: one token a step, the whole canvas in every forward."
-    if any(len(speed.rounds) < max(len(speed.rounds) for speed in speeds) for speed in speeds):
+    if len({len(decoder.rounds) for decoder in decoders}) > 1:
         yield f"A decoder that had run for {TIME_BUDGET:.0f} s got no further trial."
 
 
-def _break_even(speeds: list[Speed], baseline: Speed) -> str:
-    denoisers = [speed for speed in speeds if speed.decoder.kind == "diffusion"]
+def _break_even(decoders: Sequence[Decoder], baseline: Decoder) -> str:
+    denoisers = [decoder for decoder in decoders if decoder.kind == "diffusion"]
     rate = break_even_rate(denoisers, baseline)
     if rate is not None:
         return f"As fast as mlx-lm at about {rate:.1f} useful tokens per forward (interpolated)."
-    rates = [speed.decoder.rate or 0 for speed in denoisers]
-    if max(median(speed.ratios(baseline)) for speed in denoisers) < 1:
+    rates = [decoder.rate or 0 for decoder in denoisers]
+    if max(median(decoder.ratios(baseline)) for decoder in denoisers) < 1:
         return f"Slower than mlx-lm at {max(rates):g} useful tokens per forward, and below."
     return f"As fast as mlx-lm, or faster, at {min(rates):g} useful tokens per forward."
 

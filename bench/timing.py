@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol, Self
 
-from mlx_diffucoder.formatting import format_spread
+Show = Callable[[str], AbstractContextManager[Any]]
+"""Is entered with the name of each piece of work, while it is done."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,6 @@ class Timing:
     def of(cls, seconds: Sequence[float]) -> Self:
         return cls(median(seconds), min(seconds), max(seconds), len(seconds))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return format_spread(self.seconds, self.low, self.high)
-
 
 @dataclass(frozen=True)
 class Spread:
@@ -42,10 +36,6 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
         return cls(median(values), min(values), max(values))
-
-    def to_dict(self) -> dict[str, float]:
-        """Ready for JSON."""
-        return asdict(self)
 
 
 def spread_text(numbers: Mapping[str, float], middle: str = "median", factor: float = 1) -> str:
@@ -92,16 +82,13 @@ class Section(Protocol):
         ...
 
 
-def take_turns(
-    sections: Sequence[Section], trials: int, delay: float, show: Callable[[str], AbstractContextManager[Any]]
-) -> None:
+def take_turns(sections: Sequence[Section], trials: int, delay: float, show: Show) -> None:
     """Measure sections in turns, so that the spread of each covers the whole time of the measurement.
 
     Other work on a machine comes and goes within seconds. Trials in one go would agree with each other and with no later run.
 
     Args:
         delay: seconds of rest before each trial.
-        show: is entered with the name of each piece of work.
     """
     for section in sections:
         with show(f"warming up: {section.name}"):
@@ -110,13 +97,3 @@ def take_turns(
         for section in sections:
             with show(f"trial {number + 1} of {trials}: {section.name}"):
                 section.trial(delay)
-
-
-def timed(work: Callable[[], Any], trials: int) -> float:
-    """The median seconds of `work`, by `timings`."""
-    return timings(work, trials).seconds
-
-
-def best(work: Callable[[], Any], trials: int) -> float:
-    """The least seconds of `work`, by `timings`: what the machine can do, whatever else it is doing."""
-    return timings(work, trials).low

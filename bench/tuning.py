@@ -6,11 +6,9 @@ saves more than `GAIN`. Not covered: what a width does to the quality of the ans
 that `lm_head` runs on the window's rows only.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +22,7 @@ from .decoders import Run, denoised
 from .profiles import Profile, machine_of
 from .speed import ForwardCurve
 from .subjects import Subject
-from .timing import Timing, take_turns
+from .timing import Show, Timing, take_turns
 
 TUNED = tuple(name for name, fields in PRESETS.items() if fields["window"].startswith("sliding"))
 """The presets whose window has a width to choose."""
@@ -53,10 +51,6 @@ class Point:
         """Seconds per useful token; infinite if there is none."""
         return self.seconds / self.useful_tokens if self.useful_tokens else float("inf")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Tuning:
@@ -67,21 +61,13 @@ class Tuning:
     profile: Profile
 
 
-def tune(
-    subject: Subject,
-    prompts: list[str],
-    config: GenerationConfig,
-    trials: int,
-    delay: float,
-    show: Callable[[str], AbstractContextManager[Any]],
-) -> Tuning:
+def tune(subject: Subject, prompts: list[str], config: GenerationConfig, trials: int, delay: float, show: Show) -> Tuning:
     """Choose a window for each preset that has a sliding one.
 
     Args:
         config: the longest answer, and how tokens are drawn.
         trials: how often each forward is timed.
         delay: seconds of rest before each trial.
-        show: is entered with the name of each piece of work.
 
     Raises:
         PromptError: a prompt does not fit into the model's context.
@@ -103,8 +89,8 @@ def tune(
         windows={preset: point.window for preset, point in chosen.items()},
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         measured={
-            "forwards": {str(width): timing.to_dict() for width, timing in curve.timings.items()},
-            "points": {preset: [point.to_dict() for point in candidates] for preset, candidates in found.items()},
+            "forwards": {str(width): asdict(timing) for width, timing in curve.timings.items()},
+            "points": {preset: [asdict(point) for point in candidates] for preset, candidates in found.items()},
             "prompts": prompts,
             "config": config.to_dict(),
         },

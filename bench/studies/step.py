@@ -20,7 +20,7 @@ import numpy as np
 import typer
 
 from mlx_diffucoder.bench.shapes import SHAPES
-from mlx_diffucoder.bench.timing import timed
+from mlx_diffucoder.bench.timing import timings
 from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.step import Stepper
@@ -79,7 +79,7 @@ def decision_time(fields: dict[str, Any], rows: int, vocab_size: int, dtype: mx.
     output = ForwardOutput(positions, masked, ~masked, mx.zeros((1, rows, 2)), rows, np.array([[0, rows]]))
     state, quota, key = rule.open(), np.array([rows]), mx.random.key(0)
     mx.eval(model.rows, forbidden, tokens)
-    return timed(lambda: stepper.step(output, tokens, state, quota, key), trials)
+    return timings(lambda: stepper.step(output, tokens, state, quota, key), trials).seconds
 
 
 def forward_time(rows: int, layers: int, vocab_size: int, dtype: mx.Dtype, trials: int) -> float:
@@ -90,8 +90,8 @@ def forward_time(rows: int, layers: int, vocab_size: int, dtype: mx.Dtype, trial
     layer, head = model.model.layers[0], model.lm_head
     mx.eval(layer.parameters(), head.parameters())
     x = mx.random.normal((1, rows, config.hidden_size)).astype(dtype)
-    one = timed(lambda: mx.eval(layer(x, 0, 0, None, None)), trials)
-    return layers * one + timed(lambda: mx.eval(head(x)), trials)
+    one = timings(lambda: mx.eval(layer(x, 0, 0, None, None)), trials)
+    return layers * one.seconds + timings(lambda: mx.eval(head(x)), trials).seconds
 
 
 def main(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -143,7 +144,7 @@ def card(measure: Measure = False, as_json: options.Json = False, quiet: options
     found = read_card()
     ceilings = ceilings_here(found, waiting, measure=measure)
     if as_json:
-        put(json.dumps({"card": found.to_dict(), "ceilings": ceilings.to_dict(), "warnings": found.warnings}))
+        put(json.dumps({"card": asdict(found), "ceilings": asdict(ceilings), "warnings": found.warnings}))
         return 0
     put("\n".join([*found.lines(), *ceilings.lines()]))
     for warning in found.warnings:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,8 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> int:
     known = ceilings_of(card.chip, card.gpu_cores) if card.backend == "Metal" else None
     report: dict[str, Any] = {
         "versions": _versions(),
-        "card": card.to_dict(),
-        "ceilings": known.to_dict() if known else None,
+        "card": asdict(card),
+        "ceilings": asdict(known) if known else None,
         "memory": _memory(card.memory_bytes),
         "hub_cache": _hub_cache(),
     }

@@ -150,18 +150,16 @@ class Batches:
         # The shift: no row predicts the first token of a canvas.
         spans = self._spans(rng, text, least=0 if len(before) else 1)
         room = rng.multinomial(rng.integers(length - len(before) - len(text)), np.full(len(spans), 1 / len(spans)))
-        tokens, learnt = [before], [np.zeros(len(before), dtype=bool)]
-        known = 0
+        pieces, learnt, known = [before], np.zeros(length, dtype=bool), 0
         for (start, stop), more in zip(spans, room, strict=True):
-            hole = np.concatenate([text[start:stop], np.full(more, self._pad_id, dtype=np.int32)])
-            tokens += [text[known:start], hole]
-            learnt += [np.zeros(start - known, dtype=bool), np.ones(len(hole), dtype=bool)]
+            pieces += [text[known:stop], np.full(more, self._pad_id)]
+            end_of_hole = sum(map(len, pieces))
+            learnt[end_of_hole - more - (stop - start) : end_of_hole] = True
             known = stop
-        tokens += [text[known:], end]
-        shown = np.concatenate(tokens)
-        row = np.pad(shown, (0, length - len(shown)), constant_values=self._pad_id).astype(np.int32)
-        found = np.concatenate(learnt)
-        return row, np.pad(found, (0, length - len(found))), 0
+        shown = np.concatenate([*pieces, text[known:], end])
+        tokens = np.full(length, self._pad_id, dtype=np.int32)
+        tokens[: len(shown)] = shown
+        return tokens, learnt, 0
 
     def _spans(self, rng: np.random.Generator, text: NDArray[np.int32], least: int = 0) -> list[tuple[int, int]]:
         """Starts and stops of spans with text between them, cut between any two tokens or at line ends.

@@ -22,7 +22,7 @@ from ..tasks import Task
 from ..tokenizer import Tokenizer
 from .coupled import CANVASES, Answers, Pair, Questions, clipped_loss, leave_one_out, log_pi
 from .recompute import computed_once
-from .rollouts import Reward, rewards_of, write
+from .rollouts import rewards_of, write
 from .settings import GrpoSettings, TrainSettings
 from .state import ROUND
 from .trainer import Arrays, Method
@@ -110,7 +110,7 @@ class CoupledGrpo(Method):
             model.eval()
             self._round = self._next(model, number)
             model.train(training)
-        arrays = [self._arrays(part, place, update) for place, part in enumerate(self._round.parts)]
+        arrays = [self._arrays(part, number, place, update) for place, part in enumerate(self._round.parts)]
         self.learnt += sum(one[0].size for one in arrays)
         return arrays
 
@@ -136,9 +136,17 @@ class CoupledGrpo(Method):
             ]
         self.forwarded += sum(one.positions for one in written)
         pairs = [(prompt.task, text) for prompt, one in zip(chosen, written, strict=True) for text in one.texts]
-        earned = np.array(rewards_of(pairs, self._plan.limits), dtype=object).reshape(len(chosen), -1)
-        advantages = [leave_one_out(self._values(group)) for group in earned]
-        self._tell(earned, advantages)
+        earned = rewards_of(pairs, self._plan.limits)
+        values = np.array([one.value(self._settings.format_reward) for one in earned]).reshape(len(chosen), -1)
+        advantages = [leave_one_out(group) for group in values]
+        self._told.append(
+            {
+                "reward": float(values.mean()),
+                "solved": sum(one.passed for one in earned) / len(earned),
+                "formed": sum(one.formed for one in earned) / len(earned),
+                "telling": sum(bool(one.any()) for one in advantages) / len(advantages),
+            }
+        )
         starts = range(0, self._settings.group, self._answers_together)
         cut = [
             Part(one.answers.part(which), gained[which].astype(np.float32))
@@ -159,20 +167,6 @@ class CoupledGrpo(Method):
     def _seeded(self, number: int, place: int) -> GenerationConfig:
         seed = np.random.default_rng([self._seed, 3, number, place]).integers(2**63)
         return replace(self._plan.decoding, seed=int(seed))
-
-    def _values(self, group: NDArray[Any]) -> NDArray[np.float64]:
-        return np.array([reward.value(self._settings.format_reward) for reward in group])
-
-    def _tell(self, earned: NDArray[Any], advantages: Sequence[NDArray[np.float64]]) -> None:
-        flat: list[Reward] = earned.ravel().tolist()
-        self._told.append(
-            {
-                "reward": float(np.mean(self._values(earned.ravel()))),
-                "solved": sum(one.passed for one in flat) / len(flat),
-                "formed": sum(one.formed for one in flat) / len(flat),
-                "telling": sum(bool(one.any()) for one in advantages) / len(advantages),
-            }
-        )
 
     def _compared(self, model: DiffusionModel, part: Part, number: int, place: int) -> Part:
         """Add log π of the current weights and of the reference model, for the masks of each step."""
@@ -195,9 +189,8 @@ class CoupledGrpo(Method):
         rng = np.random.default_rng([self._seed, 4, number, place, update])
         return Questions.of(part.answers, Pair.draw(rng, part.answers), self._tokenizer.mask_id)
 
-    def _arrays(self, part: Part, place: int, update: int) -> Arrays:
-        kept = self._round
-        asked = self._questions(part, kept.number if kept else 0, place, update)
+    def _arrays(self, part: Part, number: int, place: int, update: int) -> Arrays:
+        asked = self._questions(part, number, place, update)
         answers = self._settings.prompts_per_step * self._settings.group
         shares = 1 / (answers * part.answers.lengths[asked.owner])
         given = (part.old[update], part.reference[update], part.advantages[asked.owner], shares.astype(np.float32))

@@ -1,8 +1,7 @@
 """A run of coupled-GRPO, ready to start: tasks checked, memory computed."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,13 +9,14 @@ from ..config import GenerationConfig
 from ..errors import PromptError, TaskError
 from ..evaluation import evaluate
 from ..generation import prompt_ids
+from ..memory import bytes_of
 from ..models.transformer import DiffusionModel
 from ..tasks import Task, read_tasks
 from .coupled import CANVASES
 from .grpo import CoupledGrpo, GrpoPlan, Prompt
-from .job import Job
+from .job import Job, digest
 from .learners import Learner
-from .memory import FLOAT, LOGITS, Memory, bytes_of, memory_to_train
+from .memory import FLOAT, LOGITS, Memory, memory_to_train
 from .recompute import HEAD_ROWS, computed_once, recompute_layers, recomputes
 from .settings import TrainSettings
 from .trainer import Evaluate, make_optimizer, streams
@@ -57,8 +57,8 @@ def grpo_job(
             **vars(grpo),
             **{f"decoding.{name}": value for name, value in json.loads(json.dumps(plan.decoding.to_dict())).items()},
             **{f"limits.{name}": value for name, value in asdict(plan.limits).items()},
-            "data": _digest(prompt.task for prompt in train),
-            "valid": _digest(held_out),
+            "data": digest(_bytes_of(prompt.task) for prompt in train),
+            "valid": digest(map(_bytes_of, held_out)),
         },
     )
 
@@ -110,8 +110,5 @@ def _memory(model: DiffusionModel, settings: TrainSettings, plan: GrpoPlan, long
     return replace(memory, weights=memory.weights + reference, logits=logits)
 
 
-def _digest(tasks: Iterable[Task]) -> str:
-    digest = hashlib.sha256()
-    for task in tasks:
-        digest.update(json.dumps([task.id, task.prompt, task.stub, task.entry_point, task.tests]).encode())
-    return digest.hexdigest()[:16]
+def _bytes_of(task: Task) -> bytes:
+    return json.dumps([task.id, task.prompt, task.stub, task.entry_point, task.tests]).encode()

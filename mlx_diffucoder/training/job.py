@@ -139,7 +139,11 @@ def supervised_job(learner: Learner, settings: TrainSettings, data: Data, *, gra
         ),
         method=lambda: Supervised(Batches(train.kept, learner.tokenizer, settings), settings.accumulate),
         evaluation=(lambda: _validation(valid.kept, learner, settings)) if valid else None,
-        identity={"method": "sft", "data": _digest(train.kept), "valid": _digest(valid.kept if valid else [])},
+        identity={
+            "method": "sft",
+            "data": digest(map(_bytes_of, train.kept)),
+            "valid": digest(map(_bytes_of, valid.kept if valid else [])),
+        },
     )
 
 
@@ -157,9 +161,14 @@ def _validation(examples: Sequence[Example], learner: Learner, settings: TrainSe
     return evaluate
 
 
-def _digest(examples: Iterable[Example]) -> str:
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(f"{len(example.prompt)} {len(example.answer)} ".encode())
-        digest.update(example.prompt.tobytes() + example.answer.tobytes())
-    return digest.hexdigest()[:16]
+def _bytes_of(example: Example) -> bytes:
+    sizes = f"{len(example.prompt)} {len(example.answer)} "
+    return sizes.encode() + example.prompt.tobytes() + example.answer.tobytes()
+
+
+def digest(pieces: Iterable[bytes]) -> str:
+    """What identifies the data of a run: 16 hexadecimal digits."""
+    hashed = hashlib.sha256()
+    for piece in pieces:
+        hashed.update(piece)
+    return hashed.hexdigest()[:16]

@@ -6,12 +6,11 @@ covered: allocator overhead, and other programs.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten
 
+from ..memory import bytes_of
 from ..models.transformer import DiffusionModel
 from .recompute import HEAD_ROWS, recomputes
 
@@ -102,8 +101,3 @@ def _kept(model: DiffusionModel, layer: nn.Module, tokens: int, length: int) -> 
             total += size * tokens * out
             total += size * into * out if isinstance(module.linear, nn.QuantizedLinear) else 0
     return total
-
-
-def bytes_of(tree: Any) -> int:
-    arrays: Any = tree_flatten(tree)
-    return sum(value.nbytes for _, value in arrays)

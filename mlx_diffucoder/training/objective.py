@@ -149,23 +149,13 @@ def mask_from(place: int, count: int, length: int) -> tuple[NDArray[np.bool_], N
     return distance >= 0, count * NEAR * (1 - NEAR) ** np.maximum(distance, 0.0)
 
 
-def loss(
-    model: DiffusionModel,
-    tokens: mx.array,
-    positions: mx.array,
-    targets: mx.array,
-    weights: mx.array,
-    seen: mx.array,
-    spread: mx.array,
-) -> mx.array:
-    """The weighted sum of the cross-entropies of the targets. Arguments as in `Noised`.
-
-    Only the rows that predict a target go through `lm_head`.
+def loss(model: DiffusionModel, *arrays: mx.array) -> mx.array:
+    """The weighted sum of the cross-entropies of the targets. Only the rows that predict one go through `lm_head`.
 
     Args:
-        seen: bool attention mask `[L, L]` or `[B, 1, L, L]`; size 0 means full attention.
-        spread: `[M]`, or size 0.
+        arrays: those of `Noised`, in order: tokens, positions, targets, weights, seen, spread.
     """
+    tokens, positions, targets, weights, seen, spread = arrays
     hidden = model.model(tokens, 0, seen if seen.size else None, None)  # [B, L, D]
     rows = mx.maximum(positions - model.shift, 0)
     read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [M, D]

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -287,13 +288,12 @@ def set_rate(optimizer: optim.MultiOptimizer, rate: float) -> None:
         part.learning_rate = rate * (MUON_RATE if isinstance(part, optim.Muon) else 1.0)
 
 
-_STREAMS: list[Any] = []
-
-
 def streams() -> list[Any]:
     """One stream per core on a CPU; on a GPU the default one, which keeps it busy."""
-    if mx.default_device().type == mx.DeviceType.gpu:
-        return [mx.default_stream(mx.default_device())]
-    if not _STREAMS:
-        _STREAMS.extend(mx.new_stream(mx.cpu) for _ in range(os.cpu_count() or 1))
-    return _STREAMS
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    return [mx.default_stream(mx.default_device())] if on_gpu else _cpu_streams()
+
+
+@cache
+def _cpu_streams() -> list[Any]:
+    return [mx.new_stream(mx.cpu) for _ in range(os.cpu_count() or 1)]

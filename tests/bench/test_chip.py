@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from statistics import median
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from mlx_diffucoder.bench import ceilings, chip
 from mlx_diffucoder.bench.ceilings import ceilings_named, ceilings_of, known_chips, table
 from mlx_diffucoder.bench.chip import card_of
+from mlx_diffucoder.bench.timing import Timing
 from mlx_diffucoder.errors import BenchError
 
 # Chip, GPU cores, bytes of memory, macOS, GB/s that Apple states.
@@ -144,7 +146,7 @@ def test_this_machine_has_a_card():
     found = chip.read_card()
     assert found.chip
     assert found.memory_bytes > 1e8
-    assert json.loads(json.dumps(found.to_dict()))["mlx"] == found.mlx
+    assert json.loads(json.dumps(asdict(found)))["mlx"] == found.mlx
 
 
 def test_every_chip_of_the_table_has_ceilings_and_bins_in_order():
@@ -199,11 +201,12 @@ def test_measured_ceilings_are_those_of_the_work_that_was_timed(monkeypatch):
     sizes = []
 
     def half_a_second(work, trials):
-        sizes.append(work.args[2].shape if len(work.args) > 2 and not isinstance(work.args[2], int) else work.args[1].shape)
+        _, first, second = work.args
+        sizes.append(first.shape if isinstance(second, int) else second.shape)
         work()
-        return 0.5
+        return Timing(1.0, 0.5, 2.0, trials)
 
-    monkeypatch.setattr("mlx_diffucoder.bench.timing.best", half_a_second)
+    monkeypatch.setattr(ceilings, "timings", half_a_second)
     found = ceilings.measure_ceilings("this")
     assert sizes == [(64 << 18,), (2048, 2048), (512, 512)]
     assert found.bandwidth == pytest.approx(max(2 * 4 * (64 << 18), 4 * 2048**2) / 0.5)

@@ -18,7 +18,6 @@ from mlx_diffucoder.bench.decoders import (
     Decoder,
     Run,
     SideBySide,
-    Speed,
     break_even_rate,
     denoised,
     denoising,
@@ -65,7 +64,7 @@ def test_the_share_of_the_roofline_is_that_of_a_runs_own_forwards(subject):
     config = GenerationConfig.preset("exact", max_tokens=4, seed=0)
     sides = SideBySide([denoising(subject, [PROMPT], config, "exact", "diffusion")])
     take_turns([sides], 1, 0, nullcontext)
-    said = sides.speeds[0].to_dict(None, ABACUS)
+    said = sides.decoders[0].to_dict(None, ABACUS)
     (one,) = said["generations"]
     ideal = 2 * parameters(subject.model.config) * one["positions"] / 1000
     assert one["roofline_share"] == pytest.approx(ideal / one["time"]["seconds"])
@@ -136,11 +135,11 @@ def test_what_mlx_lm_forwards_is_counted(subject, monkeypatch):
 def speed(kind, rate, rounds):
     """A decoder that wrote 100 tokens in so many seconds."""
     work = Work(parameters=1, bits_per_weight=16)
-    decoder = Decoder(name=kind, kind=kind, rate=rate, work=work, prompts=[3], run=None, warm_up=None)
     runs = [
         Run(seconds=s, first=s, nfe=50, positions=400, useful_tokens=100, forwards=[(50, 8)], peak_memory_bytes=1) for s in rounds
     ]
-    return Speed(decoder=decoder, rounds=[[run] for run in runs])
+    rounds = [[run] for run in runs]
+    return Decoder(name=kind, kind=kind, rate=rate, work=work, prompts=[3], run=None, warm_up=None, rounds=rounds)
 
 
 def test_a_ratio_is_taken_round_by_round_where_both_ran():
@@ -191,7 +190,7 @@ def test_a_decoder_that_has_taken_long_enough_has_no_further_trial(monkeypatch):
     sides = SideBySide([decoder("slow", 3.0), decoder("fast", 0.1)])
     take_turns([sides], 3, 0, nullcontext)
     assert calls[:4] == ["warm slow", "warm slow", "warm fast", "warm fast"]
-    assert [len(one.rounds) for one in sides.speeds] == [1, 3]
+    assert [len(one.rounds) for one in sides.decoders] == [1, 3]
 
 
 def qwen2(folder, config, model):

@@ -79,14 +79,14 @@ def test_probing_a_generation_changes_none_of_its_tokens(subject, preset, monkey
 def split_of(subject, config, trials):
     splitting = Splitting(subject, [PROMPT], config)
     take_turns([splitting], trials, 0, nullcontext)
-    return splitting.split
+    return splitting.to_dict()
 
 
 def test_a_split_has_every_part_of_the_steps_after_the_first(subject):
     split = split_of(subject, GenerationConfig.preset("exact", max_tokens=6, steps=3, seed=0), 2)
-    assert split.parts.keys() == {"forward", "lm_head", "sampling", "host"}
-    assert (split.steps, split.prompt, split.step.trials) == (2, len(PROMPT), 2)
-    assert all(seconds > 0 for seconds in split.parts.values())
+    assert split["parts"].keys() == {"forward", "lm_head", "sampling", "host"}
+    assert (split["steps"], split["prompt"], split["step"]["trials"]) == (2, len(PROMPT), 2)
+    assert all(seconds > 0 for seconds in split["parts"].values())
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_the_parts_of_a_step_add_up_to_a_step_measured_without_them(pocket):
     config = GenerationConfig.preset("exact", max_tokens=32, steps=8, seed=0)
     subject = Subject("pocket", *pocket, random=False)
     # The best of three: on a busy machine a trial measures what it is busy with.
-    assert min(abs(split_of(subject, config, 3).sum_over_step.median - 1) for _ in range(3)) < 0.1
+    assert min(abs(split_of(subject, config, 3)["sum_over_step"]["median"] - 1) for _ in range(3)) < 0.1
 
 
 def test_a_curve_has_a_point_for_each_width_and_its_share_of_the_roofline(subject):
