@@ -95,10 +95,6 @@ class SlashCommand(NamedTuple):
     run: Callable[[str], None]
 
 
-class Leave(Exception):
-    """The user asked to leave."""
-
-
 class Conversation:
     """One run of `diffucode chat`: the chat so far, and how its answers are decoded."""
 
@@ -126,11 +122,8 @@ class Conversation:
             self._notice(f"{self.opened.name}: /help lists the commands, Ctrl-D leaves")
         while True:
             try:
-                message = self.input.read()
-                if message is None:
-                    return 0
-                self._handle(message)
-            except Leave:
+                self._handle(self.input.read())
+            except EOFError:  # the input ended, or the user asked to leave
                 return 0
             except KeyboardInterrupt as stop:
                 if not self.input.typed or isinstance(stop, Terminated):
@@ -243,7 +236,7 @@ class Conversation:
         self._ask(text, replace(self.chat, turns=self.chat.turns[:-1]) if answered else self.chat)
 
     def _bye(self, _: str) -> None:
-        raise Leave
+        raise EOFError
 
     def _notice(self, text: str) -> None:
         """A line that is not an answer: on stderr."""

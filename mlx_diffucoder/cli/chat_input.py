@@ -41,10 +41,11 @@ class Input(Protocol):
     typed: bool
     empty: bool
 
-    def read(self) -> Message | None:
-        """The next message, or None at the end.
+    def read(self) -> Message:
+        """The next message.
 
         Raises:
+            EOFError: the input has ended.
             PromptError: it is not valid text.
             ChatError: the input ended inside a block.
         """
@@ -72,10 +73,10 @@ class PlainInput:
     def __init__(self, typed: bool):
         self.typed, self.empty = typed, True
 
-    def read(self) -> Message | None:
+    def read(self) -> Message:
         line = self._line(PROMPT)
         if line is None:
-            return None
+            raise EOFError
         if (text := _opened(line)) is not None:
             return Message(self._block(text), True)
         while _continues(line):
@@ -122,11 +123,9 @@ class EditedInput:
         self.empty = True
         self._session = _session(completions, open_history())
 
-    def read(self) -> Message | None:
+    def read(self) -> Message:
         try:
             text = self._session.prompt()
-        except EOFError:
-            return None
         except KeyboardInterrupt:
             self.empty = not self._session.default_buffer.text
             raise

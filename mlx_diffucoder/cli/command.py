@@ -18,6 +18,7 @@ from .output import note
 Words = tuple[str, ...]
 """A command's name: `("generate",)`, `("config", "list")`."""
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+TYPES: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 TEXT = "\0"
@@ -175,13 +176,7 @@ class Option:
         return self._takes_one(value)
 
     def _takes_one(self, value: Any) -> bool:
-        if self.kind is bool or isinstance(value, bool):
-            return self.kind is bool and isinstance(value, bool)
-        if self.kind not in (int, float):
-            return isinstance(value, str)
-        if not isinstance(value, int if self.kind is int else (int, float)):
-            return False
-        if isinstance(value, float) and not math.isfinite(value):
+        if type(value) not in TYPES.get(self.kind, (str,)) or (isinstance(value, float) and not math.isfinite(value)):
             return False
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 

@@ -85,7 +85,7 @@ def compare(
     """
     config = GenerationConfig.preset(preset, max_tokens=max_tokens, seed=0)
     options.require_code_execution(allow_code_execution or not tasks, "--tasks")
-    from ..data import HELD_OUT, read_samples
+    from ..data import HELD_OUT, encode_samples, read_samples
     from ..divergence.masking import masked_canvases
     from ..evaluation.quality import check_picture, draw_picture
     from ..tasks import read_tasks
@@ -95,8 +95,9 @@ def compare(
     samples = read_samples(texts or HELD_OUT, limit)
     problems = read_tasks(tasks, infilling=False)[:limit] if tasks else []
     checkpoints = _open([base, *others], dtype, yes=yes, whole=bool(problems), by_layer=by_layer)
-    encoded = _encode(samples, checkpoints)
-    canvases = masked_canvases(encoded, checkpoints[0].tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
+    tokenizer = checkpoints[0].tokenizer
+    encoded = encode_samples(samples, tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
+    canvases = masked_canvases(encoded, tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
     rows = _rows(checkpoints, canvases, problems, config, by_layer)
     if picture:
         draw_picture(pyplot, rows, picture)
@@ -140,12 +141,6 @@ def _open(names: list[str], dtype: str | None, *, yes: bool, whole: bool, by_lay
     if whole and large:
         raise ExecutionError(f"{large[0]}: --tasks needs the whole model in memory; remove --tasks or --by-layer")
     return opened
-
-
-def _encode(samples: Any, checkpoints: "list[Checkpoint]") -> "list[Text]":
-    from ..data import encode_samples
-
-    return encode_samples(samples, checkpoints[0].tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
 
 
 def _rows(
@@ -246,13 +241,11 @@ def _by_ratio(rows: "list[Row]") -> "Table":
 
 def _table(*columns: str) -> "Table":
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("checkpoint", overflow="fold", max_width=16)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+    first = Column("checkpoint", overflow="fold", max_width=16)
+    others = [Column(name, justify="right", no_wrap=True) for name in columns]
+    return Table(first, *others, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def _measures(mean: "Divergence", *, interval: bool = True) -> list[str]:

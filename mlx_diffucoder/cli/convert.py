@@ -93,7 +93,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
     from ..convert import convert as convert_checkpoint
     from ..convert.hub import check_upload
     from .model_option import check_download, show_hub_bars
-    from .progress import converting
+    from .progress import Converting
 
     if upload is not None:
         check_upload(upload)
@@ -104,7 +104,7 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
         _print_not_quantized(plan, config)
         bars.start(plan.bytes_in)
 
-    with converting(measures=config.calibrate is not None) as bars:
+    with Converting(measures=config.calibrate is not None) as bars:
         folder = convert_checkpoint(
             source,
             out,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -169,18 +169,11 @@ def _print_table(summary: "Summary", name: str) -> None:
     from rich.table import Column, Table
 
     table = Table(Column(justify="right"), Column(), title=name, show_header=False)
-    for label, value in _rows(summary).items():
-        table.add_row(label, value)
-    Console().print(table)
-
-
-def _rows(summary: "Summary") -> dict[str, Any]:
     rows = {f"pass@{k}": "-" if value is None else f"{100 * value:.1f} %" for k, value in summary.pass_at.items()}
     if summary.interval:
         low, high = summary.interval
         rows["pass@1"] += f"  (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
-    return {
-        **rows,
+    rows |= {
         "tasks": f"{summary.tasks}",
         "answers passed": f"{summary.passed} of {summary.answers}",
         "failures": ", ".join(f"{kind} {count}" for kind, count in summary.failures.items() if count) or "none",
@@ -188,3 +181,6 @@ def _rows(summary: "Summary") -> dict[str, Any]:
         **summary.stats.lines(),
         "unresolved masks": f"{summary.unresolved_masks}",
     }
+    for label, value in rows.items():
+        table.add_row(label, value)
+    Console().print(table)

@@ -35,8 +35,7 @@ def _bars(*columns: ProgressColumn) -> Progress:
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[float], None]]:
     """Show a bar. Yields a function that advances it by a count."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _bars(*columns) as progress:
+    with _bars(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -54,9 +53,8 @@ def measuring() -> Iterator[Callable[[int, int], None]]:
 
     Prints one estimate of the time, also without a terminal.
     """
-    columns = (TextColumn("measuring"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     began, estimated = time.monotonic(), False
-    with _bars(*columns) as progress:
+    with _bars(TextColumn("measuring"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task("", total=None)
 
         def tell(done: int, total: int) -> None:
@@ -71,25 +69,26 @@ def measuring() -> Iterator[Callable[[int, int], None]]:
         yield tell
 
 
-class Converting:
+class Converting(ExitStack):
     """The bars of a conversion: one for the calibration, if there is one, and then one over bytes.
 
-    The second has the name of the file or layer, the speed and the time left.
+    The second has the name of the file or layer, the speed and the time left. Without a terminal, only an estimate is printed.
     """
 
-    def __init__(self, bars: ExitStack, measures: bool):
+    def __init__(self, measures: bool):
+        super().__init__()
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._bars, self._reading = bars, _bars(*columns)
+        self._reading = _bars(*columns)
         self._task = self._reading.add_task("reading headers", total=None)
-        self.tell = bars.enter_context(measuring()) if measures else None
+        self.tell = self.enter_context(measuring()) if measures else None
         if not measures:
-            bars.enter_context(self._reading)
+            self.enter_context(self._reading)
 
     def start(self, total: int) -> None:
         """Begin with the bar over bytes, of which there are `total`."""
         if self.tell:
-            self._bars.close()
-            self._bars.enter_context(self._reading)
+            self.close()
+            self.enter_context(self._reading)
         self._reading.reset(self._task, total=total)
 
     def advance(self, name: str, count: int) -> None:
@@ -97,17 +96,9 @@ class Converting:
 
 
 @contextmanager
-def converting(measures: bool) -> Iterator[Converting]:
-    """Show the bars of a conversion. Without a terminal, only an estimate is printed."""
-    with ExitStack() as bars:
-        yield Converting(bars, measures)
-
-
-@contextmanager
 def training(steps: int) -> Iterator[Callable[["Report"], None]]:
     """Show a bar over steps with the last report next to it. Without a terminal, print a line for each report."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with _bars(*columns) as progress:
+    with _bars(BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn()) as progress:
         task = progress.add_task("", total=steps)
 
         def tell(report: "Report") -> None:

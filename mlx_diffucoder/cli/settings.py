@@ -179,12 +179,13 @@ class Settings:
         """Read the variables and the file; a variable overrides the file."""
         values: dict[Key, Setting] = {}
         problems: dict[Key, str] = {}
-        for key, value, origin, from_file in _found(schema, problems):
+        for key, setting in _found(schema, problems):
             try:
-                values[key] = Setting(schema.check(key, value), origin, from_file)
+                schema.check(key, setting.value)
+                values[key] = setting
                 problems.pop(key, None)  # of the value that it overrides
             except SettingsError as error:
-                problems[key] = f"{origin}: {error}"
+                problems[key] = f"{setting.origin}: {error}"
         return cls(schema, values, problems, tuple(_strays(schema)))
 
     def check(self, words: Words) -> None:
@@ -240,19 +241,18 @@ def _source(context: typer.Context, parameter: str) -> str:
     return "DEFAULT" if source is None else source.name
 
 
-def _found(schema: Schema, problems: dict[Key, str]) -> Iterator[tuple[Key, Any, str, bool]]:
-    """Key, value, origin, and whether that is the file; the file's come first. Invalid TOML is a problem of all keys."""
+def _found(schema: Schema, problems: dict[Key, str]) -> Iterator[tuple[Key, Setting]]:
+    """Every key that is set; the file's come first. Invalid TOML is a problem of all keys."""
     path = config_path()
     try:
         for key, value in schema.flat(read_file(path)).items():
-            yield key, value, str(path), True
+            yield key, Setting(value, str(path), True)
     except SettingsError as error:
         problems[()] = str(error)
-    if _variables():
-        for key, option in schema.options.items():
-            name = variable_of(key)
-            if text := os.environ.get(name):
-                yield key, option.read(text.split() if option.many else [text]), name, False
+    for key, option in schema.options.items() if _variables() else ():
+        name = variable_of(key)
+        if text := os.environ.get(name):
+            yield key, Setting(option.read(text.split() if option.many else [text]), name, False)
 
 
 def _variables() -> list[str]:

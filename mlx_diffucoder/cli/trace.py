@@ -170,32 +170,28 @@ def _print_comparison(one: "Trace", other: "Trace") -> None:
     """A table of both runs' numbers, and below it how they agree."""
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from ..trace.comparison import agreement, numbers
 
     console = Console()
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("", no_wrap=console.width >= 80)
+    label = Column(no_wrap=console.width >= 80)
+    table = Table(label, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for trace in (one, other):
         row = f", canvas {trace.row}" if trace.rows > 1 else ""
         table.add_column(cell(trace.path.name) + row, justify="right", overflow="fold")
     a, b = (_cells(numbers(trace)) for trace in (one, other))
-    for label in a:
-        table.add_row(label, a[label], b[label])
+    for name in a:
+        table.add_row(name, a[name], b[name])
     console.print(table)
     found = agreement(one, other)
     same = "the same" if found["same_text"] else f"differs; {100 * found['same_tokens']:.1f} % of the tokens are the same"
-    number = found["first_difference"]
-    console.print("Autoregressiveness and order count the tokens of the text and its end token.", style="dim")
-    console.print(f"text: {same}", highlight=False)
-    console.print(f"first step that differs: {number or 'none'}", highlight=False)
+    lines = [f"text: {same}", f"first step that differs: {found['first_difference'] or 'none'}"]
     if found["order_agreement"] is not None:
-        console.print(
-            f"order: {100 * found['order_agreement']:.1f} % of the pairs of positions in the same order"
-            f" (Kendall's tau {found['kendall_tau']:.2f})",
-            highlight=False,
-        )
+        order = f"{100 * found['order_agreement']:.1f} % of the pairs of positions in the same order"
+        lines.append(f"order: {order} (Kendall's tau {found['kendall_tau']:.2f})")
+    console.print("Autoregressiveness and order count the tokens of the text and its end token.", style="dim")
+    console.print("\n".join(lines), highlight=False)
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
