@@ -90,8 +90,7 @@ def fill(
         trace: records the steps of all canvases, and which one was kept.
 
     Raises:
-        PromptError: the parts are not texts with holes between them; there is neither text nor instruction; a hole does
-            not fit the model's context.
+        PromptError: the parts are not texts with holes between them, are empty, or do not fit the model's context.
         ConfigError: the configuration is for answers, or `context` shows nothing of the text.
     """
     config = config or GenerationConfig(**HOLES)
