@@ -1,15 +1,13 @@
 """Pictures of results files: the time of forwards, useful tokens/s, and where the time of a step goes."""
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_diffucoder.errors import BenchError
-from mlx_diffucoder.files import write_output
-from mlx_diffucoder.plotting import plotter
+from mlx_diffucoder.plotting import check_plot, plotter, save_plot
 
 from .ceilings import Ceilings
 from .compare import comparable_rows
@@ -32,7 +30,7 @@ def draw(reports: list[Report], alike: list[Report], folder: Path) -> list[Path]
 
     Raises:
         BenchError: the folder cannot be created or written.
-        FileError: a file cannot be written.
+        FileError: a file cannot be written, or exists and is not a plot.
         ExecutionError: matplotlib is not installed.
     """
     try:
@@ -43,13 +41,13 @@ def draw(reports: list[Report], alike: list[Report], folder: Path) -> list[Path]
         raise BenchError(f"--pictures {folder}: cannot be written (permission denied); name another folder")
     pyplot = plotter()
     pictures = {"forwards": forwards(pyplot, reports), "speed": speeds(pyplot, alike), "step": steps(pyplot, alike)}
-    files = []
-    for name, figure in pictures.items():
-        for kind in KINDS:
-            files.append(folder / f"{name}{kind}")
-            write_output(files[-1], partial(figure.savefig, dpi=160), flag="--pictures")
+    files = {folder / (name + kind): figure for name, figure in pictures.items() for kind in KINDS}
+    for path in files:
+        check_plot(path, flag="--pictures")
+    for path, figure in files.items():
+        save_plot(figure, path, flag="--pictures", dpi=160)
         pyplot.close(figure)
-    return files
+    return list(files)
 
 
 def forwards(pyplot: Any, reports: list[Report]) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import CheckpointError, ConvertError, FileError
+from .errors import CheckpointError, ConvertError, DiffucoderError, FileError
 from .file_kinds import LARGEST_JSON, known_content, read_bytes
 from .formatting import format_bytes
 
@@ -70,12 +70,31 @@ def write_output(path: Path, content: Content, *, flag: str) -> None:
         raise FileError(f"{flag} {path}: cannot be written ({error.strerror or error})") from None
 
 
-def check_output(path: Path, *, flag: str) -> None:
-    """Raise `FileError` if a file that a flag names cannot be written later."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise FileError(f"{flag} {path}: {'is a folder' if path.is_dir() else 'its folder does not exist'}; name a file")
+def check_output(path: Path, mark: str, what: str, *, flag: str, error: type[DiffucoderError] = FileError) -> None:
+    """Raise `error` if a file that a flag names cannot be written later, or exists and is not one that this program wrote.
+
+    Args:
+        mark: a text that each such file has near its start or its end.
+        what: such a file, for the message.
+    """
+    try:
+        if path.is_dir() or not path.parent.is_dir():
+            reason = "it is a folder" if path.is_dir() else "its folder does not exist"
+            raise error(f"{flag} {path}: cannot be written ({reason}); name a file in an existing folder")
+        if path.is_file() and path.stat().st_size and mark.encode() not in _ends(path):
+            raise error(f"{flag} {path}: exists and is not {what}; name another file, or remove it")
+    except OSError as reason:
+        raise error(f"{flag} {path}: cannot be written ({reason.strerror})") from None
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise FileError(f"{flag} {path}: cannot be written (permission denied); name another file")
+        raise error(f"{flag} {path}: cannot be written (permission denied); name another file")
+
+
+def _ends(path: Path, count: int = 2**16) -> bytes:
+    """The first bytes of a file and the last."""
+    with path.open("rb") as file:
+        start = file.read(count)
+        file.seek(max(0, path.stat().st_size - count))
+        return start + file.read(count)
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ def _run(context: typer.Context) -> int:
         alone=given["alone"],
     )
     if out := given["out"]:
-        check_output(out, flag="--out")
+        check_output(out, '"program": "mlx_diffucoder', "a results file of bench run", flag="--out")
     if plan.baseline:
         folder_of(plan.baseline)
     subject, card = open_subject(given), read_card()

@@ -100,12 +100,12 @@ def animate(
     picture holds no script and needs no font or network; it follows the reader's light or dark mode.
     """
     from ..files import write_output
-    from ..trace.animation import animation_of, check_replaceable
+    from ..trace.animation import animation_of, check_animation
 
     path = out or file.with_suffix(".svg")
     if not (speed > 0 and math.isfinite(speed)):
         raise ConfigError(f"--speed {speed} must be a number above 0; 1 is as fast as the run was", field="--speed")
-    check_replaceable(path)
+    check_animation(path)
     picture = animation_of(_read(file, row), title=title, speed=speed, columns=width)
     write_output(path, picture, flag="--out")
     put(path)

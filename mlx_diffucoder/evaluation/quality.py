@@ -1,6 +1,5 @@
 """The quality of checkpoints against their size: a row of numbers for each, and a picture of all."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from ..config import GenerationConfig
 from ..errors import ConfigError
-from ..files import write_output
+from ..plotting import check_plot, plotter, save_plot
 from ..tasks import Task
 from .compare import Checkpoint, Comparison
 from .run import evaluate
@@ -78,15 +77,13 @@ def check_picture(path: Path) -> Any:
     """matplotlib's pyplot. Call it before the measurement, which takes minutes.
 
     Raises:
-        ConfigError: the folder does not exist, cannot be written, or the name ends in none of `PICTURES`.
+        ConfigError: the name ends in none of `PICTURES`.
+        FileError: the picture cannot be written, or the file exists and is not a plot.
         ExecutionError: matplotlib is not installed.
     """
-    from ..plotting import plotter
-
     if path.suffix.lower() not in PICTURES:
         raise ConfigError(f"--picture {path}: the name must end in .png, .svg or .pdf", field="--picture")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"--picture {path}: cannot be written; name a file in a folder that exists")
+    check_plot(path, flag="--picture")
     return plotter()
 
 
@@ -123,7 +120,7 @@ def draw_picture(pyplot: Any, rows: Sequence[Row], path: Path) -> None:
         one.grid(alpha=0.3)
     figure.suptitle(f"against {base.label}")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
-    write_output(path, lambda file: figure.savefig(file, dpi=150), flag="--picture")
+    save_plot(figure, path, flag="--picture")
     pyplot.close(figure)
 
 

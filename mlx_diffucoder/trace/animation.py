@@ -6,7 +6,6 @@ reader who asked for reduced motion) the picture shows the final text. Pure: a t
 """
 
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from itertools import pairwise, zip_longest
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..files import check_output
 from .cells import Cell, cells_of
 from .grid import Grid, Slot, slots_of
 from .run import Trace
@@ -78,18 +78,11 @@ role="img" aria-label="{label}">
 """
 
 
-def check_replaceable(path: Path) -> None:
+def check_animation(path: Path) -> None:
     """Raises `ConfigError` unless the file is new, or an animation that this module made."""
     if path.suffix.lower() != ".svg":
         raise ConfigError(f"--out {path}: the name must end in .svg", field="--out")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"--out {path}: cannot be written; name a file in an existing folder")
-    try:
-        ours = not path.exists() or MARKER in path.read_text(encoding="utf-8", errors="replace")[:1000]
-    except OSError as error:
-        raise ConfigError(f"--out {path}: cannot be read ({error.strerror or error})") from None
-    if not ours:
-        raise ConfigError(f"--out {path}: exists and is not an animation of a trace; name another file")
+    check_output(path, MARKER, "an animation of a trace", flag="--out", error=ConfigError)
 
 
 def commits_of(trace: Trace, times: Sequence[float]) -> list[Commit]:

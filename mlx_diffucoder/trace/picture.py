@@ -3,7 +3,6 @@
 import html
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..files import write_output
+from ..plotting import check_plot, plotter, save_plot
 from .autoregressiveness import distances, global_autoregressiveness, local_autoregressiveness
 from .reader import text_or_bytes
 from .run import Record, Trace
@@ -31,7 +31,12 @@ SCORES = {
 
 
 def outputs(name: Path) -> list[Path]:
-    """The files to write for a name: one, or all three kinds. Raises `ConfigError` if one of them cannot be written."""
+    """The files to write for a name: one, or all three kinds.
+
+    Raises:
+        ConfigError: the name has another ending.
+        FileError: a file cannot be written, or exists and is not a plot.
+    """
     ending = name.suffix.lower()
     if ending in (*PICTURES, PAGE):
         paths = [name]
@@ -41,8 +46,7 @@ def outputs(name: Path) -> list[Path]:
     else:
         paths = [name.with_name(name.name + kind) for kind in (*PICTURES, PAGE)]
     for path in paths:
-        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise ConfigError(f"--out {path}: cannot be written; name a file in an existing folder")
+        check_plot(path, flag="--out")
     return paths
 
 
@@ -51,7 +55,6 @@ def plotter_for(paths: Sequence[Path]) -> Any:
     if all(path.suffix.lower() == PAGE for path in paths):
         return None
     from ..errors import ExecutionError
-    from ..plotting import plotter
 
     try:
         return plotter()
@@ -66,7 +69,7 @@ def draw_trace(pyplot: Any, trace: Trace, paths: Sequence[Path]) -> None:
         if path.suffix.lower() == PAGE:
             write_output(path, page_of(trace), flag="--out")
         else:
-            write_output(path, lambda file: figure.savefig(file, dpi=150), flag="--out")  # type: ignore[union-attr]
+            save_plot(figure, path, flag="--out")
     if pyplot:
         pyplot.close(figure)
 

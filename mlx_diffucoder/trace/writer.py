@@ -26,7 +26,7 @@ from ..decoding.canvas import Canvas
 from ..decoding.hole_layout import HoleLayout
 from ..decoding.result import Step
 from ..errors import TraceError
-from ..files import open_locked
+from ..files import check_output, open_locked
 from ..tokenizer import Tokenizer
 from .reader import FORMAT, KEY, ROWS_FORMAT, text_or_bytes
 
@@ -137,13 +137,7 @@ def check_trace(path: Path) -> None:
     Raises:
         TraceError: the folder does not exist, or the file exists and is not a trace.
     """
-    try:
-        if path.is_dir() or not path.parent.is_dir():
-            raise TraceError(f"--trace {path}: cannot be written; name a file in an existing folder")
-        if path.is_file() and path.stat().st_size and KEY.encode() not in path.open("rb").readline(200):
-            raise TraceError(f"--trace {path}: exists and is not a trace; name another file")
-    except OSError as error:
-        raise _unwritable(path, error) from None
+    check_output(path, f'{{"{KEY}"', "a trace", flag="--trace", error=TraceError)
 
 
 def next_trace(path: Path) -> Path:

@@ -72,6 +72,7 @@ class RunFolder:
         self.path, self._identity, self._write = path, identity, write
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._began = (path / ".lock").exists()  # a run that stopped before its first checkpoint left it, and a log
             self._lock = open_locked(path / ".lock")
         except BlockingIOError:
             raise TrainError(f"{path}: another run is writing to it; wait for it to end, or choose another folder") from None
@@ -84,10 +85,10 @@ class RunFolder:
         if self.newest() is not None:
             if not resume:
                 raise TrainError(f"{self.path}: already holds a run; continue it with --resume, or choose another folder")
-        elif others := [one.name for one in self.path.iterdir() if one.name not in (".lock", LOG)]:
+        elif others := [one.name for one in self.path.iterdir() if one.name not in (".lock", LOG if self._began else "")]:
             raise TrainError(f"{self.path}: holds {others[0]} but no run; choose another folder")
         else:
-            (self.path / LOG).unlink(missing_ok=True)  # left by a run that stopped before its first checkpoint
+            (self.path / LOG).unlink(missing_ok=True)
 
     def _clean(self) -> None:
         """Remove what a killed run was writing: a checkpoint, or files in OUT or in the last checkpoint."""

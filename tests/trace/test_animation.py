@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.hole_layout import HoleLayout
 from mlx_diffucoder.errors import ConfigError
-from mlx_diffucoder.trace.animation import LEAD, animation_of, check_replaceable, commits_of
+from mlx_diffucoder.trace.animation import LEAD, animation_of, check_animation, commits_of
 from mlx_diffucoder.trace.run import Record, Trace
 
 MASK, END, PAD = 0, 1, 2
@@ -172,9 +172,9 @@ def test_any_trace_is_well_formed(pieces, steps, columns):
 
 def test_only_an_animation_is_replaced(tmp_path, run):
     path = tmp_path / "demo.svg"
-    check_replaceable(path)
+    check_animation(path)
     path.write_text(animation_of(run))
-    check_replaceable(path)
+    check_animation(path)
     path.write_text("<svg/>")
     for wrong, said in [
         (path, "is not an animation"),
@@ -182,4 +182,4 @@ def test_only_an_animation_is_replaced(tmp_path, run):
         (tmp_path / "no" / "a.svg", "folder"),
     ]:
         with pytest.raises(ConfigError, match=said):
-            check_replaceable(wrong)
+            check_animation(wrong)
