@@ -97,7 +97,7 @@ def fill(
     check_settings(config, instruction, context, tries)
     texts, lengths = texts_and_lengths(parts)
     task = InfillTask(model, tokenizer, texts, lengths, config, instruction, context, trace)
-    if instruction is None and not len(task.context):
+    if instruction is None and not any(task.context.ids):
         raise ConfigError(f"context {context} shows the model nothing; raise it, or give an instruction", field="context")
     with wired_memory():
         best, score, agreed = search(task, tries)
