@@ -80,7 +80,8 @@ def put(text: object = "", *, end: str = "\n", flush: bool = False) -> None:
 
 def put_json(value: object) -> None:
     """Print an object as a line of JSON, as `put`. A terminal gets escapes for what it must not get raw."""
-    text = json.dumps(value, ensure_ascii=False)
+    # Half of a pair, as in a file's name that is no text, becomes JSON's escape.
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     if sys.stdout.isatty():
         text = "".join(mark if visible(mark) == mark else f"\\u{ord(mark):04x}" for mark in text)
     with _writing():

@@ -108,6 +108,13 @@ def test_a_name_that_is_no_text_is_written_as_it_is(tmp_path):
     assert_one_line(diffucode("infill", tmp_path / name, *TINY, "--marker", os.fsdecode(b"\xe9")), "has no hole")
 
 
+def test_json_of_a_name_that_is_no_text_is_json(tmp_path):
+    trace = tmp_path / os.fsdecode(b"caf\xe9")
+    assert diffucode("generate", *TINY, "--trace", trace, "hi").returncode == 0
+    done = diffucode("trace", "compare", trace, trace, "--json")
+    assert [one["file"] for one in json.loads(done.stdout)["traces"]] == [str(trace)] * 2
+
+
 def test_a_context_of_nothing_is_refused(tmp_path):
     file = tmp_path / "a.py"
     file.write_text("x = <FILL>\n")
