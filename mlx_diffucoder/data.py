@@ -5,7 +5,7 @@ instruction and output, plain `text`, and tasks with their solutions. Not covere
 not text, and rows with a suffix.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,11 @@ class Sample:
     messages: tuple[Message, ...]
     answer: str
 
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """The fewest tokens that a text of this length can have. To encode one that is far too long takes minutes."""
+        characters = len(self.answer) + sum(len(message["content"]) for message in self.messages)
+        return characters // tokenizer.longest_token
+
 
 @dataclass(frozen=True)
 class Text:
@@ -46,7 +51,12 @@ class Text:
 
 
 def read_samples(path: Path, limit: int | None = None) -> list[Sample]:
-    """The samples of a file of JSON lines, or of one JSON array; at most `limit`.
+    """The samples of a file, at most `limit`. Raises as `samples_in`, of the whole file."""
+    return list(samples_in(path))[:limit]
+
+
+def samples_in(path: Path) -> Iterator[Sample]:
+    """The samples of a file of JSON lines, or of one JSON array.
 
     A row has one of:
 
@@ -62,10 +72,11 @@ def read_samples(path: Path, limit: int | None = None) -> list[Sample]:
         TaskError: the file cannot be read or holds no text, or a row has another format or keys that are not covered;
             the message names the file and the row.
     """
-    samples = [_sample(row, where) for where, row in read_rows(path)][:limit]
-    if not samples:
+    where = None
+    for where, row in read_rows(path):
+        yield _sample(row, where)
+    if where is None:
         raise TaskError(f"{path}: holds no text")
-    return samples
 
 
 def encode_samples(samples: Sequence[Sample], tokenizer: Tokenizer, context: int) -> list[Text]:
@@ -83,6 +94,8 @@ def encode_samples(samples: Sequence[Sample], tokenizer: Tokenizer, context: int
 
 
 def _encoded(sample: Sample, tokenizer: Tokenizer, context: int) -> Text:
+    if (least := sample.least_tokens(tokenizer)) > context:
+        raise _too_long(sample.where, f"at least {least}", context)
     try:
         prompt, answer = _ids(sample, tokenizer)
     except CheckpointError as error:  # the template refuses these messages
@@ -94,8 +107,12 @@ def _encoded(sample: Sample, tokenizer: Tokenizer, context: int) -> Text:
     if not answer:
         raise TaskError(f"{sample.where}: is a single token; give at least two")
     if (length := len(prompt) + len(answer)) > context:
-        raise TaskError(f"{sample.where}: is {length} tokens long, but the model's context is {context}; shorten or remove it")
+        raise _too_long(sample.where, str(length), context)
     return Text(sample.where, tuple(prompt), tuple(answer))
+
+
+def _too_long(where: str, length: str, context: int) -> TaskError:
+    return TaskError(f"{where}: is {length} tokens long, but the model's context is {context}; shorten or remove it")
 
 
 def _ids(sample: Sample, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

@@ -1,5 +1,6 @@
 """What a file is, where it is not what its name says: a pipe, a device, a Git LFS pointer, a web page, a pickle."""
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -53,7 +54,8 @@ def read_bytes(
     check_regular(path, error, most)
     try:
         with path.open("rb") as opened:
-            return opened.read(most)
+            # As many bytes as are asked for are reserved; a pipe has no size.
+            return opened.read(min(most, os.fstat(opened.fileno()).st_size or most))
     except OSError as reason:
         if missing is not None and isinstance(reason, FileNotFoundError):
             return missing

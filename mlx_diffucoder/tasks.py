@@ -4,10 +4,11 @@ Not covered: MBPP+ rows that have neither `test` nor `test_list`. JSON has turne
 several need a special comparison. The export of MBPP+ with `test` works.
 """
 
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from typing import Any
 from .errors import TaskError
 from .evalplus import differential_tests
 from .file_kinds import read_bytes
+from .formatting import format_bytes
 
 # EvalPlus's prompt for instruction-tuned models, which DiffuCoder's published figures use. Their harnesses also write
 # the first words of the answer; we do not.
 INSTRUCTION = "Please provide a self-contained Python script that solves the following problem in a markdown code block:"
 # From the MBPP paper (arXiv 2108.07732). Only the tests name the function.
 MBPP_TESTS = "Your code should pass these tests:"
+LARGEST_ROW, LARGEST_ARRAY = 2**26, 2**28
+"""Bytes of a row and of a JSON array, at most. As objects they can take many times as much memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,32 +94,48 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise TaskError(f"{path}: is UTF-16 text; save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
-    rows = _array(data, path) if data.lstrip().startswith(b"[") else None
-    if rows is not None:
-        for number, row in enumerate(rows, start=1):
-            where = f"{path}: row {number}"
-            yield where, _checked(row, where)
+    if re.match(rb"\s*\[", data):
+        _check_size(str(path), len(data), LARGEST_ARRAY, "a JSON array", "save it as JSON lines, one row a line")
+        with _named(str(path)):
+            for number, row in enumerate(_items(data.decode()), start=1):
+                where = f"{path}: row {number}"
+                yield where, _checked(row, where)
         return
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    for number, line in enumerate(io.BytesIO(data), start=1):
         if line.strip():
             where = f"{path}:{number}"
-            yield where, _checked(_json(line, where), where)
+            _check_size(where, len(line), LARGEST_ROW, "a row", "shorten or remove it")
+            with _named(where):
+                row = json.loads(line.decode("utf-8-sig"))
+            yield where, _checked(row, where)
 
 
-def _array(data: bytes, path: Path) -> list[Any] | None:
-    """The items of a JSON array, which may be spread over lines; None for JSON lines, the first of which is an array."""
-    first, _, rest = data.strip().partition(b"\n")
-    if rest:
-        with suppress(ValueError, RecursionError):
-            json.loads(first)
-            return None
-    items: list[Any] = _json(data, str(path))
-    return items
+def _check_size(where: str, size: int, most: int, what: str, advice: str) -> None:
+    if size > most:
+        raise TaskError(f"{where}: has {format_bytes(size)}, and {what} may have at most {format_bytes(most)}; {advice}")
 
 
-def _json(text: bytes, where: str) -> Any:
+def _items(text: str) -> Iterator[Any]:
+    """The items of a JSON array, one at a time: an object takes many times the memory of its text."""
+    decode, after_blanks = json.JSONDecoder().raw_decode, re.compile(r"[ \t\r\n]*(.?)")
+    mark = after_blanks.search(text, text.index("[") + 1)
+    while mark and mark[1] != "]":
+        item, end = decode(text, mark.start(1))
+        yield item
+        mark = after_blanks.search(text, end)
+        if mark and mark[1] == ",":
+            mark = after_blanks.search(text, mark.end())
+        elif mark and mark[1] != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, mark.start(1))
+    if mark and text[mark.end() :].strip():
+        raise json.JSONDecodeError("Extra data", text, mark.end())
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Turn an error of JSON or of UTF-8 into one that names the place."""
     try:
-        return json.loads(text.decode("utf-8-sig"))
+        yield
     except UnicodeDecodeError as error:
         raise TaskError(f"{where}: not UTF-8 text (byte {error.start})") from None
     except RecursionError:

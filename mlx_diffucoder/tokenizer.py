@@ -95,6 +95,11 @@ class Tokenizer:
         """Every token, spelt as in the files, and its id."""
         return self._fast.get_vocab(with_added_tokens=True)
 
+    @cached_property
+    def longest_token(self) -> int:
+        """The characters of the longest token."""
+        return max(map(len, self.vocabulary), default=1)
+
     def end_id(self, *, chat: bool) -> int | None:
         """The token to end a chat's answer with, or any other text; None where the checkpoint has no such token."""
         return self._special.chat_end if chat else self._special.text_end

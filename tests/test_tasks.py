@@ -6,7 +6,7 @@ import pytest
 
 from mlx_diffucoder.errors import TaskError
 from mlx_diffucoder.evaluation.execute import run_program
-from mlx_diffucoder.tasks import INSTRUCTION, read_tasks
+from mlx_diffucoder.tasks import INSTRUCTION, read_rows, read_tasks
 
 from .evaluation.programs import HUMAN_EVAL, LONG, STUB
 
@@ -165,6 +165,18 @@ def test_a_broken_line_is_named_by_file_and_number(tmp_path, line, message):
     assert str(caught.value).startswith(f"{path}:3: ")
     assert message in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_a_row_or_an_array_that_takes_too_much_memory_as_objects_is_refused(tmp_path, monkeypatch):
+    (path := tmp_path / "rows").write_text('{"a": [' + "[]," * 30 + "[]]}\n")
+    monkeypatch.setattr("mlx_diffucoder.tasks.LARGEST_ROW", 100)
+    with pytest.raises(TaskError, match=r"rows:1: has 0.00 MB, and a row may have at most"):
+        list(read_rows(path))
+    path.write_text("[" + "{}, " * 30 + "{}]")
+    assert len(list(read_rows(path))) == 31
+    monkeypatch.setattr("mlx_diffucoder.tasks.LARGEST_ARRAY", 100)
+    with pytest.raises(TaskError, match=r"a JSON array may have at most .*; save it as JSON lines, one row a line"):
+        list(read_rows(path))
 
 
 def test_a_file_without_tasks_is_refused(tmp_path):

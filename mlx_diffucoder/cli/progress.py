@@ -33,8 +33,8 @@ def _bars(*columns: ProgressColumn) -> Progress:
 
 
 @contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[float], None]]:
-    """Show a bar. Yields a function that advances it by a count."""
+def counting(what: str, total: int | None) -> Iterator[Callable[[float], None]]:
+    """Show a bar; without a total, only the count. Yields a function that advances it by a count."""
     with _bars(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)

@@ -154,10 +154,12 @@ def _train(given: dict[str, Any]) -> int:
     settings = TrainSettings.of_options(given)  # before anything is read
     from ..training.job import Data, supervised_job
     from .model_option import open_learner
+    from .progress import counting
 
     learner = open_learner(given)
     sizes = {name: given[name] for name in ("max_length", "skip_long")}
-    read = Data.read(given["data"], given["valid"], learner.tokenizer, **sizes)
+    with counting("reading texts", None) as advance:
+        read = Data.read(given["data"], given["valid"], learner.tokenizer, **sizes, advance=advance)
     settings = replace(settings, steps=given["steps"] or read.steps(given["epochs"] or 1, settings))
     return _start(supervised_job(learner, settings, read, gradient_checkpointing=given["gradient_checkpointing"]), given)
 

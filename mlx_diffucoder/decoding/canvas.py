@@ -1,5 +1,6 @@
 """The canvas: a batch of token ids in which some positions are masks to be filled."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -148,9 +149,7 @@ def text_before(
     found = stop_after(needed) if until else None
     if found is None:
         return text, None
-    while needed and stop_after(needed - 1) == found:
-        needed -= 1
-    return text[:found], needed
+    return text[:found], bisect_left(range(needed), True, key=lambda count: stop_after(count) == found)
 
 
 def _first_of(until: Sequence[str], text: str, prefill: int) -> int | None:

@@ -13,8 +13,9 @@ from html import escape
 from itertools import pairwise, zip_longest
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, TraceError
 from ..files import check_output
+from ..formatting import visible
 from .cells import Cell, cells_of
 from .grid import Grid, Slot, slots_of
 from .run import Trace
@@ -22,6 +23,7 @@ from .svg import COLUMN, MARGIN, ROW, STYLE, Film, text_element
 
 MARKER = "<!-- made by diffucode trace animate -->"
 COLUMNS = 72
+MOST = 2**14  # tokens
 PADDING, LINE = 14, 44  # pixels: above and below the canvas; the height of the lines above and below it
 LEAD, HOLD, MARKED = 0.8, 3.5, 0.7  # seconds: only masks, the final text, a cross where a token was remasked
 NEVER = math.inf
@@ -52,17 +54,22 @@ def animation_of(trace: Trace, *, title: str | None = None, speed: float = 1.0, 
         title: the line at the top; by default the model's name.
         speed: how many times as fast as the run was.
         columns: characters in a line; longer lines are broken.
+
+    Raises:
+        TraceError: the canvas has too many tokens for a picture.
     """
+    if (count := len(trace.masked) - trace.canvas.start + trace.prefix_length) > MOST:
+        raise TraceError(f"{trace.path}: has {count} tokens, and an animation shows at most {MOST}; trace plot shows it")
     times = [LEAD + record.seconds / speed for record in trace.records]
     film = Film((times[-1] if times else LEAD) + HOLD)
-    heading = textwrap.wrap(title or trace.header["model"], columns)
+    heading = textwrap.wrap(visible(title or trace.header["model"]), columns)
     top = LINE + (len(heading) - 1) * ROW
     rows = _draw_canvas(film, trace, commits_of(trace, times), columns, top + PADDING)
     bottom = top + 2 * PADDING + rows * ROW
     width, height = 2 * MARGIN + columns * COLUMN, bottom + LINE
     speed_mark = "" if speed == 1 else f"{speed:g}x speed"
     _draw_numbers(film, trace, times, columns - len(speed_mark) - 1, bottom + 10)
-    label = escape(f"{trace.header['model']} fills {int(trace.masked.sum())} masks in {trace.stats.nfe} forwards")
+    label = escape(f"{visible(trace.header['model'])} fills {int(trace.masked.sum())} masks in {trace.stats.nfe} forwards")
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" \
 role="img" aria-label="{label}">
 {MARKER}

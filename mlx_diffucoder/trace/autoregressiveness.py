@@ -76,7 +76,7 @@ def global_autoregressiveness(steps: Iterable[Commits], masked: NDArray[np.bool_
     leftmost = count = 0
     for step in steps:
         for position in in_order(step):
-            leftmost += int(masked[:position].sum()) < k
+            leftmost += int(np.count_nonzero(masked[:position])) < k
             masked[position] = False
             count += 1
         masked[step.remasked] = True

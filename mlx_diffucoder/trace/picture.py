@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..files import write_output
+from ..formatting import visible
 from ..plotting import check_plot, plotter, save_plot
 from .autoregressiveness import distances, global_autoregressiveness, local_autoregressiveness
 from .reader import text_or_bytes
@@ -21,6 +22,7 @@ from .run import Record, Trace
 PICTURES = (".png", ".svg")
 PAGE = ".html"
 TEMPLATE = Path(__file__).with_name("page.html")
+SHOWN = 2048  # steps and positions in the picture of the order, at most
 # The meaning of a commit's score, by `GenerationConfig.alg`.
 SCORES = {
     "entropy": "negative entropy, nats",
@@ -85,7 +87,7 @@ def _figure(pyplot: Any, trace: Trace) -> Any:
     stats = trace.stats
     # A dollar sign would start a formula.
     parts = [f"{stats.nfe} forwards", f"{stats.useful_tokens} useful tokens", *filter(None, [trace.canvas_name])]
-    title = f"{trace.header['model']}: {', '.join(parts)}".replace("$", r"\$")
+    title = visible(f"{trace.header['model'][:100]}: {', '.join(parts)}").replace("$", r"\$").replace("\n", " ")
     figure.suptitle(title)
     return figure
 
@@ -93,23 +95,24 @@ def _figure(pyplot: Any, trace: Trace) -> Any:
 def filled(trace: Trace) -> NDArray[np.float64]:
     """For each step and each position in the holes the step, counted from 1, that wrote its token; NaN for a mask.
 
-    Float64 `[steps, positions]`; an answer is one hole.
+    Float64 `[steps, positions]`; an answer is one hole. Of more steps or positions than a picture can show, every n-th.
     """
     positions = np.concatenate([np.arange(start, stop) for start, stop in trace.canvas.holes[0]])
+    every, among = (max(1, -(-count // SHOWN)) for count in (len(trace.records), len(positions)))
     when = np.where(trace.masked, np.nan, 0.0)
     rows = []
     for number, record in enumerate(trace.records, start=1):
-        when = when.copy()
         when[record.committed] = number
         when[record.remasked] = np.nan
-        rows.append(when[positions])
-    return np.array(rows).reshape(len(rows), len(positions))
+        if number % every == 0 or number == len(trace.records):
+            rows.append(when[positions[::among]])
+    return np.array(rows).reshape(len(rows), len(positions[::among]))
 
 
 def _draw_order(axes: Any, trace: Trace) -> None:
     cells = filled(trace)
     if cells.size:
-        extent = (-0.5, cells.shape[1] - 0.5, len(cells) + 0.5, 0.5)
+        extent = (-0.5, int(np.diff(trace.canvas.holes[0]).sum()) - 0.5, len(trace.records) + 0.5, 0.5)
         image = axes.imshow(cells, aspect="auto", interpolation="nearest", cmap="viridis", extent=extent)
         axes.figure.colorbar(image, ax=axes, label="committed in step")
     holes = (trace.canvas.holes[0, :, 1] - trace.canvas.holes[0, :, 0]).cumsum()
@@ -120,10 +123,10 @@ def _draw_order(axes: Any, trace: Trace) -> None:
 
 
 def _draw_counts(axes: Any, trace: Trace) -> None:
-    numbers = np.arange(1, len(trace.records) + 1)
-    axes.bar(numbers, [len(one.committed) for one in trace.records], width=1.0, label="committed")
+    edges = np.arange(len(trace.records) + 1) + 0.5
+    axes.stairs([len(one.committed) for one in trace.records], edges, fill=True, label="committed")
     if any(len(one.remasked) for one in trace.records):
-        axes.bar(numbers, [-len(one.remasked) for one in trace.records], width=1.0, color="tab:red", label="remasked")
+        axes.stairs([-len(one.remasked) for one in trace.records], edges, fill=True, color="tab:red", label="remasked")
         axes.legend()
     axes.set(title="tokens per step", xlabel="step", ylabel="tokens")
     axes.grid(alpha=0.3)
@@ -152,8 +155,9 @@ def page_of(trace: Trace) -> str:
     """The page's HTML. The model's text is in it as JSON data only, and is shown as text."""
     # "<" could end the element that holds the data.
     data = json.dumps(_data(trace), separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-    values = {"title": html.escape(trace.header["model"]), "data": data.encode("utf-8", "replace").decode()}
-    return re.sub("{{(title|data)}}", lambda found: values[found[1]], TEMPLATE.read_text(encoding="utf-8"))
+    values = {"title": html.escape(trace.header["model"]), "data": data}
+    page = re.sub("{{(title|data)}}", lambda found: values[found[1]], TEMPLATE.read_text(encoding="utf-8"))
+    return page.encode("utf-8", "replace").decode()
 
 
 def _data(trace: Trace) -> dict[str, Any]:

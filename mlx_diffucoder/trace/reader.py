@@ -22,7 +22,9 @@ from .run import Record, Trace
 FORMAT, ROWS_FORMAT = 1, 2
 """The formats of a trace of one answer, and of several canvases."""
 KEY = "diffucode_trace"
-LARGEST = 2**24  # the most masks of a canvas
+LARGEST, LARGEST_FILE = 2**17, 2**24  # the most masks of a canvas, and the most tokens of all canvases together
+LONGEST_PIECE = 2**10  # the most bytes of a token
+LAST_SECOND = 1e9
 
 
 def read_trace(path: Path, row: int | None = None) -> Trace:
@@ -53,6 +55,7 @@ class _File:
     Attributes:
         texts: the ids around the holes, of format 2.
         runs: for each canvas its trace, and the time when its run started.
+        size: the tokens of all canvases.
     """
 
     path: Path
@@ -64,6 +67,7 @@ class _File:
     kept: int | None = None
     end: str | None = None
     seconds: float = 0.0
+    size: int = 0
 
     @classmethod
     def opened(cls, path: Path, line: bytes) -> Self:
@@ -114,17 +118,20 @@ class _File:
             kept = line.get("kept")
             if kept is not None and kept not in range(1, len(self.runs) + 1):
                 raise ValueError(f"it keeps canvas {kept}, which does not exist")
-            self.end, self.seconds, self.kept = str(line["end"]), float(line["seconds"]), kept and int(kept)
+            self.end, self.seconds, self.kept = str(line["end"]), _seconds(line), kept and int(kept)
         elif "lengths" in line and self.header[KEY] == ROWS_FORMAT:
             if line["row"] != len(self.runs) + 1:
                 raise ValueError(f"it opens canvas {line['row']}, and the next is {len(self.runs) + 1}")
-            self._open([int(length) for length in line["lengths"]], float(line["seconds"]))
+            self._open([int(length) for length in line["lengths"]], _seconds(line))
         else:
             self._step(line)
 
     def _open(self, lengths: list[int], start: float) -> None:
-        if not all(0 <= length <= LARGEST for length in lengths):
-            raise ValueError("a hole cannot have such a length")
+        if not all(length >= 0 for length in lengths) or sum(lengths) > LARGEST:
+            raise ValueError("a canvas cannot have such a length")
+        self.size += sum(map(len, self.texts)) + sum(lengths)
+        if self.size > LARGEST_FILE:
+            raise ValueError(f"the canvases have more than {LARGEST_FILE} tokens")
         special = {"mask_id": self.header["mask"], "pad_id": self.header["pad"], "end_ids": self.header["ends"]}
         canvas = Canvas.around([self.texts], [lengths], **special)
         trace = Trace(self.path, self.header, canvas, self.pieces, self.layout, row=len(self.runs) + 1)
@@ -135,7 +142,10 @@ class _File:
         if row not in range(1, len(self.runs) + 1):
             raise ValueError(f"no line before it opens canvas {row}")
         trace, start = self.runs[row - 1]
-        trace.records.append(Record.of(line, len(trace.masked), start))
+        last = trace.records[-1].seconds if trace.records else 0.0
+        if (seconds := _seconds(line) - start) < last:
+            raise ValueError("its time is before that of the step before it")
+        trace.records.append(Record.of(line, trace.canvas.tokens.shape[1], seconds))
         self.pieces.update(_pieces(line))
         if unknown := [id for id in (*line["tokens"], *line.get("others", ([], []))[1]) if id not in self.pieces]:
             raise ValueError(f"the token {unknown[0]} has no text")
@@ -162,6 +172,13 @@ def _layout(given: dict[str, Any], texts: Sequence[list[int]]) -> HoleLayout:
     return layout
 
 
+def _seconds(line: dict[str, Any]) -> float:
+    seconds = float(line["seconds"])
+    if not 0 <= seconds <= LAST_SECOND:  # nor NaN
+        raise ValueError("its seconds are no time")
+    return seconds
+
+
 def _reason(error: Exception) -> str:
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
 
@@ -182,7 +199,10 @@ def text_or_bytes(piece: bytes) -> str | list[int]:
 
 
 def _pieces(row: dict[str, Any]) -> dict[int, bytes]:
-    return {
+    pieces = {
         int(id): piece.encode("utf-8", "replace") if isinstance(piece, str) else bytes(piece)
         for id, piece in row.get("pieces", {}).items()
     }
+    if any(len(piece) > LONGEST_PIECE for piece in pieces.values()):
+        raise ValueError(f"a token cannot have more than {LONGEST_PIECE} bytes")
+    return pieces

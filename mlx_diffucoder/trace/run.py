@@ -14,6 +14,8 @@ from ..decoding.hole_layout import HoleLayout, unwrapped
 from ..decoding.result import Stats, Step
 from .autoregressiveness import Part, within
 
+LARGEST_SCORE = 3e38  # float32 holds no more
+
 
 @dataclass(frozen=True, eq=False)
 class Record:
@@ -38,26 +40,30 @@ class Record:
     others: tuple[NDArray[np.int32], NDArray[np.int32]]
 
     @classmethod
-    def of(cls, row: dict[str, Any], length: int, start: float = 0.0) -> Self:
+    def of(cls, row: dict[str, Any], length: int, seconds: float) -> Self:
         """The record in one line of a trace file.
 
         Args:
             row: the line's JSON object.
             length: of the canvas, in tokens.
-            start: when the canvas's run started; the line's time counts from the start of the file.
+            seconds: from the start of the canvas's run; the line's own time counts from the start of the file.
 
         Raises:
             ValueError, KeyError, TypeError: the line is not a step of such a canvas.
         """
         at, tokens, scores = row["at"], row["tokens"], [math.nan if score is None else score for score in row["scores"]]
+        if not all(abs(score) < LARGEST_SCORE for score in scores if math.isfinite(score)):
+            raise ValueError("a score is too large")
         remasked, (others, other_tokens) = row.get("back", []), row.get("others", ([], []))
         if not len(at) == len(tokens) == len(scores) or len(others) != len(other_tokens):
             raise ValueError("its lists are not of one length")
         if not all(0 <= position < length for position in (*at, *remasked, *others)):
             raise ValueError("a position is off the canvas")
-        first, end = map(int, row["window"])
+        step, nfe, positions, first, end = (int(one) for one in (row["step"], row["nfe"], row["positions"], *row["window"]))
+        if not all(0 <= number < 2**53 for number in (step, nfe, positions, first, end)):
+            raise ValueError("a number is not a count")
         return cls(
-            int(row["step"]), float(row["seconds"]) - start, int(row["nfe"]), int(row["positions"]), (first, end),
+            step, seconds, nfe, positions, (first, end),
             _ids(at), _ids(tokens), np.array(scores, dtype=np.float32), _ids(remasked), (_ids(others), _ids(other_tokens)),
         )  # fmt: skip
 
@@ -106,30 +112,35 @@ class Trace:
 
     def steps(self) -> Iterator[Step]:
         """The steps, each with the canvas after it."""
-        tokens = self.canvas.tokens[0]
-        for one in self.records:
+        for one, tokens in zip(self.records, self._canvases(), strict=True):
             tokens = tokens.copy()
+            yield Step(one.index, tokens, one.committed, one.scores, one.remasked, one.nfe, one.positions, one.window)
+
+    def _canvases(self) -> Iterator[NDArray[np.int32]]:
+        """The canvas after each step, int32 `[L]`: one array, which the next step changes."""
+        tokens = self.canvas.tokens[0].copy()
+        for one in self.records:
             tokens[one.committed] = one.tokens
             tokens[one.remasked] = self.canvas.mask_id
             tokens[one.others[0]] = one.others[1]
-            yield Step(one.index, tokens, one.committed, one.scores, one.remasked, one.nfe, one.positions, one.window)
+            yield tokens
 
     @property
     def final(self) -> NDArray[np.int32]:
         """The canvas after the last step, int32 `[L]`."""
-        tokens = self.canvas.tokens[0]
-        for step in self.steps():
-            tokens = step.tokens
-        return tokens
+        return [self.canvas.tokens[0], *self._canvases()][-1]
 
     @property
     def prefix_length(self) -> int:
         """Tokens before the first hole that are shown: those of the text with holes, or of the answer's prefill."""
         if self.layout:
             return self.canvas.start - self.layout.prompt
-        prompt, prefill = self.canvas.tokens[0, : self.canvas.start].tolist(), self.header["config"].get("prefill", "")
-        counts = range(len(prompt) + 1 if prefill else 0)
-        return next((count for count in counts if self.text_of(prompt[len(prompt) - count :]) == prefill), 0)
+        ids, prefill, text = self.canvas.tokens[0, : self.canvas.start].tolist(), self.header["config"].get("prefill", ""), b""
+        for count, token in enumerate(reversed(ids), start=1):
+            text = self.piece(token) + text
+            if text.decode("utf-8", "replace") == prefill or len(text) > 4 * len(prefill):
+                return count if text.decode("utf-8", "replace") == prefill else 0
+        return 0
 
     @property
     def masked(self) -> NDArray[np.bool_]:

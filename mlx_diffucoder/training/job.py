@@ -91,10 +91,9 @@ class Data:
     valid: Examples | None
 
     @classmethod
-    def read(cls, train: Path, valid: Path | None, tokenizer: Tokenizer, *, max_length: int, skip_long: bool) -> "Data":
-        """Read both files. Raises as `read_examples`."""
-        files = [read_examples(file, tokenizer, max_length=max_length, skip_long=skip_long) for file in (train, valid) if file]
-        return cls(files[0], files[1] if valid else None)
+    def read(cls, train: Path, valid: Path | None, tokenizer: Tokenizer, **how: Any) -> "Data":
+        """Read both files, with the keywords of `read_examples`. Raises as that."""
+        return cls(read_examples(train, tokenizer, **how), read_examples(valid, tokenizer, **how) if valid else None)
 
     def steps(self, epochs: float, settings: TrainSettings) -> int:
         """The optimizer steps of so many passes through the data, at least one."""

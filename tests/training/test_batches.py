@@ -1,5 +1,6 @@
 """What a canvas looks like, and that each follows from the seed and its number."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from mlx_diffucoder.errors import TaskError, TrainError
 from mlx_diffucoder.training.batches import Batches
-from mlx_diffucoder.training.data import read_examples
+from mlx_diffucoder.training.data import REPORTED_TOGETHER, read_examples
 from mlx_diffucoder.training.settings import TrainSettings
 
 from .small import write_rows
@@ -226,6 +227,18 @@ def test_long_examples_are_counted_and_stop_it_unless_they_are_to_be_skipped(tmp
     assert (len(found.kept), found.skipped) == (5, 1)
     with pytest.raises(TrainError, match="none is left"):
         read_examples(file, dream_a_tokenizer, max_length=8, skip_long=True)
+
+
+def test_a_text_that_is_far_too_long_is_not_encoded_and_thousands_are_counted(tmp_path, dream_a_tokenizer, monkeypatch):
+    count, rows = 2 * REPORTED_TOGETHER + 1, [{"prompt": "Much.", "completion": "x = 1; " * 10**6}]
+    (file := tmp_path / "rows.json").write_text(json.dumps([{"prompt": "x", "completion": "y"}] * count + rows))
+    encode, seen, told = dream_a_tokenizer.encode_plain, [], []
+    monkeypatch.setattr(dream_a_tokenizer, "encode_plain", lambda text: seen.append(len(text)) or encode(text))
+    found = read_examples(file, dream_a_tokenizer, max_length=60, skip_long=True, advance=told.append)
+    assert (len(found.kept), found.skipped, sum(told)) == (count, 1, count - 1)
+    assert max(seen) < 1000
+    with pytest.raises(TrainError, match=rf"1 text .*the longest at least \d+, at row {count + 1}\)"):
+        read_examples(file, dream_a_tokenizer, max_length=60, skip_long=False)
 
 
 def test_empty_data_and_bad_lines_are_named(tmp_path, dream_a_tokenizer):
