@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.errors import BenchError
 from mlx_diffucoder.generation import wired_memory
-from mlx_diffucoder.loading import cached
+from mlx_diffucoder.hub import cached
 
 from .decoders import AUTOREGRESSIVE, Decoder, Run
 from .roofline import Work

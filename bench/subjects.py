@@ -11,7 +11,8 @@ from mlx.utils import tree_flatten
 from mlx_diffucoder.checkpoint import read_model_config, weights_digest
 from mlx_diffucoder.errors import BenchError, CheckpointError
 from mlx_diffucoder.formatting import format_bytes
-from mlx_diffucoder.loading import DTYPES, POCKET, cached, defaults_to_float32, resolve
+from mlx_diffucoder.hub import cached
+from mlx_diffucoder.loading import DTYPES, POCKET, defaults_to_float32, resolve
 from mlx_diffucoder.memory import bytes_of, memory_to_run
 from mlx_diffucoder.models.base import ModelConfig
 from mlx_diffucoder.models.transformer import DiffusionModel

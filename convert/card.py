@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mlx_diffucoder.loading import POCKET, source_card
+from mlx_diffucoder.loading import local_folder, source_card
 
 from .plan import Plan
 
@@ -17,8 +17,9 @@ def write_card(unfinished: Path, *, source: Path, name: str, title: str, run_as:
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    original = source_card(name, source)
-    is_hub_id = name != POCKET and not Path(name).expanduser().exists()
+    original = source_card(source)
+    is_hub_id = local_folder(name) is None
+    repo = name.partition("@")[0] if is_hub_id else None
     data = ModelCardData(
         library_name="mlx",
         pipeline_tag="text-generation",
@@ -26,10 +27,12 @@ def write_card(unfinished: Path, *, source: Path, name: str, title: str, run_as:
         license=original.get("license"),
         license_name=original.get("license_name"),
         license_link=original.get("license_link"),
-        base_model=name if is_hub_id else original.get("base_model"),
+        base_model=repo or original.get("base_model"),
     )
-    origin = f"[{name}](https://huggingface.co/{name})" if is_hub_id else f"`{source.name}`"
+    origin = f"[{name}](https://huggingface.co/{repo})" if is_hub_id else f"`{source.name}`"
     text = f"# {title}\n\nConverted to MLX from {origin} by mlx_diffucoder. Weights: {precision(plan)}.\n"
+    if not original.get("license"):
+        text += "\nThe licence of the source is not known: its folder has no model card that states it.\n"
     text += f'\nRun it with mlx_diffucoder:\n\n```bash\ndiffucode generate --model {run_as} "Write a function ..."\n```\n'
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(unfinished / "README.md")
 

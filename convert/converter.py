@@ -17,7 +17,8 @@ from mlx_diffucoder.checkpoint import INDEX, build, stored_weights
 from mlx_diffucoder.data import Sample, encode_samples, read_samples
 from mlx_diffucoder.errors import ConvertError
 from mlx_diffucoder.files import check_disk, final_name, new_folder
-from mlx_diffucoder.loading import DTYPES, Download, resolve
+from mlx_diffucoder.hub import Download, Progress, headers_only
+from mlx_diffucoder.loading import DTYPES, local_folder, resolve
 from mlx_diffucoder.tokenizer import Tokenizer
 from mlx_diffucoder.tokenizer_files import copy_unchanged
 from mlx_diffucoder.weight_files import data_offsets
@@ -46,18 +47,25 @@ def make_plan(
     source: str | os.PathLike[str],
     config: ConvertConfig | None = None,
     *,
+    refresh: bool = False,
     before_download: Callable[[Download], None] | None = None,
     measuring: Tell | None = None,
 ) -> Plan:
     """The plan that `convert` would carry out, from the headers of the source. Only a calibration reads weights.
+
+    Of a model on the Hub that is not in its cache, only the headers are fetched, unless there is a calibration.
 
     Raises:
         DiffucoderError: as `convert`.
     """
     config = config or ConvertConfig()
     samples = _samples(config)
-    folder = resolve(source, before_download=before_download)
-    return _prepare(folder, config, Tokenizer.load(folder), samples, measuring=measuring).plan
+    with contextlib.ExitStack() as stack:
+        if config.target_bpw is None and local_folder(source) is None:
+            folder = stack.enter_context(headers_only(os.fspath(source), refresh=refresh))
+        else:
+            folder = resolve(source, refresh=refresh, before_download=before_download)
+        return _prepare(folder, config, Tokenizer.load(folder), samples, measuring=measuring).plan
 
 
 def convert(
@@ -65,7 +73,9 @@ def convert(
     out: str | os.PathLike[str],
     config: ConvertConfig | None = None,
     *,
+    refresh: bool = False,
     before_download: Callable[[Download], None] | None = None,
+    downloading: Progress | None = None,
     before_writing: Callable[[Plan], None] | None = None,
     progress: Callable[[str, int], None] | None = None,
     measuring: Tell | None = None,
@@ -73,13 +83,12 @@ def convert(
 ) -> Path:
     """Convert the checkpoint `source` (a folder or a Hub id) into the new folder `out`.
 
-    The weights pass through memory a few MB at a time. The folder is written under a temporary name and
-    renamed when it is complete, so a conversion that is stopped leaves nothing at `out`. The leftovers of
-    a killed one are removed by the next conversion to the same `out`.
+    The weights pass through memory a few MB at a time. The folder is written under a temporary name and renamed when it is
+    complete, so a stopped conversion leaves nothing at `out`. The next one removes the leftovers of a killed one.
 
     Args:
-        before_download: as for `resolve`.
-        before_writing: called with the plan; an exception from it stops the conversion.
+        refresh, before_download: as for `resolve`; `downloading` is its `progress`.
+        before_writing: called with the plan; it may raise to stop the conversion.
         progress: called with a weight's name and the bytes read since the last call.
         measuring: called during calibration with the work done so far and the total.
         run_as: the value for `--model` that the model card names.
@@ -90,14 +99,13 @@ def convert(
     Raises:
         ConvertError: `out` exists, cannot be written or does not fit the disk, or `config` does not fit
             the source (quantized already, or nothing to quantize or dequantize).
-        CheckpointError, ConfigError, HubError: `source` cannot be loaded, a weight holds infinities or NaNs, or
-            no widths reach the target size.
-        TaskError: the calibration texts cannot be used.
+        DiffucoderError: `source` cannot be loaded, a weight holds infinities or NaNs, no widths reach the target size,
+            or the calibration texts cannot be used.
     """
     config, out = config or ConvertConfig(), Path(out)
     samples = _samples(config)
     with new_folder(out) as unfinished:  # first, so that nothing is downloaded for a folder that cannot be written
-        folder = resolve(source, before_download=before_download)
+        folder = resolve(source, refresh=refresh, before_download=before_download, progress=downloading)
         tokenizer = Tokenizer.load(folder)
 
         def check_room(size: int) -> None:

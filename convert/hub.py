@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from mlx_diffucoder.errors import HubError
-from mlx_diffucoder.loading import hub_errors
+from mlx_diffucoder.hub import check_login, hub_errors
 
 
 def check_upload(repo: str) -> None:
     """Raise `HubError` if an upload to `repo` cannot work. Called before a long conversion."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
@@ -18,14 +17,7 @@ def check_upload(repo: str) -> None:
             raise HFValidationError("it needs an owner, as in owner/name")
     except HFValidationError as error:
         raise HubError(f"upload {repo}: not a valid Hub id ({str(error).splitlines()[0]})", field="upload") from None
-    try:
-        with hub_errors(repo, "uploaded", "check the network"):
-            HfApi().whoami()
-    except HubError as error:
-        status = getattr(getattr(error.__context__, "response", None), "status_code", None)
-        if isinstance(error.__context__, LocalTokenNotFoundError) or status == 401:
-            raise HubError(f"{repo}: you are not logged in to the Hub; run `hf auth login` first") from None
-        raise
+    check_login(repo)
 
 
 def upload_folder(folder: Path, repo: str) -> str:

@@ -90,6 +90,22 @@ def same_bytes(one: StoredWeight | None, other: StoredWeight | None, most: int |
 
 def shards(folder: Path) -> list[Path]:
     """The files of a folder's weights. Raises `CheckpointError` where one is missing."""
+    names = shard_names(folder)
+    lost = [name for name in names if not (folder / name).exists()]
+    if lost and (folder / WHOLE).exists():  # an index that was left behind when the weights were saved as one file
+        return [folder / WHOLE]
+    if lost:
+        named = f", though {INDEX} names it" if (folder / INDEX).exists() else ""
+        raise CheckpointError(f"{folder}: the shard {lost[0]} is missing{named}; download it again")
+    return [folder / name for name in names]
+
+
+def shard_names(folder: Path) -> list[str]:
+    """The names of the files of a folder's weights, which need not all be there.
+
+    Raises:
+        CheckpointError: the index is damaged, or there is neither an index nor a shard.
+    """
     if (folder / INDEX).exists():
         names = read_json(folder / INDEX).get("weight_map")
         if not isinstance(names, dict) or not names:
@@ -97,21 +113,14 @@ def shards(folder: Path) -> list[Path]:
         files = [folder / str(name) for name in sorted(set(map(str, names.values())))]
         if odd := [file for file in files if file.parent != folder or file.suffix != ".safetensors"]:
             raise CheckpointError(f"{folder / INDEX}: names {str(odd[0])[:200]}, which is not a .safetensors file of this folder")
-        lost = [file.name for file in files if not file.exists()]
-        if lost and (folder / WHOLE).exists():  # an index that was left behind when the weights were saved as one file
-            return [folder / WHOLE]
-        if lost:
-            raise CheckpointError(f"{folder}: the shard {lost[0]} is missing, though {INDEX} names it; download it again")
-        return files
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
+        return [file.name for file in files]
+    found = {file.name for file in folder.glob("model*.safetensors")}
+    if not found:
         what = instead(folder)
         raise CheckpointError(f"{folder}: has no weights (model*.safetensors){'; ' if what else ''}{what}")
-    for match in filter(None, (NUMBERED.fullmatch(file.name) for file in files)):
-        names = (f"model-{number:05d}-of-{match[2]}.safetensors" for number in range(1, int(match[2]) + 1))
-        if lost := [name for name in names if not (folder / name).exists()]:
-            raise CheckpointError(f"{folder}: the shard {lost[0]} is missing; download it again")
-    return files
+    for match in filter(None, map(NUMBERED.fullmatch, list(found))):
+        found |= {f"model-{number:05d}-of-{match[2]}.safetensors" for number in range(1, int(match[2]) + 1)}
+    return sorted(found)
 
 
 def instead(folder: Path) -> str:

@@ -4,62 +4,120 @@ import base64
 import hashlib
 import http.server
 import json
+import re
 import threading
+import time
 from contextlib import contextmanager
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-@contextmanager
-def local_hub(repo, folder, *, claimed_size=None, gated=False):
-    """Serve `folder` as `repo`; yields the endpoint and the list of files that were fetched.
+class LocalHub:
+    """Serves a folder as a repository, with faults.
 
-    `claimed_size` makes every weight file's listed size this many bytes.
+    Attributes:
+        asked: the path of each request, and where its range begins.
+        faults: (kind, regular expression for a path, times, value) each, the first that matches being used up:
+            a status code (value: headers), `drop` (the body ends in its middle), `stall` (and says no more),
+            `hang` (no answer), `corrupt` (the second half is wrong), `size` (the list says value more bytes).
+        stated: whether the list has hashes and sizes, as the Hub's has.
     """
-    fetched = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            path = self.path.split("?")[0]
-            if not path.startswith((f"/api/models/{repo}", f"/{repo}/resolve/")):
-                return self.reply(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
-            if gated:
-                return self.reply(b"{}", 403, {"X-Error-Code": "GatedRepo"})
-            if "/resolve/" in path:
-                name = path.rsplit("/", 1)[1]
-                content = (folder / name).read_bytes()
+    def __init__(self, repo, folder, *, claimed_size=None, stated=True):
+        self.repo, self.folder, self.claimed_size, self.stated = repo, folder, claimed_size, stated
+        self.asked, self.faults, self.names = [], [], []
+        self.licence = "---\nlicense: mit\n---\n"
+
+    @property
+    def weights(self):
+        """The names of the weights and the code that were fetched."""
+        return [path.rsplit("/", 1)[1] for path, _ in self.asked if path.endswith((".safetensors", ".py", ".jsonl"))]
+
+    def content(self, name):
+        if name == "README.md" and not (self.folder / name).exists():
+            return self.licence.encode()
+        return (self.folder / name).read_bytes()
+
+    def files(self):
+        return sorted({file.name for file in self.folder.iterdir()} | {"README.md"})
+
+    def fault(self, path):
+        for number, (kind, match, times, value) in enumerate(self.faults):
+            if times and re.search(match, path):
+                self.faults[number] = (kind, match, times - 1, value)
+                return kind, value
+        return None, None
+
+    def entry(self, name, more):
+        content = self.content(name)
+        large = name.endswith(".safetensors")
+        size = self.claimed_size if self.claimed_size and large else len(content) + more
+        oid = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        lfs = {"lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 134}} if large else {}
+        return {"rfilename": name, "size": size} | ({"blobId": oid, **lfs} if self.stated else {})
+
+    def listing(self, more):
+        files = [self.entry(name, more) for name in self.files()] + [{"rfilename": name, "size": 9} for name in self.names]
+        return json.dumps({"id": self.repo, "sha": COMMIT, "siblings": files}).encode()
+
+    def answer(self, path, since):
+        """Status, headers, body and how much of the body is sent; None for none."""
+        kind, value = self.fault(path)
+        if kind == "hang":
+            return None
+        if isinstance(kind, int):
+            return kind, value or {}, b"{}", 1
+        if path.startswith(f"/api/models/{self.repo}"):
+            if "/revision/" in path and path.rsplit("/", 1)[1] not in ("main", "v1", COMMIT):
+                return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}", 1
+            return 200, {}, self.listing(value if kind == "size" else 0), 1
+        name = path.rsplit("/", 1)[1]
+        if not path.startswith(f"/{self.repo}/resolve/") or name not in self.files():
+            return 404, {"X-Error-Code": "RepoNotFound" if "/api/" in path else "EntryNotFound"}, b"{}", 1
+        body = self.content(name)
+        etag = hashlib.sha1(body, usedforsecurity=False).hexdigest()
+        if kind == "corrupt":
+            body = body[: len(body) // 2] + bytes(one ^ 0x55 for one in body[len(body) // 2 :])
+        sent = {"drop": 0.5, "stall": -0.5}.get(kind, 1)
+        return 206 if since else 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, body[since:], sent
+
+    def handler(self):
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                path, span = self.path.split("?")[0], self.headers["Range"]
+                since = int(span.removeprefix("bytes=").split("-")[0]) if span else 0
+                if self.command == "GET" and "harness" not in path:
+                    hub.asked.append((path, since))
+                if (reply := hub.answer(path, since)) is None:
+                    time.sleep(600)
+                status, headers, body, sent = reply
+                self.send_response(status)
+                for key, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(key, value)
+                self.end_headers()
                 if self.command == "GET":
-                    fetched.append(name)
-                etag = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-                return self.reply(content, 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
-            if "/tree/" in path:
-                return self.reply(json.dumps([self.entry(file) for file in sorted(folder.iterdir())]).encode())
-            files = [{"rfilename": file.name, "size": self.entry(file)["size"]} for file in sorted(folder.iterdir())]
-            self.reply(
-                json.dumps(
-                    {"id": repo, "sha": COMMIT, "siblings": files, "private": False, "cardData": {"license": "mit"}}
-                ).encode()
-            )
+                    self.wfile.write(body[: int(len(body) * abs(sent))])
+                time.sleep(600 if sent < 0 else 0)
+                self.close_connection |= sent < 1
 
-        do_HEAD = do_GET
+            do_HEAD = do_GET
 
-        def entry(self, file):
-            size = claimed_size if claimed_size and file.suffix == ".safetensors" else file.stat().st_size
-            return {"type": "file", "path": file.name, "size": size, "oid": "0" * 40}
+            def log_message(self, *args):
+                pass
 
-        def reply(self, body, status=200, headers=None):
-            self.send_response(status)
-            for key, value in {**(headers or {}), "Content-Length": str(len(body)), "Content-Type": "application/json"}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+        return Handler
 
-        def log_message(self, *args):
-            pass
 
-    with _serving(Handler) as endpoint:
-        yield endpoint, fetched
+@contextmanager
+def local_hub(repo, folder, **options):
+    """Serve `folder` as `repo`; yields the endpoint and the `LocalHub`."""
+    hub = LocalHub(repo, folder, **options)
+    with _serving(hub.handler()) as endpoint:
+        yield endpoint, hub
 
 
 @contextmanager
@@ -118,4 +176,4 @@ def _serving(handler):
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
-        server.server_close()
+        server.socket.close()  # not server_close(), which waits for requests that hang

@@ -25,6 +25,7 @@ ORDER = [
     "weight_files",
     "quantization",
     "checkpoint",
+    "hub",
     "adapter",
     "memory",
     "loading",

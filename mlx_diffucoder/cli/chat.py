@@ -37,6 +37,8 @@ def chat(
     model: options.Model = None,
     dtype: options.Dtype = None,
     adapter: options.Adapter = None,
+    revision: options.Revision = None,
+    refresh: options.Refresh = False,
     yes: options.Yes = False,
     preset: options.Preset = None,
     rule: options.Rule = "auto",

@@ -27,6 +27,7 @@ in_pass = options.panel("Pass@1")
 WIDEST = 1000  # columns: no table is wider
 MEASURES = ("KL,\nnats", "top-1,\n%", "order,\n%", "first,\n%")
 
+BaseRevision = Annotated[str | None, options.in_model("--revision", help="The base's branch, tag or commit on the Hub.")]
 Base = Annotated[
     str,
     typer.Argument(help="The checkpoint to compare with: a folder, a Hub id or pocket.", autocompletion=options.complete_model),
@@ -69,6 +70,8 @@ def compare(
     seed: Seed = 0,
     dtype: options.Dtype = None,
     by_layer: ByLayer = None,
+    revision: BaseRevision = None,
+    refresh: options.Refresh = False,
     yes: options.Yes = False,
     tasks: Tasks = None,
     allow_code_execution: Allow = False,
@@ -94,10 +97,9 @@ def compare(
     pyplot = check_picture(picture) if picture else None
     samples = read_samples(texts or HELD_OUT, limit)
     problems = read_tasks(tasks, infilling=False)[:limit] if tasks else []
-    checkpoints = _open([base, *others], dtype, yes=yes, whole=bool(problems), by_layer=by_layer)
-    tokenizer = checkpoints[0].tokenizer
-    encoded = encode_samples(samples, tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
-    canvases = masked_canvases(encoded, tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
+    checkpoints = _open([base, *others], dtype, revision, refresh=refresh, yes=yes, whole=bool(problems), by_layer=by_layer)
+    encoded = encode_samples(samples, checkpoints[0].tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
+    canvases = masked_canvases(encoded, checkpoints[0].tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
     rows = _rows(checkpoints, canvases, problems, config, by_layer)
     if picture:
         draw_picture(pyplot, rows, picture)
@@ -119,16 +121,19 @@ def _checked(ratios: Sequence[float] | None) -> Sequence[float]:
     return ratios or RATIOS
 
 
-def _open(names: list[str], dtype: str | None, *, yes: bool, whole: bool, by_layer: bool | None) -> "list[Checkpoint]":
+def _open(
+    names: list[str], dtype: str | None, revision: str | None, *, refresh: bool, yes: bool, whole: bool, by_layer: bool | None
+) -> "list[Checkpoint]":
     """The named checkpoints, each a different folder, all comparable with the first; with `whole` they must fit in memory."""
     from ..evaluation.compare import Checkpoint, check_comparable
-    from ..loading import check_dtype, resolve
-    from .model_option import check_download
+    from ..loading import check_dtype
+    from .model_option import ModelOption, folder_named
     from .progress import waiting
 
     check_dtype(dtype)
+    wanted = [ModelOption(name, None if number else revision, refresh, yes) for number, name in enumerate(names)]
+    names, folders = map(list, zip(*map(folder_named, wanted), strict=True))
     with waiting("reading headers"):
-        folders = [resolve(name, before_download=lambda what: check_download(what, yes=yes, ask=False)) for name in names]
         seen: dict[Path, str] = {}
         for name, folder in zip(names, folders, strict=True):
             if (real := folder.resolve()) in seen:

@@ -17,7 +17,7 @@ from .output import note, put
 
 if TYPE_CHECKING:
     from ..convert import ConvertConfig, Plan
-    from ..loading import Download
+    from ..hub import Download
 
 
 in_quantization = options.panel("Quantization")
@@ -71,6 +71,8 @@ def convert(
     dequantize: Dequantize = False,
     dtype: Dtype = None,
     upload: Upload = None,
+    revision: options.Revision = None,
+    refresh: options.Refresh = False,
     dry_run: DryRun = False,
     as_json: PlanAsJson = False,
     quiet: LongQuiet = False,
@@ -80,15 +82,17 @@ def convert(
     The weights pass through memory a few MB at a time. If you stop it, no folder is left.
     """
     from ..convert import ConvertConfig
+    from .model_option import at_revision
 
     names = {one.name for one in fields(ConvertConfig)}
     config = ConvertConfig(**{name: value for name, value in context.params.items() if name in names})
+    source = at_revision(source, revision)
     if dry_run:
-        return _print_plan(source, config, as_json=as_json)
-    return _convert(source, out, config, upload=upload, as_json=as_json)
+        return _print_plan(source, config, refresh=refresh, as_json=as_json)
+    return _convert(source, out, config, refresh=refresh, upload=upload, as_json=as_json)
 
 
-def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | None, as_json: bool) -> int:
+def _convert(source: str, out: Path, config: "ConvertConfig", *, refresh: bool, upload: str | None, as_json: bool) -> int:
     from ..convert import Plan, upload_folder
     from ..convert import convert as convert_checkpoint
     from ..convert.hub import check_upload
@@ -104,12 +108,14 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
         _print_not_quantized(plan, config)
         bars.start(plan.bytes_in)
 
-    with Converting(measures=config.calibrate is not None) as bars:
+    with Converting() as bars:
         folder = convert_checkpoint(
             source,
             out,
             config,
+            refresh=refresh,
             before_download=lambda what: check_download(what, yes=True, ask=False),
+            downloading=bars.download,
             before_writing=before_writing,
             measuring=bars.tell,
             progress=bars.advance,
@@ -129,12 +135,12 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, upload: str | N
     return 0
 
 
-def _print_plan(source: str, config: "ConvertConfig", *, as_json: bool) -> int:
+def _print_plan(source: str, config: "ConvertConfig", *, refresh: bool, as_json: bool) -> int:
     from ..convert import make_plan
     from .progress import measuring
 
     with measuring() if config.calibrate else nullcontext() as tell:
-        plan = make_plan(source, config, before_download=_refuse_download, measuring=tell)
+        plan = make_plan(source, config, refresh=refresh, before_download=_refuse_download, measuring=tell)
     if as_json:
         put(json.dumps(plan.to_dict()))
         return 0
@@ -161,7 +167,7 @@ def _print_calibration(plan: "Plan") -> None:
 
 
 def _refuse_download(download: "Download") -> None:
-    raise HubError(f"{download.repo}: not downloaded yet; --dry-run needs a folder or a downloaded checkpoint")
+    raise HubError(f"{download.repo}: not downloaded yet; --calibrate needs a folder or a downloaded checkpoint")
 
 
 def _print_not_quantized(plan: "Plan", config: "ConvertConfig") -> None:

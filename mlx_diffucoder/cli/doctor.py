@@ -105,14 +105,13 @@ def _print_memory(memory: dict[str, Any]) -> None:
 
 def _hub_cache() -> dict[str, Any]:
     """Whether the default model is in the Hub's cache, without asking the Hub."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    from ..loading import DEFAULT_MODEL, cached
+    from ..hub import cached, constants
+    from ..loading import DEFAULT_MODEL
     from .model_option import free_disk
 
-    folder = cached(DEFAULT_MODEL)
+    folder, root = cached(DEFAULT_MODEL), constants().HF_HUB_CACHE
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) if folder else None
-    return {"folder": HF_HUB_CACHE, "model": DEFAULT_MODEL, "bytes": size, "free_bytes": free_disk(Path(HF_HUB_CACHE))}
+    return {"folder": root, "model": DEFAULT_MODEL, "bytes": size, "free_bytes": free_disk(Path(root))}
 
 
 def _print_cache(cache: dict[str, Any]) -> None:

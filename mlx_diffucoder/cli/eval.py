@@ -48,6 +48,8 @@ def evaluate(
     model: options.Model = None,
     dtype: options.Dtype = None,
     adapter: options.Adapter = None,
+    revision: options.Revision = None,
+    refresh: options.Refresh = False,
     yes: options.Yes = False,
     samples: Samples = 1,
     k: K = None,
@@ -81,9 +83,8 @@ def evaluate(
 ) -> int:
     """Measure how many tasks the model solves (pass@k), and at what cost.
 
-    The code is taken from each answer (from its code block, if it has one) and run with the task's tests in a separate
-    process. Rows with a suffix, as HumanEval-infilling has them, are filled in between prompt and suffix. Without --seed,
-    the seed is 0.
+    The code of each answer (its code block, if it has one) is run with the task's tests in a separate process. Rows with a
+    suffix, as HumanEval-infilling has them, are filled in between prompt and suffix. Without --seed, the seed is 0.
     """
     from ..tasks import read_tasks
 

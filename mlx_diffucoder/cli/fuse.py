@@ -7,7 +7,7 @@ import typer
 
 from ..formatting import format_bytes
 from .command import Command, examples
-from .options import Model, Quiet, Yes
+from .options import Model, Quiet, Refresh, Revision, Yes
 from .output import note, put
 
 app = typer.Typer()
@@ -21,15 +21,17 @@ def fuse(
     dequantize: Annotated[
         bool, typer.Option("--dequantize", "-d", help="Write floats; quantizing the sum again loses some of the adapter.")
     ] = False,
+    revision: Revision = None,
+    refresh: Refresh = False,
     yes: Yes = False,
     quiet: Quiet = False,
 ) -> int:
     """Add an adapter to the weights of its model."""
     from ..training.fusing import fuse as fuse_folders
-    from .model_option import folder_named
+    from .model_option import ModelOption, folder_named
     from .progress import waiting
 
-    name, folder = folder_named(model, yes=yes)
+    name, folder = folder_named(ModelOption(model, revision, refresh, yes))
     with waiting(f"fusing {name}"):
         fuse_folders(folder, adapter, out, dequantize=dequantize)
     size = sum(file.stat().st_size for file in out.iterdir())

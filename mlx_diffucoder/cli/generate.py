@@ -45,6 +45,8 @@ def generate(
     model: options.Model = None,
     dtype: options.Dtype = None,
     adapter: options.Adapter = None,
+    revision: options.Revision = None,
+    refresh: options.Refresh = False,
     yes: options.Yes = False,
     count: Count = 1,
     rank: Rank = False,

@@ -45,6 +45,8 @@ def infill(
     file: FilePath,
     model: options.Model = None,
     dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    refresh: options.Refresh = False,
     yes: options.Yes = False,
     marker: Marker = "<FILL>",
     at: At = None,
@@ -94,12 +96,12 @@ def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
     instruction = given["instruction"] or message
     from ..infilling.fill import check_settings, fill
     from ..trace.writer import trace_writer
-    from .model_option import load_named
+    from .model_option import ModelOption, load_named
     from .progress import waiting
 
     shown = {"instruction": instruction, "context": given["around"], "tries": given["tries"]}
     check_settings(config, *shown.values())
-    name, model, tokenizer = load_named(given["model"], yes=given["yes"], dtype=given["dtype"])
+    name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"])
     start = time.perf_counter()
     with waiting("filling"), named(name_of(path)), trace_writer(trace_file, tokenizer, config, name) as trace:
         filled = fill(model, tokenizer, parts, config, **shown, trace=trace)

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,14 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from ..config import GenerationConfig
-from ..errors import BenchError, HubError, TrainError
+from ..errors import BenchError, ConfigError, HubError, TrainError
 from ..formatting import format_bytes
-from ..loading import DEFAULT_MODEL, POCKET, Download, check_dtype, load, resolve
+from ..hub import Download, parse_id
+from ..loading import DEFAULT_MODEL, POCKET, check_dtype, load, local_folder, resolve
 from ..memory import memory_size, memory_to_run
 from .options import DECODING_FIELDS
 from .output import note
-from .progress import waiting
+from .progress import reading, waiting
 from .settings import Settings
+from .terminal import can_draw
 
 if TYPE_CHECKING:
     from ..bench.subjects import Subject
@@ -34,10 +37,43 @@ class Opened(NamedTuple):
     config: GenerationConfig
 
 
+class ModelOption(NamedTuple):
+    """What the options about a model say: `--model`, `--revision`, `--refresh` and `--yes`."""
+
+    name: str | None
+    revision: str | None
+    refresh: bool
+    yes: bool
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "ModelOption":
+        """What a command's parameters say."""
+        return cls(given["model"], given["revision"], given["refresh"], given["yes"])
+
+    @property
+    def full_name(self) -> str:
+        """The name with its revision; without a name it is the default model."""
+        return at_revision(self.name or DEFAULT_MODEL, self.revision)
+
+
+def at_revision(name: str, revision: str | None) -> str:
+    """`OWNER/NAME@REVISION`. Raises `ConfigError` where a revision has no meaning."""
+    if not revision:
+        return name
+    if local_folder(name) is not None:
+        raise ConfigError(f"--revision {revision} is for models on the Hub; {name} is a folder on this machine")
+    if "@" in name and name.partition("@")[2] != revision:
+        raise ConfigError(f"--revision {revision} and {name} name two revisions; leave one out")
+    full = f"{name.partition('@')[0]}@{revision}"
+    if parse_id(full) is None:
+        raise ConfigError(f"--revision {revision!r} is no name of a branch, tag or commit")
+    return full
+
+
 def load_named(
-    name: str | None, *, yes: bool, dtype: str | None, adapter: Path | None = None
+    wanted: ModelOption, *, dtype: str | None, adapter: Path | None = None
 ) -> tuple[str, "DiffusionModel", "Tokenizer"]:
-    """The name of a model, the model and its tokenizer. Without a name it is the default model.
+    """The name of a model, the model and its tokenizer.
 
     Args:
         dtype, adapter: as for `load`.
@@ -47,9 +83,9 @@ def load_named(
         DiffucoderError: as `load`. A wrong `dtype` is found before the download.
     """
     check_dtype(dtype)
-    wanted, folder = folder_named(name, yes=yes)
-    with waiting(f"loading {wanted}"):
-        return wanted, *load(folder, dtype=dtype, adapter=adapter)
+    name, folder = folder_named(wanted)
+    with waiting(f"loading {name}"):
+        return name, *load(folder, dtype=dtype, adapter=adapter)
 
 
 def open_model(context: typer.Context, config: GenerationConfig, *, verbose: bool) -> Opened:
@@ -61,7 +97,7 @@ def open_model(context: typer.Context, config: GenerationConfig, *, verbose: boo
         verbose: print the stored window on stderr.
     """
     given = context.params
-    name, model, tokenizer = load_named(given["model"], yes=given["yes"], dtype=given["dtype"], adapter=given["adapter"])
+    name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"], adapter=given["adapter"])
     # Not with `--no-tuned`, nor when the user names a window.
     tuned = given["tuned"] and "window" not in Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
     return Opened(name, model, tokenizer, with_tuned_window(config, model, wanted=tuned, verbose=verbose))
@@ -77,7 +113,7 @@ def open_subject(given: dict[str, Any]) -> "Subject":
     if given.get("shape"):
         with waiting("drawing random weights"):
             return random_subject(given["shape"], given["bits"] or 4, dtype, given["layers"])
-    name, folder = folder_named(given["model"], yes=given["yes"])
+    name, folder = folder_named(ModelOption.of(given))
     check_fits(name, sum(file.stat().st_size for file in shards(folder)))
     with waiting(f"loading {name}"):
         return Subject(name, *load(folder, dtype=dtype), random=False)
@@ -107,18 +143,19 @@ def open_learner(given: dict[str, Any]) -> "Learner":
         if tuning.tune != "full":
             raise TrainError(f"tune {tuning.tune} needs a trained model; from scratch it is full", field="tune")
         return from_scratch(config, tokenizer, given["seed"], tuning.dtype)
-    name, folder = folder_named(given["model"], yes=given["yes"])
+    name, folder = folder_named(ModelOption.of(given))
     return from_checkpoint(folder, name, tuning, given["seed"], unread=given["dry_run"])
 
 
-def folder_named(name: str | None, *, yes: bool) -> tuple[str, Path]:
-    """The name of a model, or of the default one, and its folder. Downloads it first if necessary."""
-    wanted = name or DEFAULT_MODEL
+def folder_named(wanted: ModelOption) -> tuple[str, Path]:
+    """The name of a model and its folder. Downloads it first if necessary, with a bar."""
 
     def before_download(download: Download) -> None:
-        check_download(download, yes=yes, ask=not name)
+        check_download(download, yes=wanted.yes, ask=not wanted.name)
 
-    return wanted, resolve(wanted, before_download=before_download)
+    with reading() as show:
+        name = wanted.full_name
+        return name, resolve(name, refresh=wanted.refresh, before_download=before_download, progress=show)
 
 
 def with_tuned_window(config: GenerationConfig, model: "DiffusionModel", *, wanted: bool, verbose: bool) -> GenerationConfig:
@@ -156,8 +193,9 @@ def check_download(download: Download, *, yes: bool, ask: bool) -> None:
     """
     free, memory = free_disk(download.folder), memory_size()
     missing, needed = format_bytes(download.missing), format_bytes(memory_to_run(download.total))
+    lacks = f": {download.damaged[0]} is damaged in the cache" if download.damaged else " is not on this machine"
     note(
-        f"{download.repo} is not on this machine: {missing} to download into {download.folder} ({format_bytes(free)} free)."
+        f"{download.repo}{lacks}: {missing} to download into {download.folder} ({format_bytes(free)} free)."
         f" Running it needs about {needed} of this machine's {format_bytes(memory)} of memory.",
     )
     if download.missing > free:
@@ -175,14 +213,13 @@ def check_download(download: Download, *, yes: bool, ask: bool) -> None:
             raise HubError(f"{download.repo}: not downloaded; run again with --yes to download it, or use -m {POCKET}")
         if not typer.confirm("Download it?", err=True):
             raise HubError(f"{download.repo}: not downloaded; -m {POCKET} needs no download")
-    show_hub_bars()
 
 
 def show_hub_bars() -> None:
-    """Show the Hub client's progress bars only when stderr is a terminal."""
+    """Show the Hub client's bars of an upload only on a terminal whose cursor can be moved."""
     import huggingface_hub.utils
 
-    if not sys.stderr.isatty():
+    if not can_draw(sys.stderr):
         huggingface_hub.utils.disable_progress_bars()
 
 

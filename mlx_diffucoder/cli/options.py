@@ -66,6 +66,8 @@ Dtype = Annotated[
         autocompletion=among(DTYPES),
     ),
 ]
+Revision = Annotated[str | None, in_model(help="The branch, tag or commit on the Hub, as OWNER/NAME@REVISION.")]
+Refresh = Annotated[bool, in_model("--refresh", help="Ask the Hub for a newer version of a cached model.")]
 Yes = Annotated[bool, in_model("--yes", "-y", help="Download without asking.")]
 
 # Decoding

@@ -1,9 +1,10 @@
 """Progress bars on stderr, if it is a terminal."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +22,7 @@ from rich.progress import (
 
 from ..formatting import format_bytes, visible
 from .output import note
+from .terminal import can_draw
 
 if TYPE_CHECKING:
     from ..training.trainer import Report
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 def _bars(*columns: ProgressColumn) -> Progress:
     """Bars on stderr if it is a terminal. They leave stdout alone, for it may be a file."""
     console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=not can_draw(sys.stderr))
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def counting(what: str, total: int | None) -> Iterator[Callable[[float], None]]:
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Show a spinner for work of unknown length, if stderr is a terminal."""
-    with Console(stderr=True).status(escape(visible(what))):
+    with Console(stderr=True).status(escape(visible(what))) if can_draw(sys.stderr) else nullcontext():
         yield
 
 
@@ -69,30 +71,59 @@ def measuring() -> Iterator[Callable[[int, int], None]]:
         yield tell
 
 
-class Converting(ExitStack):
-    """The bars of a conversion: one for the calibration, if there is one, and then one over bytes.
+@contextmanager
+def reading() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar over bytes from the first one on: a question may come before.
 
-    The second has the name of the file or layer, the speed and the time left. Without a terminal, only an estimate is printed.
+    Yields a function that takes the name of a file or layer, the bytes so far, and the bytes in all.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    progress = _bars(*columns)
+    task = progress.add_task("", total=None)
+
+    def show(name: str, done: int, total: int) -> None:
+        progress.start()
+        if progress.tasks[0].total != total:
+            progress.reset(task, total=total)
+        progress.update(task, description=escape(visible(name)), completed=done)
+        if done >= total:  # a question may follow
+            progress.stop()
+
+    try:
+        yield show
+    finally:
+        progress.stop()
+
+
+class Converting(ExitStack):
+    """The one bar of a conversion: over the bytes of a download, over a calibration, over the bytes of the weights.
+
+    Without a terminal, only an estimate of the calibration's time is printed.
     """
 
-    def __init__(self, measures: bool):
-        super().__init__()
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._reading = _bars(*columns)
-        self._task = self._reading.add_task("reading headers", total=None)
-        self.tell = self.enter_context(measuring()) if measures else None
-        if not measures:
-            self.enter_context(self._reading)
+    _kind: Callable[[], AbstractContextManager[Any]] | None = None
+    _tell: Callable[..., None]
+    _done = _total = 0
+
+    def _show(self, kind: Callable[[], AbstractContextManager[Any]], *news: Any) -> None:
+        if self._kind is not kind:
+            self.close()
+            self._kind, self._tell = kind, self.enter_context(kind())
+        self._tell(*news)
+
+    def download(self, name: str, done: int, total: int) -> None:
+        self._show(reading, name, done, total)
+
+    def tell(self, done: int, total: int) -> None:
+        self._show(measuring, done, total)
 
     def start(self, total: int) -> None:
-        """Begin with the bar over bytes, of which there are `total`."""
-        if self.tell:
-            self.close()
-            self.enter_context(self._reading)
-        self._reading.reset(self._task, total=total)
+        """Begin with the weights, which have `total` bytes."""
+        self._done, self._total = 0, total
 
     def advance(self, name: str, count: int) -> None:
-        self._reading.update(self._task, description=escape(visible(name)), advance=count)
+        self._done += count
+        self._show(reading, name, self._done, self._total)
 
 
 @contextmanager
@@ -102,9 +133,9 @@ def training(steps: int) -> Iterator[Callable[["Report"], None]]:
         task = progress.add_task("", total=steps)
 
         def tell(report: "Report") -> None:
-            if progress.console.is_terminal:
+            if can_draw(sys.stderr):
                 progress.update(task, completed=report.step, description=_numbers(report))
-            if not progress.console.is_terminal or report.valid is not None:
+            if not can_draw(sys.stderr) or report.valid is not None:
                 note(f"step {report.step}  {_numbers(report)}")
 
         yield tell

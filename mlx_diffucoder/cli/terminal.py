@@ -88,10 +88,14 @@ def code_of(stop: BaseException) -> int:
     return 128 + signal.SIGINT
 
 
+def can_draw(stream: TextIO) -> bool:
+    """Whether a stream is a terminal whose cursor can be moved."""
+    return os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "") and stream.isatty()
+
+
 def is_live(wanted: bool = True) -> bool:
     """Whether a canvas can be shown: stdout and stderr are terminals whose cursor can be moved."""
-    movable = os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
-    return wanted and movable and sys.stdout.isatty() and sys.stderr.isatty()
+    return wanted and can_draw(sys.stdout) and can_draw(sys.stderr)
 
 
 def is_file(stream: TextIO) -> bool:

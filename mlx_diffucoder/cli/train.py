@@ -115,6 +115,8 @@ def train(
     dropout: Dropout = 0.0,
     layers: Layers = "all",
     dtype: TrainDtype = None,
+    revision: options.Revision = None,
+    refresh: options.Refresh = False,
     yes: options.Yes = False,
     steps: Steps = None,
     epochs: Epochs = None,
@@ -144,10 +146,9 @@ def train(
     quiet: options.Quiet = False,
 ) -> int:
     """Train on examples, unless a subcommand follows."""
-    if context.invoked_subcommand is not None:
+    if context.invoked_subcommand:
         refuse_options(context)
-        return 0
-    return _train(context.params)
+    return 0 if context.invoked_subcommand else _train(context.params)
 
 
 def _train(given: dict[str, Any]) -> int:
@@ -185,6 +186,8 @@ def grpo(
     scale: Scale = 20.0,
     layers: Layers = "all",
     dtype: TrainDtype = None,
+    revision: options.Revision = None,
+    refresh: options.Refresh = False,
     yes: options.Yes = False,
     group: GroupSize = GrpoSettings.group,
     prompts_per_step: PromptsPerStep = GrpoSettings.prompts_per_step,

@@ -59,10 +59,10 @@ def test_an_existing_out_is_refused(tmp_path):
 def test_an_out_that_cannot_be_written_is_known_before_the_download(tmp_path):
     folder = tmp_path / "file"
     folder.write_text("")
-    with local_hub("someone/dream-b", DATA / "dream-b") as (endpoint, fetched):
+    with local_hub("someone/dream-b", DATA / "dream-b") as (endpoint, served):
         env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
         assert_one_line(diffucode("convert", "someone/dream-b", folder / "out", env=env), "cannot be written")
-        assert fetched == []
+        assert served.weights == []
         done = diffucode("convert", "someone/dream-b", tmp_path / "out", env=env)
         assert done.returncode == 0, done.stderr
         assert "%" not in done.stderr  # no bars where there is no terminal
@@ -106,11 +106,13 @@ def test_a_dry_run_prints_every_layer_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_downloads_nothing(tmp_path):
-    with local_hub("someone/dream-b", DATA / "dream-b") as (endpoint, fetched):
+def test_a_dry_run_downloads_no_weights(tmp_path):
+    with local_hub("someone/dream-b", DATA / "dream-b") as (endpoint, _):
         env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        assert_one_line(diffucode("convert", "someone/dream-b", tmp_path / "out", "--dry-run", env=env), "not downloaded yet")
-        assert fetched == []
+        done = diffucode("convert", "someone/dream-b", tmp_path / "out", "--dry-run", env=env)
+        assert done.stdout == diffucode("convert", DATA / "dream-b", tmp_path / "out", "--dry-run").stdout
+        assert not list(tmp_path.rglob("*.safetensors"))
+        assert_one_line(diffucode("convert", "someone/x", tmp_path / "out", "--dry-run", env=env), "no such model")
 
 
 def test_json_says_what_was_made(tmp_path):

@@ -60,6 +60,7 @@ def test_the_report_as_json_holds_what_a_script_would_ask(tmp_path):
     snapshot = tmp_path / "hub" / ("models--" + DEFAULT_MODEL.replace("/", "--")) / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
+    (snapshot / "tokenizer.json").write_text("{}")
     (snapshot / "model.safetensors").write_bytes(bytes(5000))
     refs = snapshot.parents[1] / "refs"
     refs.mkdir()
@@ -68,7 +69,7 @@ def test_the_report_as_json_holds_what_a_script_would_ask(tmp_path):
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert {"python", "mlx", "mlx-lm", "mlx_diffucoder"} == said["versions"].keys()
-    assert said["hub_cache"]["bytes"] == 5002
+    assert said["hub_cache"]["bytes"] == 5004
     sizes = {row["bits"]: (row["bytes"], row["memory_to_run"]) for row in said["memory"]["7b"]}
     assert sizes[16] == (15_231_233_024, 16_754_356_326)
     assert {row["fits"] for row in said["memory"]["7b"]} <= {"fits", "tight", "no"}

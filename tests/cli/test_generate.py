@@ -177,10 +177,10 @@ def test_a_terminal_that_cannot_show_a_character_is_no_error():
 
 
 def test_an_empty_model_name_is_the_default_and_asks_too(hub):
-    with local_hub(DEFAULT_MODEL, TINY) as (endpoint, fetched):
+    with local_hub(DEFAULT_MODEL, TINY) as (endpoint, served):
         done = diffucode("generate", "-m", "", "hi", env=hub(endpoint))
         assert "--yes" in done.stderr
-        assert fetched == []
+        assert served.weights == []
 
 
 def test_a_folder_that_is_not_there():
@@ -223,15 +223,15 @@ def hub(tmp_path):
 
 
 def test_a_hub_id_is_downloaded_once_and_no_code_with_it(hub, tmp_path):
-    with local_hub("someone/dream-b", TINY) as (endpoint, fetched):
+    with local_hub("someone/dream-b", TINY) as (endpoint, served):
         done = diffucode("generate", "-m", "someone/dream-b", "--max-tokens", "3", "hi", env=hub(endpoint))
         assert done.returncode == 0, done.stderr
         assert "someone/dream-b is not on this machine" in done.stderr
-        assert "model.safetensors" in fetched
-        assert not [name for name in fetched if name.endswith((".py", ".jsonl"))]
-        fetched.clear()
+        assert "model.safetensors" in served.weights
+        assert not [name for name in served.weights if name.endswith((".py", ".jsonl"))]
+        served.asked.clear()
         again = diffucode("generate", "-m", "someone/dream-b", "--max-tokens", "3", "hi", env=hub(endpoint))
-        assert (again.returncode, again.stderr, fetched) == (0, "", [])
+        assert (again.returncode, again.stderr, served.asked) == (0, "", [])
     offline = diffucode("generate", "-m", "someone/dream-b", "--max-tokens", "3", "hi", env=hub("http://127.0.0.1:9"))
     assert offline.stdout == done.stdout
 
@@ -242,7 +242,8 @@ def test_an_id_the_hub_does_not_have(hub):
 
 
 def test_a_gated_model_says_how_to_get_it(hub):
-    with local_hub("someone/dream-b", TINY, gated=True) as (endpoint, _):
+    with local_hub("someone/dream-b", TINY) as (endpoint, served):
+        served.faults = [(403, ".", 9, {"X-Error-Code": "GatedRepo"})]
         assert_one_line(diffucode("generate", "-m", "someone/dream-b", "hi", env=hub(endpoint)), "hf auth login")
 
 
@@ -253,31 +254,31 @@ def test_no_network_says_what_to_do(hub):
 
 
 def test_no_model_named_means_the_7b_and_asks_for_yes_where_nobody_can_answer(hub):
-    with local_hub(DEFAULT_MODEL, TINY) as (endpoint, fetched):
+    with local_hub(DEFAULT_MODEL, TINY) as (endpoint, served):
         done = diffucode("generate", "--max-tokens", "3", "hi", env=hub(endpoint))
         assert done.returncode == 1
         what, refused = done.stderr.splitlines()
         assert "to download into" in what
         assert "--yes" in refused
-        assert fetched == []
+        assert served.weights == []
         done = diffucode("generate", "--max-tokens", "3", "--yes", "hi", env=hub(endpoint))
         assert done.returncode == 0, done.stderr
-        assert "model.safetensors" in fetched
+        assert "model.safetensors" in served.weights
 
 
 @pytest.mark.parametrize(("size", "said"), [(10**18, "not enough disk"), (10**11, "not enough memory")])
 def test_what_does_not_fit_is_not_downloaded(hub, size, said):
-    with local_hub(DEFAULT_MODEL, TINY, claimed_size=size) as (endpoint, fetched):
+    with local_hub(DEFAULT_MODEL, TINY, claimed_size=size) as (endpoint, served):
         done = diffucode("generate", "hi", env=hub(endpoint))
         assert done.returncode == 1
         # Where the disk is smaller than the memory asked for, that is said first.
         assert said in done.stderr or "not enough disk" in done.stderr
-        assert fetched == []
+        assert served.weights == []
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"n\n", 1), (b"y\n", 0), (b"\x03", 130)])
 def test_on_a_terminal_it_asks(hub, answer, code):
-    with local_hub(DEFAULT_MODEL, TINY) as (endpoint, fetched):
+    with local_hub(DEFAULT_MODEL, TINY) as (endpoint, served):
         master, slave = pty.openpty()
         process = subprocess.Popen(
             [COMMAND, "generate", "--max-tokens", "3", "hi"],
@@ -305,6 +306,6 @@ def test_on_a_terminal_it_asks(hub, answer, code):
                 break
             screen += chunk
         assert process.wait(timeout=60) == code, screen.decode()
-        assert bool(fetched) == (code == 0)
+        assert bool(served.weights) == (code == 0)
         assert b"Traceback" not in screen
         os.close(master)

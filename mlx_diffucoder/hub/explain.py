@@ -1,0 +1,184 @@
+"""What the Hub's client raises, as one line that says what to do.
+
+The client's HTTP library is another one in each of its major versions, so its errors are known here by their names.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from ..errors import DiffucoderError, HubError
+
+NO_DOWNLOAD = "check the network and the disk, name a folder, or use -m pocket, which is never downloaded"
+PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
+"""Status codes that another try may not see."""
+LONGEST_WAIT = 120
+"""Seconds that are waited when the Hub asks to; a longer wait is left to the user."""
+
+
+class WrongSize(ConnectionError):
+    """An answer ended before the file did. It may have been cut off, so it is tried again."""
+
+
+class NotOnHub(HubError):
+    """The Hub has no such repository, or does not show it to this user."""
+
+
+class NoRevision(HubError):
+    """The repository has no such branch, tag or commit."""
+
+
+def constants() -> ModuleType:
+    """The settings of the Hub's client. Raises `HubError` where a variable has a value that it cannot use."""
+    try:
+        from huggingface_hub import constants
+
+        return constants
+    except ValueError as error:
+        named = [name for name, value in os.environ.items() if name.startswith("HF_") and value and repr(value) in str(error)]
+        names = " and ".join(f"{name}={os.environ[name]}" for name in named) or "a variable that begins with HF_"
+        raise HubError(f"{names}: is no number; unset it, or set a number ({error})") from None
+
+
+def is_a(error: BaseException, *names: str) -> bool:
+    """Whether an error is of a class that has one of these names."""
+    return any(one.__name__ in names for one in type(error).__mro__)
+
+
+def status_of(error: BaseException) -> int | None:
+    """The status code of the answer that an error is about."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def headers_of(error: BaseException) -> Mapping[str, str]:
+    """The headers of that answer."""
+    return getattr(getattr(error, "response", None), "headers", None) or {}
+
+
+def wait_of(error: BaseException) -> float | None:
+    """The seconds that the Hub asks to wait (`Retry-After`), or None."""
+    value = str(headers_of(error).get("Retry-After") or "").strip()
+    return float(value) if value.isascii() and value.isdecimal() and len(value) < 9 else None
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the same request may work in a moment."""
+    if (status := status_of(error)) is not None and status >= 400:
+        return status in PASSING
+    if is_a(error, "UnsupportedProtocol", "LocalProtocolError", "InvalidURL"):
+        return False
+    return is_a(error, "TransportError", "JSONDecodeError", "WrongSize")
+
+
+def timed_out(error: BaseException) -> bool:
+    """Whether nobody answered in time."""
+    return is_a(error, "TimeoutException") or isinstance(error, TimeoutError)
+
+
+def host_of(error: BaseException) -> str:
+    """The address that a request went to."""
+    try:
+        url: Any = error.request.url  # type: ignore[attr-defined]
+        return f"{url.scheme}://{url.netloc.decode() if isinstance(url.netloc, bytes) else url.netloc}"
+    except (AttributeError, RuntimeError, ValueError):
+        return str(constants().ENDPOINT)
+
+
+def token_source() -> str | None:
+    """Where the user's token comes from, or None without one."""
+    from huggingface_hub import get_token
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if os.environ.get(name, "").strip():
+            return name
+    return "the token of `hf auth login`" if get_token() else None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its class."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
+
+
+@contextmanager
+def hub_errors(repo: str, done: str = "downloaded", advice: str = NO_DOWNLOAD) -> Iterator[None]:
+    """Turn what the Hub's client and the disk raise into a `HubError` of one line.
+
+    Args:
+        done: the participle of what is attempted with `repo`.
+        advice: what to do where the reason is not known.
+    """
+    try:
+        yield
+    except (DiffucoderError, BrokenPipeError):  # this process's own output
+        raise
+    except Exception as error:  # classes of the HTTP library, which differs between versions
+        raise hub_error(error, repo, done=done, advice=advice) from None
+
+
+def hub_error(
+    error: Exception, repo: str, *, what: str = "", timeout: float = 0, done: str = "downloaded", advice: str = NO_DOWNLOAD
+) -> HubError:
+    """An error of the Hub's client as one line.
+
+    Args:
+        what: what was asked for, such as a file's name.
+        timeout: the seconds that were waited for it.
+        done: the participle of what is attempted with `repo`.
+        advice: what to do where the reason is not known.
+    """
+    if isinstance(error, HubError):
+        return error
+    gone, unknown = (is_a(error, f"{what}NotFoundError") for what in ("Revision", "Repository"))
+    kind = NoRevision if gone else NotOnHub if unknown and not is_a(error, "GatedRepoError") else HubError
+    return kind(_explain(error, repo, what, timeout, done, advice))
+
+
+def _explain(error: Exception, repo: str, what: str, timeout: float, done: str, advice: str) -> str:
+    status, about = status_of(error), f"{repo}: {what}: " if what else f"{repo}: "
+    if is_a(error, "LocalTokenNotFoundError"):
+        return f"{repo}: you are not logged in to the Hub; run `hf auth login` first"
+    if is_a(error, "OfflineModeIsEnabled"):
+        return f"{repo}: cannot be {done} while HF_HUB_OFFLINE is set; unset it, or use -m pocket"
+    if is_a(error, "HFValidationError"):
+        return f"{repo}: not a valid Hub id ({first_line(error)})"
+    if status in (401, 403) or is_a(error, "GatedRepoError", "RepositoryNotFoundError"):
+        return _refused(error, repo, about)
+    if is_a(error, "RevisionNotFoundError"):
+        return f"{repo}: has no such revision ({what}); name a branch, a tag or a commit"
+    if status == 429:
+        wait = wait_of(error)
+        return f"{about}too many requests, says the Hub; try again {f'in {wait:.0f} s' if wait else 'later'}"
+    if status == 404:
+        return f"{about}{host_of(error)} does not have it (status 404); check the name, and HF_ENDPOINT if you set it"
+    if status is not None and status >= 400:
+        return f"{about}{host_of(error)} refused (status {status}); try again later"
+    if timed_out(error):
+        return f"{about}no answer from {host_of(error)} within {timeout:g} s; check the network, and run the same command again"
+    if is_a(error, "WrongSize"):
+        return f"{about}{first_line(error)}; try again later"
+    if is_a(error, "TransportError") and what and not is_a(error, "ConnectError"):
+        return f"{about}the connection broke ({first_line(error)}); run the same command again: it keeps what has arrived"
+    if is_a(error, "JSONDecodeError", "KeyError", "TypeError", "AttributeError"):
+        return f"{about}the answer of {host_of(error)} cannot be read ({first_line(error)}); check HF_ENDPOINT, or try later"
+    if isinstance(error, OSError) and error.filename:
+        return f"{about}{error.filename}: {error.strerror or error}; HF_HOME sets another folder for the cache"
+    return f"{about}cannot be {done} ({first_line(error)}); {advice}"
+
+
+def _refused(error: BaseException, repo: str, about: str) -> str:
+    from huggingface_hub.constants import ENDPOINT
+
+    source, code = token_source(), headers_of(error).get("X-Error-Code")
+    if is_a(error, "GatedRepoError") or code == "GatedRepo":
+        with_token = f"use a token of that account ({source} has no access)" if source else "run `hf auth login` or set HF_TOKEN"
+        return f"{repo}: is gated: accept its terms at {ENDPOINT}/{repo}, then {with_token}"
+    if code == "RepoNotFound" or (status_of(error) == 401 and not source):
+        how = f"for a private one, {source} needs access to it" if source else "for a private one, run `hf auth login`"
+        return f"{repo}: no such model on the Hub ({how})"
+    if source:
+        change = f"set {source} to a valid one, or unset it" if "TOKEN" in source else "run `hf auth login` again"
+        return f"{repo}: the Hub refuses your token ({source}, status {status_of(error)}); {change}"
+    return f"{about}the Hub refuses access (status {status_of(error)}); run `hf auth login` or set HF_TOKEN"
