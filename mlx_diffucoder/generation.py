@@ -198,17 +198,17 @@ def prompt_ids(model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, conf
         PromptError: the prompt is empty, is not text, has ids that the model does not have, or is too long for
             `config.max_tokens` masks to fit the model's context.
     """
+    context = model.config.max_position_embeddings
     if not isinstance(prompt, str):
         ids = _token_ids(prompt, model.config.vocab_size)
     elif not prompt.strip():
         raise PromptError("the prompt is empty: say what code to write")
-    elif config.raw:
-        ids = tokenizer.encode(prompt) + tokenizer.encode_plain(config.prefill)
     else:
-        ids = tokenizer.encode_chat(prompt, system=config.system) + tokenizer.encode_plain(config.prefill)
+        tokenizer.check_length(prompt, context)
+        ids = tokenizer.encode(prompt) if config.raw else tokenizer.encode_chat(prompt, system=config.system)
+        ids = ids + tokenizer.encode_plain(config.prefill)
     if not ids:
         raise PromptError("the prompt is empty: say what code to write")
-    context = model.config.max_position_embeddings
     if len(ids) >= context:
         raise PromptError(f"the prompt is {len(ids)} tokens long, but the model's context is {context}; shorten the prompt")
     if len(ids) + config.max_tokens > context:

@@ -4,16 +4,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from .chat_template import render
 from .errors import CheckpointError, ConfigError, PromptError
 from .files import read_json
 from .models import family_of
@@ -25,6 +24,8 @@ from .tokenizer_files import read_chat_template, read_fast, read_optional_json
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _BYTES = {chr(byte): byte for byte in _PRINTABLE}
 _BYTES |= {chr(0x100 + number): byte for number, byte in enumerate(byte for byte in range(256) if byte not in _PRINTABLE)}
+SLACK = 16
+"""Tokens more, at most, that a piece of a text has by itself: its first and last word are cut."""
 
 
 class Tokenizer:
@@ -75,7 +76,7 @@ class Tokenizer:
         path = folder / "config.json"
         config = read_json(path) if config is None else config
         generation = read_optional_json(folder / "generation_config.json")
-        settings = read_optional_json(folder / "tokenizer_config.json")
+        settings = read_optional_json(folder / "special_tokens_map.json") | read_optional_json(folder / "tokenizer_config.json")
         fast = read_fast(folder, settings)
         try:
             special = family_of(config).special_ids(config, generation, fast.token_to_id, fast.get_vocab_size())
@@ -203,28 +204,23 @@ class Tokenizer:
         fast = self._plain if self._split_added.search(text) else self._fast
         return fast.encode(text, add_special_tokens=False).ids
 
+    def check_length(self, text: str, limit: int) -> None:
+        """Raise `PromptError` for a text that cannot have as few as `limit` tokens, before all of it is encoded.
+
+        A text that passes may be longer all the same.
+        """
+        size = 4 * max(1, limit)  # about as many characters as code has in `limit` tokens
+        pieces = (text[start : start + size] for start in range(0, len(text), size) if len(text) > size)
+        counts = accumulate(len(self.encode_plain(piece)) - SLACK for piece in pieces)
+        if len(text) > self.longest_token * limit or any(count > limit for count in counts):
+            raise PromptError(f"{len(text)} characters are more than the {limit} tokens of the model's context; shorten the text")
+
     def _render(self, messages: list[dict[str, str]]) -> str:
         if self.chat_template is None:
             raise CheckpointError("this checkpoint has no chat template: use --raw (GenerationConfig(raw=True))")
-        names = {key: _content(self._settings[key]) for key in ("bos_token", "eos_token", "pad_token") if self._settings.get(key)}
-        try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **names)
-        except Exception as error:  # a template can raise anything that Python can
-            what = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"the checkpoint's chat template fails ({what}): use --raw to leave it out") from None
-
-    @cached_property
-    def _template(self) -> jinja2.Template:
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-        environment.globals["raise_exception"] = _refuse
-        return environment.from_string(self.chat_template or "")
-
-
-def _content(token: Any) -> str:
-    return str(token.get("content", "")) if isinstance(token, dict) else str(token)
+        named = {key: value for key, value in self._settings.items() if key.endswith("_token")}
+        tokens = {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
+        return render(self.chat_template, messages, {key: value for key, value in tokens.items() if isinstance(value, str)})
 
 
 def _unused_marks(text: str) -> tuple[str, str]:
@@ -239,7 +235,3 @@ def _check_unicode(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise PromptError(f"the prompt is not valid Unicode text: character {error.start} is half of a pair") from None
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)

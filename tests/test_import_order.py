@@ -20,6 +20,8 @@ ORDER = [
     "evalplus",
     "models",
     "tokenizer_files",
+    "template_process",
+    "chat_template",
     "tokenizer",
     "chat",
     "weight_files",

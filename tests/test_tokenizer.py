@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 import tokenizers
@@ -158,3 +159,25 @@ def test_an_added_token_at_another_id_than_stated_is_refused(broken, edit_json):
     edit_json(broken / "tokenizer_config.json", added_tokens_decoder=decoder)
     with pytest.raises(CheckpointError, match=r"dlm_pad.*900"):
         Tokenizer.load(broken)
+
+
+CODE = "def f(x):\n    return x + 1\n"
+
+
+@pytest.mark.parametrize("text", [CODE, " ", "a", "é", "<|mask|>"])
+def test_a_text_far_too_long_is_refused_before_it_is_encoded(tokenizer, text):
+    """50 MB take minutes and gigabytes to encode."""
+    whole, started = (text * (50_000_000 // len(text) + 1))[:50_000_000], time.process_time()
+    with pytest.raises(PromptError, match=r"50000000 characters are more than the 2048 tokens"):
+        tokenizer.check_length(whole, 2048)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("text", [CODE, " ", "a\n", "Ж", "supercalifragilistic ", "<|mask|>"])
+@pytest.mark.parametrize("limit", [1, 10, 300])
+def test_a_text_that_fits_is_never_refused(tokenizer, text, limit):
+    whole = text * (128 * limit)
+    for length in range(1, len(whole), max(1, limit // 3)):
+        if len(tokenizer.encode_plain(whole[:length])) > limit:
+            break
+        tokenizer.check_length(whole[:length], limit)

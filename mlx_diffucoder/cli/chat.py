@@ -163,6 +163,7 @@ class Conversation:
         _, model, tokenizer, config = self.opened
         prefill = tokenizer.encode_plain(config.prefill)
         most = model.config.max_position_embeddings - config.max_tokens - len(prefill)
+        tokenizer.check_length(text, model.config.max_position_embeddings)
         ids, dropped = chat.prompt(tokenizer, text, most)
         file = next_trace(self.trace) if self.trace else None
         run = Run(self.opened, [*ids, *prefill], stream=not self.as_json, live=self.live, trace=file)

@@ -78,6 +78,7 @@ class InfillTask:
         self.model, self.tokenizer, self.config, self.lengths, self.trace = model, tokenizer, config, lengths, trace
         self.prompt: list[int] = []
         if instruction is not None:
+            tokenizer.check_length(instruction, model.config.max_position_embeddings)
             encoded = tokenizer.encode(instruction) if config.raw else tokenizer.encode_chat(instruction, system=config.system)
             self.prompt = encoded
         elif not any(text.strip() for text in texts):
