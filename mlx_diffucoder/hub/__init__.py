@@ -135,10 +135,10 @@ def check_login(repo: str) -> None:
 
 
 def _split(name: str) -> tuple[str, str | None]:
+    constants()  # first: it explains what the imports below would raise
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    constants()
     if (parts := parse_id(name)) is None:
         raise CheckpointError(f"{name}: not a Hub id (owner/name or owner/name@revision)")
     try:
