@@ -15,10 +15,15 @@ from ..errors import ChatError, DiffucoderError, PromptError
 from .command import is_usage, with_option
 from .output import note
 
+LONGEST = 2000
+"""The most characters of an error that are printed."""
+
 
 def fail(message: str, code: int) -> int:
-    """Print an error as one line on stderr, even with `--quiet`. Returns the exit code."""
+    """Print an error as one line on stderr, even with `--quiet`, without the middle of a very long one. Returns the exit code."""
     text = " ".join(message.split()).encode("utf-8", "replace").decode("utf-8")
+    if len(text) > LONGEST:  # it quotes a name or a value of a file; its end says what to do
+        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
     with suppress(OSError):
         note(f"diffucode: {text}", stream=sys.__stderr__)  # `--quiet` replaces `sys.stderr`, not this stream
     return code

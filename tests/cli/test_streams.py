@@ -34,6 +34,14 @@ def test_a_closed_stream_changes_nothing_else(command, closed):
     assert "bug" not in done.stderr
 
 
+def test_an_error_that_quotes_a_very_long_value_keeps_its_start_and_its_end(tmp_path):
+    (tasks := tmp_path / "tasks.jsonl").write_text(json.dumps({"task_id": ["x" * 10_000], "text": "a", "test_list": ["b"]}))
+    done = diffucode("eval", tasks, "--allow-code-execution")
+    assert done.stderr.startswith(f"diffucode: {tasks}:1: task_id is ['xxx")
+    assert done.stderr.endswith("xxx']; it must be text or a whole number\n")
+    assert (done.returncode, len(done.stderr)) < (2, 2100)
+
+
 def test_a_file_does_not_take_the_place_of_a_closed_stdout(tmp_path):
     trace = tmp_path / "run.jsonl"
     assert in_shell(f'"$D" generate -m pocket --max-tokens 4 --trace {trace} hi >&- 2>&-').returncode == 0
