@@ -9,8 +9,8 @@ import numpy as np
 from .config import GenerationConfig
 from .decoding.likelihood import every_second, log_probabilities
 from .errors import ConfigError, TaskError
-from .evaluation import Limits
-from .evaluation.run import run_tests
+from .evaluation import Limits, code_of
+from .evaluation.run import run_answer
 from .file_kinds import read_bytes
 from .generation import Answer, canvas_of, forbidden_ids, stream_batch, wired_memory
 from .models.transformer import DiffusionModel
@@ -60,7 +60,7 @@ class Ranking:
 
         The tests run the model's code on this machine, within limits of time and memory but in no sandbox.
         """
-        tested = [replace(one, passed=run_tests(one.answer.text, task, Limits()).passed) for one in self.answers]
+        tested = [replace(one, passed=run_answer(code_of(one.answer.text, task), task, Limits()).passed) for one in self.answers]
         # The sort is stable: answers that pass stay in the order of their scores.
         return replace(self, answers=sorted(tested, key=lambda one: not one.passed))
 

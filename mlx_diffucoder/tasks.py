@@ -4,9 +4,11 @@ Not covered: MBPP+ rows that have neither `test` nor `test_list`. JSON has turne
 several need a special comparison. The export of MBPP+ with `test` works.
 """
 
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from typing import Any
 
 from .errors import TaskError
 from .evalplus import differential_tests
-from .file_kinds import read_bytes
+from .file_kinds import LARGEST, read_bytes
 from .formatting import format_bytes
 
 # EvalPlus's prompt for instruction-tuned models, which DiffuCoder's published figures use. Their harnesses also write
@@ -25,6 +27,7 @@ INSTRUCTION = "Please provide a self-contained Python script that solves the fol
 MBPP_TESTS = "Your code should pass these tests:"
 LARGEST_ROW, LARGEST_ARRAY = 2**26, 2**28
 """Bytes of a row and of a JSON array, at most. As objects they can take many times as much memory."""
+GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +88,17 @@ def read_tasks(path: Path, *, infilling: bool = True) -> list[Task]:
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file, each with its file and line for messages: JSON lines, or one JSON array.
 
-    Empty lines are skipped. A byte order mark and Windows line ends are accepted.
+    Empty lines are skipped. A byte order mark, Windows line ends and gzip are accepted.
 
     Raises:
         TaskError: the file cannot be read, or a line or an item is not a JSON object.
     """
     data = read_bytes(path, TaskError)
+    try:
+        data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1) if data.startswith(GZIP) else data
+    except (OSError, EOFError, zlib.error):
+        raise TaskError(f"{path}: a damaged gzip file") from None
+    _check_size(str(path), len(data), LARGEST, "a file of rows", "split it")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise TaskError(f"{path}: is UTF-16 text; save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -154,7 +162,11 @@ def task_of(row: Mapping[str, Any], where: str) -> Task:
     """The task of one row. Raises `TaskError`; the message begins with `where`."""
     if "test_list" in row:
         return _mbpp(row, where)
-    if "entry_point" in row and ("test" in row or {"canonical_solution", "base_input"} <= row.keys()):
+    if (
+        "entry_point" in row
+        and "complete_prompt" not in row
+        and ("test" in row or {"canonical_solution", "base_input"} <= row.keys())
+    ):
         return _infilling(row, where) if isinstance(row.get("suffix"), str) else _human_eval(row, where)
     raise TaskError(
         f"{where}: not a task of a known format: HumanEval rows have task_id, prompt, entry_point and test; MBPP rows have"
@@ -172,11 +184,11 @@ def _human_eval(row: Mapping[str, Any], where: str) -> Task:
     solution = prompt + body if is_code and body is not None and not defines(body, name) else body
     parts = []
     if "test" in row:
-        parts.append(f"{text_in(row, 'test', where)}\n\ncheck({name})\n")
+        parts.append(_calling(text_in(row, "test", where), name))
     if "base_input" in row and solution is not None:
         parts.append(_plus(row, where, name, solution))
     return Task(
-        id=_id(row, where),
+        id=id_in(row, where),
         where=where,
         prompt=f"{INSTRUCTION}\n```python\n{prompt.strip()}\n```\n" if is_code else prompt,
         stub=prompt if is_code else None,
@@ -192,6 +204,13 @@ def _infilling(row: Mapping[str, Any], where: str) -> Task:
     prompt, suffix, hole = row["prompt"], row["suffix"], row.get("canonical_solution")
     solution = prompt + hole + suffix if isinstance(hole, str) else None
     return replace(task, prompt=prompt, stub=prompt, suffix=suffix, solution=solution)
+
+
+def _calling(test: str, name: str) -> str:
+    """HumanEval's tests with the call of their `check`, also where the function itself has that name."""
+    if name != "check":
+        return f"{test}\n\ncheck({name})\n"
+    return f"_diffucode_candidate = {name}\n\n{test}\n\ncheck(_diffucode_candidate)\n"
 
 
 def _plus(row: Mapping[str, Any], where: str, name: str, solution: str) -> str:
@@ -216,7 +235,7 @@ def _mbpp(row: Mapping[str, Any], where: str) -> Task:
     # MBPP+ has a program with more tests next to MBPP's list.
     tests = [text_in(row, "test", where)] if "test" in row else asserts
     return Task(
-        id=_id(row, where),
+        id=id_in(row, where),
         where=where,
         prompt="\n".join([text.strip(), MBPP_TESTS, "", *asserts]),
         tests="\n".join([*imports, *setup, *tests]) + "\n",
@@ -243,7 +262,7 @@ def _lines(row: Mapping[str, Any], key: str, where: str) -> list[str]:
     return value
 
 
-def _id(row: Mapping[str, Any], where: str) -> str:
+def id_in(row: Mapping[str, Any], where: str) -> str:
     value = row.get("task_id")
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise TaskError(f"{where}: task_id is {'missing' if value is None else repr(value)}; it must be text or a whole number")

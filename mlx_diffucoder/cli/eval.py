@@ -1,15 +1,15 @@
 """`diffucode eval`: measure pass@k on a task file, and its cost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import HOLES, GenerationConfig
-from ..errors import ConfigError, TraceError
+from ..config import HOLES
+from ..errors import TaskError, did_you_mean
 from . import options
 from .command import Command, examples
 from .output import put_json
@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from ..tasks import Task
 
 
-TasksFile = Annotated[Path, typer.Argument(help="A task file of HumanEval, MBPP or EvalPlus (JSONL).")]
-Samples = Annotated[int, typer.Option("--samples", "-n", min=1, help="Answers to each task.")]
+TasksFile = Annotated[Path, typer.Argument(help="A task file of HumanEval, MBPP or EvalPlus.")]
+NumSamples = Annotated[int, typer.Option("--num-samples", "-n", min=1, help="Answers to each task.")]
+Samples = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Score the answers in this file instead of a model's: JSON lines as human-eval has them."),
+]
+NoExtract = Annotated[bool, typer.Option("--no-extract", help="With --samples: take the text as it is.")]
 K = Annotated[list[int] | None, typer.Option("-k", min=1, help="Also print pass@k. Repeatable.", show_default="1")]
+Only = Annotated[list[str] | None, typer.Option(metavar="ID", help="Use only the task with this id; repeatable.")]
+Skip = Annotated[list[str] | None, typer.Option(metavar="ID", help="Leave out the task with this id; repeatable.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many tasks, from the first on.")]
 Out = Annotated[Path | None, typer.Option(help="Write results to this JSONL file, and continue a stopped run from it.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that each program may run.")]
@@ -40,6 +47,7 @@ app = typer.Typer()
     epilog=examples(
         "diffucode eval tasks.jsonl -m pocket --allow-code-execution",
         "diffucode eval tasks.jsonl -n 10 -k 5 --temp 0.4 --allow-code-execution",
+        "diffucode eval HumanEval.jsonl.gz --samples samples.jsonl --allow-code-execution",
     ),
 )
 def evaluate(
@@ -51,8 +59,12 @@ def evaluate(
     revision: options.Revision = None,
     refresh: options.Refresh = False,
     yes: options.Yes = False,
-    samples: Samples = 1,
+    num_samples: NumSamples = 1,
+    samples: Samples = None,
+    no_extract: NoExtract = False,
     k: K = None,
+    only: Only = None,
+    skip: Skip = None,
     limit: Limit = None,
     out: Out = None,
     timeout: Timeout = 5.0,
@@ -83,64 +95,58 @@ def evaluate(
 ) -> int:
     """Measure how many tasks the model solves (pass@k), and at what cost.
 
-    The code of each answer (its code block, if it has one) is run with the task's tests in a separate process. Rows with a
-    suffix, as HumanEval-infilling has them, are filled in between prompt and suffix. Without --seed, the seed is 0.
+    The code in each answer is run with the task's tests in a separate process. Rows with a suffix, as HumanEval-infilling
+    has them, are filled in between prompt and suffix. Without --seed, the seed is 0.
     """
-    from ..tasks import read_tasks
-
     options.require_code_execution(allow_code_execution, "eval")
-    every = read_tasks(tasks)
-    config = options.decoding_config(context, HOLES if every[0].suffix is not None else None)
-    return _evaluate(context, every, replace(config, seed=config.seed or 0))
+    return _evaluate(context)
 
 
-def _evaluate(context: typer.Context, every: "list[Task]", config: GenerationConfig) -> int:
-    from ..evaluation import Limits, Summary, Traces, evaluate
+def _evaluate(context: typer.Context) -> int:
+    from ..evaluation import Limits, Summary
     from ..evaluation.results_file import ResultsFile, check_results_file, identity
-    from .model_option import open_model
+    from ..tasks import read_tasks
+    from .eval_answers import of_file, of_model
 
     given = context.params
-    samples, ks, folder = given["samples"], sorted({1, *(given["k"] or [])}), given["trace"]
-    limits = Limits(timeout=given["timeout"], memory=given["memory"])
-    _check(samples, ks, config)
+    every = read_tasks(given["tasks"])
+    config = options.decoding_config(context, HOLES if every[0].suffix is not None else None)
+    config = replace(config, seed=config.seed or 0)
+    ks, limits = sorted({1, *(given["k"] or [])}), Limits(timeout=given["timeout"], memory=given["memory"])
     if given["out"]:
         check_results_file(given["out"])
-    tasks = every[: given["limit"]]
-    if folder:
-        _make(folder)
-    name, model, tokenizer, config = open_model(context, config, verbose=True)
-    chosen = {(task.id, sample) for task in tasks for sample in range(samples)}
-    about = identity(name, model, every, config, limits)
+    tasks = _chosen(every, given)
+    if given["samples"]:
+        answers = of_file(context, every, tasks, limits, ks[-1])
+    else:
+        answers = of_model(context, tasks, config, limits, ks[-1])
+    about = identity(answers.source, every, limits, extract=not given["no_extract"])
     with ResultsFile(given["out"], about) if given["out"] else nullcontext() as file:
         found = {(result.task_id, result.sample): result for result in (file.results if file else ())}
-        results = {key: result for key, result in found.items() if key in chosen}
-        traces = Traces(folder, name) if folder else None
-        coming = evaluate(model, tokenizer, tasks, config, samples=samples, limits=limits, done=results, traces=traces)
-        stop = _collect(coming, results, len(chosen), file.add if file else None)
+        results = {key: result for key, result in found.items() if key in answers.keys}
+        stop = _collect(answers.results(results), results, len(answers.keys), file.add if file else None)
     summary = Summary.of(list(results.values()), ks)
+    infilling = every[0].suffix is not None
     if given["as_json"]:
-        run = {"samples": samples, "model": name, "config": config.to_dict(), "interrupted": stop is not None}
-        run |= {} if every[0].suffix is None else {"benchmark": "infilling"}
-        put_json({**summary.to_dict(), **run})
+        numbers = summary.accuracy() if given["samples"] else summary.to_dict()
+        benchmark = {"benchmark": "infilling"} if infilling else {}
+        put_json({**numbers, **answers.report, "interrupted": stop is not None, **benchmark})
     else:
-        _print_table(summary, name if every[0].suffix is None else f"{name}, infilling")
+        _print_table(summary, answers.name + ", infilling" * infilling, costs=not given["samples"])
     return code_of(stop) if stop else 0
 
 
-def _check(samples: int, ks: list[int], config: GenerationConfig) -> None:
-    if ks[-1] > samples:
-        raise ConfigError(f"-k {ks[-1]} needs at least as many answers to each task; add --samples {ks[-1]}", field="-k")
-    if samples > 1 and config.temperature == 0:
-        raise ConfigError(
-            f"temperature 0 gives the same answer {samples} times; set it above 0, or remove --samples", field="temperature"
-        )
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise TraceError(f"--trace {folder}: cannot create this folder ({error.strerror or error})") from None
+def _chosen(tasks: "Sequence[Task]", given: Mapping[str, Any]) -> "Sequence[Task]":
+    """The tasks that `--only`, `--skip` and `--limit` leave."""
+    ids = [task.id for task in tasks]
+    for flag in ("only", "skip"):
+        for name in given[flag] or ():
+            if name not in ids:
+                raise TaskError(f"--{flag} {name}: {given['tasks']} has no task with this id{did_you_mean(name, ids)}")
+    left = [task for task in tasks if task.id in (given["only"] or ids) and task.id not in (given["skip"] or ())]
+    if not left:
+        raise TaskError("--only and --skip leave no task; remove one of them")
+    return left[: given["limit"]]
 
 
 def _collect(
@@ -165,7 +171,7 @@ def _collect(
     return None
 
 
-def _print_table(summary: "Summary", name: str) -> None:
+def _print_table(summary: "Summary", name: str, *, costs: bool) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -178,10 +184,13 @@ def _print_table(summary: "Summary", name: str) -> None:
         "tasks": f"{summary.tasks}",
         "answers passed": f"{summary.passed} of {summary.answers}",
         "failures": ", ".join(f"{kind} {count}" for kind, count in summary.failures.items() if count) or "none",
-        "forwards per answer (NFE)": f"{summary.nfe:.2f}",
-        **summary.stats.lines(),
-        "unresolved masks": f"{summary.unresolved_masks}",
     }
+    if costs:
+        rows |= {
+            "forwards per answer (NFE)": f"{summary.nfe:.2f}",
+            **summary.stats.lines(),
+            "unresolved masks": f"{summary.unresolved_masks}",
+        }
     for label, value in rows.items():
         table.add_row(label, value)
     Console().print(table)

@@ -18,27 +18,41 @@ from ..files import json_object, open_locked
 from ..models.transformer import DiffusionModel
 from ..tasks import Task
 from .execute import FAILURES, PASSED, Limits
+from .extract import EXTRACTION
 from .run import Result
 
 FORMAT = 1
 
 
-def identity(name: str, model: DiffusionModel, tasks: Iterable[Task], config: GenerationConfig, limits: Limits) -> dict[str, Any]:
+def identity(answers: Mapping[str, Any], tasks: Iterable[Task], limits: Limits, *, extract: bool = True) -> dict[str, Any]:
     """The first line of a results file: everything that its results must share.
 
     The number of tasks and the number of samples are not in it. No answer depends on them, so a run may
     continue with more of both.
+
+    Args:
+        answers: where they come from, as `of_model` or `of_file` say it.
+        extract: whether the code is looked for in an answer.
     """
     parts = [[task.id, task.prompt, task.stub, task.tests, task.suffix] for task in tasks]
     text = json.dumps([part if part[-1] is not None else part[:-1] for part in parts])
     return {
         "diffucode_eval": FORMAT,
-        "model": name,
-        "weights": weights_digest(model),
+        **answers,
         "tasks": hashlib.sha256(text.encode()).hexdigest(),
-        "config": config.to_dict(),
         "limits": asdict(limits),
+        "extraction": EXTRACTION if extract else None,
     }
+
+
+def of_model(name: str, model: DiffusionModel, config: GenerationConfig) -> dict[str, Any]:
+    """What answers of one model share."""
+    return {"model": name, "weights": weights_digest(model), "config": config.to_dict()}
+
+
+def of_file(path: Path) -> dict[str, Any]:
+    """What answers from one file share."""
+    return {"samples": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def check_results_file(path: Path) -> None:
@@ -149,7 +163,7 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str =
             if inner := _difference(old, new, f"{path}{key}."):
                 return inner
         elif old != new:
-            if key in ("weights", "tasks"):
+            if key in ("weights", "tasks", "samples"):
                 return f"with other {key}"
             return f"with {path}{key} {old!r} instead of {new!r}"
     return ""

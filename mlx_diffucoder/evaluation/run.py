@@ -32,7 +32,8 @@ class Result:
         kind: `passed`, or one of `execute.FAILURES`.
         detail: one line about the failure.
         answer: the model's text.
-        nfe, positions: forwards, and positions forwarded in all of them.
+        nfe, positions: forwards, and positions forwarded in all of them. These and all that follow are 0 for an answer made
+            elsewhere.
         useful_tokens, unresolved_masks: as in `generation.Answer`.
         seconds: time to generate, without running the code or loading the model.
         peak_memory_bytes: MLX's peak since the start of the run.
@@ -43,12 +44,12 @@ class Result:
     kind: str
     detail: str
     answer: str
-    nfe: int
-    positions: int
-    useful_tokens: int
-    unresolved_masks: int
-    seconds: float
-    peak_memory_bytes: int
+    nfe: int = 0
+    positions: int = 0
+    useful_tokens: int = 0
+    unresolved_masks: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
 
     @property
     def passed(self) -> bool:
@@ -177,7 +178,7 @@ def _infilled(
 
 def _result(task: Task, sample: int, found: dict[str, Any], seconds: float, limits: Limits) -> Result:
     """The result of an answer, whose code is run here. `found` is from `_answered` or `_infilled`."""
-    outcome = run_tests(found["answer"], task, limits)
+    outcome = run_answer(code_of(found["answer"], task), task, limits)
     return Result(
         task_id=task.id,
         sample=sample,
@@ -189,7 +190,6 @@ def _result(task: Task, sample: int, found: dict[str, Any], seconds: float, limi
     )
 
 
-def run_tests(answer: str, task: Task, limits: Limits) -> Outcome:
+def run_answer(code: str, task: Task, limits: Limits) -> Outcome:
     """Run an answer's code against the task's tests. Raises as `run_program`."""
-    code = code_of(answer, task) if task.suffix is None else task.prompt + answer + task.suffix
-    return run_program(code, task.tests, limits) if code else Outcome("no_code")
+    return run_program(code, task.tests, limits) if code.strip() else Outcome("no_code")

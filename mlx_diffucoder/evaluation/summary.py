@@ -65,8 +65,8 @@ class Summary:
         """Mean forwards per answer."""
         return self.stats.nfe / self.answers if self.answers else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict. `nfe` is the mean per answer; `positions` and `useful_tokens` are totals."""
+    def accuracy(self) -> dict[str, Any]:
+        """What is known of answers made elsewhere, JSON-ready."""
         return {
             **{f"pass@{k}": value for k, value in self.pass_at.items()},
             "confidence_interval": list(self.interval) if self.interval else None,
@@ -74,7 +74,8 @@ class Summary:
             "answers": self.answers,
             "passed": self.passed,
             "failures": self.failures,
-            "unresolved_masks": self.unresolved_masks,
-            **self.stats.to_dict(),
-            "nfe": self.nfe,
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict. `nfe` is the mean per answer; `positions` and `useful_tokens` are totals."""
+        return {**self.accuracy(), "unresolved_masks": self.unresolved_masks, **self.stats.to_dict(), "nfe": self.nfe}

@@ -239,11 +239,11 @@ def test_with_a_bad_file_help_and_config_still_work(run, file):
 
 def test_what_another_verb_has_wrong_is_no_matter(file, monkeypatch):
     file.parent.mkdir()
-    file.write_text("[eval]\nsamples = 'many'\n")
+    file.write_text("[eval]\nnum_samples = 'many'\n")
     monkeypatch.setenv("DIFFUCODE_CONFIG", str(file))
     settings = Settings.read(Schema(typer.main.get_command(app)))
     settings.check(("generate",))
-    with pytest.raises(SettingsError, match=r"eval\.samples"):
+    with pytest.raises(SettingsError, match=r"eval\.num_samples"):
         settings.check(("eval",))
 
 

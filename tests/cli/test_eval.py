@@ -127,14 +127,90 @@ def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path):
         (["--timeout", "0"], "--timeout", 2),
         (["--memory", "1"], "--memory", 2),
         (["--max-tokens", "2040"], "functions.jsonl:1: max_tokens 2040 does not fit", 1),
-        (["-n", "0"], "--samples", 2),
+        (["-n", "0"], "--num-samples", 2),
         (["--limit", "0"], "--limit", 2),
+        (["--only", "functions/O"], "--only functions/O: ", 1),
+        (["--skip", "x"], "--skip x: ", 1),
+        (["--only", "functions/1", "--skip", "functions/1"], "leave no task", 1),
+        (["--no-extract"], "--samples FILE", 1),
         (["--out", "/nowhere/out.jsonl"], "/nowhere/out.jsonl", 1),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_an_impossible_value_names_its_flag(args, said, code):
     assert_one_line(run(*args), said, code=code)
+
+
+def test_tasks_are_chosen_by_their_id(tmp_path):
+    out = tmp_path / "out.jsonl"
+    done = run("--only", "functions/3", "--only", "functions/1", "--skip", "functions/3", "--only", "functions/5", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert [one["task_id"] for one in results(out)] == ["functions/1", "functions/5"]
+
+
+BODY = "    return sum(xs)\n"
+SAMPLES = [
+    {"task_id": "HumanEval/0", "completion": BODY},
+    {"task_id": "HumanEval/0", "solution": "Here:\n```python\ndef f(xs):\n    return sum(xs)\n```\n"},
+    {"task_id": "HumanEval/0", "completion": "    return 0\n"},
+    {"task_id": "HumanEval/9", "completion": "    return 0\n"},
+]
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    return lines(tmp_path / "tasks.jsonl", [HUMAN_EVAL, HUMAN_EVAL | {"task_id": "HumanEval/1"}])
+
+
+def test_answers_made_elsewhere_are_scored_without_a_model(tasks, tmp_path):
+    samples = lines(tmp_path / "samples.jsonl", SAMPLES)
+    done = diffucode("eval", tasks, "--samples", samples, "-k", "2", ALLOW, "--json", env={"DIFFUCODE_MODEL": "/nowhere"})
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["pass@1"] == pytest.approx(2 / 3)
+    assert report["pass@2"] == pytest.approx(1.0)
+    assert (report["missing"], report["unknown"]) == (["HumanEval/1"], ["HumanEval/9"])
+    assert (report["tasks"], report["answers"], report["failures"]["wrong"]) == (1, 3, 1)
+    missing, unknown = (next(line for line in done.stderr.splitlines() if name in line) for name in ("/1", "/9"))
+    assert "no answer to these tasks, which are not counted" in missing
+    assert "no task for these ids" in unknown
+    assert "NFE" not in diffucode("eval", tasks, "--samples", samples, ALLOW).stdout
+
+
+def test_without_extraction_a_completion_goes_on_with_the_prompt(tasks, tmp_path):
+    samples = lines(tmp_path / "samples.jsonl", SAMPLES[:2])
+    lines(tasks, [HUMAN_EVAL])
+    out = tmp_path / "out.jsonl"
+    done = diffucode("eval", tasks, "--samples", samples, "--no-extract", ALLOW, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert [one["kind"] for one in results(out)] == ["passed", "error"]
+    assert_one_line(diffucode("eval", tasks, "--samples", samples, ALLOW, "--out", out), "extraction None instead of")
+    lines(samples, SAMPLES[:1])
+    assert_one_line(diffucode("eval", tasks, "--samples", samples, "--no-extract", ALLOW, "--out", out), "other samples")
+
+
+@pytest.mark.parametrize(
+    ("rows", "args", "said"),
+    [
+        ([], [], "holds no answer"),
+        ([{"task_id": "HumanEval/0"}], [], "samples.jsonl:1: not an answer: it has neither completion nor solution"),
+        ([{"completion": "x"}], [], "samples.jsonl:1: task_id is missing"),
+        ([{"task_id": "HumanEval/0", "completion": 3}], [], "samples.jsonl:1: completion is a JSON int"),
+        (SAMPLES, ["-k", "4"], "-k 4"),
+        (SAMPLES, ["-m", "pocket"], "--model"),
+        (SAMPLES, ["--temp", "1"], "--temp"),
+    ],
+)
+def test_a_samples_file_that_cannot_be_scored_says_why(tasks, tmp_path, rows, args, said):
+    samples = lines(tmp_path / "samples.jsonl", rows)
+    done = diffucode("eval", tasks, "--samples", samples, ALLOW, *args)
+    assert done.returncode == 1
+    assert said in done.stderr.splitlines()[-1]
 
 
 def test_a_broken_task_file_names_the_line(tmp_path):

@@ -9,14 +9,14 @@ import pytest
 from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.errors import TaskError
 from mlx_diffucoder.evaluation import Limits
-from mlx_diffucoder.evaluation.results_file import ResultsFile, check_results_file, identity
+from mlx_diffucoder.evaluation.results_file import ResultsFile, check_results_file, identity, of_model
 
 from .programs import PLAIN, result
 
 
 @pytest.fixture
 def same(dream_b):
-    return identity("dream-b", dream_b[0], [PLAIN], GenerationConfig(seed=1), Limits())
+    return identity(of_model("dream-b", dream_b[0], GenerationConfig(seed=1)), [PLAIN], Limits())
 
 
 def test_results_come_back_as_they_were(tmp_path, same):
@@ -84,6 +84,7 @@ def test_a_torn_first_line_starts_anew(tmp_path, same):
         ({"tasks": "0"}, "other tasks"),
         ({"config": GenerationConfig(seed=2).to_dict()}, "config.seed 1 instead of 2"),
         ({"limits": {"timeout": 9}}, "limits.timeout"),
+        ({"extraction": None}, "extraction 2 instead of None"),
     ],
 )
 def test_results_of_another_run_are_refused(tmp_path, same, change, said):
@@ -128,7 +129,7 @@ def test_other_weights_under_the_same_name_are_seen(dream_b, same):
     name = next(name for name in before if name.endswith("q_proj.weight"))
     model.update(tree_unflatten([(name, before[name] + mx.array(0.25, before[name].dtype))]))
     try:
-        other = identity("dream-b", model, [PLAIN], GenerationConfig(seed=1), Limits())
+        other = identity(of_model("dream-b", model, GenerationConfig(seed=1)), [PLAIN], Limits())
     finally:
         model.update(tree_unflatten([(name, before[name])]))
     assert {key for key in same if same[key] != other[key]} == {"weights"}
