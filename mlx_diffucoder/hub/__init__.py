@@ -31,12 +31,15 @@ __all__ = [
     "parse_id",
 ]
 
+ADDRESS = re.compile(
+    r"https?://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([\w.-]+))?(?:[/?#].*)?", re.ASCII
+)
 _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?", re.ASCII)
 
 
 def parse_id(name: str) -> tuple[str, str | None] | None:
-    """`OWNER/NAME` and the revision of `OWNER/NAME@REVISION`; None for what is no Hub id."""
-    found = _ID.fullmatch(name)
+    """`OWNER/NAME` and the revision, of `OWNER/NAME@REVISION` or the Hub's address of a model; None for what is no Hub id."""
+    found = ADDRESS.fullmatch(name) or _ID.fullmatch(name)
     return (found[1], found[2]) if found and not name.startswith(".") else None
 
 

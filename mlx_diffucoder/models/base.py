@@ -53,6 +53,13 @@ class ModelConfig:
         """The width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
+    @property
+    def parameters(self) -> int:
+        """The number of the network's weights."""
+        width, kv = self.hidden_size, self.num_key_value_heads * self.head_dim
+        layer = 2 * width * (width + kv) + width + 2 * kv + 3 * width * self.intermediate_size + 2 * width
+        return self.num_hidden_layers * layer + width + self.vocab_size * width * (1 if self.tie_word_embeddings else 2)
+
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """Read the keys of a parsed `config.json`, whatever its family.

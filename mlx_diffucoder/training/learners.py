@@ -17,10 +17,13 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from ..adapter import BASE, CONFIG, KINDS, WEIGHTS, base_identity
 from ..checkpoint import build
+from ..config import is_number
 from ..errors import CheckpointError, ConfigError, TrainError
 from ..file_kinds import check_regular
 from ..files import read_json
+from ..formatting import format_bytes
 from ..loading import DTYPES
+from ..memory import memory_size
 from ..models import family_of
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
@@ -135,8 +138,17 @@ def from_scratch(path: Path, tokenizer_folder: Path, seed: int, dtype: str | Non
         raise CheckpointError(
             f"{path}: vocab_size is {config.vocab_size}, but the tokenizer in {tokenizer_folder} has the id {most}"
         )
+    # Weights, gradients and the optimizer's state, in 16 bits at least. MLX crashes on sizes far beyond.
+    if (needed := 8 * config.parameters) > memory_size():
+        raise ConfigError(
+            f"{path}: a network of this shape takes {format_bytes(needed)} or more to train, and this machine has"
+            f" {format_bytes(memory_size())}; make it smaller"
+        )
+    deviation = raw.get("initializer_range") or DEVIATION
+    if not is_number(deviation, int | float) or not 0 < deviation <= 1:
+        raise ConfigError(f"{path}: initializer_range is {deviation!r}; it must be a number above 0 and at most 1")
     model = DiffusionModel(config, family)
-    _initialize(model, float(raw.get("initializer_range") or DEVIATION), mx.random.key(seed))
+    _initialize(model, float(deviation), mx.random.key(seed))
     _set_dtype(model, dtype)
     identity = {"base": "random", "config": raw, "tune": "full", "dtype": _dtype_of(model)}
     return _whole(model, tokenizer, identity, raw, tokenizer_folder)
