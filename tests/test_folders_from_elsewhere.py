@@ -166,6 +166,13 @@ def test_shards_and_a_whole_file_must_be_the_same(broken):
         load(broken)
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "\ud800", "a\0b"])
+def test_an_index_can_name_what_no_file_can_be_called(broken, name):
+    (broken / INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": f"{name}.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"the shard .* is missing, though"):
+        load(broken)
+
+
 def test_a_shard_that_only_its_number_tells_of_is_missed(broken):
     (broken / INDEX).unlink()
     (broken / "model-00002-of-00002.safetensors").unlink()
