@@ -47,7 +47,7 @@ app = typer.Typer()
     epilog=examples(
         "diffucode eval tasks.jsonl -m pocket --allow-code-execution",
         "diffucode eval tasks.jsonl -n 10 -k 5 --temp 0.4 --allow-code-execution",
-        "diffucode eval HumanEval.jsonl.gz --samples samples.jsonl --allow-code-execution",
+        "diffucode eval HumanEval.jsonl.gz --samples s.jsonl --allow-code-execution",
     ),
 )
 def evaluate(
