@@ -34,6 +34,8 @@ from mlx_diffucoder.trace.reader import read_trace
 from ..conftest import DATA
 from .damage import damaged
 
+pytestmark = pytest.mark.slow  # `.ci/run` runs it in its second call
+
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "30"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 HANGS, MEMORY = 5, 500e6  # seconds, and bytes above the start
