@@ -66,10 +66,11 @@ def comparison_lines(reports: list[Report], columns: int) -> Iterator[str]:
         if different := differences(report.content, reports[0].content):
             label = reports[0].label
             yield f"NOT COMPARABLE: {report.label} did not measure what {label} did: {'; '.join(different)}"
-    positions = sorted({row["positions"] for report in reports for row in report.content["forwards"]})
-    forwards = {f"positions: {width}": [_forward(report, width) for report in reports] for width in positions}
+    widths = sorted({row["rows"] for report in reports for row in report.content["forwards"]})
+    forwards = {f"rows: {width}": [_forward(report, width) for report in reports] for width in widths}
     steps = [report.content["step"] for report in alike]
     step = {label: [f"{1e3 * one['parts'][part]:.2f}" for one in steps] for part, label in LABELS.items()}
+    step["gap"] = [spread_text(one["gap"], "seconds", 1e3) for one in steps]
     step["whole step"] = [spread_text(one["step"], "seconds", 1e3) for one in steps]
     decoders = comparable_rows(alike)
     # Without the baseline and decoders that have no ratio to it.
@@ -122,7 +123,7 @@ def _table(title: str, labels: list[str], rows: dict[str, list[str]], fitting: i
 
 
 def _forward(report: Report, width: int) -> str:
-    found = [row["time"] for row in report.content["forwards"] if row["positions"] == width]
+    found = [row["time"] for row in report.content["forwards"] if row["rows"] == width]
     return spread_text(found[0], "seconds", 1e3) if found else ""
 
 

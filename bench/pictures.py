@@ -51,13 +51,13 @@ def draw(reports: list[Report], alike: list[Report], folder: Path) -> list[Path]
 
 
 def forwards(pyplot: Any, reports: list[Report]) -> Any:
-    """The time of a forward by its positions, log-log: each report's points with their spread, and its roofline."""
+    """The time of a forward by its rows, log-log: each report's points with their spread, and its roofline."""
     figure, axes = pyplot.subplots(figsize=(9, 5.4), layout="constrained")
     colours = pyplot.get_cmap("tab10")
     widest = 1
     for place, report in enumerate(reports):
         rows, colour = report.content["forwards"], colours(place % 10)
-        at = [row["positions"] for row in rows]
+        at = [row["rows"] for row in rows]
         took, low, high = ([1e3 * row["time"][key] for row in rows] for key in ("seconds", "low", "high"))
         spread = [np.subtract(took, low), np.subtract(high, took)]
         label = f"{_name(report, reports)}; {_what(report)}"
@@ -70,9 +70,9 @@ def forwards(pyplot: Any, reports: list[Report]) -> Any:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks([2**power for power in range(widest.bit_length())], [f"{2**power}" for power in range(widest.bit_length())])
-    axes.set_xlabel("positions in a forward")
+    axes.set_xlabel("rows of a forward")
     axes.set_ylabel("time of a forward, ms")
-    axes.set_title("Forward time by positions")
+    axes.set_title("Forward time by rows")
     _quiet(axes)
     _legend_below(figure)
     return figure

@@ -9,8 +9,8 @@ from typing import Any
 from mlx_diffucoder.errors import BenchError
 from mlx_diffucoder.file_kinds import read_bytes
 
-VERSION = 2
-"""It changes when a key is removed or gets another meaning. Version 1 had no decoders."""
+VERSION = 3
+"""It changes when a key is removed or gets another meaning. Version 2 timed forwards without a cache."""
 MOST_BYTES = 50_000_000
 _NUMBER, _MAYBE = (int, float), (int, float, type(None))
 _TIME = {"seconds": _NUMBER, "low": _NUMBER, "high": _NUMBER, "trials": int}
@@ -38,11 +38,12 @@ SCHEMA: Mapping[str, Any] = {
     "prompts": [str],
     "trials": int,
     "delay_seconds": _NUMBER,
-    "forwards": [{"positions": int, "time": _TIME, "roofline_share": _NUMBER}],
+    "forwards": [{"rows": int, "time": _TIME, "roofline_share": _NUMBER}],
     "step": {
         "step": _TIME,
         "parts": {"forward": _NUMBER, "lm_head": _NUMBER, "sampling": _NUMBER, "host": _NUMBER},
         "sum_over_step": _SPREAD,
+        "gap": _TIME,
         "encoding": _TIME,
         "prompt": int,
         "steps": int,

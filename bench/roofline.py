@@ -1,21 +1,31 @@
 """Predicted times from a chip's ceilings: what a forward, and an answer, take at best.
 
-    seconds of a forward of w positions = max(weight bytes / bandwidth, 2 x parameters x w / matmul rate) + overhead
+    seconds of a forward of w rows = max(weight bytes / bandwidth, 2 x parameters x w / matmul rate) + overhead
 
-Not covered: attention, whose work grows with the square of the positions; that `lm_head` runs on fewer rows; sampling.
+On an Apple GPU the cost is a staircase in rows: from 10 to 32 rows cost the same, a tile, and 33 rows cost two tiles. The steps
+are in `chips.json`, with the public measurements they come from; nothing of it was measured by this project.
+
+Not covered: attention, whose work grows with the square of the rows; that `lm_head` runs on fewer rows; sampling.
 `bench/studies/published.py` compares this model with every published row of `chips.json`.
 """
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from mlx_diffucoder.errors import BenchError
 
 from .ceilings import Ceilings, ceilings_of, table
 from .shapes import SHAPES, bits_per_weight, parameters
 
-POSITIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+ROWS = (1, 8, 16, 24, 31, 32, 33, 40, 64, 65, 128, 256, 512)
+"""Where a staircase shows: before, on and after its steps."""
+FIRST_OF_TILE = 10
+"""From so many rows on, an Apple GPU multiplies a whole tile."""
 CLOSE = 0.25
 """How far a prediction may be from a published speed, as a share, before it is marked as off."""
 
@@ -37,19 +47,70 @@ def weights_seconds(ceilings: Ceilings, work: Work) -> float:
     return work.bytes / ceilings.bandwidth
 
 
-def matmul_seconds(ceilings: Ceilings, work: Work, positions: float) -> float:
-    """Seconds to multiply every weight with `positions` positions."""
-    return 2 * work.parameters * positions / ceilings.flops
+def matmul_seconds(ceilings: Ceilings, work: Work, rows: float) -> float:
+    """Seconds to multiply every weight with `rows` rows."""
+    return 2 * work.parameters * rows / ceilings.flops
 
 
-def ideal_seconds(ceilings: Ceilings, work: Work, positions: float) -> float:
-    """Seconds of a forward at the ceilings, without overhead: the roofline."""
-    return max(weights_seconds(ceilings, work), matmul_seconds(ceilings, work, positions))
+def ideal_seconds(ceilings: Ceilings, work: Work, rows: float) -> float:
+    """Seconds of a forward at the ceilings, without overhead or steps: the roofline."""
+    return max(weights_seconds(ceilings, work), matmul_seconds(ceilings, work, rows))
 
 
-def forward_seconds(ceilings: Ceilings, work: Work, positions: float) -> float:
-    """Seconds of one forward of `positions` positions."""
-    return ideal_seconds(ceilings, work, positions) + ceilings.overhead
+def forward_seconds(ceilings: Ceilings, work: Work, rows: float, *, bfloat16: bool = False) -> float:
+    """Seconds of one forward of `rows` rows: by the steps of an Apple GPU, otherwise by the roofline.
+
+    Args:
+        bfloat16: compute in bfloat16, which M1 and M2 emulate, instead of float16.
+    """
+    steps, generation = table()["staircase"], generation_of(ceilings.chip)
+    slower = steps["bfloat16"] if bfloat16 and generation in (1, 2) else 1.0
+    if generation is None:
+        return ideal_seconds(ceilings, work, rows) + ceilings.overhead
+    reading = weights_seconds(ceilings, work)
+    tile = max(reading, slower * matmul_seconds(ceilings, work, tiled(FIRST_OF_TILE, generation)))
+    if rows >= FIRST_OF_TILE:
+        seconds = max(reading, slower * matmul_seconds(ceilings, work, tiled(rows, generation)))
+    elif generation in (1, 2):  # every row reads the weights
+        seconds = min(tile, reading * rows)
+    else:
+        at, took = zip(*steps["few"], strict=True)
+        share = (float(np.interp(rows, at, took)) - took[0]) / (took[-1] - took[0])
+        seconds = reading + share * (tile - reading)
+    return seconds + ceilings.overhead
+
+
+def tiled(rows: float, generation: int) -> int:
+    """The rows that an Apple GPU of a generation multiplies, at the fitted rate, where a forward has `rows`, 10 or more."""
+    steps = table()["staircase"]
+    if generation < 5:
+        return math.ceil(rows / steps["tile"]) * int(steps["tile"])
+    return next((int(cost) for most, cost in steps["m5"] if rows <= most), math.ceil(rows / 64) * 64)
+
+
+def generation_of(chip: str) -> int | None:
+    """The generation of an Apple chip by its name, 4 for `Apple M4 Max`; None for another chip."""
+    found = re.match(r"Apple M(\d+)", chip)
+    return int(found.group(1)) if found else None
+
+
+def evidence_of(chip: str, rows: int) -> str:
+    """What a predicted time of a forward of `rows` rows rests on."""
+    generation = generation_of(chip)
+    if generation is None:
+        return "the ceilings measured here; tiles are not known"
+    if rows == 1:
+        return "bandwidth and overhead, fitted to llama.cpp's published speeds"
+    if rows >= 256 or (generation > 4 and rows > 128):
+        return "matmul rate, fitted to llama.cpp's published speeds"
+    if rows < FIRST_OF_TILE:
+        if generation < 3:
+            return "computed: MLX's kernels read the weights for every row; no public measurement"
+        return "steps measured on an M3 Max, in mlx pull request 3863; bits do not matter (issue 3852)"
+    if generation > 4:
+        return "computed from MLX's choice of kernels; 32 rows were measured on an M5, in mlx pull request 4171"
+    other = "" if generation == 3 else "; MLX has the same tile on this chip"
+    return f"tiles of 32 rows measured on an M3 Max, in mlx pull request 3863{other}; fitted matmul rate"
 
 
 def generation_seconds(ceilings: Ceilings, work: Work, nfe: int, positions: int) -> float:
@@ -57,14 +118,9 @@ def generation_seconds(ceilings: Ceilings, work: Work, nfe: int, positions: int)
     return nfe * forward_seconds(ceilings, work, positions / nfe)
 
 
-def free_positions(ceilings: Ceilings, work: Work) -> float:
-    """How many positions a forward can have in the time of reading the weights."""
-    return weights_seconds(ceilings, work) / matmul_seconds(ceilings, work, 1)
-
-
 def break_even(ceilings: Ceilings, work: Work) -> float:
-    """Positions per useful token at which denoising is as fast as autoregressive decoding."""
-    return forward_seconds(ceilings, work, 1) / matmul_seconds(ceilings, work, 1)
+    """Useful tokens that a tile of rows must give so that denoising is as fast as one token after the other."""
+    return forward_seconds(ceilings, work, table()["staircase"]["tile"]) / forward_seconds(ceilings, work, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +185,11 @@ def predict_7b(ceilings: Ceilings, bits: int, nfe: int | None = None, positions:
     """
     if (nfe is None) != (positions is None):
         raise BenchError("--nfe and --positions go together: how many forwards, and of how many positions in all", field="--nfe")
-    work = Work(parameters=parameters(SHAPES["7b"]), bits_per_weight=bits_per_weight(bits))
-    prediction: dict[str, Any] = {"shape": "7b", "bits": bits, **predict(ceilings, work)}
+    shape, each = SHAPES["7b"], bits_per_weight(bits)
+    weights = parameters(shape)
+    work = Work(parameters=weights - shape.vocab_size * shape.hidden_size, bits_per_weight=each)  # of embeddings few are read
+    prediction: dict[str, Any] = {"shape": "7b", "bits": bits, "parameters": weights, "weight_bytes": weights * each / 8}
+    prediction |= predict(ceilings, work)
     if nfe and positions:
         if positions < nfe:
             raise BenchError(
@@ -148,24 +207,23 @@ def published(ceilings: Ceilings) -> list[Check]:
 
 
 def predict(ceilings: Ceilings, work: Work) -> dict[str, Any]:
-    """The prediction for a chip and a model's weights, ready for JSON."""
-    reading = weights_seconds(ceilings, work)
+    """The prediction for a chip and the weights that a forward reads, ready for JSON."""
     forwards = [
         {
-            "positions": count,
-            "seconds": forward_seconds(ceilings, work, count),
-            "bound_by": "weights" if matmul_seconds(ceilings, work, count) <= reading else "matmul",
+            "rows": rows,
+            "seconds": forward_seconds(ceilings, work, rows),
+            "seconds_in_bfloat16": forward_seconds(ceilings, work, rows, bfloat16=True),
+            "evidence": evidence_of(ceilings.chip, rows),
         }
-        for count in POSITIONS
+        for rows in ROWS
     ]
     return {
         "predicted": True,
         "ceilings": asdict(ceilings),
-        "parameters": work.parameters,
         "bits_per_weight": work.bits_per_weight,
-        "weight_bytes": work.bytes,
+        "forward_bytes": work.bytes,
         "forwards": forwards,
-        "free_positions": free_positions(ceilings, work),
+        "tile": table()["staircase"]["tile"],
         "autoregressive_tokens_per_second": 1 / forward_seconds(ceilings, work, 1),
-        "break_even_positions_per_useful_token": break_even(ceilings, work),
+        "break_even_tokens_per_tile": break_even(ceilings, work),
     }

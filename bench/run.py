@@ -14,7 +14,7 @@ from .ceilings import TABLES, Ceilings, measure_ceilings
 from .chip import Card
 from .decoders import RATES, Decoder, SideBySide, denoised, denoising, reference_of
 from .report import VERSION
-from .roofline import POSITIONS
+from .roofline import ROWS
 from .speed import ForwardCurve, Splitting, forward_rows
 from .subjects import Subject
 from .timing import Show, take_turns
@@ -32,7 +32,7 @@ class Plan:
 
     Attributes:
         prompts: what to answer; None takes the built-in ones.
-        widest: positions of the widest forward.
+        widest: the most rows of a forward.
         trials: how often each thing is measured.
         delay: seconds of rest before each trial.
         rate: tokens per forward to assume of random weights; None tries several.
@@ -74,7 +74,7 @@ def measure(plan: Plan, subject: Subject, card: Card, ceilings: Ceilings, show: 
     prompts = plan.prompts or list(PROMPTS[:1] if subject.random else PROMPTS)
     encoded = [prompt_ids(subject.model, subject.tokenizer, prompt, config) for prompt in prompts]
     widest = min(plan.widest, subject.model.config.max_position_embeddings)
-    curve = ForwardCurve(subject, [width for width in POSITIONS if width <= widest])
+    curve = ForwardCurve(subject, [rows for rows in ROWS if rows <= widest])
     splitting = Splitting(subject, encoded, config, (plan.rate or max(RATES)) if subject.random else None)
     answers = SideBySide(_decoders(plan, subject, prompts, encoded, config, show))
     take_turns([curve, splitting, answers], plan.trials, plan.delay, show)

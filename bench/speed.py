@@ -1,4 +1,4 @@
-"""How fast a model is on this machine: the time of forwards by their positions, and the parts of a step."""
+"""How fast a model is on this machine: the time of forwards by their rows, and the parts of a step."""
 
 import time
 from dataclasses import asdict
@@ -14,9 +14,9 @@ from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.windows import window_for
-from mlx_diffucoder.decoding.windows.base import Window, WindowState
+from mlx_diffucoder.decoding.windows.base import ForwardOutput, Window, WindowState
 from mlx_diffucoder.generation import forbidden_ids, wired_memory
-from mlx_diffucoder.models.transformer import DiffusionModel
+from mlx_diffucoder.models.transformer import DiffusionModel, LayerKV
 
 from .ceilings import Ceilings
 from .decoders import canvas_of, rule_of
@@ -30,37 +30,50 @@ LABELS = {"forward": "layers", "lm_head": "lm_head", "sampling": "sampling", "ho
 LONG_ENOUGH = 0.05
 """Seconds: in a trial, a forward is repeated until it has been timed for this long, or `MOST_REPEATS` times."""
 MOST_REPEATS = 10
+CANVAS = 256
+"""Positions of text, cached but for the rows of a forward: those of a prompt and an answer."""
 
 
 class ForwardCurve:
-    """The time of a forward of each width, through all layers and `lm_head`, without a K/V cache.
+    """The time of a forward of each number of rows as `generate` runs it: next to cached text, through all layers and `lm_head`.
 
     Args:
-        widths: in positions.
+        widths: in rows. They are the last ones of a canvas of at least `CANVAS` positions, all of which are attended to.
     """
 
     name = "forwards"
 
     def __init__(self, subject: Subject, widths: list[int]):
         known = len(subject.tokenizer.known_ids)
-        self._model = subject.model
-        self._tokens = {width: mx.random.randint(0, known, (1, width), key=mx.random.key(0)) for width in widths}
+        self._model, self._length = subject.model, max(CANVAS, *widths)
+        self._tokens = mx.random.randint(0, known, (1, self._length), key=mx.random.key(0))
+        self._cache: LayerKV = []
         self._seconds: dict[int, list[float]] = {width: [] for width in widths}
 
     def warm_up(self) -> None:
-        for tokens in self._tokens.values():
-            mx.eval(self._model(tokens))
+        hidden, self._cache = self._window(self._length)
+        mx.eval(hidden, self._cache)
+        for width in self._seconds:
+            self._forward(width)
 
     def trial(self, delay: float) -> None:
         with wired_memory():
-            for width, tokens in self._tokens.items():
+            for width, seconds in self._seconds.items():
                 taken = list[float]()
                 while sum(taken) < LONG_ENOUGH and len(taken) < MOST_REPEATS:
                     time.sleep(delay)
                     start = time.perf_counter()
-                    mx.eval(self._model(tokens))
+                    self._forward(width)
                     taken.append(time.perf_counter() - start)
-                self._seconds[width] += taken
+                seconds += taken
+
+    def _forward(self, width: int) -> None:
+        mx.eval(self._model.logits(self._window(width)[0]))
+
+    def _window(self, width: int) -> tuple[mx.array, LayerKV]:
+        at = mx.arange(self._length - width, self._length)[None]
+        attended = mx.ones((1, 1, 1, self._length), dtype=mx.bool_)
+        return self._model.window(self._tokens[:, -width:], at, attended, at, self._cache)
 
     @property
     def timings(self) -> dict[int, Timing]:
@@ -69,11 +82,11 @@ class ForwardCurve:
 
 
 def forward_rows(curve: ForwardCurve, subject: Subject, ceilings: Ceilings) -> list[dict[str, Any]]:
-    """A curve ready for JSON, with the share of the roofline that each width reached."""
+    """A curve ready for JSON, with the share of the roofline that each number of rows reached."""
     rows = list[dict[str, Any]]()
     for width, took in curve.timings.items():
         share = ideal_seconds(ceilings, subject.forwarded, width) / took.seconds
-        rows.append({"positions": width, "time": asdict(took), "roofline_share": share})
+        rows.append({"rows": width, "time": asdict(took), "roofline_share": share})
     return rows
 
 
@@ -88,6 +101,12 @@ class Clock:
         self.decides_since: float | None = None
         self.began = time.perf_counter()
         self.steps: list[dict[str, float]] = []
+        self.gaps: list[float] = []
+
+    def queued(self) -> None:
+        """Count the time since the last decision as a gap: a GPU has had nothing to do."""
+        if self.steps:
+            self.gaps.append(time.perf_counter() - self.began)
 
     def decided(self) -> None:
         """End the step: the time since the first logits is sampling, less `lm_head`; the rest is the host's."""
@@ -140,7 +159,11 @@ class Watched:
 class _WatchedState:
     def __init__(self, state: WindowState, clock: Clock):
         self._state, self._clock = state, clock
-        self.forward = state.forward
+
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+        output = self._state.forward(tokens, on_host, recheck)
+        self._clock.queued()
+        return output
 
     def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
         self._clock.decided()
@@ -160,26 +183,24 @@ class Splitting:
     def __init__(self, subject: Subject, prompts: list[list[int]], config: GenerationConfig, rate: float | None = None):
         self._subject, self._prompts, self._config, self._rate = subject, prompts, config, rate
         self._whole, self._parts, self._encodings, self._count = list[float](), list[dict[str, float]](), list[float](), 0
+        self._gaps = list[float]()
 
     def warm_up(self) -> None:
-        self._runs()
+        self._runs(probed=False)
+        self._runs(probed=True)
 
     def trial(self, delay: float) -> None:
         time.sleep(delay)
-        plain, probed = self._runs()
+        plain, probed = self._runs(probed=False), self._runs(probed=True)
         later = _later(plain)
         self._count = len(later)
         self._whole.append(float(np.mean([sum(step.values()) for step in later])))
         self._parts.append({part: float(np.mean([step[part] for step in _later(probed)])) for part in PARTS})
-        self._encodings.append(probed[0][0]["forward"])
+        self._encodings.append(probed[0].steps[0]["forward"])
+        self._gaps.append(float(np.mean([gap for clock in plain for gap in clock.gaps] or [0.0])))
 
-    def _runs(self) -> tuple[list[list[dict[str, float]]], list[list[dict[str, float]]]]:
-        """The steps of every prompt: whole, and by part."""
-        plain, probed = [], []
-        for ids in self._prompts:
-            plain.append(_steps(self._subject, ids, self._config, self._rate, probed=False))
-            probed.append(_steps(self._subject, ids, self._config, self._rate, probed=True))
-        return plain, probed
+    def _runs(self, *, probed: bool) -> list[Clock]:
+        return [_timed(self._subject, ids, self._config, self._rate, probed=probed) for ids in self._prompts]
 
     def to_dict(self) -> dict[str, Any]:
         """Seconds of a step, whole and by part, ready for JSON: the mean over all steps but the first of each prompt.
@@ -190,28 +211,28 @@ class Splitting:
         Returns:
             `step`, of a run that waits for no part; `parts`, the median seconds of each of `PARTS`; `sum_over_step`, the
             sum of the parts over the step, trial by trial: 1 if everything is accounted for, and with a wide spread on a
-            machine with other work; `encoding`, of the first forward of the first prompt, which includes its `prompt`
-            tokens; `steps`, the number of steps in the mean.
+            machine with other work; `gap`, from a decision until the next forward is queued, in the runs that wait for no
+            part: a GPU has nothing to do meanwhile; `encoding`, of the first forward of the first prompt, which includes
+            its `prompt` tokens; `steps`, the number of steps in the mean.
         """
         sums = [sum(one.values()) / step for one, step in zip(self._parts, self._whole, strict=True)]
         return {
             "step": asdict(Timing.of(self._whole)),
             "parts": {part: median(one[part] for one in self._parts) for part in PARTS},
             "sum_over_step": asdict(Spread.of(sums)),
+            "gap": asdict(Timing.of(self._gaps)),
             "encoding": asdict(Timing.of(self._encodings)),
             "prompt": len(self._prompts[0]),
             "steps": self._count,
         }
 
 
-def _later(runs: list[list[dict[str, float]]]) -> list[dict[str, float]]:
+def _later(runs: list[Clock]) -> list[dict[str, float]]:
     """All steps but the first of each run; if no run has a second step, the first ones."""
-    return [step for run in runs for step in run[1:]] or [run[0] for run in runs]
+    return [step for run in runs for step in run.steps[1:]] or [run.steps[0] for run in runs]
 
 
-def _steps(
-    subject: Subject, ids: list[int], config: GenerationConfig, rate: float | None, *, probed: bool
-) -> list[dict[str, float]]:
+def _timed(subject: Subject, ids: list[int], config: GenerationConfig, rate: float | None, *, probed: bool) -> Clock:
     """The steps of one answer by part; without probing, all the time is the host's."""
     model, clock = subject.model, Clock()
     probe = cast(DiffusionModel, Probe(model, clock)) if probed else model
@@ -223,4 +244,4 @@ def _steps(
         clock.began = time.perf_counter()
         for _ in denoise(probe, canvas, rule_of(config, rate), window, config, forbidden=forbidden):
             pass
-    return clock.steps
+    return clock

@@ -1,6 +1,8 @@
 """The tables that `diffucode bench` prints, as lines of at most 80 columns."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,9 +50,9 @@ def run_lines(results: Results, card: Card) -> Iterator[str]:
 
 
 def _forwards(rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield "\nforward: positions, time, share"
+    yield "\nforward, with cached text: rows, time, share"
     for row in rows:
-        yield f"{row['positions']:9}  {_milliseconds(row['time'])}  {100 * row['roofline_share']:.0f} %"
+        yield f"{row['rows']:9}  {_milliseconds(row['time'])}  {100 * row['roofline_share']:.0f} %"
     if max(row["roofline_share"] for row in rows) > 1:
         yield f"{'':9}  above 100 %: the weights fit the processor's cache, or the ceilings are too low"
 
@@ -60,6 +62,7 @@ def _step(step: dict[str, Any]) -> Iterator[str]:
     for part, seconds in step["parts"].items():
         yield f"{LABELS[part]:>9}  {format_seconds(seconds):>7}  {100 * seconds / sum(step['parts'].values()):.1f} %"
     middle, low, high = (100 * step["sum_over_step"][key] for key in ("median", "low", "high"))
+    yield f"{'gap':>9}  {_milliseconds(step['gap'])}, until the host queues the next forward"
     yield f"{'':9}  the parts, timed one by one, add up to {middle:.0f} % ({low:.0f} to {high:.0f}) of a step"
     yield f"first forward, with a prompt of {step['prompt']} tokens: {_milliseconds(step['encoding'])}"
 
@@ -151,14 +154,19 @@ def prediction_lines(prediction: dict[str, Any], ceilings: Ceilings) -> Iterator
     overhead = f"{format_seconds(ceilings.overhead)} a forward" if ceilings.overhead else "not known: times are lower bounds"
     yield f"{'overhead':10} {overhead}"
     yield ""
-    yield "positions   predicted ms   bound by"
-    for row in prediction["forwards"]:
-        yield f"{row['positions']:9} {1e3 * row['seconds']:14.1f}   {row['bound_by']}"
+    rows = prediction["forwards"]
+    emulated = any(row["seconds"] != row["seconds_in_bfloat16"] for row in rows)
+    yield f"rows   predicted ms{'   in bfloat16, which this chip emulates' if emulated else ''}"
+    for row in rows:
+        yield f"{row['rows']:4} {1e3 * row['seconds']:14.1f}" + (f"{1e3 * row['seconds_in_bfloat16']:14.1f}" if emulated else "")
     yield ""
-    yield f"predicted: {prediction['free_positions']:.0f} positions in the time of reading the weights"
+    for evidence, alike in groupby(rows, itemgetter("evidence")):
+        counts = [row["rows"] for row in alike]
+        yield f"{counts[0]}{f' to {counts[-1]}' if counts[1:] else ''}: {evidence}"
+    yield ""
     yield f"predicted: {prediction['autoregressive_tokens_per_second']:.1f} tokens/s one token after the other"
-    per_token = prediction["break_even_positions_per_useful_token"]
-    yield f"predicted: denoising is faster below {per_token:.1f} positions per useful token"
+    per_tile = prediction["break_even_tokens_per_tile"]
+    yield f"predicted: denoising is faster above {per_tile:.1f} useful tokens per tile of {prediction['tile']} rows"
     if one := prediction.get("generation"):
         yield f"predicted: {format_seconds(one['seconds'])} for {one['nfe']} forwards of {one['positions']} positions in all"
     if found := published(ceilings):

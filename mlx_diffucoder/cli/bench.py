@@ -27,7 +27,7 @@ Measure = Annotated[bool, typer.Option("--measure", help="Measure this machine's
 Shape = Annotated[str | None, options.in_model(help='Random weights of the shape "7b", or of a checkpoint.')]
 Bits = Annotated[int | None, options.in_model(help="With --shape: bits a weight; 16 for floats.", show_default="4")]
 ShapeLayers = Annotated[int | None, options.in_model(min=1, help="With --shape: fewer layers.", show_default="all")]
-Widest = Annotated[int, typer.Option(min=1, help="The widest forward, in positions.")]
+Widest = Annotated[int, typer.Option(min=1, help="The most rows of a forward.")]
 Baseline = Annotated[
     str | None,
     typer.Option(help="What mlx-lm runs: a folder or a cached Hub id.", show_default="Qwen2.5-Coder, or the same weights"),
@@ -68,7 +68,7 @@ def run(
     prompt: Prompt = None,
     trials: Trials = 5,
     delay: Delay = 0.0,
-    widest: Widest = 512,
+    widest: Widest = 128,
     baseline: Baseline = None,
     alone: Alone = False,
     measure: Measure = False,
@@ -97,7 +97,7 @@ def run(
 ) -> int:
     """Measure how fast a model is on this machine.
 
-    It measures the time of forwards by their positions, the parts of a step, and whole answers, each next to the most the
+    It measures the time of forwards by their rows, the parts of a step, and whole answers, each next to the most the
     chip can do. The same run measures the alternatives: mlx-lm, one token after the other, and the reference decoder.
     """
     return _run(context)
@@ -166,7 +166,8 @@ def predict(
 ) -> int:
     """Predict the speed of DiffuCoder-7B on a chip.
 
-    The prediction follows from the chip's memory bandwidth and matmul rate. No model is run.
+    The prediction follows from the chip's memory bandwidth and matmul rate, and from the tiles of 32 rows in which MLX
+    multiplies. Each number of rows names the public measurements that it rests on. No model is run.
     """
     if chip != HERE and measure:
         raise BenchError(f"--measure measures this machine: use it with {HERE}, not with {chip!r}", field="--measure")

@@ -74,11 +74,12 @@ def made_report():
             "prompts": ["hi"],
             "trials": 5,
             "delay_seconds": 0.0,
-            "forwards": [{"positions": width, "time": TIME, "roofline_share": 0.4} for width in (1, 8, 64)],
+            "forwards": [{"rows": width, "time": TIME, "roofline_share": 0.4} for width in (1, 8, 64)],
             "step": {
                 "step": TIME,
                 "parts": {"forward": 0.015, "lm_head": 0.003, "sampling": 0.001, "host": 0.001},
                 "sum_over_step": {"median": 1.0, "low": 0.9, "high": 1.1},
+                "gap": TIME,
                 "encoding": TIME,
                 "prompt": 9,
                 "steps": 7,

@@ -48,12 +48,15 @@ def test_a_timing_is_the_median_with_its_spread_and_the_warm_up_does_not_count()
 
 
 def test_the_clock_gives_each_second_of_a_step_to_one_part(monkeypatch):
-    now = iter([0.0, 6.0])  # the step begins and ends
+    now = iter([0.0, 6.0, 6.5])  # the step begins and ends, and the next forward is queued
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(now))
     clock = speed.Clock()
     clock.now["forward"] = 2.0
     clock.decides_since, clock.now["lm_head"] = 3.0, 1.0
+    clock.queued()  # the first forward: nothing has been decided yet
     clock.decided()
+    clock.queued()
+    assert clock.gaps == [0.5]
     assert clock.steps == [{"forward": 2.0, "lm_head": 1.0, "sampling": 2.0, "host": 1.0}]
 
 
@@ -70,7 +73,9 @@ def test_probing_a_generation_changes_none_of_its_tokens(subject, preset, monkey
             yield step
 
     monkeypatch.setattr(speed, "denoise", spy)
-    steps = speed._steps(subject, PROMPT, config, None, probed=True)
+    clock = speed._timed(subject, PROMPT, config, None, probed=True)
+    steps = clock.steps
+    assert len(clock.gaps) == len(steps) - 1
     assert seen[-1].tokens.tolist() == last.tokens.tolist()
     assert len(steps) == len(seen)
     assert all(step[part] > 0 for step in steps for part in ("forward", "lm_head", "sampling", "host"))
@@ -87,6 +92,7 @@ def test_a_split_has_every_part_of_the_steps_after_the_first(subject):
     assert split["parts"].keys() == {"forward", "lm_head", "sampling", "host"}
     assert (split["steps"], split["prompt"], split["step"]["trials"]) == (2, len(PROMPT), 2)
     assert all(seconds > 0 for seconds in split["parts"].values())
+    assert 0 < split["gap"]["seconds"] < split["step"]["seconds"]
 
 
 @pytest.mark.slow
@@ -97,9 +103,18 @@ def test_the_parts_of_a_step_add_up_to_a_step_measured_without_them(pocket):
     assert min(abs(split_of(subject, config, 3)["sum_over_step"]["median"] - 1) for _ in range(3)) < 0.1
 
 
-def test_a_curve_has_a_point_for_each_width_and_its_share_of_the_roofline(subject):
+def test_a_curve_has_a_point_for_each_width_and_its_share_of_the_roofline(subject, monkeypatch):
     curve = ForwardCurve(subject, [1, 3])
+    forwarded, plain = [], type(subject.model).window
+
+    def window(model, tokens, positions, mask, slots, cache):
+        forwarded.append((tokens.shape[1], mask.shape[-1], len(cache)))
+        return plain(model, tokens, positions, mask, slots, cache)
+
+    monkeypatch.setattr(type(subject.model), "window", window)
     take_turns([curve], 2, 0, nullcontext)
+    layers = subject.model.config.num_hidden_layers
+    assert set(forwarded[1:]) == {(1, speed.CANVAS, layers), (3, speed.CANVAS, layers)}  # as generate forwards: with a cache
     assert list(curve.timings) == [1, 3]
     assert all(took.low <= took.seconds <= took.high and took.trials >= 2 for took in curve.timings.values())
     rows = forward_rows(curve, subject, ABACUS)

@@ -17,9 +17,10 @@ def test_a_prediction_is_labelled_in_every_line_that_holds_one():
     assert done.stderr == ""
     first, *lines = done.stdout.splitlines()
     assert first.startswith("PREDICTED, not measured: DiffuCoder-7B, 4 bits (4.28 GB), on Apple M5 Max (40 GPU cores)")
-    assert "positions   predicted ms   bound by" in lines
+    assert "rows   predicted ms" in lines
+    assert any(line.startswith("16 to 128: computed from MLX's choice of kernels") for line in lines)
     for line in lines:
-        if "tokens/s" in line or "positions in" in line:
+        if "tokens/s" in line or "positions in" in line or "per tile" in line:
             assert "predicted" in line
     assert sum("GB/s" in line or "TFLOP/s" in line for line in lines) == 2
 
@@ -30,7 +31,9 @@ def test_a_prediction_as_json_holds_the_table_and_its_check():
     assert said["predicted"] is True
     assert said["ceilings"]["gb_per_s"] == 410
     assert said["weight_bytes"] == 15_231_233_024
-    assert [row["positions"] for row in said["forwards"]] == [2**power for power in range(10)]
+    assert [row["rows"] for row in said["forwards"]] == [1, 8, 16, 24, 31, 32, 33, 40, 64, 65, 128, 256, 512]
+    assert all(row["seconds"] > 0 and row["evidence"] for row in said["forwards"])
+    assert said["break_even_tokens_per_tile"] > 1
     assert {row["chip"] for row in said["published"]} == {"Apple M4 Max"}
     assert all(row["close"] for row in said["published"])
 
@@ -65,7 +68,7 @@ def measured(*args):
         "--trials",
         2,
         "--widest",
-        5,
+        20,
         "--rule",
         "schedule",
         "--prompt",
@@ -94,10 +97,10 @@ def test_a_model_is_measured_with_a_unit_on_every_figure():
         "reference: one token a step",
     ):
         assert said in done.stdout, said
-    times = [line for line in done.stdout.splitlines() if line.strip()[:2] in ("1 ", "2 ", "4 ") and " to " in line]
+    times = [line for line in done.stdout.splitlines() if line.strip()[:2] in ("1 ", "8 ", "16") and " to " in line]
     assert len(times) == 3
     assert all(" ms (" in line and line.endswith("%") for line in times)
-    for part in ("layers  ", "lm_head  ", "sampling  ", "host  "):
+    for part in ("layers  ", "lm_head  ", "sampling  ", "host  ", "gap  "):
         assert any(line.strip().startswith(part) and " ms" in line for line in done.stdout.splitlines()), part
 
 
@@ -109,7 +112,7 @@ def test_a_measurement_as_json_is_the_file_it_writes(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
     assert said["version"] == VERSION
     assert list(mismatches(said, SCHEMA)) == []
-    assert [row["positions"] for row in said["forwards"]] == [1, 2, 4]
+    assert [row["rows"] for row in said["forwards"]] == [1, 8, 16]
     assert said["model"]["random"] is False
     assert said["model"]["dtype"] == "float32"
     assert said["step"]["parts"].keys() == {"forward", "lm_head", "sampling", "host"}
