@@ -274,5 +274,5 @@ def test_a_whole_model_is_converted_without_a_network_and_its_licence_may_be_unk
 
 def test_a_revision_of_a_folder_is_refused(tmp_path):
     done = diffucode("generate", "-m", SOURCE, "--revision", "v1", "hi")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--revision v1 is for models on the Hub" in done.stderr

@@ -144,7 +144,8 @@ def _open(
             check_comparable(opened[0], other)
     large = [one.name for one in opened if by_layer or not one.fits]
     if whole and large:
-        raise ExecutionError(f"{large[0]}: --tasks needs the whole model in memory; remove --tasks or --by-layer")
+        text = f"{large[0]}: --tasks needs the whole model in memory; remove --tasks or --by-layer"
+        raise ExecutionError(text, field="--by-layer" if by_layer else None)
     return opened
 
 

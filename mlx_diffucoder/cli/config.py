@@ -81,7 +81,8 @@ def get_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) 
     settings = Settings.of(context)
     schema = settings.schema
     spelt = schema.spelt(key.split("."))
-    option = schema.option(spelt)
+    with _argument():
+        option = schema.option(spelt)
     if spelt in settings.problems or () in settings.problems:
         raise SettingsError(settings.problems.get(spelt) or settings.problems[()])
     value = _row(settings, option, spelt)["value"]
@@ -103,7 +104,9 @@ def set_setting(
     """Set a default in the configuration file."""
     schema = Settings.of(context).schema
     spelt = schema.spelt(key.split("."))
-    _change(schema, spelt, schema.check(spelt, schema.option(spelt).read(value)))
+    with _argument():
+        checked = schema.check(spelt, schema.option(spelt).read(value))
+    _change(schema, spelt, checked)
     return 0
 
 
@@ -129,6 +132,15 @@ def edit(context: typer.Context, quiet: Quiet = False) -> int:
     for problem in (problems := Settings.read(schema).problems.values()):
         fail(problem, 1)
     return 1 if problems else 0
+
+
+@contextmanager
+def _argument() -> Iterator[None]:
+    """What is wrong here is an argument, not the file."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(str(error), field="KEY") from None
 
 
 def _row(settings: Settings, option: Option, key: Key) -> dict[str, Any]:

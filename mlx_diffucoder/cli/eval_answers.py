@@ -52,7 +52,7 @@ def of_model(context: typer.Context, tasks: "Sequence[Task]", config: Generation
     count, folder = given["num_samples"], given["trace"]
     _check(count, k, config)
     if given["no_extract"]:
-        raise ConfigError("--no-extract is for answers from a file; add --samples FILE")
+        raise ConfigError("--no-extract is for answers from a file; add --samples FILE", field="--no-extract")
     if folder:
         _make(folder)
     name, model, tokenizer, config = open_model(context, config, verbose=True)
@@ -86,7 +86,8 @@ def of_file(context: typer.Context, every: "Sequence[Task]", tasks: "Sequence[Ta
     for option in options_of(context.command):
         source = context.get_parameter_source(option.parameter)
         if option.parameter not in WITH_SAMPLES and source and source.name == "COMMANDLINE":
-            raise ConfigError(f"{option.names[0]} is for answers of a model; remove it, or --samples")
+            name = option.names[0]
+            raise ConfigError(f"{name} is for answers of a model; remove it, or --samples", field=name)
     path, extract = context.params["samples"], not context.params["no_extract"]
     found, unknown = read_samples(path, every)
     chosen = {task.id for task in tasks}

@@ -60,13 +60,14 @@ def at_revision(name: str, revision: str | None) -> str:
     """`OWNER/NAME@REVISION`. Raises `ConfigError` where a revision has no meaning."""
     if not revision:
         return name
+    about = f"--revision {revision}"
     if local_folder(name) is not None:
-        raise ConfigError(f"--revision {revision} is for models on the Hub; {name} is a folder on this machine")
+        raise ConfigError(f"{about} is for models on the Hub; {name} is a folder on this machine", field="--revision")
     if "@" in name and name.partition("@")[2] != revision:
-        raise ConfigError(f"--revision {revision} and {name} name two revisions; leave one out")
+        raise ConfigError(f"{about} and {name} name two revisions; leave one out", field="--revision")
     full = f"{name.partition('@')[0]}@{revision}"
     if parse_id(full) is None:
-        raise ConfigError(f"--revision {revision!r} is no name of a branch, tag or commit")
+        raise ConfigError(f"{about} is no name of a branch, tag or commit", field="--revision")
     return full
 
 

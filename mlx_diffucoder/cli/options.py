@@ -142,7 +142,8 @@ def require_code_execution(allowed: bool, what: str) -> None:
     if not allowed:
         raise ExecutionError(
             f"{what} runs the model's code on this machine, as you, with limits on time and memory but without a sandbox;"
-            " if you accept that, add --allow-code-execution"
+            " if you accept that, add --allow-code-execution",
+            field="--allow-code-execution",
         )
 
 

@@ -118,7 +118,8 @@ def read_prompt(argument: str | None) -> str:
     """The prompt: the argument, piped text, or both with the piped text last.
 
     Raises:
-        PromptError: there is neither, or stdin is not UTF-8 text.
+        DiffucoderError: there is neither.
+        PromptError: stdin is not UTF-8 text.
     """
     parts = [argument] if argument and argument.strip() and argument != "-" else []
     if sys.stdin is not None and not sys.stdin.isatty():
@@ -129,7 +130,8 @@ def read_prompt(argument: str | None) -> str:
         if piped.strip():
             parts.append(piped)
     if not parts:
-        raise PromptError('the prompt is empty; describe the code you want: diffucode generate "Write a function ..."')
+        advice = 'describe the code you want: diffucode generate "Write a function ..."'
+        raise DiffucoderError(f"the prompt is empty; {advice}", field="PROMPT")
     return "\n\n".join(parts)
 
 

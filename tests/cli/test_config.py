@@ -221,7 +221,7 @@ def test_a_key_of_a_command_that_became_a_group_is_named_with_its_new_key(run, f
     file.write_text("[bench]\ntrials = 3\n")
     assert_one_line(run("bench", "card"), f"{file}: bench.trials: no such key; it is now bench.run.trials")
     assert run("config", "unset", "bench.trials").returncode == 0
-    assert_one_line(run("config", "set", "train.group", "4"), "train.group: no such key; it is now train.grpo.group")
+    assert_one_line(run("config", "set", "train.group", "4"), "train.group: no such key; it is now train.grpo.group", code=2)
     assert "it is now DIFFUCODE_BENCH_RUN_TRIALS" in run("config", "list", DIFFUCODE_BENCH_TRIALS="3").stderr
 
 
@@ -278,7 +278,7 @@ def test_a_default_that_a_verb_refuses_is_blamed_where_it_stands(run, file):
 def test_what_cannot_be_done_is_one_line_and_changes_nothing(run, file, args, said):
     file.parent.mkdir()
     file.write_text("# mine\n")
-    assert_one_line(run("config", *args), *said)
+    assert_one_line(run("config", *args), *said, code=2 if args[0] == "set" or "no such key" in said else 1)
     assert file.read_text() == "# mine\n"
 
 

@@ -106,7 +106,7 @@ def test_constraints_that_cannot_work_are_one_line(tmp_path):
     assert_one_line(diffucode(*TINY, "--ban-token", "two words", "hi"), "--ban-token", "not one token", code=2)
     assert_one_line(diffucode(*TINY, "--until", "", "hi"), "--until", code=2)
     assert_one_line(diffucode(*TINY, "-n", "2", "hi"), "--temp", code=2)
-    assert_one_line(diffucode(*TINY, "--tests", tmp_path / "t.py", "hi"), "--allow-code-execution")
+    assert_one_line(diffucode(*TINY, "--tests", tmp_path / "t.py", "hi"), "--allow-code-execution", code=2)
     missing = diffucode(*TINY, "--tests", tmp_path / "t.py", "--allow-code-execution", "hi")
     assert_one_line(missing, "t.py", "No such file")
     (tmp_path / "t.txt").write_text("no hole here\n")

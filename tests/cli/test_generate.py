@@ -133,7 +133,7 @@ def test_an_impossible_value_names_its_flag(args, said):
 
 @pytest.mark.parametrize("args", [[], [""], ["  \n"], ["-"]])
 def test_an_empty_prompt_says_so(args):
-    assert_one_line(diffucode("generate", "-m", TINY, *args), "prompt is empty")
+    assert_one_line(diffucode("generate", "-m", TINY, *args), "prompt is empty", code=2)
 
 
 def test_a_prompt_longer_than_the_context_says_how_long():

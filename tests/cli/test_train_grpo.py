@@ -89,7 +89,7 @@ def test_what_cannot_work_is_one_line(tmp_path, tasks, more, said):
 
 def test_without_leave_to_run_code_nothing_begins(tmp_path, tasks):
     given = [flag for flag in flags(tasks, tmp_path / "out") if flag != "--allow-code-execution"]
-    assert_one_line(diffucode(*given), "runs the model's code", "--allow-code-execution")
+    assert_one_line(diffucode(*given), "runs the model's code", "--allow-code-execution", code=2)
 
 
 def test_each_of_the_two_offers_only_the_options_that_mean_something_to_it(tmp_path, tasks):
