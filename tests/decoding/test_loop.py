@@ -63,6 +63,14 @@ def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(dream_b, op
     assert any(final(7) != final(seed) for seed in (8, 9))
 
 
+def test_every_step_draws_anew(dream_b):
+    """At the highest temperature all tokens are about equally probable, so the noise alone chooses."""
+    config = GenerationConfig(max_tokens=12, temperature=1e6, seed=0, rule="threshold", window="sliding:width=1")
+    *_, last = stream_generate(*dream_b, PROMPT, config)
+    assert last.nfe == 12
+    assert len(set(last.tokens[-12:].tolist())) > 9
+
+
 def test_no_seed_is_a_fresh_one(dream_b):
     texts = {tuple(run(dream_b, seed=None, temperature=2.0)[-1].tokens.tolist()) for _ in range(4)}
     assert len(texts) > 1

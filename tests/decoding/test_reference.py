@@ -50,6 +50,20 @@ def test_the_reference_runs_every_step(dream_b):
     assert history[-1].positions == 30 * 7
 
 
+def test_every_step_of_the_reference_draws_anew(dream_b):
+    """At the highest temperature the noise alone chooses: a step that starts from the same masks writes something else."""
+    first, written = [], set()
+
+    def mask_all_again(index, tokens, logits):
+        first.append(tokens)
+        written.add(tuple(tokens[0].tolist()))
+        return first[0]
+
+    config = exact(max_tokens=24, steps=12, temperature=1e6, seed=0)
+    list(stream_generate(*dream_b, PROMPT, config, hooks=Hooks(tokens=mask_all_again)))
+    assert len(written) > 9
+
+
 def test_an_untrained_model_emits_unknown_ids_only_as_the_reference(dream_b):
     """With a head that loves an id past the tokenizer and the mask token, the guard must bite."""
     model, tokenizer = dream_b

@@ -112,6 +112,18 @@ def test_stability_waits_until_the_distribution_holds_still():
     assert commits(0.91, 0.2, positions=[7, 8]) == [0]
 
 
+def test_a_position_that_stability_has_not_seen_before_starts_from_0_whatever_stood_at_its_index():
+    state = Stability(tau=0.5, epsilon=0.01, span=1).open()
+
+    def commits(confidence, positions):
+        commit = state.commit(candidates(confidence, positions=positions), np.array([99]), KEY)
+        return np.array(commit)[0].tolist()
+
+    assert commits([0.9, 0.8], [3, 4]) == [True, False]
+    assert commits([0.95, 0.9, 0.8, 0.9], [1, 5, 4, 6]) == [True, False, True, False]  # only 4 was there, with its 0.8
+    assert commits([0.95, 0.9, 0.9], [2, 5, 6]) == [True, True, True]
+
+
 def test_stability_takes_several_once_they_are_stable():
     state = Stability(tau=0.5, epsilon=0.01, span=1).open()
     given = candidates([0.9, 0.8, 0.7, 0.4])

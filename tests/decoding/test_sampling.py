@@ -124,6 +124,15 @@ def test_the_tiniest_temperature_takes_the_most_probable():
     assert probs[0].tolist() == [0, 1, 0, 0]
 
 
+@pytest.mark.parametrize("level", [-30.0, 30.0, 1e33])
+def test_equally_probable_tokens_are_drawn_equally_often_at_the_tiniest_temperature(level):
+    """Divided by it, logits have no room left for the noise of a draw, unless the largest is 0."""
+    logits = mx.full((4_000, 4), level)
+    tokens, probs, _ = draw(logits, GenerationConfig(temperature=1e-6), KEY)
+    assert probs[0].tolist() == [0.25] * 4
+    assert (np.bincount(np.array(tokens), minlength=4) > 800).all()
+
+
 @pytest.mark.parametrize("options", [{"temperature": 1.0}, {"temperature": 0.5, "top_p": 0.95}, {"temperature": 2.0, "top_k": 3}])
 def test_draws_follow_the_distribution(options):
     """Pearson's chi-square over 40,000 draws; 16.27 is its 0.1 % point at 3 degrees of freedom."""

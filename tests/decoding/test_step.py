@@ -75,6 +75,12 @@ def test_rows_measured_in_parts_are_measured_as_all_at_once(rule, monkeypatch):
     assert parts.scores.tolist() == whole.scores.tolist()
 
 
+def test_rows_measured_in_different_parts_are_drawn_independently(monkeypatch):
+    monkeypatch.setattr(step, "ROWS", 3)
+    drawn, _ = run_step(np.zeros((12, VOCAB), dtype=np.float32), rule="threshold", temperature=1.0)
+    assert len(set(drawn.chosen[0].tolist())) == 12
+
+
 def test_only_a_part_of_the_logits_is_in_memory(monkeypatch):
     head = mx.random.normal((4, VOCAB))
     mx.eval(head)

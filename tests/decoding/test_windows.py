@@ -15,7 +15,7 @@ from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
-from mlx_diffucoder.decoding.windows.drafts import draft_sets
+from mlx_diffucoder.decoding.windows.drafts import Choices, draft_sets, drafts_of
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.generation import canvas_of, forbidden_ids
 
@@ -180,6 +180,21 @@ def test_drafts_decode_as_the_whole_canvas_at_every_step(loaded, options, ahead)
             assert other.nfe <= one.nfe
 
 
+def test_drafts_fill_in_the_surest_tokens_that_are_not_committed_yet():
+    choices = Choices(np.array([[1, 2, 3, 4]]), np.array([[11, 12, 13, 14]]), np.array([[0.1, 0.9, 0.5, 0.7]]))
+    canvas = np.array([[5, MASK, 12, MASK, MASK]])  # 12, the surest of all, is committed
+    drafts = drafts_of(canvas, MASK, choices, [frozenset(), frozenset({0}), frozenset({1}), frozenset({0, 2}), frozenset({7})])
+    assert drafts.tolist() == [
+        [
+            [5, MASK, 12, MASK, MASK],
+            [5, MASK, 12, MASK, 14],
+            [5, MASK, 12, 13, MASK],
+            [5, 11, 12, MASK, 14],
+            [5, MASK, 12, MASK, MASK],
+        ]
+    ]
+
+
 def test_draft_sets_grow_by_one_guess_and_meet_where_two_change_places():
     sets = draft_sets(8)
     assert sets[0] == frozenset()
@@ -190,13 +205,22 @@ def test_draft_sets_grow_by_one_guess_and_meet_where_two_change_places():
     assert draft_sets(3) == sets[:3]
 
 
-def test_remasked_positions_are_reported_and_are_masks_again(dream_a):
-    config = GenerationConfig(max_tokens=20, rule="backtrack:tau=0.2,fall=1,limit=3", window="whole")
-    history = list(stream_generate(*dream_a, PROMPTS[0], config))
-    assert any(len(step.remasked) for step in history)
-    for step in history[:-1]:
-        assert (step.tokens[step.remasked] == dream_a[1].mask_id).all()
-        assert (step.tokens[step.committed] != dream_a[1].mask_id).all()
+@pytest.mark.parametrize("window", ["whole", "sliding:width=9"])
+def test_committed_and_remasked_positions_of_every_row_are_what_changed(dream_a, window):
+    """Positions are counted from the row's first token, whatever padding stands before it in a batch."""
+    mask = dream_a[1].mask_id
+    config = GenerationConfig(max_tokens=20, rule="backtrack:tau=0.2,fall=1,limit=3", window=window)
+    before = [np.array([*prompt, *[mask] * 20]) for prompt in PROMPTS]
+    remasked = 0
+    *history, _last = stream_batch(*dream_a, PROMPTS, config)  # after the last step, padding takes the place of masks
+    for rows in history:
+        for row, step in enumerate(rows):
+            was, now = before[row] == mask, step.tokens == mask
+            assert step.committed.tolist() == np.flatnonzero(was & ~now).tolist()
+            assert step.remasked.tolist() == np.flatnonzero(now & ~was).tolist()
+            assert len(step.scores) == len(step.committed)
+            before[row], remasked = step.tokens, remasked + len(step.remasked) * bool(row)
+    assert remasked
 
 
 def test_the_next_forward_runs_while_the_caller_has_a_step(dream_a, monkeypatch):
@@ -272,6 +296,7 @@ def test_hooks_need_the_whole_canvas(loaded):
 
 
 MODEL, TOKENIZER = load(DATA / "dream-b")
+MASK = TOKENIZER.mask_id
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,5 +1,6 @@
 """Holes in a text: what is shown, how a length is found, and what comes back."""
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -62,6 +63,18 @@ def test_given_lengths_are_kept_and_the_holes_stand_between_the_texts(dream_a):
     assert filled.nfe > 1
 
 
+@pytest.mark.parametrize("parts", [["a = ", 3, "\n"], ["a = ", 2, "\nb = ", 5, "\n"]])
+def test_a_hole_that_must_be_filled_to_its_last_token_has_no_end_token_in_it(dream_a, monkeypatch, parts):
+    """With a model that prefers to end every text at once."""
+    model, tokenizer = dream_a
+    ends, logits = mx.array(sorted(tokenizer.end_ids)), model.logits
+    monkeypatch.setattr(model, "logits", lambda *args: logits(*args) + mx.zeros((768,)).at[ends].add(1e4))
+    filled = fill(model, tokenizer, parts, SHORT)
+    assert filled.lengths == parts[1::2]
+    assert filled.useful_tokens == sum(filled.lengths)
+    assert not filled.agreed
+
+
 def test_a_length_that_is_not_given_is_found(dream_a):
     model, tokenizer = dream_a
     filled = fill(model, tokenizer, ["a = ", None, "\nb = ", None, "\n"], SHORT)
@@ -122,8 +135,6 @@ def test_otherwise_every_small_length_is_tried_and_the_most_probable_text_kept(s
 
 
 def test_log_probabilities_are_those_of_one_forward_for_each_mask(dream_a, monkeypatch):
-    import mlx.core as mx
-
     model, tokenizer = dream_a
     ids, forbidden = [3, 5, 7, 11, 13, 17], forbidden_ids(tokenizer, model.config.vocab_size)
     masks = every_second(np.arange(1, 6))
