@@ -16,13 +16,14 @@ import mlx.core as mx
 
 from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.errors import BenchError
-from mlx_diffucoder.generation import wired_memory
+from mlx_diffucoder.generation import synchronized
 from mlx_diffucoder.hub import cached
+from mlx_diffucoder.memory import check_fits
 
 from .decoders import AUTOREGRESSIVE, Decoder, Run
 from .roofline import Work
 from .shapes import SHAPES, dimensions
-from .subjects import Subject, check_fits, found_here, without_embeddings
+from .subjects import Subject, found_here, without_embeddings
 
 CODERS = {
     4: "mlx-community/Qwen2.5-Coder-7B-Instruct-4bit",
@@ -69,7 +70,7 @@ class Baseline:
         ends = self.tokenizer.eos_token_ids if self.ends else ()
         mx.reset_peak_memory()
         written, first = 0, 0.0
-        with wired_memory():
+        with synchronized():
             start = time.perf_counter()
             for token in generated(self.model, ids, tokens):
                 first = first or time.perf_counter() - start
@@ -129,11 +130,12 @@ def coder(name: str, subject: Subject) -> Baseline:
     """A checkpoint that mlx-lm loads itself; nothing is downloaded.
 
     Raises:
-        BenchError: it is not on this machine, mlx-lm cannot load it, or it does not fit into memory next to `subject`.
+        BenchError: it is not on this machine, or mlx-lm cannot load it.
+        CheckpointError: it does not fit into memory next to `subject`.
     """
     folder = folder_of(name)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    check_fits(f"--baseline {name} next to {subject.name}", size + subject.work.bytes)
+    check_fits(f"--baseline {name} and {subject.name}", size + subject.work.bytes, 2 * subject.work.parameters)
     from mlx_lm.utils import compute_bits_per_weight, get_total_parameters, load
 
     try:

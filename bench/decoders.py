@@ -23,7 +23,7 @@ from mlx_diffucoder.decoding.result import Step
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.rules.base import Candidates, CommitRule, WithoutMemory, largest
 from mlx_diffucoder.decoding.windows import window_for
-from mlx_diffucoder.generation import Answer, decode_canvas, forbidden_ids, stream_generate, wired_memory
+from mlx_diffucoder.generation import Answer, decode_canvas, forbidden_ids, stream_generate, synchronized
 
 from .ceilings import Ceilings
 from .roofline import Work, ideal_seconds
@@ -238,7 +238,7 @@ def _steps(subject: Subject, ids: list[int], config: GenerationConfig, rate: flo
         yield from stream_generate(model, tokenizer, ids, config)
         return
     forbidden, canvas = forbidden_ids(tokenizer, model.config.vocab_size), canvas_of(subject, ids, config)
-    with wired_memory():
+    with synchronized():
         if rate is None:
             steps = decode_canvas(model, canvas, config, forbidden)
         else:

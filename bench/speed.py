@@ -15,7 +15,7 @@ from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.decoding.windows.base import ForwardOutput, Window, WindowState
-from mlx_diffucoder.generation import forbidden_ids, wired_memory
+from mlx_diffucoder.generation import forbidden_ids, synchronized
 from mlx_diffucoder.models.transformer import DiffusionModel, LayerKV
 
 from .ceilings import Ceilings
@@ -57,7 +57,7 @@ class ForwardCurve:
             self._forward(width)
 
     def trial(self, delay: float) -> None:
-        with wired_memory():
+        with synchronized():
             for width, seconds in self._seconds.items():
                 taken = list[float]()
                 while sum(taken) < LONG_ENOUGH and len(taken) < MOST_REPEATS:
@@ -240,7 +240,7 @@ def _timed(subject: Subject, ids: list[int], config: GenerationConfig, rate: flo
     canvas = canvas_of(subject, ids, config)
     forbidden = forbidden_ids(subject.tokenizer, model.config.vocab_size)
     mx.eval(forbidden)
-    with wired_memory():
+    with synchronized():
         clock.began = time.perf_counter()
         for _ in denoise(probe, canvas, rule_of(config, rate), window, config, forbidden=forbidden):
             pass

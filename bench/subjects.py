@@ -10,15 +10,13 @@ from mlx.utils import tree_flatten
 
 from mlx_diffucoder.checkpoint import read_model_config, weights_digest
 from mlx_diffucoder.errors import BenchError, CheckpointError
-from mlx_diffucoder.formatting import format_bytes
 from mlx_diffucoder.hub import cached
 from mlx_diffucoder.loading import DTYPES, POCKET, defaults_to_float32, resolve
-from mlx_diffucoder.memory import bytes_of, memory_to_run
+from mlx_diffucoder.memory import bytes_of, check_fits, keep_resident
 from mlx_diffucoder.models.base import ModelConfig
 from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.tokenizer import Tokenizer
 
-from .chip import read_card
 from .roofline import Work
 from .shapes import SHAPES, bits_per_weight, dimensions, parameters
 
@@ -77,27 +75,6 @@ def without_embeddings(model: Any, work: Work) -> Work:
     return Work(parameters=count, bits_per_weight=8 * (work.bytes - bytes_of(table.parameters())) / count)
 
 
-def check_fits(what: str, size: float, memory: int | None = None) -> None:
-    """Check that weights fit into memory with what a run needs besides.
-
-    Args:
-        what: the model, for the message.
-        size: bytes of its weights.
-        memory: bytes that the computing device has; None asks this machine.
-
-    Raises:
-        BenchError: they do not fit; the message names the widths of the 7B that would.
-    """
-    memory = memory or read_card().memory_bytes
-    if memory_to_run(int(size)) <= memory:
-        return
-    count = parameters(SHAPES["7b"])
-    fitting = [bits for bits in (8, 6, 4, 3, 2) if memory_to_run(int(count * bits_per_weight(bits) / 8)) <= memory]
-    advice = f"of the 7B, {', '.join(map(str, fitting))} bits would" if fitting else "no 7B would; use -m pocket"
-    needed = format_bytes(memory_to_run(int(size)))
-    raise BenchError(f"{what}: does not fit, about {needed} to run of {format_bytes(memory)} of memory; {advice}")
-
-
 def random_subject(shape: str, bits: int, dtype: str | None, layers: int | None = None, seed: int = 0) -> Subject:
     """A model of random weights, drawn and quantized in memory one matrix at a time. Its tokenizer is that of `pocket`.
 
@@ -108,7 +85,8 @@ def random_subject(shape: str, bits: int, dtype: str | None, layers: int | None 
         layers: fewer layers than the shape has; None takes all.
 
     Raises:
-        BenchError: there is no such shape, it does not fit into memory, or its sizes cannot be quantized.
+        BenchError: there is no such shape, or its sizes cannot be quantized.
+        CheckpointError: it does not fit into memory.
     """
     stored = bits_per_weight(bits)  # refuses other widths
     tokenizer = Tokenizer.load(resolve(POCKET))
@@ -124,7 +102,9 @@ def random_subject(shape: str, bits: int, dtype: str | None, layers: int | None 
     kind = f"{bits} bits" if bits < 16 else dtype
     name = f"{shape}, {kind}, random weights" + (f", layers: {layers} of {every}" if layers else "")
     stored = stored if bits < 16 else 8 * DTYPES[dtype].size
-    check_fits(name, parameters(config) * stored / 8)
+    size = parameters(config) * stored / 8
+    check_fits(name, size, parameters(config))
+    keep_resident(int(size))
     mx.random.seed(seed)
     model = DiffusionModel(config)  # lazy: nothing is computed yet
     model.set_dtype(DTYPES[dtype])

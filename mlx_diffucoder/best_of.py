@@ -12,7 +12,7 @@ from .errors import ConfigError, TaskError
 from .evaluation import Limits, code_of
 from .evaluation.run import run_answer
 from .file_kinds import read_bytes
-from .generation import Answer, canvas_of, forbidden_ids, stream_batch, wired_memory
+from .generation import Answer, canvas_of, forbidden_ids, stream_batch, synchronized
 from .models.transformer import DiffusionModel
 from .tasks import Task, read_tasks
 from .tokenizer import Tokenizer
@@ -92,7 +92,7 @@ def best_of(
     nfe, positions = last[0].nfe, count * last[0].positions
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
     found = []
-    with wired_memory():
+    with synchronized():
         for row, step in enumerate(last, start=1):
             answer = Answer.of(tokenizer, step, len(prompt), config)
             ids = step.tokens[: len(prompt) + answer.useful_tokens].tolist()

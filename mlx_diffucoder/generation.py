@@ -161,7 +161,7 @@ def stream_batch(
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
 
     def steps() -> Iterator[tuple[Step, ...]]:
-        with wired_memory():
+        with synchronized():
             for rows in decode_canvas(model, canvas, config, forbidden, hooks):
                 yield rows
                 if config.until and all(
@@ -274,16 +274,9 @@ def _token_of(tokenizer: Tokenizer, token: str | int, vocab_size: int) -> int:
 
 
 @contextmanager
-def wired_memory() -> Iterator[None]:
-    """On Metal, keep the weights resident while denoising, up to the recommended working set.
-
-    On every device, wait at the end for a forward that is still running: the interpreter must not end before it.
-    """
-    limit = mx.device_info().get("max_recommended_working_set_size") if mx.metal.is_available() else None
-    previous = None if limit is None else mx.set_wired_limit(int(limit))
+def synchronized() -> Iterator[None]:
+    """Wait at the end for a forward that is still running: the interpreter must not end before it."""
     try:
         yield
     finally:
         mx.synchronize()
-        if previous is not None:
-            mx.set_wired_limit(previous)

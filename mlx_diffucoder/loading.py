@@ -13,7 +13,7 @@ from .adapter import apply_adapter
 from .checkpoint import build
 from .errors import CheckpointError, ConfigError, did_you_mean, one_of
 from .hub import Download, Progress
-from .memory import memory_size
+from .memory import bytes_of, check_fits, keep_resident, memory_size
 from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
 
@@ -30,6 +30,7 @@ def load(
     dtype: str | None = None,
     lazy: bool = False,
     adapter: str | os.PathLike[str] | None = None,
+    check_memory: bool = True,
 ) -> tuple[DiffusionModel, Tokenizer]:
     """Load a model and its tokenizer.
 
@@ -40,11 +41,12 @@ def load(
             quantized weights only the scales change.
         lazy: leave each weight in its file until it is first needed.
         adapter: the folder of an adapter of this model, as `diffucode train` writes it.
+        check_memory: refuse weights that take more memory than a program may use here, before they are read.
 
     Raises:
         HubError: the Hub cannot be reached or does not have the name.
-        CheckpointError, ConfigError: the folder is incomplete, damaged, or of no family that is known; or the
-            adapter is damaged, or another model's.
+        CheckpointError, ConfigError: the folder is incomplete, damaged, or of no family that is known; its weights do
+            not fit into memory; or the adapter is damaged, or another model's.
     """
     check_dtype(dtype)
     folder = resolve(name)
@@ -56,6 +58,10 @@ def load(
     if dtype is not None:
         model.set_dtype(DTYPES[dtype])
     if not lazy:
+        size = bytes_of(model.parameters())
+        if check_memory:
+            check_fits(os.fspath(name), size, model.config.parameters)
+        keep_resident(size)
         mx.eval(model.parameters())
     return model, tokenizer
 

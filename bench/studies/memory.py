@@ -25,7 +25,7 @@ from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.formatting import format_bytes
-from mlx_diffucoder.generation import wired_memory
+from mlx_diffucoder.generation import synchronized
 from mlx_diffucoder.loading import DTYPES
 from mlx_diffucoder.models.transformer import DiffusionModel
 
@@ -42,7 +42,7 @@ def on_top_of_weights(model: DiffusionModel, prompt: int, config: GenerationConf
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    with wired_memory():  # it waits for the forward that is queued when the loop is left
+    with synchronized():  # it waits for the forward that is queued when the loop is left
         for _step in islice(denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden), steps):
             pass
     return mx.get_peak_memory() - before

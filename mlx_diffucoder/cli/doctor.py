@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..bench.self_test import Check
 
 BITS = (16, 8, 6, 4, 3)
-FITS = {"fits": "fits", "tight": "barely fits: more than Metal recommends", "no": "does not fit"}
+FITS = {"fits": "fits", "tight": "barely fits, and will be slow", "no": "does not fit"}
 
 
 app = typer.Typer()
@@ -78,19 +78,14 @@ def _versions() -> dict[str, str]:
 
 def _memory(total: int) -> dict[str, Any]:
     """The memory that the 7B needs at each bit width, in bytes, and whether it fits into `total`."""
-    import mlx.core as mx
-
     from ..bench.shapes import SHAPES, bits_per_weight, parameters
-    from ..memory import memory_to_run
+    from ..memory import fit_of, memory_to_run, working_set
 
-    limit = int(mx.device_info().get("max_recommended_working_set_size") or total) if mx.metal.is_available() else total
     rows = []
     for bits in BITS:
         size = int(parameters(SHAPES["7b"]) * bits_per_weight(bits) / 8)
-        needed = memory_to_run(size)
-        fits = "fits" if needed <= limit else "tight" if needed <= total else "no"
-        rows.append({"bits": bits, "bytes": size, "memory_to_run": needed, "fits": fits})
-    return {"total": total, "recommended": limit, "7b": rows}
+        rows.append({"bits": bits, "bytes": size, "memory_to_run": memory_to_run(size), "fits": fit_of(size)})
+    return {"total": total, "recommended": working_set(), "7b": rows}
 
 
 def _print_memory(memory: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ..errors import BenchError, ConfigError, HubError, TrainError
 from ..formatting import format_bytes
 from ..hub import Download, parse_id
 from ..loading import DEFAULT_MODEL, POCKET, check_dtype, load, local_folder, resolve
-from ..memory import memory_size, memory_to_run
+from ..memory import fit_of, memory_to_run, working_set
 from .options import DECODING_FIELDS
 from .output import note
 from .progress import reading, waiting
@@ -86,7 +86,7 @@ def load_named(
     check_dtype(dtype)
     name, folder = folder_named(wanted)
     with waiting(f"loading {name}"):
-        return name, *load(folder, dtype=dtype, adapter=adapter)
+        return name, *load(folder, dtype=dtype, adapter=adapter, check_memory=not wanted.yes)
 
 
 def open_model(context: typer.Context, config: GenerationConfig, *, verbose: bool) -> Opened:
@@ -106,8 +106,7 @@ def open_model(context: typer.Context, config: GenerationConfig, *, verbose: boo
 
 def open_subject(given: dict[str, Any]) -> "Subject":
     """The model that a command's parameters name, or one of random weights if they hold a shape."""
-    from ..bench.subjects import Subject, check_fits, random_subject
-    from ..checkpoint import shards
+    from ..bench.subjects import Subject, random_subject
 
     dtype = given["dtype"]
     check_dtype(dtype)
@@ -115,9 +114,8 @@ def open_subject(given: dict[str, Any]) -> "Subject":
         with waiting("drawing random weights"):
             return random_subject(given["shape"], given["bits"] or 4, dtype, given["layers"])
     name, folder = folder_named(ModelOption.of(given))
-    check_fits(name, sum(file.stat().st_size for file in shards(folder)))
     with waiting(f"loading {name}"):
-        return Subject(name, *load(folder, dtype=dtype), random=False)
+        return Subject(name, *load(folder, dtype=dtype, check_memory=not given["yes"]), random=False)
 
 
 def open_learner(given: dict[str, Any]) -> "Learner":
@@ -192,21 +190,21 @@ def check_download(download: Download, *, yes: bool, ask: bool) -> None:
     Raises:
         HubError: it does not fit on the disk or in memory, or permission is refused.
     """
-    free, memory = free_disk(download.folder), memory_size()
+    free, memory = free_disk(download.folder), format_bytes(working_set())
     missing, needed = format_bytes(download.missing), format_bytes(memory_to_run(download.total))
     lacks = f": {download.damaged[0]} is damaged in the cache" if download.damaged else " is not on this machine"
     note(
         f"{download.repo}{lacks}: {missing} to download into {download.folder} ({format_bytes(free)} free)."
-        f" Running it needs about {needed} of this machine's {format_bytes(memory)} of memory.",
+        f" Running it needs about {needed} of the {memory} of memory that a program may use here.",
     )
     if download.missing > free:
         raise HubError(
             f"{download.repo}: not enough disk space in {download.folder}: {missing} needed, {format_bytes(free)} free;"
             f" free some, set HF_HOME to a folder on another disk, or use -m {POCKET}"
         )
-    if memory_to_run(download.total) > memory and not yes:
+    if fit_of(download.total) == "no" and not yes:
         raise HubError(
-            f"{download.repo}: not enough memory to run it: about {needed} needed, {format_bytes(memory)} in this machine;"
+            f"{download.repo}: not enough memory to run it: about {needed} needed, and a program may use {memory} here;"
             " name a smaller model with -m (4 bits take half of 8), or download it anyway with --yes"
         )
     if ask and not yes:

@@ -68,7 +68,7 @@ Dtype = Annotated[
 ]
 Revision = Annotated[str | None, in_model(help="The branch, tag or commit on the Hub, as OWNER/NAME@REVISION.")]
 Refresh = Annotated[bool, in_model("--refresh", help="Ask the Hub for a newer version of a cached model.")]
-Yes = Annotated[bool, in_model("--yes", "-y", help="Download without asking.")]
+Yes = Annotated[bool, in_model("--yes", "-y", help="Download without asking, and load what is too large for the memory.")]
 
 # Decoding
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..generation import wired_memory
+from ..generation import synchronized
 from ..models.transformer import DiffusionModel, Layer
 from .masking import Masked, batches
 
@@ -71,7 +71,7 @@ def outputs_by_layer(
         keep: keep each layer in memory.
     """
     rows: list[mx.array] = []
-    with wired_memory():
+    with synchronized():
         for group in _groups(list(batches(canvases)), most_held):
             model = opened()
             hidden = [tokens_of(batch) for batch in group]

@@ -16,12 +16,10 @@ from ..divergence.masking import Masked
 from ..errors import CheckpointError
 from ..generation import forbidden_ids
 from ..loading import DTYPES, default_dtype
-from ..memory import memory_size
+from ..memory import fit_of
 from ..models.base import ModelConfig
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
-
-SHARE = 0.7  # of the machine's memory: Metal's limit for weights, with room for everything else
 
 Advance = Callable[[float], None]
 """Called with the number of canvases that were just computed, as a fraction where layers are read one by one."""
@@ -71,7 +69,7 @@ class Checkpoint:
     @property
     def fits(self) -> bool:
         """Whether this machine can hold its weights and compute with them."""
-        return self.memory <= SHARE * memory_size()
+        return fit_of(self.memory) == "fits"
 
     @cached_property
     def forbidden(self) -> mx.array:

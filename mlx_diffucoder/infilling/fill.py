@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..config import HOLES, GenerationConfig
 from ..decoding.hole_layout import unwrapped
 from ..errors import ConfigError
-from ..generation import wired_memory
+from ..generation import synchronized
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
@@ -99,7 +99,7 @@ def fill(
     task = InfillTask(model, tokenizer, texts, lengths, config, instruction, context, trace)
     if instruction is None and not any(task.context.ids):
         raise ConfigError(f"context {context} shows the model nothing; raise it, or give an instruction", field="context")
-    with wired_memory():
+    with synchronized():
         best, score, agreed = search(task, tries)
     if trace:
         trace.kept = best.number

@@ -23,7 +23,7 @@ from ..file_kinds import check_regular
 from ..files import read_json
 from ..formatting import format_bytes
 from ..loading import DTYPES
-from ..memory import memory_size
+from ..memory import bytes_of, check_fits, memory_size
 from ..models import family_of
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
@@ -106,6 +106,7 @@ def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unrea
 
         model = dequantize_model(model)
     _set_dtype(model, tuning.dtype)
+    check_fits(name, bytes_of(model.parameters()), model.config.parameters)
     identity = {"base": base["weights"], "tune": tuning.tune, "dtype": _dtype_of(model)}
     if tuning.tune == "full":
         model.unfreeze()

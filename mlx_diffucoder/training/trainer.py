@@ -20,7 +20,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_map
 
 from ..errors import TrainError
-from ..generation import wired_memory
+from ..generation import synchronized
 from ..models.transformer import DiffusionModel
 from .settings import TrainSettings
 from .state import Progress, RunFolder
@@ -126,7 +126,7 @@ class Trainer:
         self._since = time.perf_counter()
         self.last: dict[str, Any] = {}
 
-    @wired_memory()
+    @synchronized()
     def run(self) -> bool:
         """Train to the last step. Returns False if it was stopped before.
 
