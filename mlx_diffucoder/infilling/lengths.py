@@ -49,7 +49,8 @@ def search(task: InfillTask, tries: int) -> Found:
     longest = task.config.max_tokens
     lengths = dict.fromkeys(max(1, longest >> halvings) for halvings in range(tries))
     attempts = task.attempts([_filled_in(task, length) for length in lengths], exact=False)
-    if len(attempts) == 1:
+    attempts = [one for one in attempts if _has_given_lengths(task, one)]
+    if attempts and len(lengths) == 1:
         return told_by_model(task, attempts[0])
     return agreed(task, attempts) or exhaustive(task, attempts)
 
@@ -62,12 +63,12 @@ def given(task: InfillTask) -> Found:
 
 def told_by_model(task: InfillTask, attempt: Attempt) -> Found:
     """Take the texts of one canvas as they are."""
-    return Found(attempt, task.score(attempt), agreed=all(attempt.ended))
+    return Found(attempt, task.score(attempt), agreed=_is_ended(task, attempt))
 
 
 def agreed(task: InfillTask, attempts: Sequence[Attempt]) -> Found | None:
     """The texts that two canvases agree on, if the model ended them, none is empty and they are probable; else None."""
-    complete = (one for one in attempts if all(one.ended) and all(one.ids))
+    complete = (one for one in attempts if _is_ended(task, one) and all(one.ids))
     found = next((one for one in complete if sum(other.key == one.key for other in attempts) > 1), None)
     if found is None or (score := task.score(found)) <= AGREED:
         return None
@@ -101,3 +102,13 @@ def _every_length(task: InfillTask) -> Iterator[Attempt]:
 def _filled_in(task: InfillTask, length: int) -> list[int]:
     """The holes' lengths, with `length` for those that are not given."""
     return [length if one is None else one for one in task.lengths]
+
+
+def _has_given_lengths(task: InfillTask, attempt: Attempt) -> bool:
+    """Whether the model ended no text before the length that the caller gave for it."""
+    return all(length in (None, len(ids)) for length, ids in zip(task.lengths, attempt.ids, strict=True))
+
+
+def _is_ended(task: InfillTask, attempt: Attempt) -> bool:
+    """Whether the model ended the text of every hole whose length is not given."""
+    return all(ended or length is not None for length, ended in zip(task.lengths, attempt.ended, strict=True))

@@ -75,6 +75,15 @@ def test_a_hole_that_must_be_filled_to_its_last_token_has_no_end_token_in_it(dre
     assert not filled.agreed
 
 
+@pytest.mark.parametrize("tries", [1, 2])
+def test_a_given_length_is_kept_where_that_of_another_hole_is_found(dream_a, monkeypatch, tries):
+    """With a model that prefers to end every text at once."""
+    model, tokenizer = dream_a
+    ends, logits = mx.array(sorted(tokenizer.end_ids)), model.logits
+    monkeypatch.setattr(model, "logits", lambda *args: logits(*args) + mx.zeros((768,)).at[ends].add(1e4))
+    assert fill(model, tokenizer, ["a = ", None, "\nb = ", 3, "\n"], SHORT, tries=tries).lengths[1] == 3
+
+
 def test_a_length_that_is_not_given_is_found(dream_a):
     model, tokenizer = dream_a
     filled = fill(model, tokenizer, ["a = ", None, "\nb = ", None, "\n"], SHORT)
@@ -132,6 +141,16 @@ def test_otherwise_every_small_length_is_tried_and_the_most_probable_text_kept(s
     task = Task(said, {(7, 7, 7): -0.1, (7,): -0.2, (1,): -2.0})
     assert found_by(task, 3) == ([7, 7, 7], 3 + 3, False)
     assert task.asked == [8, 4, 2, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_a_model_is_taken_at_its_word_about_the_holes_whose_length_is_not_given(tries):
+    said = Attempt([[1, 2], [3, 4, 5]], [True, False], 1)
+    task = Task({}, {})
+    task.lengths, task.score = (None, 3), lambda attempt: -0.3
+    task.attempts = lambda lengths, *, exact: [said] * len(lengths)
+    found = search(task, tries)
+    assert (found.attempt, found.agreed) == (said, True)
 
 
 def test_log_probabilities_are_those_of_one_forward_for_each_mask(dream_a, monkeypatch):
