@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
@@ -35,6 +36,9 @@ def served(tmp_path, monkeypatch):
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        # Between two tries it waits a tenth of the time.
+        hasty = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: time.sleep(seconds / 10)})
+        monkeypatch.setattr(hub.transfer, "time", hasty)
         yield served
 
 

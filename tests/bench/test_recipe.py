@@ -11,6 +11,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from bench.pocket import recipe
+from bench.pocket.maker import __main__ as maker
 from bench.pocket.maker.drawing import tasks
 from bench.pocket.recipe import SHAPE, STAGES, VOCABULARY, Mean, average, start
 from bench.pocket.vocabulary import SPECIAL, write_vocabulary
@@ -79,10 +80,11 @@ def small_recipe(folder, monkeypatch):
         assert done.returncode == 0, done.stderr
 
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-    sizes = {name: drawn | {"size": 1500 if name == "plain" else 100} for name, drawn in recipe.TASKS.items()}
+    sizes = {name: drawn | {"size": 1500 if name == "plain" else 50} for name, drawn in recipe.TASKS.items()}
     monkeypatch.setattr(recipe, "SHAPE", SHAPE | small)
     monkeypatch.setattr(recipe, "TASKS", sizes)
     monkeypatch.setattr(recipe, "run", run)
+    monkeypatch.setattr(maker, "WIDE", {"unseen": 2, "seen": 1})
     recipe.main(folder, steps=1)
     return printed
 

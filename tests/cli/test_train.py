@@ -67,34 +67,34 @@ def test_an_adapter_of_another_model_is_one_line(tmp_path, floats, rows):
     assert not (tmp_path / "f").exists()
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        pytest.param(signal.SIGINT, id="ctrl-c"),
-        pytest.param(signal.SIGTERM, id="terminated", marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, id="killed"),
-    ],
-)
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, rows, how):
-    assert diffucode(*scratch(tmp_path, rows, tmp_path / "whole", "--steps", 120)).returncode == 0
-    command = scratch(tmp_path, rows, tmp_path / "run", "--steps", 120, "--save-every", 4)
+def stopped(command, step, how):
+    """Start a run, send it a signal after a step, and return its exit code and what it wrote on stderr since then."""
     process = subprocess.Popen([COMMAND, *map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
     for line in process.stderr:
-        if line.startswith(b"step 5 "):
+        if line.startswith(b"step %d " % step):
             process.send_signal(how)
             break
     out, err = process.communicate(timeout=120)
     assert out == b""
-    kept = [one.name for one in (tmp_path / "run").glob("step-*")]
-    assert len(kept) == 1
-    if how != signal.SIGKILL:
-        assert process.returncode == 128 + how, err
-        assert b"--resume continues" in err.splitlines()[-1]
-        assert int(kept[0][5:]) >= 5
-    assert not (tmp_path / "run" / "config.json").exists()
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_run_that_was_killed_and_then_stopped_goes_on_to_the_same_bits(tmp_path, rows, how):
+    run = tmp_path / "run"
+    command = scratch(tmp_path, rows, run, "--steps", 120, "--save-every", 4)
+    assert stopped(command, 5, signal.SIGKILL)[0] == -signal.SIGKILL
+    (killed,) = [one.name for one in run.glob("step-*")]
     assert_one_line(diffucode(*command), "already holds a run")
+    code, err = stopped((*command, "--resume"), int(killed[5:]) + 3, how)
+    assert code == 128 + how, err
+    assert b"--resume continues" in err.splitlines()[-1]
+    (kept,) = [one.name for one in run.glob("step-*")]
+    assert int(kept[5:]) >= int(killed[5:]) + 3
+    assert not (run / "config.json").exists()
     assert diffucode(*command, "--resume").returncode == 0
-    assert same(tmp_path / "whole" / "model.safetensors", tmp_path / "run" / "model.safetensors")
+    assert diffucode(*scratch(tmp_path, rows, tmp_path / "whole", "--steps", 120)).returncode == 0
+    assert same(tmp_path / "whole" / "model.safetensors", run / "model.safetensors")
 
 
 def test_a_disk_that_is_full_leaves_the_checkpoint_before(tmp_path, rows):

@@ -170,7 +170,7 @@ def test_stopping_at_the_end_changes_no_token_of_the_text(pocket):
 @pytest.mark.parametrize(
     "options", [{}, {"alg": "maskgit_plus"}, {"steps": 9}, {"rule": "threshold:tau=0.5"}, {"temperature": 1.0}]
 )
-@pytest.mark.parametrize("ahead", [1, 2, 8])
+@pytest.mark.parametrize("ahead", [1, pytest.param(2, marks=pytest.mark.slow), 8])
 def test_drafts_decode_as_the_whole_canvas_at_every_step(loaded, options, ahead):
     for prompt in PROMPTS:
         whole = list(stream_generate(*loaded, prompt, GenerationConfig.preset("exact", max_tokens=12, seed=1, **options)))
