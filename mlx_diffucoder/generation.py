@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,7 @@ import numpy as np
 from .config import GenerationConfig
 from .decoding.canvas import Canvas, count_up_to_end, final_tokens, text_before
 from .decoding.loop import denoise
+from .decoding.overflow import in_range
 from .decoding.reference import Hooks, reference_decode, reference_rule
 from .decoding.result import Step
 from .decoding.rules import rule_for
@@ -162,7 +164,7 @@ def stream_batch(
 
     def steps() -> Iterator[tuple[Step, ...]]:
         with synchronized():
-            for rows in decode_canvas(model, canvas, config, forbidden, hooks):
+            for rows in in_range(model, partial(decode_canvas, model, canvas, config, forbidden, hooks)):
                 yield rows
                 if config.until and all(
                     Answer.of(tokenizer, step, len(prompt), config).ended for step, prompt in zip(rows, ids, strict=True)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mlx.utils import tree_flatten
 from . import hub
 from .adapter import apply_adapter
 from .checkpoint import build
+from .device import apple_generation
 from .errors import CheckpointError, ConfigError, did_you_mean, one_of
 from .hub import Download, Progress
 from .memory import bytes_of, check_fits, keep_resident, memory_size
@@ -54,9 +56,11 @@ def load(
     tokenizer = Tokenizer.load(folder)
     if adapter is not None:
         apply_adapter(model, Path(adapter).expanduser())
-    dtype = dtype or default_dtype(model)
-    if dtype is not None:
-        model.set_dtype(DTYPES[dtype])
+    chosen = dtype or default_dtype(model)
+    if chosen is not None:
+        model.set_dtype(DTYPES[chosen])
+    if dtype is None and chosen == "float16":
+        model.widen = partial(_read_floats, folder=folder, adapter=adapter)
     if not lazy:
         size = bytes_of(model.parameters())
         if check_memory:
@@ -69,11 +73,24 @@ def load(
 def default_dtype(model: DiffusionModel) -> str | None:
     """The type to compute in when the user names none; None for the type of the weights.
 
-    On a CPU it is float32, which is the fastest type there, if the weights then take at most half of the memory.
+    On a CPU it is float32, which is the fastest type there, if the weights then take at most half of the memory. On M1 and
+    M2, which emulate bfloat16, it is float16 for quantized weights with scales of bfloat16.
     """
     weights: Any = tree_flatten(model.parameters())
+    if any(name.endswith(".scales") and one.dtype == mx.bfloat16 for name, one in weights) and apple_generation() in (1, 2):
+        return "float16"
     sizes = [one.size * 4 if mx.issubdtype(one.dtype, mx.floating) else one.nbytes for _, one in weights]
     return "float32" if defaults_to_float32(sum(sizes)) else None
+
+
+def _read_floats(model: DiffusionModel, folder: Path, adapter: str | os.PathLike[str] | None) -> None:
+    """Put the floating-point weights of a folder and an adapter into a model, in the types of the files."""
+    again, _ = build(folder)
+    if adapter is not None:
+        apply_adapter(again, Path(adapter).expanduser())
+    weights: Any = tree_flatten(again.parameters())
+    model.load_weights([(name, one) for name, one in weights if mx.issubdtype(one.dtype, mx.floating)], strict=False)
+    mx.eval(model.parameters())
 
 
 def defaults_to_float32(size: int) -> bool:

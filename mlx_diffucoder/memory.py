@@ -8,6 +8,7 @@ from typing import Any, Literal
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from .device import on_metal
 from .errors import CheckpointError
 from .formatting import format_bytes
 
@@ -79,7 +80,7 @@ def keep_resident(weights: int) -> None:
     Doing so for every generation has made a kernel panic (ml-explore/mlx issue 3186). `DIFFUCODE_NO_WIRED_MEMORY=1` leaves
     it out.
     """
-    if mx.metal.is_available() and weights > WIRED_FROM * working_set() and not os.environ.get(NO_WIRED):
+    if on_metal() and weights > WIRED_FROM * working_set() and not os.environ.get(NO_WIRED):
         _set_wired_limit()
 
 

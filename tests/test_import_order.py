@@ -18,6 +18,7 @@ ORDER = [
     "plotting",
     "statistics",
     "evalplus",
+    "device",
     "models",
     "tokenizer_files",
     "template_process",

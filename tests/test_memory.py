@@ -80,6 +80,6 @@ def test_the_wired_limit_can_be_left_alone(mac, monkeypatch):
 
 
 def test_without_metal_no_wired_limit_is_set(mac, monkeypatch):
-    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    monkeypatch.setattr(memory, "on_metal", lambda: False)
     memory.keep_resident(4 * GB)
     assert mac == []

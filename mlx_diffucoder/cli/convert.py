@@ -40,7 +40,10 @@ Calibrate = Annotated[
 ]
 Dequantize = Annotated[bool, typer.Option("--dequantize", "-d", help="Convert a quantized source to floats.")]
 Dtype = Annotated[
-    str | None, typer.Option(help="Store floats in float32, float16 or bfloat16.", show_default="the source's type")
+    str | None,
+    typer.Option(
+        help="Store floats in float32, float16 (the better file for M1 and M2) or bfloat16.", show_default="the source's type"
+    ),
 ]
 Upload = Annotated[str | None, typer.Option(help="Upload the result to the Hub, as OWNER/NAME.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the plan: each layer and its size.")]
@@ -125,6 +128,10 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, refresh: bool, 
     _print_calibration(plans[0])
     size = sum(file.stat().st_size for file in folder.iterdir())
     note(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {folder} ...")
+    if config.dtype == "float16":
+        note(
+            "float16 is the better file for M1 and M2, which emulate bfloat16; from M3 on bfloat16 is as fast and cannot overflow"
+        )
     address = None
     if upload is not None:
         show_hub_bars()

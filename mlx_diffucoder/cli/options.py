@@ -62,7 +62,7 @@ Dtype = Annotated[
     str | None,
     in_model(
         help="Compute in float32, float16 or bfloat16.",
-        show_default="the weights' type; on a CPU float32 if it takes at most half of the memory",
+        show_default="the weights' type; on a CPU float32 if it takes at most half of the memory; on M1 and M2 float16",
         autocompletion=among(DTYPES),
     ),
 ]

@@ -145,5 +145,5 @@ def check_finite(confidence: mx.array) -> None:
     if np.isnan(np.array(confidence)).any():
         raise CheckpointError(
             "the model's output is not a number: its weights are damaged, or their range is too"
-            " wide for float16 (convert with --dtype bfloat16)"
+            " wide for float16 (compute with --dtype bfloat16)"
         )

@@ -1,6 +1,7 @@
 """A text with holes, ready to be denoised with holes of any lengths, and scores for what was written into them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ from ..decoding.canvas import Canvas, final_tokens
 from ..decoding.hole_layout import HoleLayout
 from ..decoding.likelihood import every_second, log_probabilities
 from ..decoding.loop import denoise
+from ..decoding.overflow import in_range
 from ..decoding.rules import rule_for
 from ..decoding.windows import window_for
 from ..errors import PromptError
@@ -126,7 +128,8 @@ class InfillTask:
         longest = max(map(sum, lengths))
         check_memory(self.model, len(lengths), canvas.tokens.shape[1] - longest, longest, window)
         forbidden = self.no_end if exact else self.forbidden
-        steps = denoise(self.model, canvas, rule, window, self.config, forbidden=forbidden)
+        decode = partial(denoise, self.model, canvas, rule, window, self.config, forbidden=forbidden)
+        steps = in_range(self.model, decode)
         if self.trace:
             steps = self.trace.batch(canvas, steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))
         *_, last = steps

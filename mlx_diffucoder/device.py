@@ -1,0 +1,23 @@
+"""What MLX computes on. Tests put other functions in the place of these."""
+
+import os
+import re
+
+import mlx.core as mx
+
+
+def on_metal() -> bool:
+    """Whether MLX computes on an Apple GPU."""
+    return mx.metal.is_available() and mx.default_device().type == mx.DeviceType.gpu
+
+
+def apple_generation() -> int | None:
+    """The generation of the Apple GPU that MLX computes on, 1 for M1; None on any other device, and in a virtual machine.
+
+    `MLX_METAL_GPU_ARCH`, which makes MLX choose kernels as for another GPU, counts as that GPU.
+    """
+    if not on_metal():
+        return None
+    architecture = os.environ.get("MLX_METAL_GPU_ARCH") or str(mx.device_info().get("architecture", ""))
+    found = re.match(r"applegpu_g(\d+)", architecture)  # g13 is an M1's
+    return int(found.group(1)) - 12 if found else None
