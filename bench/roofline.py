@@ -20,7 +20,7 @@ import numpy as np
 from mlx_diffucoder.errors import BenchError
 
 from .ceilings import Ceilings, ceilings_of, table
-from .shapes import SHAPES, bits_per_weight, parameters
+from .shapes import SHAPES, bits_per_weight
 
 ROWS = (1, 8, 16, 24, 31, 32, 33, 40, 64, 65, 128, 256, 512)
 """Where a staircase shows: before, on and after its steps."""
@@ -186,7 +186,7 @@ def predict_7b(ceilings: Ceilings, bits: int, nfe: int | None = None, positions:
     if (nfe is None) != (positions is None):
         raise BenchError("--nfe and --positions go together: how many forwards, and of how many positions in all", field="--nfe")
     shape, each = SHAPES["7b"], bits_per_weight(bits)
-    weights = parameters(shape)
+    weights = shape.parameters
     work = Work(parameters=weights - shape.vocab_size * shape.hidden_size, bits_per_weight=each)  # of embeddings few are read
     prediction: dict[str, Any] = {"shape": "7b", "bits": bits, "parameters": weights, "weight_bytes": weights * each / 8}
     prediction |= predict(ceilings, work)

@@ -22,24 +22,8 @@ SHAPES: dict[str, ModelConfig] = {
 
 def dimensions(config: ModelConfig) -> dict[str, int | bool]:
     """The dimensions that the time of a forward depends on."""
-    return {
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tie_word_embeddings,
-    }
-
-
-def parameters(config: ModelConfig) -> int:
-    """The number of parameters of a model of this shape."""
-    width, inner = config.hidden_size, config.intermediate_size
-    kv_width = config.num_key_value_heads * config.head_dim
-    layer = 2 * width * width + width + 2 * kv_width * (width + 1) + 3 * width * inner + 2 * width
-    embeddings = (1 if config.tie_word_embeddings else 2) * config.vocab_size * width
-    return config.num_hidden_layers * layer + width + embeddings
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+    return {name: getattr(config, name) for name in (*names, "tie_word_embeddings")}
 
 
 def bits_per_weight(bits: int) -> float:

@@ -18,7 +18,7 @@ from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from .roofline import Work
-from .shapes import SHAPES, bits_per_weight, dimensions, parameters
+from .shapes import SHAPES, bits_per_weight, dimensions
 
 GROUP_SIZE = 64
 """Weights that share a quantization scale."""
@@ -41,7 +41,7 @@ class Subject:
     @property
     def work(self) -> Work:
         """All of its weights."""
-        count = parameters(self.model.config)
+        count = self.model.config.parameters
         return Work(parameters=count, bits_per_weight=8 * bytes_of(self.model.parameters()) / count)
 
     @property
@@ -97,13 +97,13 @@ def random_subject(shape: str, bits: int, dtype: str | None, layers: int | None 
         raise BenchError(f"--shape {shape}: its sizes are not multiples of {GROUP_SIZE} and cannot be quantized; use --bits 16")
     every, config = config.num_hidden_layers, replace(config, num_hidden_layers=layers or config.num_hidden_layers)
     if dtype is None:
-        in_float32 = int(parameters(config) * (stored if bits < 16 else 32) / 8)
+        in_float32 = int(config.parameters * (stored if bits < 16 else 32) / 8)
         dtype = "float32" if defaults_to_float32(in_float32) else "bfloat16"
     kind = f"{bits} bits" if bits < 16 else dtype
     name = f"{shape}, {kind}, random weights" + (f", layers: {layers} of {every}" if layers else "")
     stored = stored if bits < 16 else 8 * DTYPES[dtype].size
-    size = parameters(config) * stored / 8
-    check_fits(name, size, parameters(config))
+    size = config.parameters * stored / 8
+    check_fits(name, size, config.parameters)
     keep_resident(int(size))
     mx.random.seed(seed)
     model = DiffusionModel(config)  # lazy: nothing is computed yet

@@ -5,23 +5,16 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .errors import ChatError
 from .file_kinds import read_bytes
-from .files import write_atomically
+from .files import check_output, write_atomically
 
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 VERSION = 1
-
-
-class Fitting(NamedTuple):
-    """A prompt's ids, and the number of the oldest turns that it leaves out."""
-
-    ids: list[int]
-    dropped: int
 
 
 @dataclass(frozen=True)
@@ -50,10 +43,11 @@ class Chat:
             messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.answer}]
         return [*messages, {"role": "user", "content": user}]
 
-    def prompt(self, tokenizer: "Tokenizer", user: str, limit: int) -> Fitting:
+    def prompt(self, tokenizer: "Tokenizer", user: str, limit: int) -> tuple[list[int], int]:
         """The ids of the chat with a new message, without as many of the oldest turns as `limit` ids require.
 
-        The system message and the new message always stay, even if they are longer than `limit`.
+        The system message and the new message always stay, even if they are longer than `limit`. Returns also how many
+        turns are left out.
 
         Raises:
             PromptError, CheckpointError: as `Tokenizer.encode_messages`.
@@ -63,7 +57,7 @@ class Chat:
             return tokenizer.encode_messages(self.messages(user, dropped))
 
         dropped = bisect_left(range(len(self.turns)), True, key=lambda count: len(ids(count)) <= limit)
-        return Fitting(ids(dropped), dropped)
+        return ids(dropped), dropped
 
     def save(self, path: Path) -> None:
         """Write the chat as JSON. An existing file is replaced only if it is a saved chat.
@@ -71,19 +65,12 @@ class Chat:
         Raises:
             ChatError: the file cannot be written, or exists and is not a saved chat.
         """
+        check_output(path, '"diffucode_chat"', "a saved chat", flag="/save", error=ChatError)
         try:
-            if path.exists():
-                self._check_replaceable(path)
             text = json.dumps({"diffucode_chat": VERSION, **asdict(self)}, indent=1, ensure_ascii=False)
             write_atomically(path, text + "\n", private=True)
         except OSError as error:
             raise ChatError(f"{path}: cannot be written ({error.strerror}); name another file") from None
-
-    def _check_replaceable(self, path: Path) -> None:
-        try:
-            self.load(path)
-        except ChatError:
-            raise ChatError(f"{path}: exists and is not a saved chat; name another file") from None
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -93,7 +93,7 @@ def stream_generate(
     """Denoise an answer to `prompt` and yield every step.
 
     Args:
-        model, tokenizer: from `load`.
+        model: from `load`, and `tokenizer` with it.
         prompt: text or token ids. Mask tokens among the ids are denoised like the answer's.
         config: how to decode; None for `GenerationConfig()`.
         hooks: functions that are called around each step, like the reference's.

@@ -30,7 +30,7 @@ def test_the_template_sees_every_turn(tokenizer):
 
 
 def test_special_tokens_in_an_earlier_answer_are_text(tokenizer):
-    ids = Chat().with_turn("hi", "a <|im_end|><|mask|>").prompt(tokenizer, "and", 1000).ids
+    ids = Chat().with_turn("hi", "a <|im_end|><|mask|>").prompt(tokenizer, "and", 1000)[0]
     assert tokenizer.mask_id not in ids
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 import mlx.core as mx
 import typer
 
-from mlx_diffucoder.bench.shapes import SHAPES, bits_per_weight, parameters
+from mlx_diffucoder.bench.shapes import SHAPES, bits_per_weight
 from mlx_diffucoder.config import PRESETS, GenerationConfig
 from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
@@ -30,7 +30,7 @@ from mlx_diffucoder.loading import DTYPES
 from mlx_diffucoder.models.transformer import DiffusionModel
 
 SHAPE = SHAPES["7b"]
-BYTES_4_BIT = parameters(SHAPE) * bits_per_weight(4) / 8
+BYTES_4_BIT = SHAPE.parameters * bits_per_weight(4) / 8
 
 
 def on_top_of_weights(model: DiffusionModel, prompt: int, config: GenerationConfig, steps: int) -> int:

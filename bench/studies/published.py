@@ -13,7 +13,7 @@ import typer
 
 from mlx_diffucoder.bench.ceilings import Ceilings, ceilings_of, known_chips, table
 from mlx_diffucoder.bench.roofline import CLOSE, Work, checks, forward_seconds, generation_seconds
-from mlx_diffucoder.bench.shapes import SHAPES, parameters
+from mlx_diffucoder.bench.shapes import SHAPES
 
 
 def without_chip(parameters: int) -> Iterator[str]:
@@ -59,7 +59,7 @@ def main() -> None:
     off = [check for check in found if abs(check.error) > CLOSE]
     print(f"{len(found) - len(off)} of {len(found)} within {CLOSE:.0%}")
     print("where the chip is not stated, the chips that could be it; predicted tokens/s (published ones):")
-    for line in without_chip(parameters(SHAPES["7b"])):
+    for line in without_chip(SHAPES["7b"].parameters):
         print(line)
 
 

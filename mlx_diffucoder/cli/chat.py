@@ -121,7 +121,7 @@ class Conversation:
     def run(self) -> int:
         """Talk until the end of the input. Returns the exit code."""
         if self.input.typed:
-            self._notice(f"{self.opened.name}: /help lists the commands, Ctrl-D leaves")
+            note(f"{self.opened.name}: /help lists the commands, Ctrl-D leaves")
         while True:
             try:
                 self._handle(self.input.read())
@@ -131,7 +131,7 @@ class Conversation:
                 if not self.input.typed or isinstance(stop, Terminated):
                     return code_of(stop)
                 if self.input.empty:
-                    self._notice("/bye or Ctrl-D leaves")
+                    note("/bye or Ctrl-D leaves")
             except DiffucoderError as error:
                 print_error(error)
                 if not self.input.typed:
@@ -168,7 +168,7 @@ class Conversation:
         file = next_trace(self.trace) if self.trace else None
         run = Run(self.opened, [*ids, *prefill], stream=not self.as_json, live=self.live, trace=file)
         if dropped > self.dropped:
-            self._notice(f"the context is full: the oldest {dropped} of {len(chat.turns)} turns are dropped")
+            note(f"the context is full: the oldest {dropped} of {len(chat.turns)} turns are dropped")
         self.dropped = dropped
         stop = run.go()
         answer = run.answer.text.strip("\n")
@@ -179,14 +179,14 @@ class Conversation:
             turn |= {"trace": str(file)} if file else {}
             put_json(turn)
         elif file:
-            self._notice(f"trace written to {file}")
+            note(f"trace written to {file}")
         if self.verbose:
             run.print_numbers()
         if stop and (not self.input.typed or isinstance(stop, Terminated)):
             raise stop
         if stop:
             kept = "the finished part is kept" if answer.strip() else "nothing was finished; /edit has the message"
-            self._notice(f"stopped; {kept}")
+            note(f"stopped; {kept}")
 
     def _help(self, _: str) -> None:
         lines = [f"  {f'/{name} {command.takes}':14}  {command.help}" for name, command in self.commands.items()]
@@ -195,24 +195,24 @@ class Conversation:
 
     def _reset(self, _: str) -> None:
         self.chat, self.dropped = Chat(self.chat.system), 0
-        self._notice("all turns are forgotten")
+        note("all turns are forgotten")
 
     def _system(self, text: str) -> None:
         self.chat = replace(self.chat, system=text or None)
-        self._notice("the system message is set" if text else "the system message is removed")
+        note("the system message is set" if text else "the system message is removed")
 
     def _preset(self, name: str) -> None:
         if name not in PRESETS:
             near = did_you_mean(name, PRESETS)
             raise ChatError(f"/preset takes one of {', '.join(PRESETS)}, not {name!r}{near}")
         config = self._decode_with(steps=None, **PRESETS[name])
-        self._notice(f"rule {config.rule}, window {config.window}")
+        note(f"rule {config.rule}, window {config.window}")
 
     def _steps(self, number: str) -> None:
         if not number.isdecimal():
             raise ChatError(f"/steps takes a whole number, not {number!r}")
         config = self._decode_with(steps=int(number), rule="auto", window="auto")
-        self._notice(f"{config.steps} steps, rule {config.rule}, window {config.window}")
+        note(f"{config.steps} steps, rule {config.rule}, window {config.window}")
 
     def _decode_with(self, **changes: Any) -> GenerationConfig:
         config = replace(self.opened.config, **changes)
@@ -222,28 +222,24 @@ class Conversation:
     def _save(self, file: str) -> None:
         path = _path("save", file)
         self.chat.save(path)
-        self._notice(f"{len(self.chat.turns)} turns saved in {path}")
+        note(f"{len(self.chat.turns)} turns saved in {path}")
 
     def _load(self, file: str) -> None:
         path = _path("load", file)
         self.chat, self.dropped = Chat.load(path), 0
         self.last = self.chat.turns[-1].user if self.chat.turns else ""
-        self._notice(f"{len(self.chat.turns)} turns read from {path}")
+        note(f"{len(self.chat.turns)} turns read from {path}")
 
     def _edit(self, _: str) -> None:
         text = edit_text(self.last).strip()
         answered = bool(self.chat.turns) and self.chat.turns[-1].user == self.last
         if not text or (answered and text == self.last):
-            self._notice("the message did not change; it was not sent again")
+            note("the message did not change; it was not sent again")
             return
         self._ask(text, replace(self.chat, turns=self.chat.turns[:-1]) if answered else self.chat)
 
     def _bye(self, _: str) -> None:
         raise EOFError
-
-    def _notice(self, text: str) -> None:
-        """A line that is not an answer: on stderr."""
-        note(text)
 
 
 def _path(command: str, file: str) -> Path:

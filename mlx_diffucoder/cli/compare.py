@@ -216,7 +216,6 @@ def _print_tables(rows: "list[Row]", texts: "list[Text]", canvases: "list[Masked
 
 
 def _summary(rows: "list[Row]") -> "Table":
-
     passed = rows[0].passed is not None
     table = _table("size", "bits per\nweight", *MEASURES, "perplex-\nity", *(["pass@1,\n%"] if passed else []))
     for row in rows:
@@ -235,7 +234,6 @@ def _summary(rows: "list[Row]") -> "Table":
 
 
 def _by_ratio(rows: "list[Row]") -> "Table":
-
     table = _table("masked", *MEASURES, "perplex-\nity")
     for row in rows:
         for number, (ratio, mean) in enumerate(row.comparison.by_ratio.items() if row.comparison else ()):

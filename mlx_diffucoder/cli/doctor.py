@@ -78,12 +78,12 @@ def _versions() -> dict[str, str]:
 
 def _memory(total: int) -> dict[str, Any]:
     """The memory that the 7B needs at each bit width, in bytes, and whether it fits into `total`."""
-    from ..bench.shapes import SHAPES, bits_per_weight, parameters
+    from ..bench.shapes import SHAPES, bits_per_weight
     from ..memory import fit_of, memory_to_run, working_set
 
     rows = []
     for bits in BITS:
-        size = int(parameters(SHAPES["7b"]) * bits_per_weight(bits) / 8)
+        size = int(SHAPES["7b"].parameters * bits_per_weight(bits) / 8)
         rows.append({"bits": bits, "bytes": size, "memory_to_run": memory_to_run(size), "fits": fit_of(size)})
     return {"total": total, "recommended": working_set(), "7b": rows}
 

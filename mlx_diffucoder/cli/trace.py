@@ -196,7 +196,6 @@ def _print_comparison(one: "Trace", other: "Trace") -> None:
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
     """The rows of one run in the table."""
-
     from ..trace.comparison import KS
 
     def share(value: float | None) -> str:

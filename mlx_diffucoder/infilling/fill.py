@@ -80,7 +80,7 @@ def fill(
     """Fill all holes of a text together.
 
     Args:
-        model, tokenizer: as `load` returns them.
+        model: from `load`, and `tokenizer` with it.
         parts: texts with holes between them, such as `["def f(x):\\n", None, "\\n"]`. A hole is None, or its length in tokens.
         config: how to decode; `max_tokens` is the longest hole. The default is `GenerationConfig(**HOLES)`.
         instruction: what to write, as a chat message before the text; with `raw`, as plain text.

@@ -24,7 +24,6 @@ from mlx_diffucoder.bench.decoders import (
     reference_of,
 )
 from mlx_diffucoder.bench.roofline import Work
-from mlx_diffucoder.bench.shapes import parameters
 from mlx_diffucoder.bench.subjects import Subject, random_subject
 from mlx_diffucoder.bench.tables import _break_even
 from mlx_diffucoder.bench.timing import take_turns
@@ -66,7 +65,7 @@ def test_the_share_of_the_roofline_is_that_of_a_runs_own_forwards(subject):
     take_turns([sides], 1, 0, nullcontext)
     said = sides.decoders[0].to_dict(None, ABACUS)
     (one,) = said["generations"]
-    ideal = 2 * parameters(subject.model.config) * one["positions"] / 1000
+    ideal = 2 * subject.model.config.parameters * one["positions"] / 1000
     assert one["roofline_share"] == pytest.approx(ideal / one["time"]["seconds"])
     assert said["tokens_per_forward"] == said["useful_tokens"] / said["nfe"]
     assert said["ratio"] is None

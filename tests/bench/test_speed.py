@@ -11,7 +11,7 @@ import pytest
 from mlx_diffucoder import GenerationConfig, ModelConfig, memory, stream_generate
 from mlx_diffucoder.bench import speed, subjects
 from mlx_diffucoder.bench.ceilings import Ceilings
-from mlx_diffucoder.bench.shapes import dimensions, parameters
+from mlx_diffucoder.bench.shapes import dimensions
 from mlx_diffucoder.bench.speed import ForwardCurve, Splitting, forward_rows
 from mlx_diffucoder.bench.subjects import Subject, random_subject
 from mlx_diffucoder.bench.timing import Timing, take_turns, timings
@@ -117,7 +117,7 @@ def test_a_curve_has_a_point_for_each_width_and_its_share_of_the_roofline(subjec
     assert list(curve.timings) == [1, 3]
     assert all(took.low <= took.seconds <= took.high and took.trials >= 2 for took in curve.timings.values())
     rows = forward_rows(curve, subject, ABACUS)
-    at_best = 2 * parameters(subject.model.config) * 3 / 1000  # its embeddings are tied: every weight is multiplied
+    at_best = 2 * subject.model.config.parameters * 3 / 1000  # its embeddings are tied: every weight is multiplied
     assert rows[1]["roofline_share"] == pytest.approx(at_best / rows[1]["time"]["seconds"])
 
 
@@ -152,7 +152,7 @@ def test_random_weights_have_the_shape_and_the_bits_asked_for(monkeypatch, bits,
     monkeypatch.setitem(subjects.SHAPES, "tiny", TINY)
     made = random_subject("tiny", bits, "bfloat16", layers=2)
     assert made.random
-    assert made.work.parameters == parameters(replace(TINY, num_hidden_layers=2))
+    assert made.work.parameters == replace(TINY, num_hidden_layers=2).parameters
     assert made.work.bits_per_weight == pytest.approx(stored, rel=0.02)  # norms and biases are not quantized
     logits = made.model(mx.array([PROMPT]))
     assert logits.shape == (1, 6, 1024)

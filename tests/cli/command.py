@@ -13,6 +13,15 @@ CLEAN = {"HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VISUAL", "EDITOR"}
 NOTHING_SET = {"DIFFUCODE_CONFIG": os.devnull, "DIFFUCODE_PROFILES": "/nowhere"}
 # Variables that Python and huggingface_hub read once, when they start.
 READ_ONCE = ("HF_", "PYTHON")
+# Those of huggingface_hub that can be set in a process that runs: what each sets in its `constants`.
+SETTABLE = {
+    "HF_ENDPOINT": lambda url: {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}"},
+    "HF_HOME": lambda home: {"HF_HOME": home, "HF_HUB_CACHE": f"{home}/hub", "HF_TOKEN_PATH": f"{home}/token"},
+    "HF_HUB_OFFLINE": lambda text: {"HF_HUB_OFFLINE": text == "1"},
+    "HF_HUB_DISABLE_XET": lambda text: {"HF_HUB_DISABLE_XET": text == "1"},
+    "HF_HUB_DISABLE_TELEMETRY": lambda text: {"HF_HUB_DISABLE_TELEMETRY": text == "1"},
+    "HF_TOKEN": lambda token: {},  # read each time
+}
 
 # What makes an answer long enough to be stopped in the middle: a token a step, and none that ends the text.
 ENDLESS = ("--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900")
@@ -31,11 +40,17 @@ def diffucode(*args, stdin="", env=None, **options):
     It runs in this process, in a tenth of the time, unless `env` or `options` (of `subprocess.run`) ask for what only a
     process of its own has.
     """
-    if options or any(name.startswith(READ_ONCE) for name in env or {}):
+    env = env or {}
+    if options or any(name.startswith(READ_ONCE) and name not in SETTABLE for name in env):
         return diffucode_process(*args, stdin=stdin, env=env, **options)
+    from huggingface_hub import constants
+
     from mlx_diffucoder.cli.app import run
 
-    with mock.patch.dict(os.environ, environment(**(env or {})), clear=True):
+    read = {"HF_HUB_OFFLINE": False}
+    for name in SETTABLE.keys() & env.keys():
+        read |= SETTABLE[name](env[name])
+    with mock.patch.dict(os.environ, environment(**env), clear=True), mock.patch.multiple(constants, **read):
         return _run_here(run, args, _bytes(stdin))
 
 

@@ -137,7 +137,7 @@ def test_swaps_are_all_that_fit_the_cheapest_first(seed):
 # The measuring
 
 
-@pytest.mark.parametrize("held", [2**30, 1])
+@pytest.mark.parametrize("held", [1, pytest.param(2**30, marks=pytest.mark.slow)])
 def test_a_layer_measured_alone_is_the_model_with_that_layer_rounded(checkpoint, texts_file, monkeypatch, held):
     monkeypatch.setattr(sensitivity, "MOST_HELD", held)
     tokenizer = Tokenizer.load(checkpoint)

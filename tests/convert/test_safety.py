@@ -104,7 +104,7 @@ def begin_slowly(out, script=SLOWLY):
 
 
 def test_killed_at_random_moments_it_leaves_nothing_that_loads_and_the_next_run_cleans_up(tmp_path):
-    out, moments = tmp_path / "out", [random.random() * 0.4 for _ in range(3)]
+    out, moments = tmp_path / "out", [random.random() * 0.4 for _ in range(2)]
     for moment in moments:
         process = begin_slowly(out)
         time.sleep(moment)

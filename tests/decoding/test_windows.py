@@ -37,6 +37,8 @@ WINDOWS += ["blocks:size=4", "blocks-prefix:size=5", "blocks-dual:size=3", "draf
 PROMPTS = [[3, 5, 7, 11, 13, 17, 19], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22], [1]]
 
 
+LENGTH = 14
+"""Tokens of an answer that the plain oracle decodes, too."""
 PLAIN_WINDOWS = {
     "whole": None,
     "sliding:width=1,suffix=0": partial(oracle.Sliding, width=1, suffix=0),
@@ -51,7 +53,7 @@ PLAIN_WINDOWS = {
     "drafts:ahead=4": None,
 }
 PLAIN_RULES = {
-    "schedule": partial(oracle.Schedule, steps_planned=20),
+    "schedule": partial(oracle.Schedule, steps_planned=LENGTH),
     "threshold:tau=0.3": partial(oracle.Threshold, tau=0.3),
     "factor:f=1.8": partial(oracle.Factor, f=1.8),
     "entropy-bound:gamma=6": partial(oracle.EntropyBound, gamma=6),
@@ -65,7 +67,7 @@ PLAIN_RULES = {
 @pytest.mark.parametrize("window", PLAIN_WINDOWS)
 @pytest.mark.parametrize("rule", PLAIN_RULES)
 def test_every_rule_on_every_window_equals_a_plain_oracle_at_every_step(dream_a, rule, window):
-    config = GenerationConfig(max_tokens=20, rule=rule, window=window)
+    config = GenerationConfig(max_tokens=LENGTH, rule=rule, window=window)
     history = [step.tokens.tolist() for step in stream_generate(*dream_a, PROMPTS[0], config)]
     canvas = canvas_of(dream_a[1], [PROMPTS[0]], config)
     expected = oracle.decode(dream_a, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas)
@@ -90,7 +92,7 @@ def test_a_model_without_a_shift_is_decoded_as_the_plain_oracle_decodes_it(dream
     mask = dream_a[1].mask_id
     # A masked first token has a prediction of its own here. The plain blocks do not know masks in a prompt.
     prompt = PROMPTS[0] if window.startswith("blocks") else [mask, *PROMPTS[0]]
-    config = GenerationConfig(max_tokens=20, rule=rule, window=window)
+    config = GenerationConfig(max_tokens=LENGTH, rule=rule, window=window)
     history = [step.tokens.tolist() for step in stream_generate(*dream_a, prompt, config)]
     expected = oracle.decode(dream_a, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas_of(dream_a[1], [prompt], config))
     assert len(history) == len(expected) > 1

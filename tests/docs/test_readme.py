@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from mlx_diffucoder import generate, load
-from mlx_diffucoder.bench.shapes import SHAPES, bits_per_weight, parameters
+from mlx_diffucoder.bench.shapes import SHAPES, bits_per_weight
 from mlx_diffucoder.config import PRESETS, GenerationConfig
 from mlx_diffucoder.memory import memory_to_run
 
@@ -104,7 +104,7 @@ def test_the_sizes_of_the_7b_are_those_that_doctor_computes(page):
     rows = re.findall(r"^\| .*? GB.*? \| (\d+).*? \| ([\d.]+) GB \| about ([\d.]+) GB \|$", page.read_text(), re.M)
     assert {int(bits) for bits, _, _ in rows} == {4, 8, 16}
     for bits, size, memory in rows:
-        computed = int(parameters(SHAPES["7b"]) * bits_per_weight(int(bits)) / 8)
+        computed = int(SHAPES["7b"].parameters * bits_per_weight(int(bits)) / 8)
         assert (size, memory) == (f"{computed / 1e9:.2f}", f"{memory_to_run(computed) / 1e9:.1f}")
 
 
