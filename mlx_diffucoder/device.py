@@ -6,9 +6,14 @@ import re
 import mlx.core as mx
 
 
+def on_gpu() -> bool:
+    """Whether MLX computes on a GPU."""
+    return mx.default_device().type == mx.DeviceType.gpu
+
+
 def on_metal() -> bool:
     """Whether MLX computes on an Apple GPU."""
-    return mx.metal.is_available() and mx.default_device().type == mx.DeviceType.gpu
+    return on_gpu() and mx.metal.is_available()
 
 
 def apple_generation() -> int | None:

@@ -11,12 +11,12 @@ Source: Qwen2 (arXiv 2407.10671), made bidirectional as in Dream 7B (arXiv 2508.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..device import on_metal
+from ..device import on_gpu, on_metal
 from ..errors import ConfigError
 from .base import Family, ModelConfig
 from .dream import DREAM
@@ -123,7 +123,18 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        gated = _swiglu if on_gpu() else swiglu
+        return self.down_proj(gated(self.gate_proj(x), self.up_proj(x)))
+
+
+def swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    """SiLU of `gate`, times `up`."""
+    return nn.silu(gate) * up
+
+
+# On a GPU one kernel does both, and it is compiled once for all shapes: a whole forward would be traced again for each, and
+# a compiled method keeps its model alive. On a CPU compiling takes a C++ compiler and seconds.
+_swiglu = mx.compile(swiglu, shapeless=True)
 
 
 class Layer(nn.Module):
@@ -180,7 +191,6 @@ class DiffusionModel(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.widen: Callable[[DiffusionModel], None] | None = None
-        self._window: Callable[..., tuple[mx.array, LayerKV]] | None = None
 
     @property
     def layers(self) -> list[Layer]:
@@ -230,8 +240,6 @@ class DiffusionModel(nn.Module):
     ) -> tuple[mx.array, LayerKV]:
         """Forward some tokens of a canvas, which also attend to the cached keys and values of others.
 
-        On a GPU this is compiled, once for each shape.
-
         Args:
             tokens, positions: int `[B, L]`.
             mask: bool `[B, 1, 1, S]`, the slots that may be attended to.
@@ -241,13 +249,6 @@ class DiffusionModel(nn.Module):
         Returns:
             Hidden states `[B, L, D]`, for `logits`; and the cache with the new keys and values.
         """
-        if self._window is None:
-            self._window = fused(self._window_plainly, inputs=self)
-        return self._window(tokens, positions, mask, slots, cache)
-
-    def _window_plainly(
-        self, tokens: mx.array, positions: mx.array, mask: mx.array, slots: mx.array, cache: LayerKV
-    ) -> tuple[mx.array, LayerKV]:
         kv = PositionedKVCache(slots, mask.shape[-1], cache)
         return self.model(tokens, positions, mask, kv), kv.layers
 
@@ -255,13 +256,6 @@ class DiffusionModel(nn.Module):
         """A checkpoint's weights under the network's names, without those it has no use for (mlx-lm's hook)."""
         names = {name: self.family.weight_name(name, self.config) for name in weights}
         return {new: weights[name] for name, new in names.items() if new is not None}
-
-
-def fused(function: Callable[..., Any], inputs: Any = None) -> Callable[..., Any]:
-    """`function` compiled by MLX on a GPU. On a CPU it is unchanged: compiling takes a C++ compiler and seconds."""
-    if mx.default_device().type != mx.DeviceType.gpu:
-        return function
-    return mx.compile(function, inputs=inputs)
 
 
 def left_padded(padding: mx.array, length: int) -> tuple[mx.array, mx.array]:

@@ -1,4 +1,7 @@
+import gc
 import json
+import shutil
+import weakref
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -6,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import DiffusionModel, ModelConfig
+from mlx_diffucoder.models import transformer
 from mlx_diffucoder.models.transformer import left_padded
 
 from ..conftest import DATA
@@ -45,6 +49,29 @@ def test_lm_head_runs_on_the_rows_asked_for_only(tokens):
     model.lm_head = Spy()
     model(tokens, rows=mx.array([[4], [5]]))
     assert seen == [(2, 1, 128)]
+
+
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.skipif(not shutil.which("g++"), reason="no g++"))]
+)
+def test_a_model_that_is_dropped_is_freed_at_once(tokens, monkeypatch, compiled):
+    """Two 7Bs in memory are one too many: nothing may wait for the garbage collector."""
+    monkeypatch.setattr(transformer, "on_gpu", lambda: compiled)
+    gc.collect()
+    gc.disable()
+    try:
+        before = mx.get_active_memory()
+        model = tiny()
+        every = mx.arange(12)[None]
+        hidden, cache = model.window(tokens[:1], every, mx.ones((1, 1, 1, 12), dtype=mx.bool_), every, [])
+        mx.eval(model.logits(hidden), cache)
+        size = mx.get_active_memory() - before
+        gone = weakref.ref(model)
+        del model, hidden, cache
+        assert gone() is None
+        assert mx.get_active_memory() - before < 0.02 * size
+    finally:
+        gc.enable()
 
 
 def test_attention_is_bidirectional(tokens):

@@ -42,7 +42,7 @@ class CanvasCache:
         model: the network.
         canvas: the canvases.
         multiple: the number of positions in a forward is rounded up to a multiple of this: fewer different
-            shapes, each of which is compiled once on a GPU.
+            shapes.
         candidates: the least number of candidates, as far as there are positions; for the same reason.
     """
 

@@ -13,7 +13,7 @@ from .base import ForwardOutput, Window, WindowState
 from .cache import CanvasCache, ForwardPlan
 
 MULTIPLE = 8
-"""Positions are forwarded in multiples of this, so that forwards have few shapes; each is compiled once on a GPU."""
+"""Positions are forwarded in multiples of this, so that forwards have few shapes."""
 
 
 @dataclass(frozen=True)
