@@ -21,7 +21,6 @@ def forwards(dream_a, monkeypatch):
     backbone = type(model.model)
     plain = backbone.__call__
     monkeypatch.setattr(backbone, "__call__", lambda self, ids, *args: shapes.append(ids.shape) or plain(self, ids, *args))
-    monkeypatch.setattr(model, "_window", model._window_plainly)  # not compiled, which would be traced only once
     return shapes
 
 

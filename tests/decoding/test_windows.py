@@ -4,7 +4,6 @@ import shutil
 from collections import Counter
 from functools import partial
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -239,21 +238,19 @@ def test_the_next_forward_runs_while_the_caller_has_a_step(dream_a, monkeypatch)
 
 @pytest.mark.parametrize("window", ["sliding:width=5,suffix=2,refresh=7", "blocks-dual:size=5", "blocks-prefix:size=5"])
 def test_a_window_compiled_decodes_as_it_does_plainly(dream_a, monkeypatch, window):
-    """As on a GPU. On a CPU MLX compiles with the system's C++ compiler, if there is one."""
+    """SwiGLU is, on a GPU. On a CPU MLX compiles with the system's C++ compiler, if there is one."""
     if not shutil.which("g++"):
         pytest.skip("MLX compiles for a CPU with g++")
-    model, _tokenizer = dream_a
     config = GenerationConfig(max_tokens=20, rule="threshold:tau=0.3", window=window)
     plain = [step.tokens.tolist() for step in stream_generate(*dream_a, PROMPTS[0], config)]
-    monkeypatch.setattr(model, "_window", mx.compile(model._window_plainly, inputs=model))
+    monkeypatch.setattr("mlx_diffucoder.models.transformer.on_gpu", lambda: True)
     assert [step.tokens.tolist() for step in stream_generate(*dream_a, PROMPTS[0], config)] == plain
 
 
 def test_a_long_answer_slides_in_few_shapes(dream_a, monkeypatch):
-    """Each is compiled once on a GPU."""
     model, _tokenizer = dream_a
-    shapes = []
-    monkeypatch.setattr(model, "_window", lambda *args: shapes.append(args[0].shape) or model._window_plainly(*args))
+    shapes, plain = [], model.window
+    monkeypatch.setattr(model, "window", lambda *args: shapes.append(args[0].shape) or plain(*args))
     config = GenerationConfig(max_tokens=200, rule="threshold:tau=0.3", window="sliding:width=24,suffix=4")
     list(stream_generate(*dream_a, PROMPTS[0], config))
     assert len(shapes) > 10
