@@ -16,59 +16,41 @@ _NUMBER, _MAYBE = (int, float), (int, float, type(None))
 _TIME = {"seconds": _NUMBER, "low": _NUMBER, "high": _NUMBER, "trials": int}
 _SPREAD = {"median": _NUMBER, "low": _NUMBER, "high": _NUMBER}
 
+
+def _keys(kind: Any, names: str) -> dict[str, Any]:
+    """The names of keys, with one kind of value."""
+    return dict.fromkeys(names.split(), kind)
+
+
 SCHEMA: Mapping[str, Any] = {
-    "version": int,
-    "program": str,
-    "made": str,
-    "card": {"chip": str, "backend": str, "gpu_cores": (int, type(None)), "memory_bytes": int, "system": str, "mlx": str},
-    "ceilings": {"bandwidth": _NUMBER, "flops": _NUMBER, "overhead": _NUMBER, "source": str},
+    **_keys(str, "program made"),
+    **_keys(int, "version trials"),
+    "card": {**_keys(str, "chip backend system mlx"), "gpu_cores": (int, type(None)), "memory_bytes": int},
+    "ceilings": {**_keys(_NUMBER, "bandwidth flops overhead"), "source": str},
     "model": {
-        "name": str,
-        "random": bool,
-        "weights": (str, type(None)),
-        "shape": dict,
-        "parameters": int,
-        "bytes": int,
-        "forward_parameters": int,
-        "forward_bytes": int,
-        "bits_per_weight": _NUMBER,
-        "dtype": str,
+        **_keys(str, "name dtype"),
+        **_keys(int, "parameters bytes forward_parameters forward_bytes"),
+        **{"random": bool, "weights": (str, type(None)), "shape": dict, "bits_per_weight": _NUMBER},
     },
     "config": dict,
     "prompts": [str],
-    "trials": int,
     "delay_seconds": _NUMBER,
     "forwards": [{"rows": int, "time": _TIME, "roofline_share": _NUMBER}],
     "step": {
-        "step": _TIME,
-        "parts": {"forward": _NUMBER, "lm_head": _NUMBER, "sampling": _NUMBER, "host": _NUMBER},
-        "sum_over_step": _SPREAD,
-        "gap": _TIME,
-        "encoding": _TIME,
-        "prompt": int,
-        "steps": int,
+        **_keys(_TIME, "step gap encoding"),
+        **_keys(int, "prompt steps"),
+        **{"parts": _keys(_NUMBER, "forward lm_head sampling host"), "sum_over_step": _SPREAD},
     },
     "decoders": [
         {
-            "name": str,
-            "kind": str,
-            "assumed_tokens_per_forward": _MAYBE,
-            "useful_tokens_per_second": _SPREAD,
-            "ratio": (dict, type(None)),
-            "nfe": int,
-            "positions": int,
-            "useful_tokens": int,
-            "tokens_per_forward": _NUMBER,
-            "positions_per_useful_token": _MAYBE,
+            **_keys(str, "name kind"),
+            **_keys(int, "nfe positions useful_tokens"),
+            **_keys(_MAYBE, "assumed_tokens_per_forward positions_per_useful_token"),
+            **{"useful_tokens_per_second": _SPREAD, "ratio": (dict, type(None)), "tokens_per_forward": _NUMBER},
             "generations": [
                 {
-                    "prompt_tokens": int,
-                    "useful_tokens": int,
-                    "nfe": int,
-                    "positions": int,
-                    "time": _TIME,
-                    "first_settled": _TIME,
-                    "peak_memory_bytes": int,
+                    **_keys(int, "prompt_tokens useful_tokens nfe positions peak_memory_bytes"),
+                    **_keys(_TIME, "time first_settled"),
                     "roofline_share": _NUMBER,
                 }
             ],

@@ -101,7 +101,7 @@ def texts_and_lengths(parts: Sequence[Part]) -> tuple[list[str], list[int | None
     Raises:
         PromptError: a part is neither text nor a hole, or there is no hole.
     """
-    if isinstance(parts, str | bytes):
+    if isinstance(parts, str | bytes) or not isinstance(parts, Sequence):
         raise PromptError("the parts must be a list of texts with holes between them")
     texts, lengths = [""], list[int | None]()
     for part in parts:

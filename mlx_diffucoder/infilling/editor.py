@@ -4,7 +4,8 @@ from typing import Any
 
 from ..errors import FileError
 from ..files import json_object
-from .context import Part
+from .context import Part, texts_and_lengths
+from .file import named
 
 KEYS = {"prefix", "suffix", "parts", "instruction"}
 
@@ -13,7 +14,7 @@ def read_request(data: bytes) -> tuple[list[Part], str | None] | None:
     """The parts and the instruction of an editor's request; None if the data is not such a JSON object.
 
     Raises:
-        FileError: it is a request with a wrong key or value.
+        FileError, PromptError: it is a request with a wrong key or value.
     """
     given = json_object(data)
     if given is None or not given.keys() & KEYS:
@@ -23,16 +24,10 @@ def read_request(data: bytes) -> tuple[list[Part], str | None] | None:
     if "parts" in given and given.keys() & {"prefix", "suffix"}:
         raise FileError("stdin: parts replaces prefix and suffix; give either")
     if "parts" in given:
-        return _parts(given["parts"]), _text(given, "instruction")
+        with named("stdin"):
+            texts_and_lengths(given["parts"])
+        return given["parts"], _text(given, "instruction")
     return [_text(given, "prefix") or "", None, _text(given, "suffix") or ""], _text(given, "instruction")
-
-
-def _parts(parts: Any) -> list[Part]:
-    if not isinstance(parts, list) or not all(
-        part is None or isinstance(part, str) or (isinstance(part, int) and not isinstance(part, bool)) for part in parts
-    ):
-        raise FileError("stdin: parts must be a list of texts, with null or a length for each hole")
-    return parts
 
 
 def _text(given: dict[str, Any], key: str) -> str | None:

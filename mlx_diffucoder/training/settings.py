@@ -80,27 +80,21 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("steps", 1, 2**31),
-            ("batch_size", 1, 2**16),
-            ("accumulate", 1, 2**16),
-            ("max_length", 2, 2**20),
-            ("warmup", 0, 2**31),
-            ("save_every", 1, 2**31),
-            ("eval_every", 1, 2**31),
-            ("patience", 0, 2**31),
-            ("infill", 0, 1),
-            ("prefixes", 0, 1),
-            ("padding", 0, 1),
-            ("smoothing", 0, 0.5),
-            ("final", 0, 1),
-            ("learning_rate", 1e-12, 1e3),
-            ("clip", 1e-9, 1e9),
-            ("weight_decay", 0, 1e3),
-            ("least_t", 1e-6, 1),
-            ("seed", 0, 2**63 - 1),
+        for names, low, high in (
+            (("steps", "save_every", "eval_every"), 1, 2**31),
+            (("warmup", "patience"), 0, 2**31),
+            (("batch_size", "accumulate"), 1, 2**16),
+            (("max_length",), 2, 2**20),
+            (("final", "infill", "prefixes", "padding"), 0, 1),
+            (("smoothing",), 0, 0.5),
+            (("learning_rate",), 1e-12, 1e3),
+            (("clip",), 1e-9, 1e9),
+            (("weight_decay",), 0, 1e3),
+            (("least_t",), 1e-6, 1),
+            (("seed",), 0, 2**63 - 1),
         ):
-            check_range(self, name, low, high)
+            for name in names:
+                check_range(self, name, low, high)
         for name, known in (("canvas", CANVASES), ("optimizer", OPTIMIZERS), ("objective", OBJECTIVES)):
             if (value := getattr(self, name)) not in known:
                 raise TrainError(f"{name} must be {one_of(known, value)}", field=name)
