@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 from mlx_diffucoder.checkpoint import INDEX, build, stored_weights
 from mlx_diffucoder.data import Sample, encode_samples, read_samples
 from mlx_diffucoder.errors import ConvertError
-from mlx_diffucoder.files import check_disk, final_name, new_folder
+from mlx_diffucoder.files import check_disk, new_folder
 from mlx_diffucoder.hub import Download, Progress, headers_only
 from mlx_diffucoder.loading import DTYPES, local_folder, resolve
 from mlx_diffucoder.tokenizer import Tokenizer
@@ -116,7 +116,7 @@ def convert(
         if before_writing:
             before_writing(job.plan)
         write_weights(job, unfinished, progress)
-        _write_rest(job, unfinished, tokenizer, str(source), run_as)
+        _write_rest(job, unfinished, tokenizer, str(source), run_as, title=run_as if "/" in run_as else out.name)
     return out.expanduser()
 
 
@@ -240,12 +240,11 @@ def write_weights(job: Job, unfinished: Path, progress: Callable[[str, int], Non
     (unfinished / INDEX).write_text(json.dumps(index, indent=4))
 
 
-def _write_rest(job: Job, unfinished: Path, tokenizer: Tokenizer, name: str, run_as: str) -> None:
+def _write_rest(job: Job, unfinished: Path, tokenizer: Tokenizer, name: str, run_as: str, title: str) -> None:
     from mlx_lm.utils import save_config
 
     copy_unchanged(job.folder, unfinished)
     tokenizer.save(unfinished)
-    title = run_as if "/" in run_as else final_name(unfinished)
     write_card(unfinished, source=job.folder, name=name, title=title, run_as=run_as, plan=job.plan)
     save_config(config=job.settings, config_path=unfinished / "config.json")  # last: without it, nothing loads the folder
 

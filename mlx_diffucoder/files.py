@@ -185,11 +185,6 @@ def check_disk(out: Path, unfinished: Path, needed: int) -> None:
         )
 
 
-def final_name(unfinished: Path) -> str:
-    """The name that the folder of `folder_atomically` will have."""
-    return unfinished.name.removeprefix(".").removesuffix(UNFINISHED)
-
-
 def flush_to_disk(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     opened = os.open(path, os.O_RDONLY)
