@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 
 from mlx_diffucoder import DiffusionModel, GenerationConfig, device, generate, infill, load
 from mlx_diffucoder.checkpoint import build
-from mlx_diffucoder.models import transformer
+from mlx_diffucoder.models import attend
 
 from .conftest import DATA
 from .test_loading import save_as_mlx_lm
@@ -115,14 +115,14 @@ def test_attention_of_5_to_8_rows_is_padded_to_9_on_metal_and_changes_nothing(mo
         None if shape is None else (mx.random.uniform(shape=shape, key=mx.random.key(2)) < 0.7) | mx.eye(rows, dtype=mx.bool_)[:1]
     )
     plain = model(tokens, mask=mask)
-    counts, attend = [], mx.fast.scaled_dot_product_attention
+    counts, attention = [], mx.fast.scaled_dot_product_attention
 
     def spy(queries, *given, **options):
         counts.append(queries.shape[2])
-        return attend(queries, *given, **options)
+        return attention(queries, *given, **options)
 
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", spy)
-    monkeypatch.setattr(transformer, "on_metal", lambda: True)
+    monkeypatch.setattr(attend, "on_metal", lambda: True)
     padded = model(tokens, mask=mask)
     assert set(counts) == {9 if 5 <= rows <= 8 else rows}
     assert padded.shape == plain.shape
@@ -131,7 +131,7 @@ def test_attention_of_5_to_8_rows_is_padded_to_9_on_metal_and_changes_nothing(mo
 
 @pytest.mark.parametrize(("group", "head_dim", "padded"), [(7, 128, True), (4, 128, False), (7, 96, False)])
 def test_queries_are_padded_only_where_that_reaches_a_fused_kernel(monkeypatch, group, head_dim, padded):
-    monkeypatch.setattr(transformer, "on_metal", lambda: True)
-    assert transformer.unfused(8, group, head_dim) == padded
-    monkeypatch.setattr(transformer, "on_metal", lambda: False)
-    assert not transformer.unfused(8, group, head_dim)
+    monkeypatch.setattr(attend, "on_metal", lambda: True)
+    assert attend.falls_between(8, group, head_dim) == padded
+    monkeypatch.setattr(attend, "on_metal", lambda: False)
+    assert not attend.falls_between(8, group, head_dim)

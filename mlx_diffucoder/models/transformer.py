@@ -16,14 +16,13 @@ from typing import Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..device import on_gpu, on_metal
+from ..device import on_gpu
 from ..errors import ConfigError
+from .attend import attend
 from .base import Family, ModelConfig
 from .dream import DREAM
 
 Positions = int | mx.array
-FUSED_ROWS = 9
-"""The fewest queries that MLX's kernel for many queries takes on Metal."""
 
 
 class KeyValues(Protocol):
@@ -86,11 +85,7 @@ class Attention(nn.Module):
         values = self.v_proj(x).reshape(B, L, self.kv_heads, -1).transpose(0, 2, 1, 3)
         if kv is not None:
             keys, values = kv.update(layer, keys, values)
-        if unfused(L, self.heads // self.kv_heads, self.head_dim):
-            queries = mx.pad(queries, [(0, 0), (0, 0), (0, FUSED_ROWS - L), (0, 0)])
-            if mask is not None and mask.shape[2] > 1:
-                mask = mx.pad(mask, [(0, 0), (0, 0), (0, FUSED_ROWS - L), (0, 0)], constant_values=mx.array(True))
-        out = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.head_dim**-0.5, mask=mask)[:, :, :L]
+        out = attend(queries, keys, values, mask)
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, D))
 
     def _rotate(self, x: mx.array, positions: Positions) -> mx.array:
@@ -102,15 +97,6 @@ class Attention(nn.Module):
         # The kernel takes one offset a row, so every token becomes a row.
         rotated = rope(x.reshape(B * L, heads, 1, dim), offset=positions.reshape(-1))
         return rotated.reshape(B, L, heads, dim).transpose(0, 2, 1, 3)
-
-
-def unfused(rows: int, group: int, head_dim: int) -> bool:
-    """Whether MLX has a fused kernel for 9 queries of such heads on Metal, but none for `rows` of them.
-
-    One kernel takes up to 8 queries, if they times `group`, the heads that share keys, are at most 32; the other takes 9 or
-    more. What neither takes is computed in parts, which is slower, and in float16 overflows with a Qwen2's activations.
-    """
-    return rows < FUSED_ROWS and rows * group > 32 and head_dim in (64, 80, 128) and on_metal()
 
 
 class MLP(nn.Module):

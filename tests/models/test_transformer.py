@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import DiffusionModel, ModelConfig
-from mlx_diffucoder.models import transformer
+from mlx_diffucoder.models import attend, transformer
 from mlx_diffucoder.models.transformer import left_padded
 
 from ..conftest import DATA
@@ -72,6 +72,40 @@ def test_a_model_that_is_dropped_is_freed_at_once(tokens, monkeypatch, compiled)
         assert mx.get_active_memory() - before < 0.02 * size
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kind", ["none", "keys", "queries", "plain"])
+@pytest.mark.parametrize("length", [8, 33])
+def test_queries_of_a_long_prompt_go_in_chunks_against_all_keys(monkeypatch, kind, length):
+    model, shape = tiny(), {"none": None, "keys": (2, 1, 1, length), "queries": (2, 1, length, length), "plain": (length, length)}
+    tokens = mx.random.randint(0, 750, (2, length), key=mx.random.key(1))
+    seen = shape[kind] and mx.random.uniform(shape=shape[kind], key=mx.random.key(2)) < 0.7
+    mask = seen if seen is None else seen | (mx.arange(length) == 0)
+    whole = model(tokens, mask=mask)
+    counts, attention = [], mx.fast.scaled_dot_product_attention
+
+    def spy(queries, keys, values, **options):
+        counts.append((queries.shape[2], keys.shape[2]))
+        return attention(queries, keys, values, **options)
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(attend, "LONG", 16)
+    chunked = model(tokens, mask=mask)
+    assert set(counts) == ({(8, 8)} if length == 8 else {(32, 33), (1, 33)})
+    assert mx.allclose(chunked, whole, atol=1e-4)
+
+
+def test_the_memory_of_a_long_prompts_attention_grows_with_its_length():
+    """With its square it would be 16 times as much."""
+    peaks = []
+    for length in (1024, 4096):
+        queries, keys = (mx.random.normal((1, heads, length, 16), key=mx.random.key(0)) for heads in (4, 1))
+        mx.eval(queries, keys)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(attend.attend(queries, keys, keys, None))
+        peaks.append(mx.get_peak_memory() - before)
+    assert peaks[1] < 8 * peaks[0]
 
 
 def test_attention_is_bidirectional(tokens):
