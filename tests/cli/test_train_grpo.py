@@ -28,6 +28,8 @@ def flags(tasks, out, *more, max_tokens=24):
         "pocket",
         "--dtype",
         "float32",
+        "--layers",
+        1,
         "--max-tokens",
         max_tokens,
         "--temp",
