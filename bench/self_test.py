@@ -119,7 +119,7 @@ def _logits(name: str, reference: dict[str, Any], kind: str, allowed: float, bui
             worst = max(worst, float(off)) if np.isfinite(off) else math.inf
         return worst
 
-    return _check(name, allowed, error)
+    return checked(name, allowed, error)
 
 
 def _tokens(name: str, reference: dict[str, Any], number: int, model_name: str | os.PathLike[str]) -> Check:
@@ -132,10 +132,11 @@ def _tokens(name: str, reference: dict[str, Any], number: int, model_name: str |
         *_, last = stream_generate(model, tokenizer, prompt.tolist(), config)
         return float((last.tokens[len(prompt) :] != output).sum())
 
-    return _check(name, 0, error)
+    return checked(name, 0, error)
 
 
-def _check(name: str, allowed: float, error: Callable[[], float]) -> Check:
+def checked(name: str, allowed: float, error: Callable[[], float]) -> Check:
+    """The check of a computation that returns its error, or that MLX cannot do."""
     began, problem = time.perf_counter(), None
     try:
         off = error()

@@ -105,6 +105,11 @@ def random_subject(shape: str, bits: int, dtype: str | None, layers: int | None 
     size = config.parameters * stored / 8
     check_fits(name, size, config.parameters)
     keep_resident(int(size))
+    return Subject(name, drawn(config, bits, dtype, seed), tokenizer, random=True)
+
+
+def drawn(config: ModelConfig, bits: int, dtype: str, seed: int = 0) -> DiffusionModel:
+    """A model of random weights, drawn and quantized one matrix at a time; the arguments as for `random_subject`."""
     mx.random.seed(seed)
     model = DiffusionModel(config)  # lazy: nothing is computed yet
     model.set_dtype(DTYPES[dtype])
@@ -115,7 +120,7 @@ def random_subject(shape: str, bits: int, dtype: str | None, layers: int | None 
     for _, module in leaves:
         mx.eval(module.parameters())
         mx.clear_cache()
-    return Subject(name, model, tokenizer, random=True)
+    return model
 
 
 def _shape(name: str) -> ModelConfig:

@@ -3,21 +3,23 @@
 import json
 import platform
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import DoctorError
 from ..formatting import format_bytes, format_seconds
 from .command import Command, examples
-from .options import Json, Quiet
+from .options import Json, Model, Quiet
 from .output import note, put
 
 if TYPE_CHECKING:
     from ..bench.self_test import Check
 
 BITS = (16, 8, 6, 4, 3)
+Quick = Annotated[bool, typer.Option("--quick", help="Leave out the layer of the 7B's shape, which takes up to a minute.")]
 FITS = {"fits": "fits", "tight": "barely fits, and will be slow", "no": "does not fit"}
 
 
@@ -25,14 +27,17 @@ app = typer.Typer()
 
 
 @app.command(cls=Command, epilog=examples("diffucode doctor", "diffucode doctor --json | jq .self_test"))
-def doctor(as_json: Json = False, quiet: Quiet = False) -> int:
+def doctor(model: Model = None, quick: Quick = False, as_json: Json = False, quiet: Quiet = False) -> int:
     """Check this machine.
 
     Prints versions, whether the 7B fits into memory at each bit width, and whether it is in the Hub's cache. A self-test then
-    computes recorded results of the bundled model again, in each precision. If one is wrong, the exit code is 1.
+    computes recorded results of the bundled model again, in each precision, and a layer of the 7B's shape. If one is wrong,
+    the exit code is 1. With --json it prints what a report of a problem needs.
     """
     from ..bench.ceilings import ceilings_of
     from ..bench.chip import read_card
+    from ..bench.environment import environment, weights_of
+    from ..loading import DEFAULT_MODEL
 
     card = read_card()
     known = ceilings_of(card.chip, card.gpu_cores) if card.backend == "Metal" else None
@@ -42,13 +47,15 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> int:
         "ceilings": asdict(known) if known else None,
         "memory": _memory(card.memory_bytes),
         "hub_cache": _hub_cache(),
+        "environment": environment(),
+        "checkpoint": weights_of(model or DEFAULT_MODEL),
     }
     if not as_json:
         put(f"{'versions':10} " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()))
         put("\n".join([*card.lines(), *(known.lines() if known else ["ceilings   not in the table: diffucode bench card"])]))
         _print_memory(report["memory"])
         _print_cache(report["hub_cache"])
-    checks = _self_test(quiet=as_json)
+    checks = _self_test(quick=quick, quiet=as_json)
     if as_json:
         put(json.dumps({**report, "self_test": [check.to_dict() for check in checks]}))
     for warning in card.warnings:
@@ -114,18 +121,20 @@ def _print_cache(cache: dict[str, Any]) -> None:
     put(f"{'Hub cache':10} {cache['model']}: {found}; {format_bytes(cache['free_bytes'])} free in {cache['folder']}")
 
 
-def _self_test(*, quiet: bool) -> "list[Check]":
+def _self_test(*, quick: bool, quiet: bool) -> "list[Check]":
     """Run the checks, and print each result when it is there unless `quiet`."""
     import mlx.core as mx
 
+    from ..bench.layer_test import layer_test
     from ..bench.self_test import self_test
     from .progress import waiting
 
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     if not quiet:
         fewer = "" if on_gpu else "; fewer checks than on a GPU, where 16 bits are fast"
-        put(f"{'self-test':10} the bundled model on this machine's {'GPU' if on_gpu else 'CPU'}{fewer}:", flush=True)
-    checks, tests = list[Any](), self_test()
+        what = "the bundled model" if quick else "the bundled model and a layer of the 7B"
+        put(f"{'self-test':10} {what} on this machine's {'GPU' if on_gpu else 'CPU'}{fewer}:", flush=True)
+    checks, tests = list[Any](), chain(self_test(), () if quick else layer_test())
     while True:
         with waiting("computing"):
             check = next(tests, None)

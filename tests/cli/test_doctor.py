@@ -10,7 +10,7 @@ from .command import diffucode, environment
 
 
 def test_doctor_says_what_this_machine_is_and_that_it_is_right(tmp_path):
-    done = diffucode("doctor", env={"HF_HOME": str(tmp_path)})
+    done = diffucode("doctor", "--quick", env={"HF_HOME": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("versions   python 3.")
@@ -33,7 +33,9 @@ def test_doctor_says_what_this_machine_is_and_that_it_is_right(tmp_path):
 def doctor_with(patch, *args, env=None):
     """`diffucode doctor ARGS` in a process whose self-test has been tampered with."""
     script = "import sys\nfrom types import SimpleNamespace\nimport mlx_diffucoder.bench.self_test as checks\n"
-    script += f"{patch}\nsys.argv = ['diffucode', 'doctor', *{list(args)!r}]\nfrom mlx_diffucoder.cli import main\nmain()\n"
+    script += (
+        f"{patch}\nsys.argv = ['diffucode', 'doctor', '--quick', *{list(args)!r}]\nfrom mlx_diffucoder.cli import main\nmain()\n"
+    )
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(**(env or {})))
 
 
@@ -74,3 +76,16 @@ def test_the_report_as_json_holds_what_a_script_would_ask(tmp_path):
     assert sizes[16] == (15_231_233_024, 16_754_356_326)
     assert {row["fits"] for row in said["memory"]["7b"]} <= {"fits", "tight", "no"}
     assert said["self_test"][0]["right"] is True
+    assert str(snapshot / "config.json") in said["checkpoint"]["problem"]
+
+
+def test_the_report_as_json_is_what_an_issue_needs():
+    done = doctor_with(RIGHT, "--json", "-m", "pocket", env={"MLX_METAL_GPU_ARCH": "applegpu_g13g"})
+    said = json.loads(done.stdout)
+    assert said["checkpoint"] == {"name": "pocket", "bits": [], "modes": [], "scales": [], "types": ["float16"]}
+    found = said["environment"]
+    assert found["wheels"]["mlx"]["version"] == said["versions"]["mlx"]
+    assert found["wheels"]["mlx"]["tags"]
+    assert found["device_info"]["architecture"]
+    assert found["variables"] == {"MLX_METAL_GPU_ARCH": "applegpu_g13g"}
+    assert {"macos", "wired_limit_mb", "swap", "free_bytes", "default_device"} < found.keys()
