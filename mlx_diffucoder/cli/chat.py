@@ -11,7 +11,7 @@ from ..chat import Chat
 from ..config import PRESETS, GenerationConfig
 from ..errors import ChatError, ConfigError, DiffucoderError, did_you_mean
 from . import options
-from .chat_input import BLOCK, Input, Message, open_input
+from .chat_input import BLOCK, Message, open_input
 from .command import Command, examples
 from .output import note, put, put_json
 from .run import Run
@@ -116,7 +116,7 @@ class Conversation:
             "bye": SlashCommand("", "leave", self._bye),
         }
         words: dict[str, Sequence[str] | None] = {"NAME": list(PRESETS), "FILE": None}
-        self.input: Input = open_input({f"/{name}": words.get(one.takes, ()) for name, one in self.commands.items()})
+        self.input = open_input({f"/{name}": words.get(one.takes, ()) for name, one in self.commands.items()})
 
     def run(self) -> int:
         """Talk until the end of the input. Returns the exit code."""

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ChatError, PromptError
 from .output import note
+from .terminal import can_draw
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -30,35 +31,14 @@ class Message(NamedTuple):
     block: bool
 
 
-class Input(Protocol):
-    """Where messages come from.
-
-    Attributes:
-        typed: whether a person types them at a terminal.
-        empty: whether nothing was typed yet when Ctrl-C came.
-    """
-
-    typed: bool
-    empty: bool
-
-    def read(self) -> Message:
-        """The next message.
-
-        Raises:
-            EOFError: the input has ended.
-            PromptError: it is not valid text.
-            ChatError: the input ended inside a block.
-        """
-
-
-def open_input(completions: Mapping[str, Sequence[str] | None]) -> Input:
+def open_input(completions: Mapping[str, Sequence[str] | None]) -> "PlainInput | EditedInput":
     """The input that suits this terminal, or stdin as it is.
 
     Args:
         completions: for each command, `/save` for example, what it takes: words to choose from, or None for a file.
     """
     typed = sys.stdin is not None and sys.stdin.isatty()
-    if typed and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", ""):
+    if typed and can_draw(sys.stdout):
         return EditedInput(completions)
     return PlainInput(typed)
 
@@ -68,12 +48,23 @@ class PlainInput:
 
     A message is a line; or lines of which all but the last end with a backslash; or a block: everything between
     three quotes and the next three.
+
+    Attributes:
+        typed: whether a person types them at a terminal.
+        empty: whether nothing was typed yet when Ctrl-C came.
     """
 
     def __init__(self, typed: bool):
         self.typed, self.empty = typed, True
 
     def read(self) -> Message:
+        """The next message.
+
+        Raises:
+            EOFError: the input has ended.
+            PromptError: it is not valid text.
+            ChatError: the input ended inside a block.
+        """
         line = self._line(PROMPT)
         if line is None:
             raise EOFError
@@ -124,6 +115,7 @@ class EditedInput:
         self._session = _session(completions, open_history())
 
     def read(self) -> Message:
+        """As `PlainInput.read`; a block that is not closed cannot be sent."""
         try:
             text = self._session.prompt()
         except KeyboardInterrupt:
