@@ -100,7 +100,7 @@ class Calibrator:
         self._rest = sum(value.nbytes for _, value in weights) - sum(layer.sizes[None] for layer in self.layers)
         self._texts = len(texts)
         # Canvases of equal length share a batch.
-        ordered = sorted(texts, key=lambda text: len(text.prompt) + len(text.answer))
+        ordered = sorted(texts, key=len)
         canvases = masked_canvases(ordered, tokenizer.mask_id)
         self._probe = Probe(self._open, canvases, forbidden_ids(tokenizer, model.config.vocab_size), self._advance)
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .errors import CheckpointError, DiffucoderError, TaskError, did_you_mean
 from .tasks import read_rows, task_of, text_in
 from .tokenizer import Tokenizer
@@ -41,13 +44,22 @@ class Sample:
         return characters // tokenizer.longest_token
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Text:
-    """The ids of a sample. The prompt has at least one id and is never masked; the answer ends with its end token."""
+    """The ids of a sample, int32 arrays.
+
+    Attributes:
+        where: file and line.
+        prompt: never masked; at least one id.
+        answer: includes its end token, if the tokenizer has one.
+    """
 
     where: str
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
+    prompt: NDArray[np.int32]
+    answer: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
 
 
 def read_samples(path: Path, limit: int | None = None) -> list[Sample]:
@@ -108,7 +120,7 @@ def _encoded(sample: Sample, tokenizer: Tokenizer, context: int) -> Text:
         raise TaskError(f"{sample.where}: is a single token; give at least two")
     if (length := len(prompt) + len(answer)) > context:
         raise _too_long(sample.where, str(length), context)
-    return Text(sample.where, tuple(prompt), tuple(answer))
+    return Text(sample.where, np.array(prompt, dtype=np.int32), np.array(answer, dtype=np.int32))
 
 
 def _too_long(where: str, length: str, context: int) -> TaskError:

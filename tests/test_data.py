@@ -39,7 +39,7 @@ def test_every_kind_of_row_is_read(tmp_path, pocket):
     ]
     asked, chat, plain, *_ = encode_samples(samples, tokenizer, 2048)
     assert list(asked.prompt) == tokenizer.encode_chat("Say hi.")
-    assert (asked.prompt, asked.answer) == (chat.prompt, chat.answer)
+    assert [asked.prompt.tolist(), asked.answer.tolist()] == [chat.prompt.tolist(), chat.answer.tolist()]
     im_end, endoftext = tokenizer.encode("<|im_end|>") + tokenizer.encode("<|endoftext|>")
     assert list(asked.answer) == [*tokenizer.encode("hi"), im_end]
     assert [*plain.prompt, *plain.answer] == [*tokenizer.encode("hi there"), endoftext]

@@ -62,7 +62,7 @@ def masked_canvases(
 
 
 def _masked(index: int, text: Text, ratio: float, chosen: NDArray[np.int64], mask_id: int) -> Masked:
-    tokens = np.array([*text.prompt, *text.answer], dtype=np.int32)
+    tokens = np.concatenate([text.prompt, text.answer], dtype=np.int32)
     positions = (len(text.prompt) + chosen).astype(np.int32)
     targets = tokens[positions]
     tokens[positions] = mask_id

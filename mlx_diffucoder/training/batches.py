@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data import Text
 from ..tokenizer import Tokenizer
-from .data import Example
 from .objective import Noised, draw_masks, mask_from, timesteps
 from .settings import TrainSettings
 
@@ -58,7 +58,7 @@ Row = tuple[NDArray[np.int32], NDArray[np.bool_], int]
 class Batches:
     """The endless sequence of a run's batches, addressed by number."""
 
-    def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, settings: TrainSettings):
+    def __init__(self, examples: Sequence[Text], tokenizer: Tokenizer, settings: TrainSettings):
         self._examples, self._settings = examples, settings
         self._mask_id, self._pad_id = tokenizer.mask_id, tokenizer.pad_id
         self._end_id = tokenizer.end_id(chat=False)
@@ -132,7 +132,7 @@ class Batches:
         length = longest * (most / longest) ** share
         return min(most, -(-int(length) // MULTIPLE) * MULTIPLE)
 
-    def _row(self, rng: np.random.Generator, example: Example, length: int, causal: bool) -> Row:
+    def _row(self, rng: np.random.Generator, example: Text, length: int, causal: bool) -> Row:
         if rng.random() < self._settings.infill and len(example.answer) > 2 and not causal:
             return self._with_holes(rng, example, length)
         tokens = np.full(length, self._pad_id, dtype=np.int32)
@@ -141,7 +141,7 @@ class Batches:
         learnt = (places >= len(example.prompt)) & (places < (len(example) if causal else length))
         return tokens, learnt, len(example.answer)
 
-    def _with_holes(self, rng: np.random.Generator, example: Example, length: int) -> Row:
+    def _with_holes(self, rng: np.random.Generator, example: Text, length: int) -> Row:
         text, end = example.answer[:-1], example.answer[-1:]
         asked = len(example.prompt) == 1 or rng.random() >= NO_PROMPT
         if not asked and self._end_id is not None:

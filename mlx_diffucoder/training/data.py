@@ -4,10 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..data import encode_samples, samples_in
+from ..data import Text, encode_samples, samples_in
 from ..errors import TrainError
 from ..tokenizer import Tokenizer
 
@@ -15,29 +12,11 @@ MOST_TOKENS = 2**30  # per text; whether all fit is checked later
 REPORTED_TOGETHER = 100  # texts
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Example:
-    """A text in ids: int32 arrays.
-
-    Attributes:
-        where: file and line.
-        prompt: never masked; at least one id.
-        answer: includes its end token, if the tokenizer has one.
-    """
-
-    where: str
-    prompt: NDArray[np.int32]
-    answer: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.answer)
-
-
 @dataclass(frozen=True, eq=False)
 class Examples:
     """The examples of a file that fit, and the number of those that do not."""
 
-    kept: list[Example]
+    kept: list[Text]
     skipped: int
 
     @property
@@ -57,16 +36,16 @@ def read_examples(
         TaskError: the file cannot be read or is empty, or a line is not a text; the message names the line.
         TrainError: texts are longer than `max_length` and `skip_long` is not set, or no text is left.
     """
-    kept, skipped, longest = list[Example](), 0, (0, "", "")
+    kept, skipped, longest = list[Text](), 0, (0, "", "")
     for number, sample in enumerate(samples_in(path), start=1):
         if number % REPORTED_TOGETHER == 0:
             advance(REPORTED_TOGETHER)
         length, about = sample.least_tokens(tokenizer), "at least "
         if length <= max_length:
             (text,) = encode_samples([sample], tokenizer, MOST_TOKENS)
-            length, about = len(text.prompt) + len(text.answer), ""
+            length, about = len(text), ""
         if length <= max_length:
-            kept.append(Example(text.where, np.array(text.prompt, dtype=np.int32), np.array(text.answer, dtype=np.int32)))
+            kept.append(text)
         else:
             skipped += 1
             longest = max(longest, (length, f"{about}{length}", sample.where), key=lambda one: one[0])

@@ -9,12 +9,13 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..data import Text
 from ..formatting import format_bytes
 from ..memory import memory_size
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from .batches import Batches, batches_per_epoch
-from .data import Example, Examples, read_examples
+from .data import Examples, read_examples
 from .learners import Learner
 from .memory import Memory, memory_to_train
 from .objective import loss
@@ -146,7 +147,7 @@ def supervised_job(learner: Learner, settings: TrainSettings, data: Data, *, gra
     )
 
 
-def _validation(examples: Sequence[Example], learner: Learner, settings: TrainSettings) -> Evaluate:
+def _validation(examples: Sequence[Text], learner: Learner, settings: TrainSettings) -> Evaluate:
     """The loss over all validation examples, with the same canvases and masks each time."""
     settings = replace(settings, smoothing=0.0)  # so that losses of runs are comparable
     if settings.objective == "mixed":  # the model is used by masked diffusion
@@ -160,7 +161,7 @@ def _validation(examples: Sequence[Example], learner: Learner, settings: TrainSe
     return evaluate
 
 
-def _bytes_of(example: Example) -> bytes:
+def _bytes_of(example: Text) -> bytes:
     sizes = f"{len(example.prompt)} {len(example.answer)} "
     return sizes.encode() + example.prompt.tobytes() + example.answer.tobytes()
 

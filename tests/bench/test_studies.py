@@ -20,11 +20,10 @@ from mlx_diffucoder import DiffusionModel, GenerationConfig, ModelConfig, genera
 from mlx_diffucoder.checkpoint import read_headers
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.convert import ConvertConfig, convert
-from mlx_diffucoder.data import HELD_OUT
+from mlx_diffucoder.data import HELD_OUT, Text
 from mlx_diffucoder.infilling.fill import Filled
 from mlx_diffucoder.tasks import Task, read_tasks
 from mlx_diffucoder.training.batches import Batches
-from mlx_diffucoder.training.data import Example
 from mlx_diffucoder.training.settings import TrainSettings
 
 from ..conftest import DATA
@@ -226,7 +225,7 @@ def test_the_gradients_noise_is_measured_for_each_way_to_draw_batches(tmp_path):
 
 def test_batches_that_are_all_the_same_have_no_noise_and_others_do(dream_b):
     model, tokenizer = dream_b
-    examples = [Example("", np.arange(5, 9), np.arange(9, 9 + count)) for count in range(4, 12)]
+    examples = [Text("", np.arange(5, 9), np.arange(9, 9 + count)) for count in range(4, 12)]
     drawn = Batches(examples, tokenizer, TrainSettings(steps=1, batch_size=2, max_length=32))
 
     class Same:
