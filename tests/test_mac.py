@@ -82,7 +82,7 @@ CONFIG = GenerationConfig(max_tokens=4, raw=True)
 
 def answers(model, tokenizer):
     yield lambda: generate(model, tokenizer, "def f(a):", CONFIG)
-    yield lambda: infill(model, tokenizer, "def f(a):\n    return ", "\n", CONFIG)
+    yield lambda: infill(model, tokenizer, "def f(a):\n    return ", "\n", GenerationConfig(max_tokens=1, raw=True))
 
 
 @pytest.mark.parametrize("which", [0, 1])
