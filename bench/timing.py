@@ -49,16 +49,11 @@ def spread_text(numbers: Mapping[str, float], middle: str = "median", factor: fl
     return f"{value:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
-def timings(work: Callable[[], Any], trials: int, delay: float = 0.0) -> Timing:
-    """Time `work`, which must wait for its result, after one run that does not count.
-
-    Args:
-        delay: seconds of rest before each trial, for a machine that slows down when it is hot.
-    """
+def timings(work: Callable[[], Any], trials: int) -> Timing:
+    """Time `work`, which must wait for its result, after one run that does not count."""
     work()
     seconds = []
     for _ in range(trials):
-        time.sleep(delay)
         start = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - start)

@@ -89,8 +89,9 @@ def check_output(path: Path, mark: str, what: str, *, flag: str, error: type[Dif
         raise error(f"{flag} {path}: cannot be written (permission denied); name another file")
 
 
-def _ends(path: Path, count: int = 2**16) -> bytes:
+def _ends(path: Path) -> bytes:
     """The first bytes of a file and the last."""
+    count = 2**16
     with path.open("rb") as file:
         start = file.read(count)
         file.seek(max(0, path.stat().st_size - count))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
+ENDS = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # quantiles: the ends of a 95 % interval
 SEED = 0  # the same results always give the same interval
 
 
@@ -28,8 +29,8 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     return float(1.0 - np.prod(1.0 - k / np.arange(samples - passed + 1, samples + 1)))
 
 
-def confidence_interval(scores: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of `scores` (one a task), over the choice of tasks.
+def confidence_interval(scores: Sequence[float]) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean of `scores` (one a task), over the choice of tasks.
 
     It does not cover the randomness of sampling within a task. Where all scores are the same it has no width, but
     that is not certainty: 20 of 20 does not show a pass rate of 1.
@@ -43,12 +44,12 @@ def confidence_interval(scores: Sequence[float], level: float = 0.95) -> tuple[f
     rng = np.random.default_rng(SEED)
     # One resample at a time: 10,000 of a large benchmark at once would be hundreds of megabytes.
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, ENDS)
     return float(low), float(high)
 
 
-def ratio_intervals(above: NDArray[np.float64], below: NDArray[np.float64], level: float = 0.95) -> list[tuple[float, float]]:
-    """The percentile bootstrap intervals of ratios of sums, over the choice of the rows.
+def ratio_intervals(above: NDArray[np.float64], below: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """The 95 % percentile bootstrap intervals of ratios of sums, over the choice of the rows.
 
     Args:
         above, below: `[rows, measures]`; a measure is `above.sum(0) / below.sum(0)`. A row with 0 in both does not
@@ -67,7 +68,7 @@ def ratio_intervals(above: NDArray[np.float64], below: NDArray[np.float64], leve
             drawn.append((counts @ above) / (counts @ below))
     every = np.concatenate(drawn)
     found = [values[np.isfinite(values)] for values in every.T]  # a resample may miss the few rows that count
-    quantiles = [np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan) for values in found]
+    quantiles = [np.quantile(values, ENDS) if len(values) else (np.nan, np.nan) for values in found]
     return [(float(low), float(high)) for low, high in quantiles]
 
 
