@@ -1,0 +1,81 @@
+"""What a GPU computes is what the CPU computes. Skipped where MLX has no GPU; the continuous integration has one on macOS."""
+
+from contextlib import contextmanager
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_diffucoder import GenerationConfig, generate, load
+
+pytestmark = pytest.mark.skipif(mx.default_device().type != mx.DeviceType.gpu, reason="MLX has no GPU here")
+
+PROMPTS = [
+    "Write a function f(nums) that returns the sum of the squares of the even numbers in nums.",
+    "Implement process(k): return whether k is a prime number.",
+    "Write a function solve that returns the sum of the digits of n. The argument is n.",
+]
+ALLOWED = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 1e-1}
+"""The largest differences of logits, as a share of the largest; float32 with a margin for TF32."""
+
+
+@contextmanager
+def computing_on(device):
+    before = mx.default_device()
+    mx.set_default_device(device)
+    try:
+        yield
+    finally:
+        mx.synchronize()
+        mx.set_default_device(before)
+
+
+def on_both(work):
+    """What `work` returns on the GPU and on the CPU."""
+    found = []
+    for device in (mx.Device(mx.gpu), mx.Device(mx.cpu)):
+        with computing_on(device):
+            found.append(work())
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 8, 9, 13, 24, 32, 33, 64])
+@pytest.mark.parametrize("dtype", list(ALLOWED))
+def test_logits_are_the_cpus(dtype, rows):
+    def logits():
+        model, _ = load("pocket", dtype=dtype)
+        tokens = mx.array(np.random.default_rng(rows).integers(0, 750, (1, rows)))
+        return np.array(model(tokens).astype(mx.float32))
+
+    gpu, cpu = on_both(logits)
+    assert np.abs(gpu - cpu).max() <= ALLOWED[dtype] * np.abs(cpu).max()
+
+
+@pytest.mark.parametrize("rows", [5, 8, 32])
+@pytest.mark.parametrize("dtype", list(ALLOWED))
+def test_a_forward_with_a_cache_is_the_cpus(dtype, rows):
+    def hidden():
+        model, _ = load("pocket", dtype=dtype)
+        tokens = mx.array(np.random.default_rng(rows).integers(0, 750, (1, 64)))
+        at, attended = mx.arange(64)[None], mx.ones((1, 1, 1, 64), dtype=mx.bool_)
+        _, cache = model.window(tokens, at, attended, at, [])
+        out, _ = model.window(tokens[:, -rows:], at[:, -rows:], attended, at[:, -rows:], cache)
+        return np.array(model.logits(out).astype(mx.float32))
+
+    gpu, cpu = on_both(hidden)
+    assert np.abs(gpu - cpu).max() <= ALLOWED[dtype] * np.abs(cpu).max()
+
+
+@pytest.mark.parametrize("preset", ["balanced", "fast", "exact"])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_the_bundled_models_texts_are_the_cpus(preset, prompt):
+    config = GenerationConfig.preset(preset, max_tokens=64, seed=0)
+    gpu, cpu = on_both(lambda: generate(*load("pocket", dtype="float32"), prompt, config))
+    assert gpu == cpu
+
+
+@pytest.mark.parametrize("dtype", list(ALLOWED))
+def test_an_answer_in_each_type_is_finite_and_ends(dtype):
+    model, tokenizer = load("pocket", dtype=dtype)
+    config = GenerationConfig.preset("balanced", max_tokens=64, seed=0)
+    assert "def" in generate(model, tokenizer, PROMPTS[0], config)
