@@ -121,10 +121,10 @@ def local_hub(repo, folder, **options):
 
 
 @contextmanager
-def receiving_hub(repo, *, refuse=None):
+def receiving_hub(repo, *, refuse=None, hang=None):
     """A Hub that takes files for `repo`; yields its endpoint, what was asked of it, and the files it got.
 
-    `refuse` is the end of a path that is answered with 403.
+    `refuse` is the end of a path that is answered with 403, `hang` of one that is not answered.
     """
     asked, files = [], {}
 
@@ -134,6 +134,8 @@ def receiving_hub(repo, *, refuse=None):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             asked.append(path)
             here = f"http://{self.headers['Host']}/{repo}"
+            if hang and path.endswith(hang):
+                time.sleep(600)
             if refuse and path.endswith(refuse):
                 return self.answer({}, 403)
             if path == "/api/whoami-v2":

@@ -31,7 +31,7 @@ def served(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
@@ -76,7 +76,7 @@ def test_trouble_that_passes_is_not_seen(served, fault):
 
 
 LASTING = [
-    ("hang", "/api/models", None, "the list of files: no answer from http.* within 1 s"),
+    ("hang", "/api/models", None, "the list of files: no answer from http.* within 2 s"),
     ("hang", "config.json", None, "config.json: no answer"),
     ("hang", "00001", None, "00001-of-00002.safetensors: no answer"),
     ("stall", "00001", None, "00001-of-00002.safetensors: no answer"),

@@ -1,6 +1,8 @@
 """The `diffucode` command: one file for each command. Nothing slow is imported before a command runs."""
 
+import os
 import sys
+import threading
 from typing import NoReturn
 
 
@@ -15,6 +17,8 @@ def main() -> NoReturn:
         code = run()
     except KeyboardInterrupt:
         code = 130
+    if code >= 128 and threading.active_count() > 1:  # stopped while the Hub's client waits for an answer, perhaps for ever
+        os._exit(code)
     sys.exit(code)
 
 

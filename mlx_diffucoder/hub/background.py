@@ -1,15 +1,14 @@
 """Requests run in threads that the program never waits for.
 
 A request can hang where Python cannot stop it (a name that is looked up, a lock, the Rust code of Xet). So the main thread
-waits only for news of it: Ctrl-C and SIGTERM end it at once, and daemon threads do not keep a program from ending. What had
-arrived stays on the disk, and the kernel releases the locks.
+waits only for news of it: Ctrl-C and SIGTERM end it at once. What had arrived stays on the disk, and the kernel releases the
+locks.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import HubError
@@ -36,7 +35,7 @@ def in_background(
         Exception: what one of the works raises.
     """
     news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+    numbers = iter(range(len(works)))  # one for all threads
     results, left = [None] * len(works), threading.Event()
 
     def tell(**event: Any) -> None:
@@ -46,39 +45,27 @@ def in_background(
 
     def work() -> None:
         error = None
-        with suppress(queue.Empty):
-            while error is None:
-                number = todo.get_nowait()
-                try:
-                    results[number] = works[number](tell)
-                except (Exception, SystemExit) as raised:
-                    error = raised
+        try:
+            for number in numbers:
+                results[number] = works[number](tell)
+        except (Exception, SystemExit) as raised:
+            error = raised
         news.put({"ended": error})
 
-    for number in range(len(works)):
-        todo.put(number)
     running = min(THREADS, len(works))
     for _ in range(running):
         threading.Thread(target=work, daemon=True).start()
+    end = time.monotonic() + limit
     try:
-        for event in _until_ended(news, running, limit):
+        while running:
+            event = news.get(timeout=max(0.0, end - time.monotonic()))
+            end = max(end, time.monotonic() + limit + event.get("wait", 0))
+            if error := event.get("ended"):
+                raise error
+            running -= "ended" in event
             on_event(event)
     except queue.Empty:
         raise HubError(f"{what}: nothing was heard for {limit:g} s; check the network, and run the same command again") from None
     finally:
         left.set()
     return results
-
-
-def _until_ended(news: "queue.SimpleQueue[dict[str, Any]]", running: int, limit: float) -> Iterator[dict[str, Any]]:
-    """The events of threads until all have ended. Raises what one raised, and `queue.Empty` after a silence."""
-    end = time.monotonic() + limit
-    while running:
-        event = news.get(timeout=max(0.0, end - time.monotonic()))
-        end = max(end, time.monotonic() + limit + event.get("wait", 0))
-        if "ended" not in event:
-            yield event
-        elif event["ended"] is not None:
-            raise event["ended"]
-        else:
-            running -= 1

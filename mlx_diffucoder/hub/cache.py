@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from ..files import write_atomically
+from ..files import json_object, write_atomically
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -41,25 +41,20 @@ class CachedRepo:
 
     @property
     def folder(self) -> Path:
-        return self.root / self._name
-
-    @property
-    def _name(self) -> str:
-        return "models--" + self.repo.replace("/", "--")
+        return self.root / f"models--{self.repo.replace('/', '--')}"
 
     def commit_of(self, revision: str) -> str | None:
         """The commit that a branch, a tag or a commit was when it was last fetched, or None."""
-        if COMMIT.fullmatch(revision):
-            return revision
-        with contextlib.suppress(OSError, ValueError):
-            commit = (self.folder / "refs" / revision).read_text().strip()
-            return commit if COMMIT.fullmatch(commit) else None
-        return None
+        commit = revision
+        if not COMMIT.fullmatch(revision):
+            with contextlib.suppress(OSError, ValueError):
+                commit = (self.folder / "refs" / revision).read_text().strip()
+        return commit if COMMIT.fullmatch(commit) else None
 
     def remember(self, revision: str, commit: str) -> None:
         """Write which commit a branch or a tag is."""
         path = self.folder / "refs" / revision
-        if not COMMIT.fullmatch(revision) and self.commit_of(revision) != commit:
+        if self.commit_of(revision) != commit:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, commit)
 
@@ -73,7 +68,7 @@ class CachedRepo:
 
     def partial(self, key: str) -> Path:
         """What has arrived of a blob."""
-        return self.folder / "blobs" / (key + INCOMPLETE)
+        return self.blob(key + INCOMPLETE)
 
     def place(self, key: str, commit: str, name: str) -> None:
         """Make a blob a file of a commit: a relative link, or the file itself where there are no links."""
@@ -89,36 +84,27 @@ class CachedRepo:
 
     @contextlib.contextmanager
     def locked(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
-        """Hold the lock of a blob. The kernel releases it when the process ends, however it ends.
+        """Hold the lock of a blob, and yield whether it is held. The kernel releases it when the process ends, however it ends.
 
         Args:
             waiting: called twice a second while another process holds it; None gives up at once.
-
-        Yields:
-            Whether the lock is held.
         """
-        path = self.root / ".locks" / self._name / f"{key}.lock"
+        path = self.root / ".locks" / self.folder.name / f"{key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            held = _lock(handle)
-            while not held and waiting is not None:
+        with path.open("a") as file:
+            while not (held := _lock(file)) and waiting is not None:
                 waiting()
                 time.sleep(0.5)
-                held = _lock(handle)
             yield held
-        finally:
-            os.close(handle)
 
     def clean(self, keep: set[str]) -> None:
         """Remove what ended downloads left, except those of the hashes in `keep`. Running ones hold their lock."""
         for path in (self.folder / "blobs").glob("*" + INCOMPLETE):
             key = path.name.split(".")[0]
-            if path == self.partial(key) and key in keep:
-                continue
-            with contextlib.suppress(OSError), self.locked(key) as held:
-                if held:
-                    path.unlink()
+            if path != self.partial(key) or key not in keep:
+                with contextlib.suppress(OSError), self.locked(key) as held:
+                    if held:
+                        path.unlink()
 
     def damaged(self, files: list[Path], tell: Callable[[str, int, int], None] | None = None) -> list[Path]:
         """Those of a snapshot's files that do not hold what their hash says. A file is hashed when it is new or changed.
@@ -128,7 +114,7 @@ class CachedRepo:
         """
         known = self._checked()
         new = [file for file in files if known.get(key_of(file)) != stamp(file)]
-        total, done, bad = sum(file.stat().st_size for file in new), 0, list[Path]()
+        total, done, good = sum(file.stat().st_size for file in new), 0, list[Path]()
 
         def read(count: int) -> None:
             nonlocal done
@@ -136,15 +122,13 @@ class CachedRepo:
             if tell is not None:
                 tell(f"checking {file.name}", done, total)
 
-        good = []
         for file in new:
             key = key_of(file)
-            if not matches(file, key, read) and (len(key) == 64 or key in known or not _plausible(file)):
-                bad.append(file)
-            else:
+            # Servers other than the Hub name small files by hashes of their own.
+            if matches(file, key, read) or (len(key) != 64 and key not in known and _is_readable(file)):
                 good.append(file)
         self.trust(good)
-        return bad
+        return [file for file in new if file not in good]
 
     def trust(self, files: list[Path]) -> None:
         """Note that files hold what they should, as they are now."""
@@ -159,28 +143,24 @@ class CachedRepo:
             path.unlink(missing_ok=True)
 
     def _checked(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads((self.folder / CHECKED).read_text())
-            return known if isinstance(known, dict) else {}
+        with contextlib.suppress(OSError):
+            return json_object((self.folder / CHECKED).read_bytes()) or {}
         return {}
 
 
-def matches(file: Path, key: str, read: Callable[[int], None] | None = None) -> bool:
+def matches(file: Path, key: str, read: Callable[[int], None]) -> bool:
     """Whether a file has the hash `key`: SHA-256 in 64 digits, git's hash of a blob in 40. Other keys match nothing.
 
     Args:
         read: called with the number of bytes after each part.
     """
-    if not HASH.fullmatch(key):
-        return False
-    digest = hashlib.sha256() if len(key) == 64 else hashlib.sha1(usedforsecurity=False)
+    digest = hashlib.sha256()
     if len(key) == 40:
-        digest.update(b"blob %d\0" % file.stat().st_size)
+        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
     with file.open("rb") as stream:
-        while part := stream.read(CHUNK):
+        while HASH.fullmatch(key) and (part := stream.read(CHUNK)):
             digest.update(part)
-            if read is not None:
-                read(len(part))
+            read(len(part))
     return digest.hexdigest() == key
 
 
@@ -195,21 +175,16 @@ def stamp(file: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _plausible(file: Path) -> bool:
-    """Whether a small file can be read. Servers other than the Hub name small files by hashes of their own."""
-    if file.suffix != ".json":
-        return file.stat().st_size > 0
-    try:
-        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict | list)
-    except (OSError, ValueError, RecursionError):
-        return False
+def _is_readable(file: Path) -> bool:
+    """Whether a small file can be what it should."""
+    return file.stat().st_size > 0 if file.suffix != ".json" else json_object(file.read_bytes()) is not None
 
 
-def _lock(handle: int) -> bool:
+def _lock(file: TextIO) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks: the client goes on, too
-        return True
+        pass
+    return True

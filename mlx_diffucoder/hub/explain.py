@@ -4,7 +4,7 @@ The client's HTTP library is another one in each of its major versions, so its e
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -14,8 +14,6 @@ from ..errors import DiffucoderError, HubError
 NO_DOWNLOAD = "check the network and the disk, name a folder, or use -m pocket, which is never downloaded"
 PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Status codes that another try may not see."""
-LONGEST_WAIT = 120
-"""Seconds that are waited when the Hub asks to; a longer wait is left to the user."""
 
 
 class WrongSize(ConnectionError):
@@ -52,14 +50,13 @@ def status_of(error: BaseException) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def headers_of(error: BaseException) -> Mapping[str, str]:
-    """The headers of that answer."""
-    return getattr(getattr(error, "response", None), "headers", None) or {}
+def _header(error: BaseException, name: str) -> str:
+    return (getattr(getattr(error, "response", None), "headers", None) or {}).get(name) or ""
 
 
 def wait_of(error: BaseException) -> float | None:
     """The seconds that the Hub asks to wait (`Retry-After`), or None."""
-    value = str(headers_of(error).get("Retry-After") or "").strip()
+    value = _header(error, "Retry-After").strip()
     return float(value) if value.isascii() and value.isdecimal() and len(value) < 9 else None
 
 
@@ -74,32 +71,16 @@ def passes(error: BaseException) -> bool:
 
 def timed_out(error: BaseException) -> bool:
     """Whether nobody answered in time."""
-    return is_a(error, "TimeoutException") or isinstance(error, TimeoutError)
+    return is_a(error, "TimeoutException", "TimeoutError")
 
 
-def host_of(error: BaseException) -> str:
+def _host_of(error: BaseException) -> str:
     """The address that a request went to."""
     try:
         url: Any = error.request.url  # type: ignore[attr-defined]
-        return f"{url.scheme}://{url.netloc.decode() if isinstance(url.netloc, bytes) else url.netloc}"
-    except (AttributeError, RuntimeError, ValueError):
+        return f"{url.scheme}://{url.netloc.decode()}"
+    except (AttributeError, RuntimeError):
         return str(constants().ENDPOINT)
-
-
-def token_source() -> str | None:
-    """Where the user's token comes from, or None without one."""
-    from huggingface_hub import get_token
-
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if os.environ.get(name, "").strip():
-            return name
-    return "the token of `hf auth login`" if get_token() else None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or the name of its class."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
 
 
 @contextmanager
@@ -126,59 +107,57 @@ def hub_error(
     Args:
         what: what was asked for, such as a file's name.
         timeout: the seconds that were waited for it.
-        done: the participle of what is attempted with `repo`.
-        advice: what to do where the reason is not known.
+        done, advice: as for `hub_errors`.
     """
     if isinstance(error, HubError):
         return error
     gone, unknown = (is_a(error, f"{what}NotFoundError") for what in ("Revision", "Repository"))
     kind = NoRevision if gone else NotOnHub if unknown and not is_a(error, "GatedRepoError") else HubError
-    return kind(_explain(error, repo, what, timeout, done, advice))
+    about = f"{repo}: {what}: " if what else f"{repo}: "
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return kind(_explain(error, repo, about, lines[0], timeout) or f"{about}cannot be {done} ({lines[0]}); {advice}")
 
 
-def _explain(error: Exception, repo: str, what: str, timeout: float, done: str, advice: str) -> str:
-    status, about = status_of(error), f"{repo}: {what}: " if what else f"{repo}: "
+def _explain(error: Exception, repo: str, about: str, said: str, timeout: float) -> str | None:
+    status, host = status_of(error), _host_of(error)
     if is_a(error, "LocalTokenNotFoundError"):
         return f"{repo}: you are not logged in to the Hub; run `hf auth login` first"
-    if is_a(error, "OfflineModeIsEnabled"):
-        return f"{repo}: cannot be {done} while HF_HUB_OFFLINE is set; unset it, or use -m pocket"
-    if is_a(error, "HFValidationError"):
-        return f"{repo}: not a valid Hub id ({first_line(error)})"
     if status in (401, 403) or is_a(error, "GatedRepoError", "RepositoryNotFoundError"):
         return _refused(error, repo, about)
-    if is_a(error, "RevisionNotFoundError"):
-        return f"{repo}: has no such revision ({what}); name a branch, a tag or a commit"
     if status == 429:
         wait = wait_of(error)
         return f"{about}too many requests, says the Hub; try again {f'in {wait:.0f} s' if wait else 'later'}"
     if status == 404:
-        return f"{about}{host_of(error)} does not have it (status 404); check the name, and HF_ENDPOINT if you set it"
+        return f"{about}{host} does not have it (status 404); check the name, and HF_ENDPOINT if you set it"
     if status is not None and status >= 400:
-        return f"{about}{host_of(error)} refused (status {status}); try again later"
+        return f"{about}{host} refused (status {status}); try again later"
     if timed_out(error):
-        return f"{about}no answer from {host_of(error)} within {timeout:g} s; check the network, and run the same command again"
+        within = f" within {timeout:g} s" if timeout else ""
+        return f"{about}no answer from {host}{within}; check the network, and run the same command again"
     if is_a(error, "WrongSize"):
-        return f"{about}{first_line(error)}; try again later"
-    if is_a(error, "TransportError") and what and not is_a(error, "ConnectError"):
-        return f"{about}the connection broke ({first_line(error)}); run the same command again: it keeps what has arrived"
+        return f"{about}{said}; try again later"
+    if is_a(error, "TransportError") and about != f"{repo}: " and not is_a(error, "ConnectError"):
+        return f"{about}the connection broke ({said}); run the same command again: it keeps what has arrived"
     if is_a(error, "JSONDecodeError", "KeyError", "TypeError", "AttributeError"):
-        return f"{about}the answer of {host_of(error)} cannot be read ({first_line(error)}); check HF_ENDPOINT, or try later"
+        return f"{about}the answer of {host} cannot be read ({said}); check HF_ENDPOINT, or try later"
     if isinstance(error, OSError) and error.filename:
         return f"{about}{error.filename}: {error.strerror or error}; HF_HOME sets another folder for the cache"
-    return f"{about}cannot be {done} ({first_line(error)}); {advice}"
+    return None
 
 
 def _refused(error: BaseException, repo: str, about: str) -> str:
-    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub import get_token
 
-    source, code = token_source(), headers_of(error).get("X-Error-Code")
+    status, code = status_of(error), _header(error, "X-Error-Code")
+    token = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name, "").strip()), None)
+    token = token or ("the token of `hf auth login`" if get_token() else None)
     if is_a(error, "GatedRepoError") or code == "GatedRepo":
-        with_token = f"use a token of that account ({source} has no access)" if source else "run `hf auth login` or set HF_TOKEN"
-        return f"{repo}: is gated: accept its terms at {ENDPOINT}/{repo}, then {with_token}"
-    if code == "RepoNotFound" or (status_of(error) == 401 and not source):
-        how = f"for a private one, {source} needs access to it" if source else "for a private one, run `hf auth login`"
+        how = f"use a token of that account ({token} has no access)" if token else "run `hf auth login` or set HF_TOKEN"
+        return f"{repo}: is gated: accept its terms at {constants().ENDPOINT}/{repo}, then {how}"
+    if code == "RepoNotFound" or (status == 401 and not token):
+        how = f"for a private one, {token} needs access to it" if token else "for a private one, run `hf auth login`"
         return f"{repo}: no such model on the Hub ({how})"
-    if source:
-        change = f"set {source} to a valid one, or unset it" if "TOKEN" in source else "run `hf auth login` again"
-        return f"{repo}: the Hub refuses your token ({source}, status {status_of(error)}); {change}"
-    return f"{about}the Hub refuses access (status {status_of(error)}); run `hf auth login` or set HF_TOKEN"
+    if token:
+        how = f"set {token} to a valid one, or unset it" if "TOKEN" in token else "run `hf auth login` again"
+        return f"{repo}: the Hub refuses your token ({token}, status {status}); {how}"
+    return f"{about}the Hub refuses access (status {status}); run `hf auth login` or set HF_TOKEN"

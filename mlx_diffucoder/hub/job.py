@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,14 @@ from .cache import CachedRepo
 from .explain import NoRevision, NotOnHub, constants, hub_errors
 from .transfer import Fetch, RemoteFile, list_files
 
-MAIN = "main"
 SMALL_FILES = ("config.json", INDEX, "tokenizer.json", "tokenizer_config.json", "README.md", *COPIED)
 """The files of a repository besides its weights: never code."""
 LIST = "the list of files"
 OTHER_FORMATS = {".gguf": "GGUF files, which are llama.cpp's", ".bin": "pickled weights", ".pt": "pickled weights"}
+ADDRESS = re.compile(
+    r"https?://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([\w.-]+))?(?:[/?#].*)?", re.ASCII
+)
+_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?", re.ASCII)
 
 Progress = Callable[[str, int, int], None]
 """Called with what is fetched or checked, the bytes so far, and the bytes in all."""
@@ -50,28 +53,54 @@ class Download:
     damaged: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Job:
-    """One model that is fetched."""
+def parse_id(name: str) -> tuple[str, str | None] | None:
+    """`OWNER/NAME` and the revision, of `OWNER/NAME@REVISION` or the Hub's address of a model; None for what is no Hub id."""
+    found = ADDRESS.fullmatch(name) or _ID.fullmatch(name)
+    return (found[1], found[2]) if found and not name.startswith(".") else None
 
-    repo: str
-    revision: str
-    cache: CachedRepo
-    before_download: Callable[[Download], None] | None
-    progress: Progress | None
+
+class Job:
+    """One model that is fetched. Raises `CheckpointError` for a name that is no Hub id.
+
+    Attributes:
+        commit, listed: what the revision is on the Hub, and its files by name; known after `begin`.
+        wait: the seconds that a request waits for a connection and for each part of an answer: half of the client's setting,
+            because after a silence it is tried once more.
+    """
+
+    commit: str
+    listed: Mapping[str, RemoteFile]
+
+    def __init__(
+        self, name: str, before_download: Callable[[Download], None] | None = None, progress: Progress | None = None
+    ) -> None:
+        settings = constants()  # first: it explains what the imports below would raise
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        if (parts := parse_id(name)) is None:
+            raise CheckpointError(f"{name}: not a Hub id (owner/name or owner/name@revision)")
+        self.repo, self.revision = parts[0], parts[1] or "main"
+        try:
+            validate_repo_id(self.repo)
+        except HFValidationError as error:
+            raise CheckpointError(f"{name}: no such folder, and not a valid Hub id ({str(error).splitlines()[0]})") from None
+        self.cache = CachedRepo(Path(settings.HF_HUB_CACHE), self.repo)
+        self.wait = float(settings.HF_HUB_DOWNLOAD_TIMEOUT) / 2
+        self.before_download, self.progress = before_download, progress
 
     @property
-    def timeout(self) -> float:
-        """The seconds that a request waits for a connection and for each part of an answer."""
-        return float(constants().HF_HUB_DOWNLOAD_TIMEOUT)
+    def snapshot(self) -> Path:
+        """The folder of the commit."""
+        return self.cache.snapshot(self.commit)
 
     def check(self, snapshot: Path) -> list[Path]:
         """The damaged files of a snapshot."""
-        files = [snapshot / name for name in SMALL_FILES]
+        names = {*SMALL_FILES, WHOLE}
         with contextlib.suppress(CheckpointError):
-            files += [snapshot / name for name in {*shard_names(snapshot), WHOLE}]
+            names |= {*shard_names(snapshot)}
         with contextlib.suppress(OSError):
-            return self.cache.damaged([file for file in files if file.is_file()], self.progress)
+            return self.cache.damaged([snapshot / name for name in sorted(names) if (snapshot / name).is_file()], self.progress)
         return []
 
     def ask(
@@ -90,89 +119,88 @@ class Job:
                 _log.warning(note)
 
         with hub_errors(self.repo):
-            return in_background(works, what=f"{self.repo}: {what}", limit=3 * self.timeout + 5, on_event=on_event)
+            return in_background(works, what=f"{self.repo}: {what}", limit=2 * self.wait + 5, on_event=on_event)
 
-    def listing(self, revision: str) -> tuple[str, dict[str, RemoteFile]]:
-        """The commit of a revision, and its files by name."""
-        return self.ask([partial(list_files, self.repo, revision, LIST, self.timeout)], LIST)[0]
+    def _list(self, commit: str | None) -> None:
+        for revision in dict.fromkeys((commit or self.revision, self.revision)):  # a cached commit may be gone there
+            with contextlib.suppress(NoRevision):
+                [(self.commit, self.listed)] = self.ask([partial(list_files, self.repo, revision, LIST, self.wait)], LIST)
+                return
+        raise HubError(f"{self.repo}: has no revision {self.revision}; name a branch, a tag or a commit")
 
-    def begin(self, commit: str | None) -> tuple[str, dict[str, RemoteFile], list[str]]:
-        """The commit, its files by name, and the names of its weights. Fetches the configuration and the index."""
+    def begin(self, commit: str | None = None) -> list[str]:
+        """Ask for the list of files, fetch the configuration and the index. Returns the names of the weights."""
         try:
-            commit, listed = self.listing(commit or self.revision)
-        except NoRevision:
-            if not commit or commit == self.revision:
-                raise HubError(f"{self.repo}: has no revision {self.revision}; name a branch, a tag or a commit") from None
-            commit, listed = self.listing(self.revision)  # the cached commit was removed there
+            self._list(commit)
         except NotOnHub as error:
             raise HubError(f"{error}{did_you_mean(self.repo, cached_models())}") from None
-        if "config.json" not in listed:
-            raise CheckpointError(f"{self.repo}: has no config.json{_other_formats(listed)}; name a checkpoint with one")
-        self.bring(commit, listed, ("config.json",))
-        snapshot = self.cache.snapshot(commit)
+        if "config.json" not in self.listed:
+            raise CheckpointError(f"{self.repo}: has no config.json{self._other_formats()}; name a checkpoint with one")
+        self.bring(("config.json",))
         try:
-            read_model_config(snapshot)
+            read_model_config(self.snapshot)
         except (CheckpointError, ConfigError) as error:
-            text = str(error).replace(f"{snapshot}/", "")
+            text = str(error).replace(f"{self.snapshot}/", "")
             raise type(error)(f"{self.repo}: {text}") from None
-        if not any(name.endswith(".safetensors") and "/" not in name for name in listed):
-            raise CheckpointError(f"{self.repo}: has no .safetensors{_other_formats(listed)}; name a checkpoint with them")
-        self.bring(commit, listed, (INDEX,))
-        if INDEX not in listed:
-            weights = [name for name in sorted(listed) if re.fullmatch(r"model[\w.-]*\.safetensors", name)]
+        if not any(name.endswith(".safetensors") and "/" not in name for name in self.listed):
+            raise CheckpointError(f"{self.repo}: has no .safetensors{self._other_formats()}; name a checkpoint with them")
+        self.bring((INDEX,))
+        if INDEX in self.listed:
+            weights = shard_names(self.snapshot)
         else:
-            weights = shard_names(snapshot)
-        lost = [name for name in weights if name not in listed] or ([] if weights else [WHOLE])
-        if lost and WHOLE in listed:  # an index that was left behind when the weights were saved as one file
-            return commit, listed, [WHOLE]
-        if lost:
-            raise CheckpointError(f"{self.repo}: has no {lost[0]}; the repository is not complete")
-        return commit, listed, weights
+            weights = [name for name in sorted(self.listed) if re.fullmatch(r"model[\w.-]*\.safetensors", name)] or [WHOLE]
+        if lost := [name for name in weights if name not in self.listed]:
+            if WHOLE not in self.listed:
+                raise CheckpointError(f"{self.repo}: has no {lost[0]}; the repository is not complete")
+            weights = [WHOLE]  # the index was left behind when the weights were saved as one file
+        return weights
 
-    def fetch(self, commit: str | None, damaged: Sequence[Path]) -> tuple[Path, str]:
-        """Fetch what is missing. Returns the snapshot and its commit."""
-        commit, listed, weights = self.begin(commit)
-        snapshot = self.cache.snapshot(commit)
-        wanted = [name for name in SMALL_FILES if name in listed] + weights
-        if missing := [name for name in wanted if not (snapshot / name).exists()]:
-            sizes = {name: listed[name].size or 0 for name in wanted}
-            self.cache.clean({str(listed[name].hash) for name in wanted})
-            needed = sum(max(0, sizes[name] - self._there(listed[name])) for name in missing)
-            if self.before_download is not None and set(missing) & set(weights):
-                names = tuple(file.name for file in damaged)
-                self.before_download(Download(self.repo, sum(sizes.values()), needed, self.cache.root, names))
-            self.bring(commit, listed, SMALL_FILES)
-            self.bring(commit, listed, weights, self.progress)
+    def fetch(self, commit: str | None, damaged: Sequence[Path]) -> None:
+        """Fetch what is missing or damaged."""
+        with hub_errors(self.repo):
+            for file in damaged:
+                self.cache.remove(file)
+        weights = self.begin(commit)
+        wanted = [self.listed[name] for name in (*SMALL_FILES, *weights) if name in self.listed]
+        if missing := self._missing(wanted):
+            self.cache.clean({str(file.hash) for file in wanted})
+            if self.before_download is not None and {file.name for file in missing} & set(weights):
+                needed = sum(max(0, (file.size or 0) - self._there(file)) for file in missing)
+                total, names = sum(file.size or 0 for file in wanted), tuple(file.name for file in damaged)
+                self.before_download(Download(self.repo, total, needed, self.cache.root, names))
+            self.bring(SMALL_FILES)
+            self.bring(weights, self.progress)
             self.cache.clean(set())
-        return snapshot, commit
 
-    def bring(self, commit: str, listed: dict[str, RemoteFile], names: Iterable[str], progress: Progress | None = None) -> None:
+    def bring(self, names: Iterable[str], progress: Progress | None = None) -> None:
         """Fetch those of some files that the repository has and the snapshot has not."""
-        snapshot = self.cache.snapshot(commit)
-        if files := [listed[name] for name in names if name in listed and not (snapshot / name).exists()]:
+        if files := self._missing(self.listed[name] for name in names if name in self.listed):
             what = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
-            arrived = {file.name: self._there(file) for file in files}
-            job = Fetch(self.cache, commit, self.timeout, arrived)
+            job = Fetch(self.cache, self.commit, self.wait, {file.name: self._there(file) for file in files})
             self.ask([partial(job.file, file) for file in files], what, progress, sum(file.size or 0 for file in files))
-            self.cache.trust([snapshot / file.name for file in files])
+            self.cache.trust([self.snapshot / file.name for file in files])
+
+    def _missing(self, files: Iterable[RemoteFile]) -> list[RemoteFile]:
+        return [file for file in files if not (self.snapshot / file.name).exists()]
 
     def _there(self, file: RemoteFile) -> int:
         """The bytes of a file that are on this disk."""
-        for path in (self.cache.blob(file.hash), self.cache.partial(file.hash)) if file.hash else ():
-            if path.exists():
-                return path.stat().st_size
-        return 0
+        paths = (self.cache.blob(file.hash), self.cache.partial(file.hash)) if file.hash else ()
+        return next((path.stat().st_size for path in paths if path.exists()), 0)
+
+    def _other_formats(self) -> str:
+        found = {text for name in self.listed for suffix, text in OTHER_FORMATS.items() if name.endswith(suffix)}
+        return f", only {' and '.join(sorted(found))}" if found else ""
 
 
 def cached_models() -> list[str]:
     """The models in the Hub's cache that this program runs."""
-    names = []
+    names = dict[str, None]()
     for config in sorted(Path(constants().HF_HUB_CACHE).glob("models--*--*/snapshots/*/config.json")):
-        name = config.parents[2].name.removeprefix("models--").replace("--", "/", 1)
         with contextlib.suppress(CheckpointError):
-            if name not in names and find_family(read_json(config)):
-                names.append(name)
-    return names
+            if find_family(read_json(config)):
+                names[config.parents[2].name.removeprefix("models--").replace("--", "/", 1)] = None
+    return list(names)
 
 
 def missing_files(snapshot: Path) -> list[str]:
@@ -186,8 +214,3 @@ def missing_files(snapshot: Path) -> list[str]:
         except CheckpointError:
             needed.append(WHOLE)
     return [name for name in needed if not (snapshot / name).exists()]
-
-
-def _other_formats(names: Any) -> str:
-    found = {text for name in names for suffix, text in OTHER_FORMATS.items() if str(name).endswith(suffix)}
-    return f", only {' and '.join(sorted(found))}" if found else ""

@@ -8,18 +8,22 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import HubError
 from .background import Tell
 from .cache import COMMIT, HASH, CachedRepo, matches
-from .explain import LONGEST_WAIT, WrongSize, constants, hub_error, passes, timed_out, wait_of
+from .explain import WrongSize, constants, hub_error, passes, timed_out, wait_of
 
 TRIES = 3
 ENOUGH = 1 << 20
 """Bytes after which trouble is forgotten: a connection that breaks once an hour is not broken."""
+LONGEST_WAIT = 120
+"""Seconds that are waited when the Hub asks to; a longer wait is left to the user."""
+XET_WAIT = 30
+"""Seconds without news from Xet, which tells of large parts only."""
 EVERY = 0.1
 """Seconds between two events about progress."""
 LARGEST_HEADER = 100_000_000
@@ -35,18 +39,26 @@ class RemoteFile(NamedTuple):
 
 @dataclass
 class Patience:
-    """How often a request is tried again: after trouble that may pass, three times without progress.
+    """Tries a request again: after trouble that may pass, three times without progress; after silence, once.
 
     Attributes:
         repo, what: for the message.
-        timeout: the seconds that a request waits.
+        wait: the seconds that a try waits for a connection, and for each part of an answer.
     """
 
     repo: str
     what: str
-    timeout: float
+    wait: float
     tell: Tell
     spent: float = 0
+
+    def attempt(self, action: Callable[[], Any]) -> Any:
+        """The result of a request. Raises `HubError`."""
+        while True:
+            try:
+                return action()
+            except Exception as error:  # the HTTP library's classes differ between versions
+                self.after(error)
 
     def after(self, error: Exception, grown: int = 0) -> None:
         """Wait until the next try. Raises `HubError` when there is none.
@@ -54,51 +66,40 @@ class Patience:
         Args:
             grown: bytes that arrived since the last trouble.
         """
-        wait = wait_of(error)
+        asked, silent = wait_of(error), timed_out(error)
         # Connections that break soon, but always later, come to an end. To wait for silence again and again does not.
         self.spent = 0 if grown >= ENOUGH else self.spent
-        self.spent += 1.5 if timed_out(error) else 0.1 if grown else 1
-        if isinstance(error, HubError) or not passes(error) or self.spent >= TRIES or (wait or 0) > LONGEST_WAIT:
-            raise hub_error(error, self.repo, what=self.what, timeout=self.timeout) from None
-        if wait:
-            self.tell(note=f"{self.repo}: the Hub asks to wait {wait:.0f} s", wait=wait)
-        elif timed_out(error):
-            self.tell(note=f"{self.repo}: {self.what}: no answer for {self.timeout:g} s; trying again")
-        time.sleep(wait if wait is not None else 0.1 if grown else 0.5 * 2**self.spent)
+        self.spent += TRIES / 2 if silent else 0.1 if grown else 1
+        if isinstance(error, HubError) or not passes(error) or self.spent >= TRIES or (asked or 0) > LONGEST_WAIT:
+            raise hub_error(error, self.repo, what=self.what, timeout=2 * self.wait) from None
+        if asked:
+            self.tell(note=f"{self.repo}: the Hub asks to wait {asked:.0f} s", wait=asked)
+        elif silent:
+            self.tell(note=f"{self.repo}: {self.what}: no answer for {self.wait:g} s; trying again")
+        time.sleep(asked or (0.1 if grown or silent else 0.5 * 2**self.spent))
 
 
-def attempt(action: Callable[[], Any], repo: str, what: str, timeout: float, tell: Tell) -> Any:
-    """The result of a request that is tried again. Raises `HubError`."""
-    patience = Patience(repo, what, timeout, tell)
-    while True:
-        try:
-            return action()
-        except Exception as error:  # the HTTP library's classes differ between versions
-            patience.after(error)
-
-
-def list_files(repo: str, revision: str, what: str, timeout: float, tell: Tell) -> tuple[str, dict[str, RemoteFile]]:
+def list_files(repo: str, revision: str, what: str, wait: float, tell: Tell) -> tuple[str, dict[str, RemoteFile]]:
     """The commit of a revision, and its files by name. Raises `HubError`."""
     from huggingface_hub import HfApi
 
     def ask() -> tuple[str, dict[str, RemoteFile]]:
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout)
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=wait)
         if not COMMIT.fullmatch(info.sha or ""):
             raise TypeError("it names no commit")
         return str(info.sha), {one.rfilename: _stated(one) for one in info.siblings or () if isinstance(one.rfilename, str)}
 
-    return attempt(ask, repo, what, timeout, tell)
+    return Patience(repo, what, wait, tell).attempt(ask)
 
 
 def _stated(one: Any) -> RemoteFile:
-    key = one.lfs.sha256 if one.lfs else one.blob_id
-    size = one.lfs.size if one.lfs and one.size is None else one.size
+    key, size = (one.lfs.sha256, one.lfs.size) if one.lfs else (one.blob_id, one.size)
     stated = key if isinstance(key, str) and HASH.fullmatch(key) else None
     return RemoteFile(one.rfilename, size if isinstance(size, int) and size >= 0 else None, stated)
 
 
 @contextlib.contextmanager
-def answer(repo: str, name: str, commit: str, timeout: float, since: int = 0) -> Iterator[Any]:
+def answer(repo: str, name: str, commit: str, wait: float, since: int = 0) -> Iterator[Any]:
     """The Hub's answer to a request for a file from a byte on, its body not read yet."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
@@ -106,7 +107,7 @@ def answer(repo: str, name: str, commit: str, timeout: float, since: int = 0) ->
     # Compressed, a part could not be continued.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"} | ({"Range": f"bytes={since}-"} if since else {})
     url = hf_hub_url(repo, name, revision=commit)
-    with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
+    with get_session().stream("GET", url, headers=headers, timeout=wait, follow_redirects=True) as response:
         if response.status_code >= 400:
             response.read()
             hf_raise_for_status(response)
@@ -123,8 +124,8 @@ class Fetch:
 
     cache: CachedRepo
     commit: str
-    timeout: float
-    arrived: dict[str, int] = field(default_factory=dict)
+    wait: float
+    arrived: dict[str, int]
     _told: float = 0
 
     def file(self, file: RemoteFile, tell: Tell) -> None:
@@ -134,34 +135,35 @@ class Fetch:
             self._by_xet(file, tell)
         waiting = f"{self.cache.repo}: waiting: another process downloads {file.name}"
         with self.cache.locked(key, lambda: tell(note=waiting)):
-            blob, partial = self.cache.blob(key), self.cache.partial(key)
+            blob = self.cache.blob(key)
             if not self._is_whole(blob, file, key, tell):
                 blob.unlink(missing_ok=True)
                 blob.parent.mkdir(parents=True, exist_ok=True)
-                self._receive(partial, file, tell)
-                if not self._is_whole(partial, file, key, tell):  # a part from an earlier time may be wrong
-                    partial.unlink()
-                    self._receive(partial, file, tell)
-                if not self._is_whole(partial, file, key, tell):
-                    partial.unlink()
-                    raise HubError(
-                        f"{self.cache.repo}: {file.name}: arrived damaged twice (its hash is not the listed one) and was removed;"
-                        " check the network for a proxy that changes files, or try again later"
-                    )
-                partial.replace(blob)
+                self._to_partial(self.cache.partial(key), file, key, tell)
+                self.cache.partial(key).replace(blob)
             self.arrived[file.name] = blob.stat().st_size
             self.cache.place(key, self.commit, file.name)
+
+    def _to_partial(self, partial: Path, file: RemoteFile, key: str, tell: Tell) -> None:
+        for _ in range(2):  # a part from an earlier time may be wrong
+            self._receive(partial, file, tell)
+            if self._is_whole(partial, file, key, tell):
+                return
+            partial.unlink()
+        raise HubError(
+            f"{self.cache.repo}: {file.name}: arrived damaged twice (its hash is not the listed one) and was removed;"
+            " check the network for a proxy that changes files, or try again later"
+        )
 
     def _etag(self, name: str, tell: Tell) -> str:
         """The hash by the file's own answer, where the listing has none."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         url = hf_hub_url(self.cache.repo, name, revision=self.commit)
-        ask = lambda: get_hf_file_metadata(url, timeout=self.timeout).etag  # noqa: E731
-        etag = str(attempt(ask, self.cache.repo, name, self.timeout, tell))
-        if not HASH.fullmatch(etag):
+        found = Patience(self.cache.repo, name, self.wait, tell).attempt(lambda: get_hf_file_metadata(url, timeout=self.wait))
+        if not HASH.fullmatch(str(found.etag)):
             raise HubError(f"{self.cache.repo}: {name}: the server states no hash of it; check HF_ENDPOINT")
-        return etag
+        return str(found.etag)
 
     def _is_whole(self, path: Path, file: RemoteFile, key: str, tell: Tell) -> bool:
         if not path.is_file() or (file.size is not None and path.stat().st_size != file.size):
@@ -171,6 +173,9 @@ class Fetch:
 
     def _by_xet(self, file: RemoteFile, tell: Tell) -> None:
         """Let the client fetch a weight by Xet, where the user has set a variable of Xet."""
+        wanted = file.name.endswith(".safetensors") and any(name.startswith("HF_XET_") for name in os.environ)
+        if not wanted or constants().HF_HUB_DISABLE_XET:
+            return
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils import tqdm
 
@@ -178,17 +183,15 @@ class Fetch:
             """Shows nothing, and tells what arrived."""
 
             def update(_bar, n: float | None = 1) -> None:
-                self.arrived[file.name] = self.arrived.get(file.name, 0) + int(n or 0)
-                tell(file=file.name, bytes=sum(self.arrived.values()))
+                self.arrived[file.name] += int(n or 0)
+                tell(file=file.name, bytes=sum(self.arrived.values()), wait=XET_WAIT)
 
-        wanted = file.name.endswith(".safetensors") and any(name.startswith("HF_XET_") for name in os.environ)
-        if wanted and not constants().HF_HUB_DISABLE_XET:
-            root = self.cache.root
-            hf_hub_download(self.cache.repo, file.name, revision=self.commit, cache_dir=root, tqdm_class=Bar)
+        tell(wait=XET_WAIT)
+        hf_hub_download(self.cache.repo, file.name, revision=self.commit, cache_dir=self.cache.root, tqdm_class=Bar)
 
     def _receive(self, partial: Path, file: RemoteFile, tell: Tell) -> None:
         """Fetch until the file has its size, from where the last try ended."""
-        patience = Patience(self.cache.repo, file.name, self.timeout, tell)
+        patience = Patience(self.cache.repo, file.name, self.wait, tell)
         with partial.open("ab", buffering=0) as out:
             while True:
                 before = out.seek(0, 2)
@@ -206,7 +209,7 @@ class Fetch:
                     patience.after(error, out.tell() - before)
 
     def _stream(self, out: Any, file: RemoteFile, since: int, tell: Tell) -> None:
-        with answer(self.cache.repo, file.name, self.commit, self.timeout, since) as response:
+        with answer(self.cache.repo, file.name, self.commit, self.wait, since) as response:
             if since and response.status_code != 206:  # the server knows no ranges: all of it comes
                 out.truncate(0)
                 out.seek(0)
@@ -220,26 +223,27 @@ class Fetch:
                     raise HubError(f"{self.cache.repo}: {file.name}: the Hub sends more than the {file.size} bytes that it lists")
 
 
-def fetch_header(repo: str, file: RemoteFile, tell: Tell, *, commit: str, timeout: float, folder: Path) -> None:
+def fetch_header(repo: str, file: RemoteFile, tell: Tell, *, commit: str, wait: float, folder: Path) -> None:
     """Write a .safetensors file that has only its header; the weights are a hole of the right size, which takes no disk.
 
     Raises:
         HubError: it cannot be fetched, or has no header.
     """
-    head = attempt(lambda: _header(repo, file.name, commit, timeout), repo, file.name, timeout, tell)
+
+    def header() -> bytes:
+        head, end = b"", 8
+        with answer(repo, file.name, commit, wait) as response:
+            for part in response.iter_bytes():
+                tell()
+                head += part
+                end = 8 + int.from_bytes(head[:8], "little")
+                if len(head) >= 8 and len(head) >= min(end, LARGEST_HEADER):
+                    break
+        if not 8 < end <= len(head):
+            raise HubError(f"{repo}: {file.name}: has no header that can be read")
+        return head[:end]
+
+    head = Patience(repo, file.name, wait, tell).attempt(header)
     with (folder / file.name).open("wb") as written:
         written.write(head)
         written.truncate(max(file.size or 0, len(head)))
-
-
-def _header(repo: str, name: str, commit: str, timeout: float) -> bytes:
-    head = b""
-    with answer(repo, name, commit, timeout) as response:
-        for part in response.iter_bytes():
-            head += part
-            end = 8 + int.from_bytes(head[:8], "little")
-            if len(head) >= 8 and (end > LARGEST_HEADER or len(head) >= end):
-                break
-    if len(head) < 8 or len(head) < end:
-        raise HubError(f"{repo}: {name}: has no header that can be read")
-    return head[:end]

@@ -5,8 +5,10 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -165,6 +167,27 @@ def test_an_upload_that_is_refused_keeps_the_folder_and_says_so(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("diffucode: me/x: ")
     assert "wrote" in done.stderr
+    assert (out / "config.json").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_upload_ends_at_once_and_keeps_the_folder(tmp_path, number, code):
+    out = tmp_path / "out"
+    with receiving_hub("me/x", hang="/preupload/main") as (endpoint, asked, _):
+        env = environment(HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path / "hf"), HF_TOKEN="hf_" + "a" * 34)
+        command = [COMMAND, "convert", DATA / "dream-b", out, "--upload", "me/x"]
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, env=env, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+        )
+        deadline = time.monotonic() + 60
+        while not any(path.endswith("/preupload/main") for path in asked) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert time.monotonic() - began < 2
+    assert b"Traceback" not in err
     assert (out / "config.json").exists()
 
 

@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -136,6 +137,14 @@ def test_wrong_usage_is_2(arguments):
     assert done.returncode == 2
     assert done.stderr.startswith("diffucode: ")
     assert done.stdout == ""
+
+
+def test_a_stopped_command_does_not_wait_for_its_threads():
+    script = (
+        "import threading, time; from mlx_diffucoder.cli import app, main; app.run = lambda: 130;"
+        " threading.Thread(target=time.sleep, args=(60,)).start(); main()"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=30).returncode == 130
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
