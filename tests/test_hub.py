@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +17,7 @@ from mlx_diffucoder.errors import CheckpointError, ConfigError, HubError
 from mlx_diffucoder.loading import load
 
 from .cli.command import COMMAND, diffucode, environment
+from .cli.terminal import written_to_a_terminal
 from .conftest import DATA
 from .hub import COMMIT, local_hub
 
@@ -231,6 +234,7 @@ def test_a_variable_that_is_no_number_is_named(served, tmp_path, variable):
     [
         (("stall", "-of-", 99, None), signal.SIGINT, 130),
         (("hang", "config.json", 99, None), signal.SIGINT, 130),
+        (("stall", "-of-", 99, None), signal.SIGTERM, 143),
         (("stall", "-of-", 99, None), signal.SIGKILL, -9),
     ],
 )
@@ -274,6 +278,26 @@ def test_a_whole_model_is_converted_without_a_network_and_its_licence_may_be_unk
     done = diffucode("convert", REPO, tmp_path / "two", "--revision", "v1", env=env)
     assert done.returncode == 0, done.stderr
     assert "licence of the source is not known" in (tmp_path / "two" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("command", ["generate", "convert", "compare"])
+def test_a_download_has_one_display(served, tmp_path, command):
+    args = {
+        "generate": ("-m", REPO, "--yes", "--max-tokens", "2", "hi"),
+        "convert": (REPO, tmp_path / "out"),
+        "compare": (SOURCE, REPO, "--limit", "1", "--yes"),
+    }
+    env = settings_for(served, tmp_path)
+    written, code = written_to_a_terminal(command, *args[command], **env)
+    assert code == 0, written
+    assert "Fetching" not in written  # the client's own bars
+    assert written.count("\x1b[?25l") == written.count("\x1b[?25h")  # the cursor is shown again
+    assert not re.search("[⠀-⣿]", written.rsplit("\x1b[?25h")[-1])  # and no spinner is left
+    shutil.rmtree(tmp_path / "home")
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    written, code = written_to_a_terminal(command, *args[command], TERM="dumb", **env)
+    assert code == 0
+    assert "\x1b" not in written
 
 
 def test_a_revision_of_a_folder_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ..errors import ChatError, DiffucoderError, PromptError
 from .command import is_usage, with_option
@@ -70,12 +70,15 @@ def stop_signals() -> Iterator[list[int]]:
     def note(number: int, frame: object) -> None:
         arrived.append(number)
         if len(arrived) > 1:
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            ending = before[number]
+            if callable(ending):  # `terminable`, which notes the signal, too
+                ending(number, frame)
+            raise KeyboardInterrupt
         # Straight to the descriptor: the signal may have arrived in the middle of a print.
         with suppress(OSError, ValueError):
             os.write(sys.stderr.fileno(), b"saving after this step; press Ctrl-C again to stop at once\n")
 
-    before = {one: signal.signal(one, note) for one in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {one: signal.signal(one, note) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield arrived
     finally:

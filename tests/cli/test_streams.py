@@ -15,6 +15,8 @@ import pytest
 from mlx_diffucoder.cli.output import put_json, shown
 from mlx_diffucoder.formatting import visible
 
+from ..conftest import DATA
+from ..evaluation.programs import FUNCTIONS
 from .command import COMMAND, diffucode, environment
 from .terminal import written_to_a_terminal
 
@@ -147,12 +149,30 @@ def test_a_stopped_command_does_not_wait_for_its_threads():
     assert subprocess.run([sys.executable, "-c", script], timeout=30).returncode == 130
 
 
+LONG = {
+    "fuse": ("mlx_diffucoder.training.fusing.fuse", ("-m", "pocket", "--adapter", "{}", "--out", "{}/out")),
+    "convert": ("mlx_diffucoder.convert.converter.write_weights", (DATA / "dream-b", "{}/out")),
+    "eval": (
+        "mlx_diffucoder.evaluation.run._answered",
+        (FUNCTIONS, "-m", DATA / "dream-b", "--allow-code-execution", "--out", "{}/r.jsonl"),
+    ),
+    "train": ("mlx_diffucoder.training.trainer.Trainer._step", ("-m", DATA / "dream-b", "--data", FUNCTIONS, "--out", "{}/out")),
+}
+
+
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_every_command_with_its_own_code(stop, code, monkeypatch, tmp_path):
+@pytest.mark.parametrize("command", LONG)
+def test_a_signal_ends_every_command_with_its_own_code(command, stop, code, monkeypatch, tmp_path):
     def slow(*args, **options):
-        os.kill(os.getpid(), stop)
+        for _ in range(2):  # training saves at the first
+            os.kill(os.getpid(), stop)
+            time.sleep(0.01)
         time.sleep(10)
 
-    monkeypatch.setattr("mlx_diffucoder.training.fusing.fuse", slow)
-    done = diffucode("fuse", "-m", "pocket", "--adapter", tmp_path, "--out", tmp_path / "out")
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+    patched, args = LONG[command]
+    monkeypatch.setattr(patched, slow)
+    done = diffucode(command, *(str(arg).replace("{}", str(tmp_path)) for arg in args))
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "config.json").exists()
+    assert not list(tmp_path.glob(".*"))
