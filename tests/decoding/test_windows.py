@@ -71,7 +71,7 @@ def pairs():
         yield pytest.param(rule, window, marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("rule", "window"), pairs())
+@pytest.mark.parametrize(("rule", "window"), [*pairs()])
 def test_every_rule_on_every_window_equals_a_plain_oracle_at_every_step(dream_a, rule, window):
     config = GenerationConfig(max_tokens=LENGTH, rule=rule, window=window)
     history = [step.tokens.tolist() for step in stream_generate(*dream_a, PROMPTS[0], config)]
