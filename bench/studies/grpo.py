@@ -112,7 +112,7 @@ def learn_by_example(
     learner = _learner(model)
     read = Data.read(data, None, learner.tokenizer, max_length=learner.model.config.max_position_embeddings, skip_long=True)
     # Canvases as long as those of the answers: the longest prompt, and the masks after it.
-    longest = max(read.train.longest, max_tokens + max(len(one.prompt) for one in read.train.kept))
+    longest = max(max(map(len, read.train.kept)), max_tokens + max(len(one.prompt) for one in read.train.kept))
     batches = Batches(read.train.kept, learner.tokenizer, TrainSettings(**settings, steps=1, max_length=longest))
     steps = spent = 0
     while spent < compute:

@@ -19,10 +19,6 @@ class Examples:
     kept: list[Text]
     skipped: int
 
-    @property
-    def longest(self) -> int:
-        return max(map(len, self.kept))
-
 
 def read_examples(
     path: Path, tokenizer: Tokenizer, *, max_length: int, skip_long: bool, advance: Callable[[int], None] = lambda count: None
