@@ -61,7 +61,7 @@ def test_every_preset_that_slides_is_tuned_and_no_other():
 
 def test_the_points_are_those_of_the_decoder_at_each_width(dream_b):
     subject = Subject("dream-b", *dream_b, random=False)
-    config = GenerationConfig(max_tokens=40, seed=0)
+    config = GenerationConfig(max_tokens=20, seed=0)
     free, paid = {1: took(1.0), 200: took(1.0)}, {1: took(1.0), 201: took(201.0)}  # by the forward; by the position
     found = list(points(subject, [PROMPT], config, "balanced", free))
     assert [one.width for one in found] == list(WIDTHS)
