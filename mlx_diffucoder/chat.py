@@ -77,6 +77,7 @@ class Chat:
         """Read what `save` wrote. Raises `ChatError`, which names the file and what is wrong with it."""
         try:
             kept = json.loads(read_bytes(path, ChatError))
+            json.dumps(kept, ensure_ascii=False).encode()  # half of a surrogate pair, which JSON can spell, is no text
         except (ValueError, RecursionError) as error:
             raise ChatError(f"{path}: damaged, or not a saved chat ({error})") from None
         version = kept.get("diffucode_chat") if isinstance(kept, dict) else None
@@ -91,21 +92,11 @@ class Chat:
     @classmethod
     def _of(cls, path: Path, kept: Mapping[str, Any]) -> Self:
         system, turns = kept.get("system"), kept.get("turns")
-        if not (system is None or _is_text(system)):
+        if not isinstance(system, str | None):
             raise ChatError(f"{path}: damaged: system is not text")
         if not isinstance(turns, list):
             raise ChatError(f"{path}: damaged: turns is not a list")
         for number, turn in enumerate(turns, 1):
-            if not isinstance(turn, dict) or not (_is_text(turn.get("user")) and _is_text(turn.get("answer"))):
+            if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("user", "answer")):
                 raise ChatError(f"{path}: damaged: turn {number} is not a user's text and an answer")
         return cls(system, tuple(Turn(turn["user"], turn["answer"]) for turn in turns))
-
-
-def _is_text(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can spell it
-        return False
-    return True

@@ -77,7 +77,7 @@ def test_another_file_is_never_replaced(tmp_path):
         (lambda kept: json.dumps(kept | {"system": 5}), "system"),
         (lambda kept: json.dumps(kept | {"turns": 5}), "turns"),
         (lambda kept: json.dumps(kept | {"turns": [kept["turns"][0], {"user": "x"}]}), "turn 2"),
-        (lambda kept: json.dumps(kept | {"turns": [{"user": "\ud800", "answer": ""}]}), "turn 1"),
+        (lambda kept: json.dumps(kept | {"turns": [{"user": "\ud800", "answer": ""}]}), "damaged, .*surrogates"),
         (lambda kept: "[" * 100_000, "damaged, or not a saved chat"),
     ],
 )

@@ -28,7 +28,8 @@ print(json.dumps({"commands": pages.commands_page(), "configuration": pages.conf
 def made():
     """Both pages as they would be written now, and every command's help, all from one process."""
     plain = environment(COLUMNS="200", TERM="dumb", NO_COLOR="1")
-    done = subprocess.run([sys.executable, "-c", MADE], cwd=ROOT, env=plain, capture_output=True, text=True, check=True)
+    # -B: what lies in docs/ is copied to the site.
+    done = subprocess.run([sys.executable, "-B", "-c", MADE], cwd=ROOT, env=plain, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
