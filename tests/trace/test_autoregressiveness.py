@@ -1,5 +1,7 @@
 """Numbers of an order, against answers worked out by hand and against the plain definitions."""
 
+import itertools
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,3 +112,19 @@ def test_what_is_left_out_of_the_places_asked_for_is_left_out_of_the_steps():
 def test_distances_count_from_the_text_that_stood_there():
     steps = [step(4, scores=[0.5]), step(3, 5, scores=[0.25, 0.125])]
     assert list(distances(steps, masks(3, 3))) == [(0, 1, 0.5), (1, 0, 0.25), (1, 2, 0.125)]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 1000])
+def test_order_agreement_counts_every_pair_once(steps):
+    random = np.random.default_rng(0)
+    one, other = random.integers(-1, steps, (2, 99))
+    both = [pair for pair in zip(one.tolist(), other.tolist(), strict=True) if min(pair) >= 0]
+    signs = [(a - c) * (b - d) for (a, b), (c, d) in itertools.combinations(both, 2)]
+    counted = sum(sign != 0 for sign in signs)
+    assert order_agreement(one, other) == (sum(sign > 0 for sign in signs) / counted if counted else None)
+
+
+def test_orders_of_a_hundred_thousand_positions_are_compared_in_seconds():
+    order, began = np.arange(100_000), time.monotonic()
+    assert order_agreement(order, order[::-1]) == 0
+    assert time.monotonic() - began < 5
