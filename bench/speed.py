@@ -14,7 +14,7 @@ from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.windows import window_for
-from mlx_diffucoder.decoding.windows.base import ForwardOutput, Window, WindowState
+from mlx_diffucoder.decoding.windows.base import ForwardOutput, StepResult, Window, WindowState
 from mlx_diffucoder.generation import forbidden_ids, synchronized
 from mlx_diffucoder.models.transformer import DiffusionModel, LayerKV
 
@@ -150,7 +150,7 @@ class Watched:
     def __init__(self, window: Window, clock: Clock):
         self._window, self._clock = window, clock
         self.name, self.parameters, self.stops_at_end = window.name, window.parameters, window.stops_at_end
-        self.extent = window.extent
+        self.extent, self.guesses = window.extent, window.guesses
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
         return _WatchedState(self._window.open(model, canvas), self._clock)
@@ -165,9 +165,9 @@ class _WatchedState:
         self._clock.queued()
         return output
 
-    def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
+    def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
         self._clock.decided()
-        self._state.observe(positions, chosen, scores)
+        return self._state.observe(output, result)
 
 
 class Splitting:

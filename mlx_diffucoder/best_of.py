@@ -44,11 +44,13 @@ class Ranking:
         answers: the most probable first; after `tested`, those that pass before the others.
         nfe: forwards of all answers and of their scores.
         positions: positions forwarded in them.
+        rows: as in `decoding.result.Step`, of the same forwards.
     """
 
     answers: list[Ranked]
     nfe: int
     positions: int
+    rows: tuple[int, ...]
 
     @property
     def useful_tokens(self) -> int:
@@ -89,7 +91,7 @@ def best_of(
     if trace:
         steps = trace.batch(canvas_of(tokenizer, [prompt] * count, config), steps)
     *_, last = steps
-    nfe, positions = last[0].nfe, count * last[0].positions
+    nfe, positions, rows = last[0].nfe, count * last[0].positions, last[0].rows
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
     found = []
     with synchronized():
@@ -98,10 +100,10 @@ def best_of(
             ids = step.tokens[: len(prompt) + answer.useful_tokens].tolist()
             masks = every_second(np.arange(max(1, len(prompt)), len(ids)))
             values = np.concatenate(log_probabilities(model, ids, masks, tokenizer.mask_id, forbidden))
-            nfe, positions = nfe + 1, positions + len(masks) * len(ids)
+            nfe, positions, rows = nfe + 1, positions + len(masks) * len(ids), (*rows, len(masks) * len(ids))
             found.append(Ranked(answer, float(values.mean()) if len(values) else 0.0, row))
     found.sort(key=lambda one: -one.score)
-    return Ranking(found, nfe, positions)
+    return Ranking(found, nfe, positions, rows)
 
 
 def read_tests(path: Path, prompt: str) -> Task:

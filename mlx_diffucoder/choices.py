@@ -82,6 +82,7 @@ RULES: Choices = {
             "limit": Parameter(1, 0, 2**10, "How often a position can be masked again."),
         },
     ),
+    "leftmost": Choice("Commit the leftmost mask; on the window tree, only what a guess verified."),
 }
 """What `GenerationConfig.rule` can name. `decoding/rules/` holds the code."""
 
@@ -108,6 +109,10 @@ WINDOWS: Choices = {
             "suffix": Parameter(4, 0, 2**20, "Masks after them that the model also sees, at least."),
             "refresh": Parameter(0, 0, 2**20, "Compute all keys and values anew after this many commits; 0 is never."),
         },
+    ),
+    "tree": Choice(
+        "Verify a tree of guesses and predict the next masks in one small forward, from left to right.",
+        {"rows": Parameter(32, 8, 2**12, "Positions in a forward.")},
     ),
 }
 """What `GenerationConfig.window` can name. `decoding/windows/` holds the code."""

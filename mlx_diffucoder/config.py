@@ -112,6 +112,8 @@ class GenerationConfig:
         parse_choice(self.window, WINDOWS, "window")
         if self.rule != "schedule" and (self.steps is not None or self.alg == "origin" or self.alg_temp):
             raise ConfigError(f"rule {self.rule} takes no steps, alg_temp or origin; use the rule schedule", field="rule")
+        if str(self.window).startswith("tree") and self.rule.partition(":")[0] in ("schedule", "backtrack"):
+            raise ConfigError(f"rule {self.rule} cannot commit on the window tree; use threshold, or another rule", field="rule")
         if self.reference and (self.rule, self.window) != ("schedule", "whole"):
             raise ConfigError("reference needs the rule 'schedule' and the window 'whole'", field="reference")
 

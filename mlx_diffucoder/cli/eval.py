@@ -90,6 +90,7 @@ def evaluate(
     reference: options.Reference = False,
     tuned: options.Tuned = True,
     as_json: options.Json = False,
+    tile: options.Tile = 32,
     quiet: options.Quiet = False,
     trace: TraceFolder = None,
 ) -> int:
@@ -98,7 +99,6 @@ def evaluate(
     The code in each answer is run with the task's tests in a separate process. Rows with a suffix, as HumanEval-infilling
     has them, are filled in between prompt and suffix. Without --seed, the seed is 0.
     """
-    options.require_code_execution(allow_code_execution, "eval")
     return _evaluate(context)
 
 
@@ -109,6 +109,7 @@ def _evaluate(context: typer.Context) -> int:
     from .eval_answers import of_file, of_model
 
     given = context.params
+    options.require_code_execution(given["allow_code_execution"], "eval")
     every = read_tasks(given["tasks"])
     config = options.decoding_config(context, HOLES if every[0].suffix is not None else None)
     config = replace(config, seed=config.seed or 0)
@@ -125,7 +126,7 @@ def _evaluate(context: typer.Context) -> int:
         found = {(result.task_id, result.sample): result for result in (file.results if file else ())}
         results = {key: result for key, result in found.items() if key in answers.keys}
         stop = _collect(answers.results(results), results, len(answers.keys), file.add if file else None)
-    summary = Summary.of(list(results.values()), ks)
+    summary = Summary.of(list(results.values()), ks, given["tile"])
     infilling = every[0].suffix is not None
     if given["as_json"]:
         numbers = summary.accuracy() if given["samples"] else summary.to_dict()

@@ -74,6 +74,7 @@ def generate(
     tuned: options.Tuned = True,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
+    tile: options.Tile = 32,
     quiet: options.Quiet = False,
     live: options.Live = True,
     trace: options.TraceOut = None,
@@ -84,8 +85,6 @@ def generate(
     as it becomes final; with a rule that masks tokens again, it gets the answer at the end.
     """
     config, text = options.decoding_config(context), read_prompt(prompt)
-    if lock is not None and (count > 1 or rank or tests is not None):
-        raise ConfigError("--lock fills one template; -n, --rank and --tests are for answers", field="--lock")
     if tests is not None:
         options.require_code_execution(allow_code_execution, "--tests")
     return _generate(context, text, config)
@@ -96,6 +95,8 @@ def _generate(context: typer.Context, prompt: str, config: GenerationConfig) -> 
     from .model_option import open_model
 
     given = context.params
+    if given["lock"] is not None and (given["count"] > 1 or given["rank"] or given["tests"] is not None):
+        raise ConfigError("--lock fills one template; -n, --rank and --tests are for answers", field="--lock")
     if given["trace"]:
         check_trace(given["trace"])
     opened = open_model(context, config, verbose=given["verbose"])
@@ -103,7 +104,7 @@ def _generate(context: typer.Context, prompt: str, config: GenerationConfig) -> 
         return _fill(opened, prompt, given)
     if given["count"] > 1 or given["rank"] or given["tests"]:
         return _best_of(opened, prompt, given)
-    run = Run(opened, prompt, stream=not given["as_json"], live=given["live"], trace=given["trace"])
+    run = Run(opened, prompt, stream=not given["as_json"], live=given["live"], trace=given["trace"], tile=given["tile"])
     stop = run.go()
     if given["as_json"]:
         put_json(run.report(interrupted=stop is not None))
@@ -138,7 +139,7 @@ def _best_of(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
         failed = best.passed is False
         if trace and not failed:
             trace.kept = best.row
-    stats = stats_of(ranking.nfe, ranking.positions, ranking.useful_tokens, seconds)
+    stats = stats_of(ranking, seconds, given["tile"])
     if given["as_json"]:
         _print_json(opened, stats, answers=[_row(one) for one in ranking.answers])
     elif failed:
@@ -167,7 +168,7 @@ def _fill(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
     start = time.perf_counter()
     with waiting("filling"), named(file.name), trace_writer(given["trace"], tokenizer, config, name) as trace:
         filled = fill(model, tokenizer, file.parts, config, instruction=prompt, trace=trace)
-    stats = stats_of(filled.nfe, filled.positions, filled.useful_tokens, time.perf_counter() - start)
+    stats = stats_of(filled, time.perf_counter() - start, given["tile"])
     after = file.filled(filled.holes)
     if given["as_json"]:
         _print_json(opened, stats, text=after.decode(file.encoding), holes=filled.holes, score=filled.score)

@@ -74,6 +74,7 @@ def infill(
     backup: Backup = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
+    tile: options.Tile = 32,
     quiet: options.Quiet = False,
     trace: options.TraceOut = None,
 ) -> int:
@@ -105,7 +106,7 @@ def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
     start = time.perf_counter()
     with waiting("filling"), named(name_of(path)), trace_writer(trace_file, tokenizer, config, name) as trace:
         filled = fill(model, tokenizer, parts, config, **shown, trace=trace)
-    stats = stats_of(filled.nfe, filled.positions, filled.useful_tokens, time.perf_counter() - start)
+    stats = stats_of(filled, time.perf_counter() - start, given["tile"])
     report = {key: getattr(filled, key) for key in FOUND}
     report |= {"model": name, **stats.to_dict(), "config": config.to_dict()}
     if file is None:

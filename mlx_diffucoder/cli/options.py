@@ -128,6 +128,7 @@ AllowCodeExecution = Annotated[
 
 Json = Annotated[bool, in_output("--json", help="Print one JSON object.")]
 Verbose = Annotated[bool, in_output("--verbose", "-v", help="Print the numbers on stderr.")]
+Tile = Annotated[int, in_output(min=1, help="Count the tiles of forwards as for a GPU with so many rows in a tile.")]
 Quiet = Annotated[bool, in_output("--quiet", "-q", help="Print nothing on stderr but errors.")]
 Live = Annotated[bool, in_output("--live/--no-live", help="Show the canvas on a terminal while it is denoised.")]
 TraceOut = Annotated[Path | None, in_output(metavar="FILE", help="Write every step into this file, for diffucode trace.")]

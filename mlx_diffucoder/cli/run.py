@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -11,8 +12,10 @@ from .output import put
 from .terminal import is_file, is_live, print_numbers
 
 if TYPE_CHECKING:
+    from ..best_of import Ranking
     from ..decoding.result import Stats, Step
     from ..generation import Prompt
+    from ..infilling.fill import Filled
     from .model_option import Opened
 
 
@@ -23,9 +26,10 @@ class Run:
         stream: print the text on stdout.
         live: show the canvas if stdout and stderr are terminals.
         trace: the file to write the steps to.
+        tile: as in `Stats`.
     """
 
-    def __init__(self, opened: "Opened", prompt: "Prompt", *, stream: bool, live: bool, trace: Path | None):
+    def __init__(self, opened: "Opened", prompt: "Prompt", *, stream: bool, live: bool, trace: Path | None, tile: int = 32):
         from ..decoding.rules import rule_for
         from ..generation import Answer, prompt_ids
 
@@ -35,7 +39,7 @@ class Run:
         # A rule that masks tokens again may change text that was final.
         self.streams = stream and not self.live and rule_for(self.config).max_commits == 1
         self.ids = prompt_ids(self.model, self.tokenizer, prompt, self.config)
-        self.answer = Answer()
+        self.answer, self.tile = Answer(), tile
         self.last: Step | None = None
         self.seconds = self.drawing = 0.0
 
@@ -67,8 +71,9 @@ class Run:
 
     @property
     def stats(self) -> "Stats":
-        nfe, positions = (self.last.nfe, self.last.positions) if self.last else (0, 0)
-        return stats_of(nfe, positions, self.answer.useful_tokens, self.seconds)
+        last = self.last
+        counts = (last.nfe, last.positions, last.rows) if last else (0, 0, ())
+        return _stats(*counts, self.answer.useful_tokens, self.seconds, self.tile)
 
     def report(self, *, interrupted: bool) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -113,11 +118,22 @@ class Run:
                 yield lambda step: advance(len(step.committed) - len(step.remasked))
 
 
-def stats_of(nfe: int, positions: int, useful_tokens: int, seconds: float) -> "Stats":
-    """The numbers of a run, with MLX's peak memory."""
+def stats_of(made: "Filled | Ranking", seconds: float, tile: int) -> "Stats":
+    """The numbers of texts that were made in `seconds`, with MLX's peak memory."""
+    return _stats(made.nfe, made.positions, made.rows, made.useful_tokens, seconds, tile)
+
+
+def _stats(nfe: int, positions: int, rows: tuple[int, ...], useful_tokens: int, seconds: float, tile: int) -> "Stats":
     import mlx.core as mx
 
     from ..decoding.result import Stats
 
-    peak = mx.get_peak_memory()
-    return Stats(nfe=nfe, positions=positions, useful_tokens=useful_tokens, seconds=seconds, peak_memory_bytes=peak)
+    return Stats(
+        nfe=nfe,
+        positions=positions,
+        useful_tokens=useful_tokens,
+        seconds=seconds,
+        peak_memory_bytes=mx.get_peak_memory(),
+        rows=Counter(rows),
+        tile=tile,
+    )

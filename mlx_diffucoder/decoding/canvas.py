@@ -84,13 +84,24 @@ class Canvas:
         Args:
             tokens: the canvas now, int32 `[B, L]`.
         """
-        undecided = tokens == self.mask_id
+        return not self.open_masks(tokens).any()
+
+    def open_masks(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """The masks that belong to a text: no end token stands before them in their own hole.
+
+        Args:
+            tokens: the canvas now, int32 `[B, L]`.
+
+        Returns:
+            bool `[B, L]`.
+        """
+        open_masks = tokens == self.mask_id
         is_end = np.isin(tokens, list(self.end_ids))
         for row, holes in enumerate(self.holes):
             for start, stop in holes:
                 if is_end[row, start:stop].any():
-                    undecided[row, start + is_end[row, start:stop].argmax() : stop] = False
-        return not undecided.any()
+                    open_masks[row, start + is_end[row, start:stop].argmax() : stop] = False
+        return open_masks
 
     def padded_out(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
         """A finished canvas, int32 `[B, L]`, with padding in place of the masks after its end tokens."""

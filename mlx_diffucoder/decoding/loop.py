@@ -18,8 +18,8 @@ from .canvas import Canvas
 from .result import Step
 from .rules.base import CommitRule
 from .sampling import random_sources
-from .step import Stepper, StepResult
-from .windows.base import ForwardOutput, Window
+from .step import Stepper
+from .windows.base import ForwardOutput, StepResult, Window
 
 
 def denoise(
@@ -53,7 +53,7 @@ def denoise(
     """
     key, rng = random_sources(config)
     window_state, rule_state = window.open(model, canvas), rule.open()
-    stepper = Stepper(model, config, canvas.mask_id, forbidden, rule.needs_probs)
+    stepper = Stepper(model, config, canvas.mask_id, forbidden, rule.needs_probs, window.guesses)
     tokens, on_host = mx.array(canvas.tokens), canvas.tokens  # [B, L], the same on device and host
     to_fill = on_host == canvas.mask_id
     masks = to_fill.sum(axis=1)  # [B]
@@ -65,6 +65,8 @@ def denoise(
         return window_state.forward(tokens, on_host, rule_state.recheck(committed))
 
     nfe = positions = 0
+    rows: tuple[int, ...] = ()
+    known = to_fill.size - int(masks.sum() + canvas.padding.sum())
     output: ForwardOutput | None = None
     # Past its schedule a rule commits at least one token a step, so the loop ends before this range does.
     for index in range((rule.steps or 0) + int(masks.sum()) * rule.max_commits):
@@ -76,17 +78,19 @@ def denoise(
         # 2. Forward, unless the previous step has already queued it.
         output = output or forward()
         nfe, positions = nfe + output.forwards, positions + output.forwarded
+        if output.forwards:
+            rows += (output.forwarded * len(masks) - (0 if rows else known),)
 
         # 3. Choose tokens and commit. The host waits for the device here, and nowhere else.
         key, step_key = mx.random.split(key)
         result, rule_state = stepper.step(output, tokens, rule_state, quota, step_key)
-        window_state.observe(output.positions, result.chosen, result.scores)
+        result = window_state.observe(output, result)
         tokens, on_host = result.tokens, np.array(result.tokens)
         masks = (on_host == canvas.mask_id).sum(axis=1)
 
         # 4. Stop, or queue the next forward before the caller gets this step.
         done = not masks.any() or (window.stops_at_end and canvas.finished(on_host))
-        steps = _steps(index, canvas, canvas.padded_out(on_host) if done else on_host, output, result, nfe, positions)
+        steps = _steps(index, canvas, canvas.padded_out(on_host) if done else on_host, output, result, nfe, positions, rows)
         if not done:
             output = forward()
             mx.async_eval(output.hidden)
@@ -103,11 +107,12 @@ def _steps(
     result: StepResult,
     nfe: int,
     positions: int,
+    rows: tuple[int, ...],
 ) -> tuple[Step, ...]:
     """The step of each canvas; positions are counted from the end of its left padding."""
     spans = np.maximum(output.span - canvas.padding[:, None], 0).tolist()
-    rows = zip(tokens, canvas.padding, output.positions, result.commit, result.remask, result.scores, spans, strict=True)
+    every = zip(tokens, canvas.padding, output.positions, result.commit, result.remask, result.scores, spans, strict=True)
     return tuple(
-        Step(index, row[pad:], at[commit] - pad, score[commit], at[remask] - pad, nfe, positions, (first, end))
-        for row, pad, at, commit, remask, score, (first, end) in rows
+        Step(index, row[pad:], at[commit] - pad, score[commit], at[remask] - pad, nfe, positions, (first, end), rows)
+        for row, pad, at, commit, remask, score, (first, end) in every
     )

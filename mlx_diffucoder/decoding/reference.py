@@ -89,7 +89,7 @@ def reference_decode(
         tokens = mx.where(remask, canvas.mask_id, mx.where(commit, measured.chosen, tokens)).astype(tokens.dtype)
         if hooks.tokens:
             tokens = hooks.tokens(index, tokens, logits)
-        yield _steps(index, canvas.padding, tokens, commit, measured.scores, remask)
+        yield _steps(index, canvas, tokens, commit, measured.scores, remask)
         if rule.steps is None and not (np.array(tokens) == canvas.mask_id).any():
             return
 
@@ -104,10 +104,11 @@ def _forward_of(model: DiffusionModel, canvas: Canvas) -> Callable[[mx.array], m
 
 
 def _steps(
-    index: int, padding: NDArray[np.int32], tokens: mx.array, commit: mx.array, scores: mx.array, remask: mx.array
+    index: int, canvas: Canvas, tokens: mx.array, commit: mx.array, scores: mx.array, remask: mx.array
 ) -> tuple[Step, ...]:
     """The step of each canvas without its left padding, from arrays `[B, L]`."""
     arrays, length = (np.array(one) for one in (tokens, commit, scores, remask)), tokens.shape[1]
+    known = int((canvas.tokens != canvas.mask_id).sum() - canvas.padding.sum())
     return tuple(
         Step(
             index=index,
@@ -118,8 +119,9 @@ def _steps(
             nfe=index + 1,
             positions=(index + 1) * length,
             window=(0, length - int(pad)),
+            rows=(tokens.size - known, *[tokens.size] * index),
         )
-        for row, committed, all_scores, remasked, pad in zip(*arrays, padding, strict=True)
+        for row, committed, all_scores, remasked, pad in zip(*arrays, canvas.padding, strict=True)
     )
 
 

@@ -1,13 +1,18 @@
 """The results of a denoising run: plain numbers, NumPy only."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..formatting import format_bytes, format_seconds
+
+TILE = 32
+"""The rows of a tile: on an Apple GPU a forward costs as much for one row of it as for all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +32,8 @@ class Step:
         positions: positions forwarded so far, over all forwards.
         window: the first position forwarded in this step, and one past the last. The canvas's last position,
             which a window may forward in addition, is not counted.
+        rows: for each forward so far, the positions in it over the whole batch. In the first one the known text is
+            left out, because an autoregressive model forwards it too.
     """
 
     index: int
@@ -37,6 +44,7 @@ class Step:
     nfe: int
     positions: int
     window: tuple[int, int] = (0, 0)
+    rows: tuple[int, ...] = ()
 
     @classmethod
     def empty(cls, tokens: NDArray[np.int32]) -> Self:
@@ -56,6 +64,8 @@ class Stats:
             that were never filled do not count.
         seconds: wall-clock time.
         peak_memory_bytes: MLX's peak memory.
+        rows: how many forwards had so many rows, by their rows, as in `Step.rows`; empty where that is not known.
+        tile: the rows of a tile.
     """
 
     nfe: int
@@ -63,6 +73,14 @@ class Stats:
     useful_tokens: int
     seconds: float
     peak_memory_bytes: int
+    rows: Mapping[int, int] = field(default_factory=Counter)
+    tile: int = TILE
+
+    @property
+    def tiles_per_useful_token(self) -> float | None:
+        """Tiles of all forwards, for each useful token; None where either is not known."""
+        tiles = sum(-(-rows // self.tile) * forwards for rows, forwards in self.rows.items())
+        return tiles / self.useful_tokens if tiles and self.useful_tokens else None
 
     @property
     def tokens_per_forward(self) -> float:
@@ -78,12 +96,14 @@ class Stats:
 
     def lines(self) -> dict[str, str]:
         """The numbers for people: a label and a text with its unit each, in the order to print them."""
+        tiles = self.tiles_per_useful_token
         return {
             "forwards (NFE)": f"{self.nfe}",
             "positions forwarded": f"{self.positions}",
             "useful tokens": f"{self.useful_tokens}",
             "useful tokens per forward": f"{self.tokens_per_forward:.2f}",
             "positions per useful token": f"{self.positions_per_useful_token:.1f}",
+            **({} if tiles is None else {"tiles per useful token": f"{tiles:.3f}  ({self.tile} rows a tile)"}),
             "useful tokens per second": f"{self.tokens_per_second:.1f}  ({format_seconds(self.seconds)})",
             "peak memory": format_bytes(self.peak_memory_bytes),
         }
@@ -93,6 +113,8 @@ class Stats:
         ratio = self.positions_per_useful_token
         return {
             **asdict(self),
+            "rows": dict(sorted(self.rows.items())),
+            "tiles_per_useful_token": self.tiles_per_useful_token,
             "tokens_per_forward": self.tokens_per_forward,
             "positions_per_useful_token": ratio if math.isfinite(ratio) else None,
             "useful_tokens_per_second": self.tokens_per_second,

@@ -23,6 +23,7 @@ class Measurements(NamedTuple):
 
     Attributes:
         complete: bool, False where a nucleus cut without a full sort cannot be relied on.
+        best, best_probs: `[..., 2]`, the two most probable tokens and their probabilities; None unless asked for.
         probs: `[..., V]`, None unless asked for.
     """
 
@@ -32,6 +33,8 @@ class Measurements(NamedTuple):
     entropy: mx.array
     current: mx.array
     complete: mx.array
+    best: mx.array | None
+    best_probs: mx.array | None
     probs: mx.array | None
 
 
@@ -42,7 +45,14 @@ def random_sources(config: GenerationConfig) -> tuple[mx.array, np.random.Genera
 
 
 def measure(
-    logits: mx.array, current: mx.array, config: GenerationConfig, key: mx.array, *, needs_probs: bool, sort: bool = True
+    logits: mx.array,
+    current: mx.array,
+    config: GenerationConfig,
+    key: mx.array,
+    *,
+    needs_probs: bool,
+    needs_best: bool = False,
+    sort: bool = True,
 ) -> Measurements:
     """Choose a token at every position and measure how sure it is.
 
@@ -52,11 +62,13 @@ def measure(
         config: how tokens are drawn and scored.
         key: for the draws.
         needs_probs: return the distributions too.
+        needs_best: return the two most probable tokens too.
         sort: as in `keep_top_p`.
     """
     draw_key, score_key = mx.random.split(key)
     chosen, probs, complete = draw(logits, config, draw_key, sort=sort)
     negative_entropy = score_entropy(probs, chosen, score_key)
+    best = two_best(probs) if needs_best else None
     return Measurements(
         chosen=chosen,
         scores=negative_entropy if config.alg == "entropy" else SCORES[config.alg](probs, chosen, score_key),
@@ -64,6 +76,8 @@ def measure(
         entropy=-negative_entropy,
         current=probability(probs, current),
         complete=complete,
+        best=best,
+        best_probs=None if best is None else mx.take_along_axis(probs, best, axis=-1),
         probs=probs if needs_probs else None,
     )
 
@@ -149,6 +163,13 @@ def _upper(logits: mx.array, blocks: int) -> tuple[mx.array, mx.array]:
     chosen = mx.take_along_axis(grid, best[..., None], axis=-2)
     bound = mx.take_along_axis(heights, best[..., -1:], axis=-1)
     return chosen.reshape(*logits.shape[:-1], -1), bound
+
+
+def two_best(probs: mx.array) -> mx.array:
+    """The two most probable ids of `probs` `[..., V]`, the best first; `[..., 2]`. No sort: V is large."""
+    first = mx.argmax(probs, axis=-1, keepdims=True)
+    second = mx.argmax(mx.put_along_axis(probs, first, mx.array(-1.0), axis=-1), axis=-1, keepdims=True)
+    return mx.concatenate([first, second], axis=-1)
 
 
 def probability(probs: mx.array, tokens: mx.array) -> mx.array:

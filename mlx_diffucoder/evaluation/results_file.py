@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, get_origin
 
 from ..checkpoint import weights_digest
 from ..config import GenerationConfig
@@ -152,7 +152,8 @@ def _is_result(row: dict[str, Any]) -> bool:
     if row.keys() != {field.name for field in fields(Result)} or row["kind"] not in (PASSED, *FAILURES):
         return False
     # JSON keeps 2.0 and 2 apart, so the types are those that were written.
-    return all(type(row[field.name]) is field.type for field in fields(Result))
+    types = {field.name: get_origin(field.type) or field.type for field in fields(Result)}
+    return all(type(row[name]) is kind for name, kind in types.items()) and all(type(one) is int for one in row["rows"])
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> str:

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -37,6 +37,7 @@ class Result:
         useful_tokens, unresolved_masks: as in `generation.Answer`.
         seconds: time to generate, without running the code or loading the model.
         peak_memory_bytes: MLX's peak since the start of the run.
+        rows: as in `decoding.result.Step`.
     """
 
     task_id: str
@@ -50,6 +51,7 @@ class Result:
     unresolved_masks: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    rows: list[int] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -160,6 +162,7 @@ def _answered(
         "answer": answer.text,
         "nfe": last.nfe,
         "positions": last.positions,
+        "rows": list(last.rows),
         "useful_tokens": answer.useful_tokens,
         "unresolved_masks": answer.unresolved_masks,
     }
@@ -173,7 +176,7 @@ def _infilled(
     with trace_writer(path, tokenizer, config, name) as writer:
         filled = fill(model, tokenizer, [task.prompt, None, task.suffix or ""], config, trace=writer)
     counts = {key: getattr(filled, key) for key in ("nfe", "positions", "useful_tokens")}
-    return {"answer": filled.holes[0], **counts, "unresolved_masks": 0}
+    return {"answer": filled.holes[0], **counts, "rows": list(filled.rows), "unresolved_masks": 0}
 
 
 def _result(task: Task, sample: int, found: dict[str, Any], seconds: float, limits: Limits) -> Result:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..decoding.result import Stats
+from ..decoding.result import TILE, Stats
 from ..statistics import confidence_interval, pass_at_k
 from .execute import FAILURES, PASSED
 from .run import Result
@@ -35,7 +35,7 @@ class Summary:
     stats: Stats
 
     @classmethod
-    def of(cls, results: Sequence[Result], ks: Collection[int] = ()) -> "Summary":
+    def of(cls, results: Sequence[Result], ks: Collection[int] = (), tile: int = TILE) -> "Summary":
         """The summary of results, with pass@1 and pass@k for each of `ks`."""
         answered = Counter(result.task_id for result in results)
         right = Counter(result.task_id for result in results if result.passed)
@@ -57,6 +57,8 @@ class Summary:
                 useful_tokens=sum(result.useful_tokens for result in results),
                 seconds=sum(result.seconds for result in results),
                 peak_memory_bytes=max((result.peak_memory_bytes for result in results), default=0),
+                rows=Counter(rows for result in results for rows in result.rows),
+                tile=tile,
             ),
         )
 

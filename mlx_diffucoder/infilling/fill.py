@@ -38,6 +38,7 @@ class Filled:
         seen: tokens of the text around the holes that the model saw.
         nfe: forwards, those for scores included.
         positions: positions forwarded in them.
+        rows: as in `decoding.result.Step`, of the same forwards.
         useful_tokens: tokens in the holes, including the end tokens that the model wrote.
     """
 
@@ -50,6 +51,7 @@ class Filled:
     seen: int
     nfe: int
     positions: int
+    rows: tuple[int, ...]
     useful_tokens: int
 
 
@@ -95,8 +97,7 @@ def fill(
     """
     config = config or GenerationConfig(**HOLES)
     check_settings(config, instruction, context, tries)
-    texts, lengths = texts_and_lengths(parts)
-    task = InfillTask(model, tokenizer, texts, lengths, config, instruction, context, trace)
+    task = InfillTask(model, tokenizer, *texts_and_lengths(parts), config, instruction, context, trace)
     if instruction is None and not any(task.context.ids):
         raise ConfigError(f"context {context} shows the model nothing; raise it, or give an instruction", field="context")
     with synchronized():
@@ -114,6 +115,7 @@ def fill(
         seen=sum(map(len, shown.ids)),
         nfe=task.nfe,
         positions=task.positions,
+        rows=task.rows,
         useful_tokens=sum(map(len, best.ids)) + sum(best.ended),
     )
 

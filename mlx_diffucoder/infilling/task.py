@@ -61,6 +61,7 @@ class InfillTask:
         config: how to decode; `max_tokens` is the longest hole.
         tried: canvases denoised so far.
         nfe, positions: forwards so far, those for scores included, and the positions forwarded in them.
+        rows: as in `decoding.result.Step`, of the same forwards.
 
     Raises:
         PromptError: there is neither text nor instruction, or they and the holes do not fit the model's context.
@@ -96,6 +97,7 @@ class InfillTask:
         self.forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
         self.no_end = self.forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(tokenizer.end_ids)))
         self.nfe = self.positions = self.tried = 0
+        self.rows: tuple[int, ...] = ()
 
     def _tokens_left(self) -> int:
         """Tokens of the model's context that are left for the text around the holes, at their longest."""
@@ -136,6 +138,8 @@ class InfillTask:
         first, self.tried = self.tried + 1, self.tried + len(lengths)
         self.nfe += last[0].nfe
         self.positions += len(lengths) * last[0].positions
+        known = int((canvas.tokens != canvas.mask_id).sum() - canvas.padding.sum()) if self.rows else 0
+        self.rows += (last[0].rows[0] + known, *last[0].rows[1:])
         spans = canvas.holes - canvas.padding[:, None, None]
         rows = enumerate(zip(last, spans, strict=True), start=first)
         return [self._attempt(step.tokens, holes, number) for number, (step, holes) in rows]
@@ -159,6 +163,7 @@ class InfillTask:
 
     def _log_probabilities(self, ids: list[int], masks: list[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         self.nfe, self.positions = self.nfe + 1, self.positions + len(masks) * len(ids)
+        self.rows += (len(masks) * len(ids),)
         return log_probabilities(self.model, ids, masks, self.tokenizer.mask_id, self.forbidden)
 
     def _positions(self, attempt: Attempt) -> tuple[list[int], list[NDArray[np.int64]], list[NDArray[np.int64]]]:

@@ -1,6 +1,7 @@
 """A run that was recorded: one canvas, its steps with their times, and the text that they made. Needs no model."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ class Record:
 
     Attributes:
         index, nfe, positions, window, committed, remasked, scores: as in `Step`.
+        rows: as in `Step`, of this step's forwards only; empty in traces of 0.1.0.
         seconds: from the start of the run to the end of the step.
         tokens: the committed ids, int32 `[n]`.
         others: positions and ids of tokens that were written in another way (padding, a hook), two int32 `[m]`.
@@ -32,6 +34,7 @@ class Record:
     seconds: float
     nfe: int
     positions: int
+    rows: tuple[int, ...]
     window: tuple[int, int]
     committed: NDArray[np.int32]
     tokens: NDArray[np.int32]
@@ -60,10 +63,11 @@ class Record:
         if not all(0 <= position < length for position in (*at, *remasked, *others)):
             raise ValueError("a position is off the canvas")
         step, nfe, positions, first, end = (int(one) for one in (row["step"], row["nfe"], row["positions"], *row["window"]))
-        if not all(0 <= number < 2**53 for number in (step, nfe, positions, first, end)):
+        rows = tuple(int(one) for one in row.get("rows", ()))
+        if not all(0 <= number < 2**53 for number in (step, nfe, positions, first, end, *rows)):
             raise ValueError("a number is not a count")
         return cls(
-            step, seconds, nfe, positions, (first, end),
+            step, seconds, nfe, positions, rows, (first, end),
             _ids(at), _ids(tokens), np.array(scores, dtype=np.float32), _ids(remasked), (_ids(others), _ids(other_tokens)),
         )  # fmt: skip
 
@@ -112,9 +116,10 @@ class Trace:
 
     def steps(self) -> Iterator[Step]:
         """The steps, each with the canvas after it."""
+        rows: tuple[int, ...] = ()
         for one, tokens in zip(self.records, self._canvases(), strict=True):
-            tokens = tokens.copy()
-            yield Step(one.index, tokens, one.committed, one.scores, one.remasked, one.nfe, one.positions, one.window)
+            tokens, rows = tokens.copy(), rows + one.rows
+            yield Step(one.index, tokens, one.committed, one.scores, one.remasked, one.nfe, one.positions, one.window, rows)
 
     def _canvases(self) -> Iterator[NDArray[np.int32]]:
         """The canvas after each step, int32 `[L]`: one array, which the next step changes."""
@@ -210,6 +215,7 @@ class Trace:
             useful_tokens=sum(int(committed[start:end].sum()) for start, end in self.spans),
             seconds=self.seconds,
             peak_memory_bytes=0,
+            rows=Counter(rows for record in self.records for rows in record.rows),
         )
 
     def piece(self, token: int) -> bytes:

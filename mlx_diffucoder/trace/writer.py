@@ -235,7 +235,7 @@ class _Lines:
     """The steps of one canvas as lines; a token's text is in the first line that has the token."""
 
     def __init__(self, tokens: NDArray[np.int32], file: _File):
-        self._tokens, self._file = tokens, file
+        self._tokens, self._file, self._forwards = tokens, file, 0
 
     def changed_by(self, step: Step) -> bool:
         """Whether the step changed this canvas; a finished row waits for the others of its batch."""
@@ -247,12 +247,14 @@ class _Lines:
         expected[step.committed] = step.tokens[step.committed]
         expected[step.remasked] = step.tokens[step.remasked]
         others = np.flatnonzero(expected != step.tokens)
-        self._tokens = step.tokens
+        self._tokens, before = step.tokens, self._forwards
+        self._forwards = len(step.rows)
         row: dict[str, Any] = {
             "step": step.index,
             "seconds": _short(seconds),
             "nfe": step.nfe,
             "positions": step.positions,
+            "rows": step.rows[before:],
             "window": list(step.window),
             "at": step.committed.tolist(),
             "tokens": step.tokens[step.committed].tolist(),

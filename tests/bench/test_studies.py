@@ -294,7 +294,7 @@ class Fills(Bench):
     def fill(self, task, parts):
         assert parts.count(None) == len(self.holes)
         counts = dict.fromkeys(("score", "tried", "kept", "seen"), 1)
-        return Filled(holes=self.holes, lengths=[3], agreed=True, nfe=3, positions=30, useful_tokens=6, **counts)
+        return Filled(holes=self.holes, lengths=[3], agreed=True, nfe=3, positions=30, rows=(30,), useful_tokens=6, **counts)
 
     def write_on(self, task, prefix):
         assert SOLUTION.startswith(prefix)

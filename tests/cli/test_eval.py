@@ -34,11 +34,15 @@ def test_json_holds_accuracy_and_what_it_cost():
         *("pass@1", "pass@2", "confidence_interval", "tasks", "samples", "answers", "passed", "failures"),
         *("nfe", "positions", "positions_per_useful_token", "tokens_per_forward", "useful_tokens", "useful_tokens_per_second"),
         *("unresolved_masks", "seconds", "peak_memory_bytes", "model", "config", "interrupted"),
+        *("rows", "tile", "tiles_per_useful_token"),
     }
     assert (report["tasks"], report["samples"], report["answers"]) == (2, 2, 4)
     assert report["failures"].keys() == {"wrong", "error", "exit", "timeout", "memory", "output", "no_code"}
     assert sum(report["failures"].values()) + report["passed"] == 4
     assert report["config"]["seed"] == 0
+    assert sum(report["rows"].values()) == 4 * report["nfe"]
+    tiles = sum(-(-int(rows) // 32) * forwards for rows, forwards in report["rows"].items())
+    assert report["tiles_per_useful_token"] == pytest.approx(tiles / report["useful_tokens"])
     assert report["tokens_per_forward"] == pytest.approx(report["useful_tokens"] / (4 * report["nfe"]))
 
 

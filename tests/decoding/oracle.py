@@ -194,6 +194,11 @@ class Stability(Rule):
         return seen[i].max() >= self.tau and self.stable[i] >= self.span
 
 
+class Leftmost(Rule):
+    def choose(self, seen, quota):
+        return {min(seen)}
+
+
 class Backtrack(Threshold):
     def __init__(self, **parameters):
         super().__init__(**parameters)

@@ -35,6 +35,7 @@ def trace_of(length, steps, pieces=WORDS, prompt=(5, 6), layout=None, texts=None
             seconds=0.5 * (number + 1),
             nfe=number + 1,
             positions=length * (number + 1),
+            rows=(length,),
             window=(0, length),
             committed=ids(list(committed)),
             tokens=ids(list(committed.values())),

@@ -11,6 +11,7 @@ from ...choices import parse_choice
 from ...config import GenerationConfig
 from .adaptive import EntropyBound, Factor, LocalRelaxation, Prior, Stability, Threshold
 from .base import CommitRule
+from .leftmost import Leftmost
 from .remask import Backtrack
 from .schedule import schedule_for
 
@@ -22,6 +23,7 @@ RULES: dict[str, Callable[..., CommitRule]] = {
     "local": LocalRelaxation,
     "prior": Prior,
     "backtrack": Backtrack,
+    "leftmost": Leftmost,
 }
 """The rules by the name `GenerationConfig.rule` gives them; all but `schedule`, whose parameters are fields of the config."""
 

@@ -14,6 +14,7 @@ from .base import Window
 from .blocks import Blocks
 from .drafts import Drafts
 from .sliding import Sliding
+from .tree import Tree
 from .whole import Whole
 
 WINDOWS: dict[str, Callable[..., Window]] = {
@@ -23,6 +24,7 @@ WINDOWS: dict[str, Callable[..., Window]] = {
     "blocks-dual": partial(Blocks, cache="dual"),
     "drafts": Drafts,
     "sliding": Sliding,
+    "tree": Tree,
 }
 """The windows by the name `GenerationConfig.window` gives them."""
 

@@ -19,6 +19,33 @@ from ..canvas import Canvas, selected_first
 
 
 @dataclass(frozen=True, eq=False)
+class StepResult:
+    """The outcome of a step, on the host unless stated otherwise; `[B, R]` for the R candidates of `ForwardOutput`.
+
+    Attributes:
+        chosen: int32, the token chosen at each candidate.
+        scores: float32, as in `rules.base.Candidates`.
+        commit: bool, where the chosen token was committed.
+        remask: bool, where a committed token was masked again.
+        tokens: the canvas after the step, int32 `[B, L]`, on the device.
+        guessed: int32 `[B, G]`, the token chosen at each row of `ForwardOutput.guesses`.
+        guessed_scores: float32 `[B, G]`.
+        best, best_probs: int32 and float32 `[B, R, 2]`, the two most probable tokens of each candidate; None
+            where the window has no guesses.
+    """
+
+    chosen: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    commit: NDArray[np.bool_]
+    remask: NDArray[np.bool_]
+    tokens: mx.array
+    guessed: NDArray[np.int32]
+    guessed_scores: NDArray[np.float32]
+    best: NDArray[np.int32] | None = None
+    best_probs: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class ForwardOutput:
     """The result of one forward.
 
@@ -33,6 +60,9 @@ class ForwardOutput:
         span: int32 `[B, 2]`, the first position forwarded, and one past the last. The canvas's last position,
             which a window may forward in addition, is not counted.
         forwards: forward passes this took; 0 where the result was known already.
+        guesses: G, how many rows at the end of `hidden` belong to no candidate: `hidden` is `[B, R + G, D]`. A token is
+            chosen for these too, and `WindowState.observe` decides what becomes of it.
+        certain: bool `[B, R]`, candidates that every rule commits, however sure the model is; None for none.
     """
 
     positions: NDArray[np.int32]
@@ -42,6 +72,8 @@ class ForwardOutput:
     forwarded: int
     span: NDArray[np.int32]
     forwards: int = 1
+    guesses: int = 0
+    certain: NDArray[np.bool_] | None = None
 
 
 class WindowState(Protocol):
@@ -57,12 +89,13 @@ class WindowState(Protocol):
         """
         ...
 
-    def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
-        """Called after each step: the token chosen at each candidate, committed or not, and its score; `[B, R]` each.
+    def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
+        """Called after each step, with what `forward` returned.
 
-        Most windows make no use of it.
+        Returns:
+            The result, for most windows as it is; a window that verifies guesses commits those that were right.
         """
-        return
+        return result
 
 
 class Window(Protocol):
@@ -77,6 +110,11 @@ class Window(Protocol):
     def parameters(self) -> dict[str, Any]:
         """Its parameters, by the names `choices.WINDOWS` gives them."""
         return asdict(self)  # type: ignore[call-overload]
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it guesses tokens, and needs the two most probable ones of each candidate."""
+        return False
 
     @property
     def stops_at_end(self) -> bool:

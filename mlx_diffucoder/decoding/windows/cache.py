@@ -10,8 +10,58 @@ from ...models.transformer import DiffusionModel, LayerKV
 from ..canvas import Canvas, predictor_of, selected_first
 from .base import ForwardOutput, candidates_of, rows_of
 
+SLOTS = 1024
 GROWTH = 64
 """The cache grows by so many positions at once."""
+
+
+class AppendedKVCache:
+    """`KeyValues` with a slot for each position: the rows of a forward are appended, and kept only when `keep` says so.
+
+    The rows attend to all slots first, then to each other. Rows that are kept move to their slots at the start of the
+    next forward, one write for each layer.
+
+    Args:
+        length: the number of positions. The cache grows by `SLOTS` at once, so that forwards have few shapes.
+    """
+
+    def __init__(self, length: int):
+        self._most, self._slots = length + 1, 0
+        self._stored: LayerKV = []
+        self._appended: LayerKV = []
+        self._moves = mx.zeros((0,))
+
+    def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """As `KeyValues.update`: S is the number of slots, and the rows after them."""
+        if not self._slots:
+            self._appended.append((keys, values))
+            return keys, values
+        moved = self._appended[layer]
+        if layer == len(self._stored):
+            empty = mx.zeros((*keys.shape[:2], 0, keys.shape[3]), keys.dtype)
+            self._stored.append((empty, empty))
+        stored = self._stored[layer]
+        stored = self._move(stored[0], moved[0]), self._move(stored[1], moved[1])
+        self._stored[layer], self._appended[layer] = stored, (keys, values)
+        return mx.concatenate([stored[0], keys], axis=2), mx.concatenate([stored[1], values], axis=2)
+
+    def _move(self, stored: mx.array, rows: mx.array) -> mx.array:
+        stored = mx.pad(stored, [(0, 0), (0, 0), (0, self._slots - stored.shape[2]), (0, 0)])
+        return mx.put_along_axis(stored, mx.broadcast_to(self._moves, rows.shape), rows, axis=2)
+
+    def keep(self, slots: NDArray[np.int32]) -> None:
+        """Give rows of the last forward their slots.
+
+        Args:
+            slots: int32 `[B, L]`, the position of each row, or -1 for one that is dropped.
+        """
+        # The last slot is for what is dropped; nothing attends to it.
+        self._slots = max(self._slots, min(self._most, -(-(int(slots.max()) + 2) // SLOTS) * SLOTS))
+        self._moves = mx.array(np.where(slots < 0, self._slots - 1, slots))[:, None, :, None]
+
+    def visible(self, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The slots that may be attended to, bool `[B, S]`, from the positions `[B, L]` whose K/V are valid."""
+        return np.pad(valid, [(0, 0), (0, 1)])[:, : self._slots]
 
 
 @dataclass(frozen=True, eq=False)

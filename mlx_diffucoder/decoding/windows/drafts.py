@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
-from .base import ForwardOutput, Window, WindowState, candidates_of, padded_inputs, rows_of, whole_span
+from .base import ForwardOutput, StepResult, Window, WindowState, candidates_of, padded_inputs, rows_of, whole_span
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,9 @@ class DraftsState(WindowState):
         span = whole_span(self._padding, length)
         return ForwardOutput(positions, masked, recheck, predicting, forwards * drafts * length, span, forwards)
 
-    def observe(self, positions: NDArray[np.int32], chosen: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
-        self._choices = Choices(positions, chosen, scores)
+    def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
+        self._choices = Choices(output.positions, result.chosen, result.scores)
+        return result
 
     def _forward_drafts(self) -> mx.array:
         B, K, L = self._drafts.shape

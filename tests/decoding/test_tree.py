@@ -1,0 +1,334 @@
+"""The tree window: its plan, and every step of it against a plain oracle that has no branches."""
+
+from collections import Counter
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx.utils import tree_map_with_path
+
+from mlx_diffucoder import GenerationConfig, stream_batch, stream_generate
+from mlx_diffucoder.decoding.canvas import Canvas
+from mlx_diffucoder.decoding.loop import denoise
+from mlx_diffucoder.decoding.rules import rule_for
+from mlx_diffucoder.decoding.windows import window_for
+from mlx_diffucoder.decoding.windows.tree_plan import Guesses, Node, plan_row, visible_rows
+from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.generation import canvas_of, forbidden_ids
+
+END = frozenset({99})
+PROMPTS = [[3, 5, 7, 11, 13, 17, 19], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22], [1]]
+
+
+def guesses_of(length, pairs):
+    """`pairs`: for a position the two guesses, each a token and a probability."""
+    found = Guesses(np.zeros((length, 2), np.int32), np.zeros((length, 2), np.float32))
+    for position, two in pairs.items():
+        found.tokens[position], found.probs[position] = zip(*two, strict=True)
+    return found
+
+
+def test_the_drawing_in_the_docstring_is_a_plan():
+    A, B, C, D = range(4)
+    guesses = guesses_of(16, {9: [(A, 0.5), (B, 0.3)], 10: [(C, 0.8), (D, 0.1)]})
+    plan = plan_row([7, 8], list(range(9, 16)), guesses, 12, 0, END, first=False)
+    assert plan.known == [7, 8]
+    assert plan.nodes[:5] == [Node(9, A, -1), Node(10, C, 0), Node(9, B, -1), Node(10, C, 2), Node(10, D, 0)]
+    assert plan.count == 12 or plan.masks == [9, 10, 11, 12, 13]
+    assert list(plan.predictors) == [*plan.masks, plan.masks[-1] + 1]
+
+
+@st.composite
+def states(draw):
+    """A canvas at any moment: what is committed, what of it is cached, and guesses for some masks."""
+    length = draw(st.integers(4, 40))
+    start = draw(st.integers(0, 2))
+    rows = draw(st.sampled_from([8, 9, 16, 32]))
+    masked = np.array(draw(st.lists(st.booleans(), min_size=length, max_size=length)))
+    masked[:start], masked[start] = False, False
+    most = rows - 2
+    committed = [at for at in range(start, length) if not masked[at]]
+    stale = sorted(draw(st.lists(st.sampled_from(committed), unique=True, max_size=most)))
+    probs = draw(st.lists(st.sampled_from([0.0, 0.1, 0.45, 0.5, 1.0]), min_size=length, max_size=length))
+    tokens = draw(st.lists(st.integers(95, 101), min_size=length, max_size=length))
+    pairs = {at: [(tokens[at], probs[at]), (tokens[at] + 7, (1 - probs[at]) / 2)] for at in range(length) if probs[at]}
+    return stale, np.flatnonzero(masked).tolist(), guesses_of(length, pairs), rows, start
+
+
+@given(states(), st.booleans())
+@settings(max_examples=300)
+def test_a_plan_fits_its_rows_predicts_the_first_mask_and_can_be_followed_by_another(state, first):
+    stale, masks, guesses, rows, start = state
+    plan = plan_row(stale, masks, guesses, rows, start, END, first=first)
+    assert plan.count - first * len(stale) <= rows
+    assert set(stale) <= set(plan.known)
+    assert list(plan.masks) == masks[: len(plan.masks)]
+    assert not masks or masks[0] in plan.predictors
+    # All that it can commit, but what is cached at once, fits into the next forward with a mask and its predictor.
+    assert len(plan.predictors) + 2 <= rows
+    for position, row in plan.predictors.items():
+        assert plan.positions[row] == max(position - 1, start)
+        assert not len(plan.known) <= row < len(plan.known) + len(plan.nodes)
+
+
+@given(states())
+@settings(max_examples=300)
+def test_guesses_are_paths_of_the_next_masks_the_likeliest_first_and_none_follows_an_end(state):
+    stale, masks, guesses, rows, start = state
+    nodes = plan_row(stale, masks, guesses, rows, start, END, first=False).nodes
+    assert len(set(nodes)) == len(nodes) <= rows // 2
+    likelihood = {-1: 1.0}
+    for index, node in enumerate(nodes):
+        parent = nodes[node.parent] if node.parent >= 0 else None
+        assert node.position == (masks[0] if parent is None else masks[masks.index(parent.position) + 1])
+        assert parent is None or parent.token not in END
+        which = guesses.tokens[node.position].tolist().index(node.token)
+        likelihood[index] = likelihood[node.parent] * guesses.probs[node.position, which]
+    order = [likelihood[index] for index in range(len(nodes))]
+    assert order == pytest.approx(sorted(order, reverse=True), rel=1e-5)
+
+
+@given(states())
+@settings(max_examples=200)
+def test_a_guess_sees_its_path_and_the_masks_after_it_and_no_one_else_sees_a_guess(state):
+    plan = plan_row(*state, END, first=False)
+    seen = visible_rows(plan, plan.count + 3)
+    known, end = len(plan.known), len(plan.known) + len(plan.nodes)
+    kind = ["known"] * known + ["guess"] * len(plan.nodes) + ["mask"] * len(plan.masks) + ["none"] * 3
+    for row, of in enumerate(kind):
+        path = set()
+        at = row - known if of == "guess" else -1
+        while at >= 0:
+            path, at = path | {known + at}, plan.nodes[at].parent
+        for key, other in enumerate(kind):
+            expected = row == key
+            if of != "none":
+                expected |= other == "known" or key in path
+                expected |= other == "mask" and (of != "guess" or plan.positions[key] > plan.positions[row])
+            assert seen[row, key] == expected, (row, key, end)
+
+
+class Oracle:
+    """The tree without a tree: a plain forward for the masks, then one forward for each guess that turns out right.
+
+    Keys and values are kept in a dictionary by position and layer. Of `plan_row` it takes which positions a forward
+    holds; who sees whom is written here once more, for a path instead of a tree.
+    """
+
+    def __init__(self, model, canvas, rows, tau):
+        self.model, self.canvas, self.rows, self.tau = model, canvas, rows, tau
+        self.tokens = canvas.tokens[0].tolist()
+        self.cached = {}
+        self.guesses = guesses_of(len(self.tokens), {})
+
+    def predict(self, known, path, masks):
+        """Float64 distributions after the rows of known tokens, of a path of guesses and of masks; and their K/V."""
+        rows = [*known, *path, *masks]
+        kind = ["known"] * len(known) + ["path"] * len(path) + ["mask"] * len(masks)
+        before = [at for at in sorted(self.cached) if at not in known]
+
+        def sees(row, key):
+            if kind[key] == "known":
+                return True
+            if kind[key] == "path":
+                return kind[row] == "path" and rows[key] <= rows[row]
+            return kind[row] != "path" or rows[key] > rows[row]
+
+        mask = [[True] * len(before) + [sees(row, key) for key in range(len(rows))] for row in range(len(rows))]
+        layers = {}
+
+        class Cache:
+            def update(_, layer, keys, values):
+                layers[layer] = keys, values
+                old = [self.cached[at][layer] for at in before]
+                return (
+                    mx.concatenate([*(k for k, _ in old), keys], axis=2),
+                    mx.concatenate([*(v for _, v in old), values], axis=2),
+                )
+
+        ids = [self.tokens[at] for at in known] + list(path.values()) + [self.canvas.mask_id] * len(masks)
+        logits = self.model(mx.array([ids]), positions=mx.array([rows]), mask=mx.array([[mask]]), kv=Cache())
+        final = {
+            at: {layer: (k[:, :, row : row + 1], v[:, :, row : row + 1]) for layer, (k, v) in layers.items()}
+            for row, at in enumerate(rows)
+            if kind[row] != "mask"
+        }
+        logits = mx.where(self.forbidden, -mx.inf, logits[0].astype(mx.float32))
+        return np.array(mx.softmax(logits, axis=-1)), final
+
+    def step(self, first):
+        mask_id, ends = self.canvas.mask_id, self.canvas.end_ids
+        open_masks = np.flatnonzero(self.canvas.open_masks(np.array([self.tokens]))[0]).tolist()
+        stale = [at for at, token in enumerate(self.tokens) if token != mask_id and at not in self.cached]
+        plan = plan_row(stale, open_masks, self.guesses, self.rows, 0, ends, first=first)
+        probs, final = self.predict(plan.known, {}, plan.masks)
+        row_of = {at: index for index, at in enumerate([*plan.known, *plan.masks])}
+        plain = {at: probs[row_of[max(at - 1, 0)]] for at in plan.predictors}
+        commits = {at: int(p.argmax()) for at, p in plain.items() if p.max() >= self.tau}
+
+        path, paths = {}, {()}  # the guesses that were right, and every path of the tree
+        for node in plan.nodes:
+            above, one = [], node
+            while True:
+                above.append((one.position, one.token))
+                if one.parent < 0:
+                    break
+                one = plan.nodes[one.parent]
+            paths.add(tuple(reversed(above)))
+        for index, at in enumerate(plain):
+            if index and list(path)[-1] == at - 1:
+                probs, final = self.predict(plan.known, path, plan.masks)
+                token = int(probs[len(plan.known) + len(path) - 1].argmax())
+            elif not index or at in commits:
+                token = int(plain[at].argmax())
+            else:
+                break
+            commits[at] = token
+            if (*path.items(), (at, token)) not in paths:
+                break
+            path[at] = token
+            if token in ends:
+                break
+        if path:
+            _, final = self.predict(plan.known, path, plan.masks)
+        self.cached |= final
+        for at, p in plain.items():
+            best = int(p.argmax())
+            second = int(np.where(np.arange(len(p)) == best, -1, p).argmax())
+            self.guesses.tokens[at], self.guesses.probs[at] = (best, second), (p[best], p[second])
+        for at, token in commits.items():
+            self.tokens[at] = token
+
+    def decode(self, forbidden):
+        self.forbidden, history = forbidden, []
+        while self.canvas.open_masks(np.array([self.tokens])).any():
+            self.step(not history)
+            history.append(list(self.tokens))
+        return history
+
+
+TAUS = {
+    "leftmost": 2.0,
+    "threshold:tau=0.4": 0.4,
+    "threshold:tau=0.02": 0.02,
+    "threshold:tau=0.1": 0.1,
+    "threshold:tau=0.95": 0.95,
+}
+
+
+@pytest.mark.parametrize("rule", list(TAUS)[:3])
+@pytest.mark.parametrize("rows", [8, 12, 32])
+@pytest.mark.parametrize("prompt", PROMPTS, ids=len)
+def test_every_step_equals_a_plain_oracle_without_branches(loaded, prompt, rows, rule):
+    config = GenerationConfig(max_tokens=30, rule=rule, window=f"tree:rows={rows}")
+    history = [step.tokens.tolist() for step in stream_generate(*loaded, prompt, config)]
+    expected = Oracle(loaded[0], canvas_of(loaded[1], [prompt], config), rows, TAUS[rule]).decode(
+        forbidden_ids(loaded[1], loaded[0].config.vocab_size)
+    )
+    assert len(history) == len(expected)
+    assert history[:-1] == expected[:-1]
+
+
+@pytest.mark.parametrize("rule", ["leftmost", "threshold:tau=0.95"])
+def test_on_a_trained_model_too_where_most_guesses_are_right(pocket, rule):
+    prompt = "Write a function that adds two numbers."
+    config = GenerationConfig(max_tokens=48, rule=rule, window="tree")
+    history = [step.tokens.tolist() for step in stream_generate(*pocket, prompt, config)]
+    ids = history[0][: len(history[0]) - 48]
+    tau = TAUS[rule]
+    oracle = Oracle(pocket[0], canvas_of(pocket[1], [ids], config), 32, tau)
+    expected = oracle.decode(forbidden_ids(pocket[1], pocket[0].config.vocab_size))
+    assert history[:-1] == expected[:-1]
+    assert len(history) < 10
+
+
+@pytest.mark.parametrize("rule", ["leftmost", "threshold:tau=0.1"])
+def test_holes_in_a_text_are_filled_as_the_oracle_fills_them(dream_a, rule):
+    model, tokenizer = dream_a
+    ids = {"mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id, "end_ids": tokenizer.end_ids}
+    for texts, lengths in [
+        ([[3, 5, 7], [11, 13], [17, 19, 23]], [4, 9]),
+        ([[], [11, 13], []], [5, 6]),
+        ([[4], [], [9, 9]], [3, 12]),
+    ]:
+        canvas = Canvas.around([texts], [lengths], **ids)
+        config = GenerationConfig(rule=rule, window="tree:rows=8")
+        forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+        steps = denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
+        history = [rows[0].tokens.tolist() for rows in steps]
+        expected = Oracle(model, canvas, 8, TAUS[rule]).decode(forbidden)
+        assert history[:-1] == expected[:-1]
+        assert tokenizer.mask_id not in history[-1]
+
+
+@pytest.mark.parametrize("rule", ["threshold:tau=0.3", "factor:f=1.8", "entropy-bound:gamma=6"])
+def test_a_batch_decodes_each_row_as_alone(loaded, rule):
+    config = GenerationConfig(max_tokens=24, rule=rule, window="tree:rows=12")
+    *_, together = stream_batch(*loaded, PROMPTS, config)
+    for prompt, step in zip(PROMPTS, together, strict=True):
+        *_, alone = stream_generate(*loaded, prompt, config)
+        assert step.tokens.tolist() == alone.tokens.tolist()
+
+
+def test_a_cache_that_grows_equals_one_that_does_not(dream_b, monkeypatch):
+    config = GenerationConfig(max_tokens=150, rule="threshold:tau=0.5", window="tree:rows=16")
+    *_, expected = stream_generate(*dream_b, PROMPTS[1], config)
+    monkeypatch.setattr("mlx_diffucoder.decoding.windows.cache.SLOTS", 40)
+    *_, step = stream_generate(*dream_b, PROMPTS[1], config)
+    assert step.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_an_answer_has_at_most_three_shapes_of_forward(pocket, monkeypatch):
+    shapes = Counter()
+    forward = type(pocket[0].model).__call__
+
+    def counted(self, tokens, positions, mask, kv):
+        shapes[tokens.shape, mask.shape] += 1
+        return forward(self, tokens, positions, mask, kv)
+
+    monkeypatch.setattr(type(pocket[0].model), "__call__", counted)
+    config = GenerationConfig(max_tokens=200, rule="threshold:tau=0.95", window="tree", ban_tokens=(*pocket[1].end_ids,))
+    *_, last = stream_generate(*pocket, "Write a function that adds two numbers.", config)
+    assert last.nfe == sum(shapes.values()) > 10
+    assert len(shapes) <= 3
+
+
+def test_drawn_tokens_are_distributed_as_one_token_a_step_from_left_to_right(dream_a):
+    """Without attention a row depends on its own token alone, so the exact distribution is a product of three."""
+    model, tokenizer = dream_a
+    kept = model.parameters()
+    model.update(tree_map_with_path(lambda name, w: mx.zeros_like(w) if "o_proj" in name else w, kept))
+    try:
+        forbidden = forbidden_ids(
+            tokenizer, model.config.vocab_size, [i for i in range(12, model.config.vocab_size) if i != tokenizer.mask_id]
+        )
+        config = GenerationConfig(max_tokens=3, rule="leftmost", window="tree:rows=8", temperature=3.0, seed=5)
+        canvas = Canvas.of([[3]] * 500, 3, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=frozenset())
+        *_, steps = denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
+        drawn = np.array([step.tokens[1:] for step in steps])
+        logits = mx.where(forbidden, -mx.inf, model(mx.arange(12)[:, None])[:, 0].astype(mx.float32)) / 3.0
+        follows = np.array(mx.softmax(logits, axis=-1))[:, :12]
+    finally:
+        model.update(kept)
+    row = np.eye(12)[3]
+    for at in range(3):
+        row = row @ follows
+        seen = np.bincount(drawn[:, at], minlength=12) / len(drawn)
+        assert np.abs(seen - row).max() < 4 * np.sqrt(0.25 / len(drawn))
+    pairs = np.zeros((12, 12))
+    np.add.at(pairs, (drawn[:, 0], drawn[:, 1]), 1 / len(drawn))
+    assert np.abs(pairs - (np.eye(12)[3] @ follows)[:, None] * follows).max() < 4 * np.sqrt(0.25 / len(drawn))
+
+
+@pytest.mark.parametrize("rule", ["schedule", "backtrack"])
+def test_a_rule_that_waits_or_masks_again_is_refused_with_its_name(rule):
+    with pytest.raises(ConfigError, match=f"rule {rule} cannot commit on the window tree"):
+        GenerationConfig(rule=rule, window="tree:rows=8")
+
+
+def test_a_family_without_a_shift_is_refused_with_its_name(dream_a, monkeypatch):
+    monkeypatch.setattr(type(dream_a[0]), "shift", 0)
+    with pytest.raises(ConfigError, match="window tree needs"):
+        list(stream_generate(*dream_a, PROMPTS[0], GenerationConfig(max_tokens=8, rule="threshold", window="tree")))
