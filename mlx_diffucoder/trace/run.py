@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -130,7 +131,7 @@ class Trace:
             tokens[one.others[0]] = one.others[1]
             yield tokens
 
-    @property
+    @cached_property
     def final(self) -> NDArray[np.int32]:
         """The canvas after the last step, int32 `[L]`."""
         return [self.canvas.tokens[0], *self._canvases()][-1]
