@@ -83,6 +83,7 @@ def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
         arrays |= mx.load(str(file))  # type: ignore[arg-type]  # a .safetensors file gives a dict
     model.load_weights([(name, arrays[weight.name]) for name, weight in stored.items()], strict=True)
     model.eval()
+    mx.eval(mx.random.state)  # the initial weights have split its key many times, and splits that wait stay in memory
     return model, raw
 
 

@@ -63,7 +63,8 @@ def read_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
             fast.no_truncation()
             fast.no_padding()
             return fast
-        except Exception as error:  # the library raises no narrower class
+        except BaseException as error:  # the library raises no narrower class
+            _check_of_library(error)
             what = known_content(path) or f"not a tokenizer ({error}); download the file again"
             raise CheckpointError(f"{path}: {what}") from None
     for name in ("vocab.json", "merges.txt"):
@@ -73,11 +74,18 @@ def read_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     return _build_fast(folder, settings)
 
 
+def _check_of_library(error: BaseException) -> None:
+    """Raise what does not come from the library. A panic of its Rust code is no `Exception`, and has no class to import."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+
+
 def _build_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     """Qwen2's tokenizer from the slow one's files."""
     try:
         model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    except Exception as error:  # as above
+    except BaseException as error:  # as above
+        _check_of_library(error)
         for name in ("vocab.json", "merges.txt"):
             if what := known_content(folder / name):
                 raise CheckpointError(f"{folder / name}: {what}") from None

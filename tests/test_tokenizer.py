@@ -181,3 +181,15 @@ def test_a_text_that_fits_is_never_refused(tokenizer, text, limit):
         if len(tokenizer.encode_plain(whole[:length])) > limit:
             break
         tokenizer.check_length(whole[:length], limit)
+
+
+def test_a_panic_of_the_library_is_a_damaged_file(monkeypatch):
+    class PanicException(BaseException):
+        pass
+
+    def panics(*files):
+        raise PanicException("range end index 22 out of range")
+
+    monkeypatch.setattr("tokenizers.models.BPE.from_file", panics)
+    with pytest.raises(CheckpointError, match=r"do not make a tokenizer \(range end"):
+        Tokenizer.load(DATA / "dream-b")

@@ -154,11 +154,12 @@ def _marked(name: str, data: bytes, marker: str) -> HoleFile:
         raise FileError(f"--marker must be text on one line, not {marker!r}", field="--marker")
     body, close = (marker[:-1], marker[-1]) if marker[-1] in CLOSING and len(marker) > 1 else (marker, "")
     pattern = re.compile(re.escape(os.fsencode(body)) + rb"(?::([0-9]+))?" + re.escape(close.encode()))
-    pieces, lengths, end = [], list[int | None](), 0
+    pieces, lengths, end, line = [], list[int | None](), 0, 1
     for found in pattern.finditer(data):
         pieces.append(data[end : found.start()])
         end = found.end()
-        lengths.append(_length(name, found[1], data.count(b"\n", 0, end) + 1))
+        line += pieces[-1].count(b"\n")
+        lengths.append(_length(name, found[1], line))
     if not lengths:
         raise FileError(f"{name}: has no hole; write {marker} where text is to be filled in, or say where with --at or --lines")
     return HoleFile(name, [*pieces, data[end:]], lengths, data)

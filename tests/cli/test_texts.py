@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -159,3 +160,11 @@ def test_the_replay_page_takes_a_models_name_as_text(tmp_path):
     run.header["model"] = "{{data}}{{title}}"
     assert "<title>{{data}}{{title}}: " in page_of(run)
     json.loads(page_of(run).split('type="application/json">')[1].split("</script>")[0])
+
+
+def test_a_hundred_thousand_holes_are_found_at_once():
+    began = time.monotonic()
+    assert len(cut("x.py", b"a = <FILL>\n" * 100_000, "<FILL>", None, None).lengths) == 100_000
+    assert time.monotonic() - began < 5
+    with pytest.raises(FileError, match=r"x\.py:3: a hole of 0 tokens"):
+        cut("x.py", b"<FILL>\n<FILL:2>\n<FILL:0>", "<FILL>", None, None)
