@@ -15,6 +15,7 @@ from mlx_diffucoder.checkpoint import weights_digest
 from mlx_diffucoder.choices import WINDOWS, parse_choice
 from mlx_diffucoder.config import PRESETS, GenerationConfig
 from mlx_diffucoder.errors import BenchError, ConfigError
+from mlx_diffucoder.file_kinds import LARGEST_JSON, read_bytes
 from mlx_diffucoder.files import write_atomically
 
 from .chip import Card
@@ -135,7 +136,11 @@ def tuned_window(config: GenerationConfig, model: Any) -> str | None:
 
 def _read(path: Path) -> Profile:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = read_bytes(path, BenchError, LARGEST_JSON)
+    except BenchError as error:
+        raise BenchError(f"{error}; the tuned profile is not used, {AGAIN}") from None
+    try:
+        content = json.loads(text)
         version = content.pop("version")
         if version != VERSION:
             raise BenchError(
@@ -148,8 +153,6 @@ def _read(path: Path) -> Profile:
         for preset, window in profile.windows.items():
             if preset not in PRESETS or parse_choice(window, WINDOWS, "window")[0] != "sliding":
                 raise ValueError(preset)
-    except OSError as error:
-        raise BenchError(f"{path}: the tuned profile cannot be read ({error.strerror}); not used, {AGAIN}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError):
         raise BenchError(f"{path}: the tuned profile is damaged; not used, {AGAIN}") from None
     return profile

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ChatError, PromptError
+from ..file_kinds import LARGEST_JSON, check_regular, read_bytes
 from .output import note
 from .terminal import can_draw
 
@@ -206,11 +207,12 @@ def open_history() -> "History":
     path = user_state_path("diffucode", appauthor=False) / "chat_history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        check_regular(path, ChatError)  # a pipe would wait for a reader
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         path.chmod(0o600)
         return _file_history(path)
-    except OSError as error:
-        note(f"{path}: no history is kept ({error.strerror})")
+    except (OSError, ChatError) as error:
+        note(f"{path}: no history is kept ({getattr(error, 'strerror', error)})")
         return InMemoryHistory()
 
 
@@ -240,7 +242,7 @@ def _stored(message: str) -> str:
 
 def _readline_messages(path: Path) -> Iterator[str]:
     """The lines of a history file by GNU readline or libedit; none of one by prompt_toolkit, which starts with a blank line."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = read_bytes(path, ChatError, LARGEST_JSON).decode("utf-8", "replace").split("\n")
     if not lines[0]:
         return
     for line in lines[1:] if lines[0] == LIBEDIT else lines:

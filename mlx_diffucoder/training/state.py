@@ -24,7 +24,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import CheckpointError, TrainError
-from ..file_kinds import check_regular
+from ..file_kinds import check_regular, read_bytes
 from ..files import folder_atomically, open_locked, read_json, temporary_names, write_atomically
 
 STATE, OPTIMIZER, LOG = "training.json", "optimizer.safetensors", "log.jsonl"
@@ -176,8 +176,8 @@ class RunFolder:
     def _cut_log(self, step: int) -> None:
         """Drop the log lines that an interrupted run wrote after its last checkpoint."""
         file = self.path / LOG
-        if file.exists():
-            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        if log := read_bytes(file, TrainError, missing=b""):
+            lines = [line for line in log.decode(errors="replace").splitlines() if _step_of(line) <= step]
             write_atomically(file, "".join(line + "\n" for line in lines))
 
 

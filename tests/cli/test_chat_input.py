@@ -1,5 +1,6 @@
 """The input of a chat at a terminal: history, completion, pasted text. Other tests of a chat are in test_chat.py."""
 
+import os
 import stat
 
 import pytest
@@ -63,6 +64,12 @@ def test_a_history_that_cannot_be_kept_is_a_notice(history_file, capsys):
     history = chat_input.open_history()
     history.store_string("one")
     assert "no history is kept" in capsys.readouterr().err
+
+
+def test_a_pipe_in_place_of_the_history_is_not_waited_for(history_file, capsys):
+    os.mkfifo(history_file)
+    chat_input.open_history().store_string("one")
+    assert "it is a pipe" in capsys.readouterr().err
 
 
 def test_text_that_is_not_unicode_does_no_harm(history_file):
