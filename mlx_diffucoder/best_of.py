@@ -57,12 +57,12 @@ class Ranking:
         """Useful tokens of all answers."""
         return sum(one.answer.useful_tokens for one in self.answers)
 
-    def tested(self, task: Task) -> "Ranking":
+    def tested(self, task: Task, limits: Limits) -> "Ranking":
         """Run the tests of a task on each answer; the answers that pass come first.
 
-        The tests run the model's code on this machine, within limits of time and memory but in no sandbox.
+        The tests run the model's code on this machine: see `evaluation.execute` for what that means.
         """
-        tested = [replace(one, passed=run_answer(code_of(one.answer.text, task), task, Limits()).passed) for one in self.answers]
+        tested = [replace(one, passed=run_answer(code_of(one.answer.text, task), task, limits).passed) for one in self.answers]
         # The sort is stable: answers that pass stay in the order of their scores.
         return replace(self, answers=sorted(tested, key=lambda one: not one.passed))
 

@@ -4,13 +4,15 @@ Not covered: MBPP+ rows that have neither `test` nor `test_list`. JSON has turne
 several need a special comparison. The export of MBPP+ with `test` works.
 """
 
+import ast
+import builtins
 import gzip
 import io
 import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -182,7 +184,9 @@ def _human_eval(row: Mapping[str, Any], where: str) -> Task:
     is_code = defines(prompt, name)
     body = text_in(row, "canonical_solution", where) if row.get("canonical_solution") is not None else None
     solution = prompt + body if is_code and body is not None and not defines(body, name) else body
-    parts = []
+    parts = [f"from answer import {name}"] if hasattr(builtins, name) else []
+    if is_code:
+        parts.append(_given(prompt, name))
     if "test" in row:
         parts.append(_calling(text_in(row, "test", where), name))
     if "base_input" in row and solution is not None:
@@ -204,6 +208,19 @@ def _infilling(row: Mapping[str, Any], where: str) -> Task:
     prompt, suffix, hole = row["prompt"], row["suffix"], row.get("canonical_solution")
     solution = prompt + hole + suffix if isinstance(hole, str) else None
     return replace(task, prompt=prompt, stub=prompt, suffix=suffix, solution=solution)
+
+
+def _given(stub: str, name: str) -> str:
+    """What a task's code defines besides the function `name`. Its tests use that, whatever an answer makes of it.
+
+    Classes are left out: an answer takes objects of its own.
+    """
+    for text in (stub, f"{stub}\n    pass\n"):
+        with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            found = ast.parse(text).body
+            kept = [node for node in found if not isinstance(node, ast.ClassDef) and getattr(node, "name", "") != name]
+            return ast.unparse(ast.Module(kept, []))
+    return ""
 
 
 def _calling(test: str, name: str) -> str:

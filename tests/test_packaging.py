@@ -40,7 +40,7 @@ def test_the_wheel_holds_one_package_and_its_metadata(wheel):
         "bench/reference.safetensors",
         "cli/app.py",
         "trace/page.html",
-        "evaluation/runner.py",
+        "evaluation/runner/wire.py",
         "pocket/model.safetensors",
         "pocket/tokenizer.json",
         "py.typed",

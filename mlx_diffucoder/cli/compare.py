@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..data import Text
     from ..divergence.kl import Divergence
     from ..divergence.masking import Masked
+    from ..evaluation import Limits
     from ..evaluation.compare import Checkpoint
     from ..evaluation.quality import Row
     from ..tasks import Task
@@ -51,7 +52,8 @@ ByLayer = Annotated[
     options.in_model("--by-layer/--whole", help="Hold one layer in memory at a time.", show_default="for models that do not fit"),
 ]
 Tasks = Annotated[Path | None, in_pass(help="Also answer these tasks, as eval does.")]
-Allow = Annotated[bool, in_pass("--allow-code-execution", help="Run the models' code here, without a sandbox.")]
+Allow = Annotated[bool, in_pass("--allow-code-execution", help=options.CODE_EXECUTION)]
+Sandbox = Annotated[str, in_pass(help=options.SANDBOX, autocompletion=options.among(options.SANDBOXES))]
 MaxTokens = Annotated[int, in_pass(help="The longest answer, in tokens.")]
 Preset = Annotated[str, in_pass(help="How to decode.", autocompletion=options.among(PRESETS))]
 Picture = Annotated[Path | None, options.in_output(help="Draw quality against size into this file: .png, .svg, .pdf.")]
@@ -75,6 +77,7 @@ def compare(
     yes: options.Yes = False,
     tasks: Tasks = None,
     allow_code_execution: Allow = False,
+    sandbox: Sandbox = "auto",
     max_tokens: MaxTokens = 256,
     preset: Preset = "exact",
     picture: Picture = None,
@@ -93,14 +96,13 @@ def compare(
     from ..evaluation.quality import check_picture, draw_picture
     from ..tasks import read_tasks
 
-    ratios = _checked(ratio)
-    pyplot = check_picture(picture) if picture else None
+    ratios, pyplot = _checked(ratio), check_picture(picture) if picture else None
     samples = read_samples(texts or HELD_OUT, limit)
     problems = read_tasks(tasks, infilling=False)[:limit] if tasks else []
     checkpoints = _open([base, *others], dtype, revision, refresh=refresh, yes=yes, whole=bool(problems), by_layer=by_layer)
     encoded = encode_samples(samples, checkpoints[0].tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
     canvases = masked_canvases(encoded, checkpoints[0].tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
-    rows = _rows(checkpoints, canvases, problems, config, by_layer)
+    rows = _rows(checkpoints, canvases, problems, config, by_layer, options.limits_of({"sandbox": sandbox}) if tasks else None)
     if picture:
         draw_picture(pyplot, rows, picture)
     if as_json:
@@ -155,6 +157,7 @@ def _rows(
     tasks: "list[Task]",
     config: GenerationConfig,
     by_layer: bool | None,
+    limits: "Limits | None",
 ) -> "list[Row]":
     from ..evaluation.compare import compare as compare_checkpoints
     from ..evaluation.quality import rows_of
@@ -164,7 +167,7 @@ def _rows(
     with counting("comparing", len(canvases) * len(checkpoints)) as advance:
         comparisons = list(compare_checkpoints(first, rest, canvases, by_layer=by_layer, advance=advance))
     with counting("answering", len(tasks) * len(checkpoints)) as advance:
-        return rows_of(checkpoints, comparisons, tasks, config, advance)
+        return rows_of(checkpoints, comparisons, tasks, config, advance, limits)
 
 
 def _report(rows: "list[Row]", texts: "list[Text]", canvases: "list[Masked]", used: dict[str, Any]) -> dict[str, Any]:

@@ -49,12 +49,14 @@ def doctor(model: Model = None, quick: Quick = False, as_json: Json = False, qui
         "hub_cache": _hub_cache(),
         "environment": environment(),
         "checkpoint": weights_of(model or DEFAULT_MODEL),
+        "sandbox": _sandbox(),
     }
     if not as_json:
         put(f"{'versions':10} " + ", ".join(f"{name} {number}" for name, number in report["versions"].items()))
         put("\n".join([*card.lines(), *(known.lines() if known else ["ceilings   not in the table: diffucode bench card"])]))
         _print_memory(report["memory"])
         _print_cache(report["hub_cache"])
+        _print_sandbox(report["sandbox"])
     checks = _self_test(quick=quick, quiet=as_json)
     if as_json:
         put(json.dumps({**report, "self_test": [check.to_dict() for check in checks]}))
@@ -119,6 +121,20 @@ def _hub_cache() -> dict[str, Any]:
 def _print_cache(cache: dict[str, Any]) -> None:
     found = "not downloaded" if cache["bytes"] is None else f"downloaded, {format_bytes(cache['bytes'])}"
     put(f"{'Hub cache':10} {cache['model']}: {found}; {format_bytes(cache['free_bytes'])} free in {cache['folder']}")
+
+
+def _sandbox() -> dict[str, Any]:
+    """The sandbox for code that a model wrote, and why it does not work, if it does not."""
+    from ..evaluation.execute import sandbox_missing
+    from ..evaluation.sandbox import sandbox_name
+
+    missing = sandbox_missing()
+    return {"name": sandbox_name(), "works": not missing, "missing": missing}
+
+
+def _print_sandbox(sandbox: dict[str, Any]) -> None:
+    works = "works: eval, --tests and train grpo run a model's code in it"
+    put(f"{'sandbox':10} {sandbox['name']} " + (works if sandbox["works"] else f"does not work ({sandbox['missing']})"))
 
 
 def _self_test(*, quick: bool, quiet: bool) -> "list[Check]":

@@ -70,6 +70,7 @@ def evaluate(
     timeout: Timeout = 5.0,
     memory: Memory = 1024,
     allow_code_execution: options.AllowCodeExecution = False,
+    sandbox: options.Sandbox = "auto",
     preset: options.Preset = None,
     rule: options.Rule = "auto",
     window: options.Window = "auto",
@@ -96,14 +97,13 @@ def evaluate(
 ) -> int:
     """Measure how many tasks the model solves (pass@k), and at what cost.
 
-    The code in each answer is run with the task's tests in a separate process. Rows with a suffix, as HumanEval-infilling
-    has them, are filled in between prompt and suffix. Without --seed, the seed is 0.
+    The code in each answer is run with the task's tests. Rows with a suffix are filled in before it. Without --seed it is 0.
     """
     return _evaluate(context)
 
 
 def _evaluate(context: typer.Context) -> int:
-    from ..evaluation import Limits, Summary
+    from ..evaluation import Summary
     from ..evaluation.results_file import ResultsFile, check_results_file, identity
     from ..tasks import read_tasks
     from .eval_answers import of_file, of_model
@@ -113,7 +113,7 @@ def _evaluate(context: typer.Context) -> int:
     every = read_tasks(given["tasks"])
     config = options.decoding_config(context, HOLES if every[0].suffix is not None else None)
     config = replace(config, seed=config.seed or 0)
-    ks, limits = sorted({1, *(given["k"] or [])}), Limits(timeout=given["timeout"], memory=given["memory"])
+    ks, limits = sorted({1, *(given["k"] or [])}), options.limits_of(given)
     if given["out"]:
         check_results_file(given["out"])
     tasks = _chosen(every, given)

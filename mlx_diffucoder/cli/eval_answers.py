@@ -68,7 +68,7 @@ def of_model(context: typer.Context, tasks: "Sequence[Task]", config: Generation
 
 WITH_SAMPLES = {
     *("tasks", "samples", "no_extract", "k", "only", "skip", "limit", "out"),
-    *("timeout", "memory", "allow_code_execution", "as_json", "quiet"),
+    *("timeout", "memory", "allow_code_execution", "sandbox", "as_json", "quiet"),
 }
 """The parameters that have a meaning where no model answers."""
 

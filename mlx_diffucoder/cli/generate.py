@@ -25,7 +25,8 @@ PromptText = Annotated[str | None, typer.Argument(help="What to write. Piped tex
 Count = Annotated[int, in_best("-n", min=1, max=1024, help="Write this many answers in one batch.")]
 Rank = Annotated[bool, in_best("--rank", help="Print only the most probable answer.")]
 Tests = Annotated[Path | None, in_best(help="Print the first answer that passes these tests: Python, or a task file.")]
-Allow = Annotated[bool, in_best("--allow-code-execution", help="Run the model's code here, without a sandbox.")]
+Allow = Annotated[bool, in_best("--allow-code-execution", help=options.CODE_EXECUTION)]
+Sandbox = Annotated[str, in_best(help=options.SANDBOX, autocompletion=options.among(options.SANDBOXES))]
 Lock = Annotated[Path | None, in_best(help="Fill the holes (<FILL>) of this template and keep its text.")]
 
 app = typer.Typer()
@@ -52,6 +53,7 @@ def generate(
     rank: Rank = False,
     tests: Tests = None,
     allow_code_execution: Allow = False,
+    sandbox: Sandbox = "auto",
     lock: Lock = None,
     preset: options.Preset = None,
     rule: options.Rule = "auto",
@@ -85,8 +87,7 @@ def generate(
     as it becomes final; with a rule that masks tokens again, it gets the answer at the end.
     """
     config, text = options.decoding_config(context), read_prompt(prompt)
-    if tests is not None:
-        options.require_code_execution(allow_code_execution, "--tests")
+    options.require_code_execution(allow_code_execution or tests is None, "--tests")
     return _generate(context, text, config)
 
 
@@ -126,15 +127,15 @@ def _best_of(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
 
     name, model, tokenizer, config = opened
     count, tests = given["count"], given["tests"]
-    task = read_tests(tests, prompt) if tests else None
+    task, limits = (read_tests(tests, prompt), options.limits_of(given)) if tests else (None, None)
     ids, start = prompt_ids(model, tokenizer, prompt, config), time.perf_counter()
     with trace_writer(given["trace"], tokenizer, config, name) as trace:
         with waiting(f"writing {count} answers"):
             ranking = best_of(model, tokenizer, ids, config, count, trace)
         seconds = time.perf_counter() - start
-        if task:
+        if task and limits:
             with waiting("running the tests"):
-                ranking = ranking.tested(task)
+                ranking = ranking.tested(task, limits)
         best = ranking.answers[0]
         failed = best.passed is False
         if trace and not failed:

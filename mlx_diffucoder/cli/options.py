@@ -11,14 +11,18 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..choices import RULES, WINDOWS
 from ..config import ALGORITHMS, PRESETS, GenerationConfig
 from ..errors import ExecutionError
+from .output import note
 from .settings import DTYPES, Settings
+
+if TYPE_CHECKING:
+    from ..evaluation import Limits
 
 
 def panel(name: str) -> Callable[..., Any]:
@@ -120,9 +124,11 @@ AlgorithmTemperature = Annotated[float, in_advanced(help="Schedule: above 0 draw
 Eps = Annotated[float, in_advanced(help="Schedule: where its timesteps end.")]
 Reference = Annotated[bool, in_advanced("--reference", help="Decode exactly as the reference decoder does.")]
 Tuned = Annotated[bool, in_advanced("--tuned/--no-tuned", help="Use the window width that bench tune stored.")]
-AllowCodeExecution = Annotated[
-    bool, typer.Option("--allow-code-execution", help="Run code the model writes on this machine, without a sandbox.")
-]
+CODE_EXECUTION = "Run code the model writes on this machine."
+SANDBOX = "Run it in a sandbox: require, auto (where one works) or off."
+SANDBOXES = ("require", "auto", "off")
+AllowCodeExecution = Annotated[bool, typer.Option("--allow-code-execution", help=CODE_EXECUTION)]
+Sandbox = Annotated[str, typer.Option(help=SANDBOX, autocompletion=among(SANDBOXES))]
 
 # Output
 
@@ -134,6 +140,21 @@ Live = Annotated[bool, in_output("--live/--no-live", help="Show the canvas on a 
 TraceOut = Annotated[Path | None, in_output(metavar="FILE", help="Write every step into this file, for diffucode trace.")]
 
 
+def limits_of(given: Mapping[str, Any]) -> "Limits":
+    """The limits of programs, by a command's parameters. If `auto` finds no sandbox, one line on stderr says so.
+
+    Raises:
+        ConfigError: a value is out of range.
+        ExecutionError: a sandbox is required, and none works here.
+    """
+    from ..evaluation.execute import ADVICE, Limits, sandbox_missing
+
+    limits = Limits(**{name: given[name] for name in ("timeout", "memory", "sandbox") if name in given})
+    if limits.sandbox == "off" and given["sandbox"] == "auto":
+        note(f"note: no sandbox works here ({sandbox_missing()}), so the model's code runs as you; {ADVICE}")
+    return limits
+
+
 def require_code_execution(allowed: bool, what: str) -> None:
     """Raise `ExecutionError` unless the user agreed to run what a model writes.
 
@@ -142,8 +163,8 @@ def require_code_execution(allowed: bool, what: str) -> None:
     """
     if not allowed:
         raise ExecutionError(
-            f"{what} runs the model's code on this machine, as you, with limits on time and memory but without a sandbox;"
-            " if you accept that, add --allow-code-execution",
+            f"{what} runs the model's code on this machine, in a sandbox if one works here (diffucode doctor tells) and else as"
+            " you; if you accept that, add --allow-code-execution",
             field="--allow-code-execution",
         )
 

@@ -180,6 +180,7 @@ def grpo(
     out: Out,
     valid: ValidTasks = None,
     allow_code_execution: options.AllowCodeExecution = False,
+    sandbox: options.Sandbox = "auto",
     model: options.Model = None,
     tune: GrpoTune = "lora",
     rank: Rank = 8,
@@ -222,7 +223,6 @@ def grpo(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Train by coupled-GRPO."""
     return _train_grpo(context)
 
 
@@ -230,7 +230,6 @@ def _train_grpo(context: typer.Context) -> int:
     given = context.params
     options.require_code_execution(given["allow_code_execution"], "train grpo")
     settings = TrainSettings.of_options(given)  # before anything is read
-    from ..evaluation import Limits
     from ..training.grpo import GrpoPlan
     from ..training.grpo_job import grpo_job, read_prompts, steps_of
     from .model_option import open_learner
@@ -239,7 +238,7 @@ def _train_grpo(context: typer.Context) -> int:
     plan = GrpoPlan(
         grpo=GrpoSettings(**{one.name: given[one.name] for one in fields(GrpoSettings)}),
         decoding=options.decoding_config(context, usual, ANSWERS),
-        limits=Limits(timeout=given["timeout"], memory=given["memory"]),
+        limits=options.limits_of(given),
     )
     learner = open_learner(given)
     tasks, held_out = (read_prompts(file, learner, plan.decoding) if file else [] for file in (given["data"], given["valid"]))

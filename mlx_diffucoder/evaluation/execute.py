@@ -1,21 +1,17 @@
-"""Run one answer in a separate process, under limits.
+"""Run one answer and its tests, in a sandbox where the system has one, under limits.
 
-Limited are wall-clock and CPU time, address space, the size of any file, printed bytes, and new processes
-and threads. The process gets a nearly empty environment, a temporary folder as its working directory and
-home, nothing on stdin, and its own process group, which is always killed at the end.
+Limited are wall-clock and CPU time, address space, the size of any file, printed bytes, and new processes and threads. The
+answer gets a nearly empty environment, a temporary folder as its working directory and home, and nothing on stdin. Its tests
+run in a process of their own, which calls the answer's functions and writes the verdict (`runner`).
 
-**This is not a security sandbox.** The code runs as you: it can read, change and delete your files and use
-the network. The limits stop mistakes, not malice: code that searches its own process for the verdict's
-token can claim to have passed. macOS ignores the memory limit. The process limit does not apply to root:
-there, only the refusal of Python's own calls and the kill of the process group remain, and a process that C
-code moved to another group survives. An answer may write many files, each below the limit; they are
-removed with the folder.
+`Limits.sandbox` names the sandbox (`sandbox`). **Without one the code runs as you**: Python code is kept from your files and
+your network, C code only from starting and signalling processes and from the network, and only on Linux. macOS ignores the
+memory limit. An answer may then write many files, each below the limit; they are removed with the folder.
 """
 
 import json
 import math
 import os
-import secrets
 import selectors
 import shutil
 import signal
@@ -26,10 +22,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, ExecutionError
+from ..errors import ConfigError, ExecutionError, one_of
+from .sandbox import RUNNER, WORK, confined, readable, sandbox_name, sandbox_program
 
 PASSED = "passed"
 FAILURES = {
@@ -41,7 +39,11 @@ FAILURES = {
     "output": "printed or wrote too much",
     "no_code": "no code in the answer",
 }
-RUNNER = Path(__file__).with_name("runner.py")
+BEGIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from runner import main; del sys.path[0]; main()"
+MODES = ("auto", "require", "off")
+ADVICE = (
+    "install bubblewrap 0.8 or newer and allow it to make user namespaces" if sys.platform == "linux" else "run it in a container"
+)
 CHUNK = 1 << 16
 POLL = 0.02  # seconds between checks of a process whose pipes are silent
 
@@ -52,16 +54,20 @@ class Limits:
 
     Attributes:
         timeout: seconds of wall-clock time, from the start of its process.
-        memory: MiB of address space, the interpreter included.
+        memory: MiB of address space of each of its two processes, the interpreter included.
         output: bytes printed to stdout and stderr together, and bytes of any one file.
+        sandbox: the sandbox's name, or "off". Given "auto" it becomes the one that works here, or "off"; given "require"
+            it is an error if none does.
 
     Raises:
         ConfigError: a value is out of range; it names the field.
+        ExecutionError: the sandbox does not work here.
     """
 
     timeout: float = 5.0
     memory: int = 1024
     output: int = 1 << 20
+    sandbox: str = "auto"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.timeout) and 0 < self.timeout <= 86_400):
@@ -70,6 +76,13 @@ class Limits:
             raise ConfigError(f"memory must be from 128 to 1048576 MB, not {self.memory}", field="memory")
         if self.output < 1:
             raise ConfigError(f"output must be a whole number of 1 or more, not {self.output}", field="output")
+        if self.sandbox not in (*MODES, sandbox_name()):
+            raise ConfigError(f"sandbox must be {one_of(MODES, self.sandbox)}", field="sandbox")
+        if self.sandbox != "off":
+            missing = sandbox_missing()
+            if missing and self.sandbox != "auto":
+                raise ExecutionError(f"no sandbox works here ({missing}); {ADVICE}, or run without: --sandbox off")
+            object.__setattr__(self, "sandbox", "off" if missing else sandbox_name())
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,9 @@ class Outcome:
 
 
 def run_program(code: str, tests: str, limits: Limits) -> Outcome:
-    """Run `code`, then `tests` in the same module, in another process. It passes if neither raises.
+    """Run `code`, then `tests`, which can use all names of it. The program passes if neither raises.
+
+    Names of Python's builtins are not the answer's in the tests, unless they say `from answer import name`.
 
     Returns within `limits.timeout` plus the time to kill a process group. The whole group is then dead and
     its folder removed, also after Ctrl-C.
@@ -93,15 +108,29 @@ def run_program(code: str, tests: str, limits: Limits) -> Outcome:
     Raises:
         ExecutionError: no process could be started.
     """
-    token = secrets.token_hex(16)
-    job = {"code": code, "tests": tests, "token": token, "timeout": limits.timeout}
-    job |= {"memory_bytes": limits.memory << 20, "output_bytes": limits.output}
+    return _run(code, tests, limits, limits.sandbox)
+
+
+def _run(code: str, tests: str, limits: Limits, sandbox: str) -> Outcome:
+    job = {"code": code, "timeout": limits.timeout, "memory_bytes": limits.memory << 20, "output_bytes": limits.output}
+    job["readable"] = readable() if sandbox == "off" else None
     with _folder() as folder, _pipe() as (read, write):
-        process = _start(job, folder, write)
+        process = _start(job, tests, folder, write, sandbox)
         try:
-            return _watch(process, read, f"{token}\n".encode(), limits)
+            return _watch(process, read, limits)
         finally:
             _end(process)
+
+
+@cache
+def sandbox_missing() -> str:
+    """Why no sandbox works on this machine, in a few words; empty if one does. It is tried, not looked for."""
+    if not Path(sandbox_program()).exists():
+        return f"{sandbox_program()} is not installed"
+    with tempfile.NamedTemporaryFile(prefix="diffucode-") as secret:
+        code = f"import os\ndef there():\n    return os.path.exists({secret.name!r})\n"
+        outcome = _run(code, "assert not there()", Limits(timeout=20, sandbox="off"), sandbox_name())
+    return "" if outcome.passed else outcome.detail
 
 
 @contextmanager
@@ -126,20 +155,22 @@ def _pipe() -> Iterator[tuple[int, int]]:
         os.close(write)
 
 
-def _start(job: dict[str, Any], folder: str, verdict: int) -> "subprocess.Popen[bytes]":
+def _start(job: dict[str, Any], tests: str, folder: str, verdict: int, sandbox: str) -> "subprocess.Popen[bytes]":
+    home = folder if sandbox != "bubblewrap" else WORK
     # A thread's stack and buffers count as address space: libraries get one thread.
-    environment = {"HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-I", "-B", "-X", "utf8", str(RUNNER), str(verdict)]
+    environment = {"HOME": home, "TMPDIR": home, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(json.dumps(job).encode())
-            stdin.seek(0)
+        with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as source:
+            for file, text in ((stdin, json.dumps(job)), (source, tests)):
+                file.write(text.encode(errors="surrogatepass"))
+                file.seek(0)
+            begin = [sys.executable, "-I", "-B", "-X", "utf8", "-c", BEGIN, str(RUNNER.parent)]
             return subprocess.Popen(
-                command,
+                confined([*begin, str(verdict), str(source.fileno())], folder, sandbox),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(verdict,),
+                pass_fds=(verdict, source.fileno()),
                 cwd=folder,
                 env=environment,
                 start_new_session=True,
@@ -148,10 +179,10 @@ def _start(job: dict[str, Any], folder: str, verdict: int) -> "subprocess.Popen[
         raise ExecutionError(f"no process could be started to run an answer in ({error.strerror})") from None
 
 
-def _watch(process: "subprocess.Popen[bytes]", verdict: int, token: bytes, limits: Limits) -> Outcome:
+def _watch(process: "subprocess.Popen[bytes]", verdict: int, limits: Limits) -> Outcome:
     """Read the pipes until the process gives its verdict, ends, or exceeds a limit."""
     deadline = time.monotonic() + limits.timeout
-    said, printed = b"", 0
+    said, printed, last = b"", 0, b""
     with selectors.DefaultSelector() as pipes:
         pipes.register(verdict, selectors.EVENT_READ)
         pipes.register(process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
@@ -167,37 +198,15 @@ def _watch(process: "subprocess.Popen[bytes]", verdict: int, token: bytes, limit
                 elif key.fd == verdict:
                     said += chunk
                 else:
-                    printed += len(chunk)
-            if printed > limits.output or len(said) > CHUNK:
+                    printed, last = printed + len(chunk), chunk
+            if printed > limits.output:
                 return Outcome("output", f"more than {limits.output} bytes printed")
             if b"\n" in said:
-                return _verdict(said, token)
+                return Outcome(*json.loads(said))
             if ended and not ready:
-                return _silent(process.returncode)
+                reason = last.decode(errors="replace").strip().rpartition("\n")[2][:300]
+                return Outcome("error", reason or f"its tests ended with exit code {process.returncode}")
     return Outcome("timeout", f"stopped after {limits.timeout:g} seconds")
-
-
-def _verdict(said: bytes, token: bytes) -> Outcome:
-    """The runner's verdict. Anything else that an answer wrote into the pipe is rejected."""
-    if said == token:
-        return Outcome(PASSED)
-    try:
-        kind, detail = json.loads(said)
-    except (ValueError, TypeError):
-        return Outcome("exit", "the verdict cannot be read")
-    if kind not in ("wrong", "error", "memory", "output") or not isinstance(detail, str):
-        return Outcome("exit", "the verdict cannot be read")
-    return Outcome(kind, detail)
-
-
-def _silent(code: int) -> Outcome:
-    """A process that ended without a verdict."""
-    if code >= 0:
-        return Outcome("exit", f"ended with exit code {code} before its tests were done")
-    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
-    # A SIGKILL that is not ours comes from the kernel when memory runs out.
-    kinds = {signal.SIGXCPU: "timeout", signal.SIGXFSZ: "output", signal.SIGKILL: "memory"}
-    return Outcome(kinds.get(-code, "error"), f"killed by {name}")  # type: ignore[call-overload]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

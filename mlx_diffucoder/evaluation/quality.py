@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..plotting import check_plot, plotter, save_plot
 from ..tasks import Task
 from .compare import Checkpoint, Comparison
+from .execute import Limits
 from .run import evaluate
 from .summary import Summary
 
@@ -47,26 +48,32 @@ def rows_of(
     tasks: Sequence[Task],
     config: GenerationConfig,
     advance: Callable[[float], None],
+    limits: Limits | None = None,
 ) -> list[Row]:
     """A row for each checkpoint, the base first. Each answers the tasks, if there are any.
 
     Args:
         comparisons: of all checkpoints but the first.
         advance: called with 1 after each answer.
+        limits: of the programs.
     """
     names = [one.name for one in checkpoints]
     short = [Path(name).name or name for name in names]
     labels = short if len(set(short)) == len(short) else names
-    passed = (_pass_at_1(one, tasks, config, advance) if tasks else (None, None) for one in checkpoints)
+    passed = (_pass_at_1(one, tasks, config, advance, limits) if tasks else (None, None) for one in checkpoints)
     rows = zip(checkpoints, labels, [None, *comparisons], passed, strict=True)
     return [Row(one, label, comparison, *scores) for one, label, comparison, scores in rows]
 
 
 def _pass_at_1(
-    checkpoint: Checkpoint, tasks: Sequence[Task], config: GenerationConfig, advance: Callable[[float], None]
+    checkpoint: Checkpoint,
+    tasks: Sequence[Task],
+    config: GenerationConfig,
+    advance: Callable[[float], None],
+    limits: Limits | None,
 ) -> tuple[float | None, tuple[float, float] | None]:
     results = []
-    for result in evaluate(checkpoint.open(), checkpoint.tokenizer, tasks, config):
+    for result in evaluate(checkpoint.open(), checkpoint.tokenizer, tasks, config, limits=limits):
         results.append(result)
         advance(1)
     summary = Summary.of(results)

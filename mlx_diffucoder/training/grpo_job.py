@@ -56,7 +56,7 @@ def grpo_job(
             "method": "coupled-grpo",
             **vars(grpo),
             **{f"decoding.{name}": value for name, value in json.loads(json.dumps(plan.decoding.to_dict())).items()},
-            **{f"limits.{name}": value for name, value in asdict(plan.limits).items()},
+            **{f"limits.{name}": value for name, value in asdict(plan.limits).items() if name != "sandbox"},
             "data": digest(_bytes_of(prompt.task) for prompt in train),
             "valid": digest(map(_bytes_of, held_out)),
         },
