@@ -12,7 +12,7 @@ LARGEST = 2**30
 """Bytes of a file that is read whole, at most: far beyond any file of tasks, texts or steps."""
 LARGEST_JSON = 2**24
 """Bytes of a JSON file of a checkpoint, at most: an index of a thousand billion weights has a fifth of it."""
-HARMLESS = re.compile(r"/dev/null|/dev/stdin|/(dev|proc/self)/fd/[0-9]+")
+HARMLESS = re.compile(r"/dev/null|/dev/std(in|out|err)|/(dev|proc/self)/fd/[0-9]+")
 """The empty device, and the pipes that a shell makes, as for `<(...)`."""
 
 TO_SAFETENSORS = (

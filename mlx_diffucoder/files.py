@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import CheckpointError, ConvertError, DiffucoderError, FileError
-from .file_kinds import LARGEST_JSON, known_content, read_bytes
+from .file_kinds import HARMLESS, LARGEST_JSON, known_content, read_bytes
 from .formatting import format_bytes
 
 UNFINISHED = ".unfinished"
@@ -81,6 +81,8 @@ def check_output(path: Path, mark: str, what: str, *, flag: str, error: type[Dif
         if path.is_dir() or not path.parent.is_dir():
             reason = "it is a folder" if path.is_dir() else "its folder does not exist"
             raise error(f"{flag} {path}: cannot be written ({reason}); name a file in an existing folder")
+        if path.is_fifo() and not HARMLESS.fullmatch(str(path)):  # it would wait for a reader, perhaps for ever
+            raise error(f"{flag} {path}: is a pipe; name a file, or /dev/stdout")
         if path.is_file() and path.stat().st_size and mark.encode() not in _ends(path):
             raise error(f"{flag} {path}: exists and is not {what}; name another file, or remove it")
     except OSError as reason:

@@ -1,6 +1,7 @@
 """No output replaces a file that is not of its own kind; one of its own kind it does."""
 
 import json
+import os
 
 import pytest
 
@@ -66,6 +67,17 @@ def test_a_file_of_another_kind_is_not_replaced(trace, report, tmp_path, number)
     for file in files or [named]:
         assert file.read_text() == "mine\n"
     assert len([one for one in folder.iterdir() if one.name != ".lock"]) == len(files or [named])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 8])
+def test_a_pipe_is_not_waited_for(trace, report, tmp_path, number):
+    if number in (4, 8):
+        pytest.importorskip("matplotlib")
+    args, named, _ = commands(trace, report, tmp_path)[number]
+    os.mkfifo(named)
+    done = diffucode(*args, named)
+    assert done.returncode in (1, 2)
+    assert str(named) in done.stderr
 
 
 @pytest.mark.parametrize("kinds", [(".html",), (".png", ".svg", ".html")])
