@@ -20,7 +20,7 @@ from mlx_diffucoder.files import write_atomically
 
 from .chip import Card
 
-VERSION = 1
+VERSION = 2
 FOLDER = "DIFFUCODE_PROFILES"
 """The environment variable that names the folder of profiles, instead of the user's data folder."""
 AGAIN = "`diffucode bench tune` makes a new one"
@@ -151,7 +151,7 @@ def _read(path: Path) -> Profile:
         if not all(isinstance(getattr(profile, name), kind) for name, kind in kinds.items()):
             raise TypeError(path)
         for preset, window in profile.windows.items():
-            if preset not in PRESETS or parse_choice(window, WINDOWS, "window")[0] != "sliding":
+            if preset not in PRESETS or parse_choice(window, WINDOWS, "window")[0] != "tree":
                 raise ValueError(preset)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError):
         raise BenchError(f"{path}: the tuned profile is damaged; not used, {AGAIN}") from None

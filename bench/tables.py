@@ -189,12 +189,12 @@ def tuning_lines(tuning: Tuning, path: Path) -> Iterator[str]:
 
 def _points(preset: str, found: list[Point], chosen: Point) -> Iterator[str]:
     own = next(point for point in found if PRESETS[preset]["window"] == point.window)
-    yield f"{preset}: {len(found)} widths; forwards are counted and timed, answers are not judged"
-    yield f"{'width':>9}  {'forwards':>8}  {'positions':>9}  {'useful tokens':>13}  {'per useful token':>19}"
+    yield f"{preset}: {len(found)} budgets; forwards are counted and timed, answers are not judged"
+    yield f"{'rows':>9}  {'forwards':>8}  {'positions':>9}  {'useful tokens':>13}  {'per useful token':>19}"
     for point in found:
         mark = " chosen" if point is chosen else " preset's" if point is own else ""
         numbers = f"{point.nfe:8}  {point.positions:9}  {point.useful_tokens:13}  {format_seconds(point.per_token):>19}"
-        yield f"{point.width:9}  {numbers}{mark}"
+        yield f"{point.rows:9}  {numbers}{mark}"
     share = chosen.per_token / own.per_token
     yield f"{'':9}  {chosen.window}: {100 * share:.0f} % of the preset's time, estimated"
     yield ""

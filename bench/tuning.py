@@ -1,9 +1,9 @@
-"""Choose the width of the sliding window for this machine and model.
+"""Choose the rows of a forward for this machine and model.
 
-Each width decodes the prompts once. Its forwards are counted, the answers are not judged; each forward is then priced
-at the time that a forward of as many positions took on this machine. The preset's own width stays unless another one
-saves more than `GAIN`. Not covered: what a width does to the quality of the answers (measure that with tasks), and
-that `lm_head` runs on the window's rows only.
+Each budget decodes the prompts once. Its forwards are counted, the answers are not judged; each forward is then priced
+at the time that a forward of as many rows took on this machine. The preset's own budget stays unless another one
+saves more than `GAIN`. Not covered: what a budget does to the quality of the answers (measure that with tasks), and
+that `lm_head` runs on fewer rows in the first forward.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,22 +24,21 @@ from .speed import ForwardCurve
 from .subjects import Subject
 from .timing import Show, Timing, take_turns
 
-TUNED = tuple(name for name, fields in PRESETS.items() if fields["window"].startswith("sliding"))
-"""The presets whose window has a width to choose."""
-WIDTHS = (16, 20, 24, 28, 32)
-"""The widths to try. Others cost answers: of 100 tasks `pocket` passed 97 with a width of 8, 98 with 12, 95 with 48 to 96,
-and all with 16, 24 and 32."""
+TUNED = tuple(name for name, fields in PRESETS.items() if fields["window"].startswith("tree"))
+"""The presets whose window has rows to choose."""
+ROWS = (8, 16, 32, 64, 128)
+"""The budgets to try: parts of a tile, a tile, and tiles."""
 POSITIONS = (1, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512)
-"""Where forwards are timed. A window's positions are multiples of 8; the first forward includes the prompt."""
+"""Where forwards are timed; the first forward includes the prompt."""
 GAIN = 0.05
-"""The share of the time that another width must save."""
+"""The share of the time that another budget must save."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """A window, what decoding the prompts with it took, and the seconds that this comes to by the timed forwards."""
 
-    width: int
+    rows: int
     window: str
     nfe: int
     positions: int
@@ -62,7 +61,7 @@ class Tuning:
 
 
 def tune(subject: Subject, prompts: list[str], config: GenerationConfig, trials: int, delay: float, show: Show) -> Tuning:
-    """Choose a window for each preset that has a sliding one.
+    """Choose a window for each preset that has rows to choose.
 
     Args:
         config: the longest answer, and how tokens are drawn.
@@ -79,7 +78,7 @@ def tune(subject: Subject, prompts: list[str], config: GenerationConfig, trials:
     take_turns([curve], trials, delay, show)
     found: dict[str, list[Point]] = {}
     for preset in TUNED:
-        with show(f"decoding with each width: {preset}"):
+        with show(f"decoding with each budget of rows: {preset}"):
             found[preset] = list(points(subject, ids, config, preset, curve.timings))
     chosen = {preset: choose(preset, candidates) for preset, candidates in found.items()}
     profile = Profile(
@@ -101,7 +100,7 @@ def tune(subject: Subject, prompts: list[str], config: GenerationConfig, trials:
 def points(
     subject: Subject, prompts: list[list[int]], config: GenerationConfig, preset: str, curve: Mapping[int, Timing]
 ) -> Iterator[Point]:
-    """Yield a point for each width, the preset's own among them.
+    """Yield a point for each budget of rows, the preset's own among them.
 
     Args:
         prompts: ids of each prompt.
@@ -109,12 +108,12 @@ def points(
         curve: the time of a forward by its positions.
     """
     _, own = parse_choice(PRESETS[preset]["window"], WINDOWS, "window")
-    for width in sorted({*WIDTHS, int(own["width"])}):
-        window = f"sliding:width={width},suffix={own['suffix']:g}"
+    for rows in sorted({*ROWS, int(own["rows"])}):
+        window = f"tree:rows={rows}"
         decoding = replace(config, rule=PRESETS[preset]["rule"], window=window)
         runs = [denoised(subject, ids, decoding, None) for ids in prompts]
         yield Point(
-            width=width,
+            rows=rows,
             window=window,
             nfe=sum(run.nfe for run in runs),
             positions=sum(run.positions for run in runs),
@@ -136,7 +135,7 @@ def seconds_of(runs: Sequence[Run], curve: Mapping[int, Timing]) -> float:
 
 def choose(preset: str, found: Sequence[Point]) -> Point:
     """The fastest point, or the preset's own unless that saves more than `GAIN`."""
-    own_width = parse_choice(PRESETS[preset]["window"], WINDOWS, "window")[1]["width"]
-    own = next(point for point in found if point.width == own_width)
+    own_rows = parse_choice(PRESETS[preset]["window"], WINDOWS, "window")[1]["rows"]
+    own = next(point for point in found if point.rows == own_rows)
     best = min(found, key=lambda point: point.per_token)
     return best if best.per_token < (1 - GAIN) * own.per_token else own

@@ -15,8 +15,7 @@ ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "exact": {"rule": "schedule", "window": "whole"},
-    "balanced": {"rule": "threshold:tau=0.9", "window": "sliding:width=24,suffix=4"},
-    "fast": {"rule": "backtrack:tau=0.7,fall=0.8", "window": "sliding:width=28,suffix=0"},
+    "balanced": {"rule": "threshold:tau=0.95", "window": "tree:rows=32"},
 }
 """Named configurations. The documentation has what was measured of each, and on which model."""
 
@@ -43,12 +42,12 @@ class GenerationConfig:
         raw: use no chat template. Special tokens written in a text prompt become control tokens.
         system: the system message of the chat template.
         rule: how many tokens a step commits: `schedule` (the reference's), or an adaptive rule with its
-            parameters, such as `threshold:tau=0.8`; see `RULES`. `auto` becomes the preset `balanced`'s rule,
-            or `schedule` where a field of the schedule is set (steps, eps, alg_temp, alg `origin`, reference)
-            or the window is `drafts`.
+            parameters, such as `threshold:tau=0.8`; see `RULES`. `auto` becomes the preset `balanced`'s rule on its
+            window, `threshold:tau=0.9` on others, and `schedule` where a field of the schedule is set (steps, eps,
+            alg_temp, alg `origin`, reference) or the window is `drafts`.
         window: which positions a step forwards: `whole` (the reference's), or a window with its parameters, such
-            as `sliding:width=24`; see `WINDOWS`. `auto` becomes `whole` for the schedule, and the preset
-            `balanced`'s window for other rules.
+            as `sliding:width=24`; see `WINDOWS`. `auto` becomes `whole` for the schedule, `sliding` for `backtrack`,
+            and the preset `balanced`'s window for other rules.
         prefill: the start of the answer, as text that is on the canvas from the beginning.
         until: an answer ends before the first of these texts.
         ban_tokens: tokens that are never chosen, as ids or as the text of one token.
@@ -131,11 +130,14 @@ class GenerationConfig:
 
     def _choose_for_auto(self) -> None:
         scheduled = self.steps is not None or self.eps != EPS or self.alg_temp or self.alg == "origin" or self.reference
+        window = str(self.window).partition(":")[0]
         if self.rule == "auto":
-            scheduled = scheduled or str(self.window).startswith("drafts")
-            object.__setattr__(self, "rule", "schedule" if scheduled else PRESETS["balanced"]["rule"])
-        if self.window == "auto":
-            object.__setattr__(self, "window", "whole" if self.rule == "schedule" else PRESETS["balanced"]["window"])
+            usual = PRESETS["balanced"]["rule"] if window in ("auto", "tree") else "threshold:tau=0.9"
+            object.__setattr__(self, "rule", "schedule" if scheduled or window == "drafts" else usual)
+        if window == "auto":
+            windows = {"schedule": "whole", "backtrack": "sliding"}
+            usual = PRESETS["balanced"]["window"]
+            object.__setattr__(self, "window", windows.get(self.rule.partition(":")[0], usual))
 
     def _wrong(self, name: str, wanted: str) -> ConfigError:
         return ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}", field=name)

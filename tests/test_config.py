@@ -90,7 +90,7 @@ def test_a_preset_is_plain_values_that_a_field_can_override():
     assert GenerationConfig.preset("balanced") == GenerationConfig()
     balanced = GenerationConfig.preset("balanced", max_tokens=9, rule="threshold:tau=0.5")
     assert (balanced.max_tokens, balanced.rule, balanced.window) == (9, "threshold:tau=0.5", PRESETS["balanced"]["window"])
-    with pytest.raises(ConfigError, match="preset must be one of exact, balanced, fast"):
+    with pytest.raises(ConfigError, match="preset must be one of exact, balanced"):
         GenerationConfig.preset("quick")
     for name in PRESETS:
         GenerationConfig.preset(name)
@@ -102,7 +102,9 @@ def test_a_preset_is_plain_values_that_a_field_can_override():
         ({}, *PRESETS["balanced"].values()),
         ({"temperature": 0.4, "alg": "maskgit_plus"}, *PRESETS["balanced"].values()),
         ({"rule": "factor:f=2"}, "factor:f=2", PRESETS["balanced"]["window"]),
-        ({"window": "whole"}, PRESETS["balanced"]["rule"], "whole"),
+        ({"window": "whole"}, "threshold:tau=0.9", "whole"),
+        ({"window": "tree:rows=8"}, PRESETS["balanced"]["rule"], "tree:rows=8"),
+        ({"rule": "backtrack"}, "backtrack", "sliding"),
         ({"rule": "schedule"}, "schedule", "whole"),
         ({"steps": 32}, "schedule", "whole"),
         ({"steps": 32, "window": "sliding"}, "schedule", "sliding"),

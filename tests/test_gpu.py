@@ -66,7 +66,7 @@ def test_a_forward_with_a_cache_is_the_cpus(dtype, rows):
     assert np.abs(gpu - cpu).max() <= ALLOWED[dtype] * np.abs(cpu).max()
 
 
-@pytest.mark.parametrize("preset", ["balanced", "fast", "exact"])
+@pytest.mark.parametrize("preset", ["balanced", "exact"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_the_bundled_models_texts_are_the_cpus(preset, prompt):
     config = GenerationConfig.preset(preset, max_tokens=64, seed=0)

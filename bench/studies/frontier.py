@@ -36,8 +36,8 @@ GRID: dict[str, dict[str, Any]] = {
     "local relaxation": {"rule": "local:tau=0.9,relaxed=0.8,radius=4", "window": "sliding:width=24,suffix=4"},
     "backtracking 0.8": {"rule": "backtrack:tau=0.8,fall=0.8", "window": "sliding:width=28,suffix=0"},
     "threshold 0.7": {"rule": "threshold:tau=0.7", "window": "sliding:width=28,suffix=0"},
+    "threshold 0.9": {"rule": "threshold:tau=0.9", "window": "sliding:width=24,suffix=4"},
     "balanced": dict(PRESETS["balanced"]),
-    "fast": dict(PRESETS["fast"]),
 }
 REFERENCE = "reference, one token a step"
 

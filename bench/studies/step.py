@@ -33,7 +33,7 @@ from mlx_diffucoder.models.transformer import DiffusionModel
 # Name -> fields of GenerationConfig.
 DECISIONS: dict[str, dict[str, Any]] = {
     "balanced": {},
-    "fast": {"rule": "backtrack:tau=0.7,fall=0.8"},
+    "backtrack": {"rule": "backtrack:tau=0.7,fall=0.8"},
     "stability": {"rule": "stability"},
     "entropy bound": {"rule": "entropy-bound"},
     "schedule, margin": {"rule": "schedule", "alg": "topk_margin"},

@@ -205,9 +205,9 @@ def tune(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Choose the window width for this machine and model, and store it.
+    """Choose the rows of a forward for this machine and model, and store them.
 
-    With the presets balanced and fast, generate, chat and eval then use it for this model on this machine.
+    With the preset balanced, generate, chat and eval then use them for this model on this machine.
     """
     from ..bench.profiles import check_writable, save
     from ..bench.run import PROMPTS

@@ -92,7 +92,7 @@ def test_random_weights_never_end_an_answer(random, monkeypatch):
 def test_the_reference_is_one_token_a_step_whatever_was_asked_for():
     asked = GenerationConfig(max_tokens=9, steps=3, alg="topk_margin", top_p=0.9, seed=4)
     assert reference_of(asked) == GenerationConfig(max_tokens=9, alg="topk_margin", top_p=0.9, seed=4, reference=True)
-    assert reference_of(GenerationConfig.preset("fast")).window == "whole"
+    assert reference_of(GenerationConfig.preset("balanced")).window == "whole"
 
 
 def plain_tokens(model, ids, count):

@@ -46,11 +46,11 @@ def frontier(*args):
 
 def test_frontier_writes_a_table_json_and_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
-    rows = ("--only", "exact", "--only", "fast", "--only", REFERENCE)
+    rows = ("--only", "exact", "--only", "balanced", "--only", REFERENCE)
     done = frontier("-m", DATA / "dream-b", "--limit", 2, "--max-tokens", 12, "--out", tmp_path, "--allow-code-execution", *rows)
     assert done.returncode == 0, done.stderr
     *table, last = done.stdout.splitlines()
-    assert [line.split()[0] for line in table[1:]] == ["reference,", "exact", "fast"]
+    assert [line.split()[0] for line in table[1:]] == ["reference,", "exact", "balanced"]
     assert json.loads(last) == json.loads((tmp_path / "frontier.json").read_text())
     row = json.loads(last)["rows"]["exact"]
     assert json.loads(last)["rows"][REFERENCE]["same_text"] == 2

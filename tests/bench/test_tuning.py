@@ -13,7 +13,7 @@ from mlx_diffucoder.bench.decoders import Run
 from mlx_diffucoder.bench.profiles import Profile, find, machine_of, path_of, save
 from mlx_diffucoder.bench.subjects import Subject
 from mlx_diffucoder.bench.timing import Timing
-from mlx_diffucoder.bench.tuning import GAIN, TUNED, WIDTHS, Point, choose, points, seconds_of
+from mlx_diffucoder.bench.tuning import GAIN, ROWS, TUNED, Point, choose, points, seconds_of
 from mlx_diffucoder.checkpoint import weights_digest
 from mlx_diffucoder.cli.model_option import with_tuned_window
 from mlx_diffucoder.config import PRESETS
@@ -21,7 +21,7 @@ from mlx_diffucoder.errors import BenchError
 
 PROMPT = [754, 64, 82, 374, 83, 198]
 CARD = Card(chip="Abacus", backend="CPU", gpu_cores=None, memory_bytes=2**34, system="Linux 6", mlx="0.32")
-WIDE = "sliding:width=48,suffix=4"
+OTHER = "tree:rows=64"
 
 
 def took(seconds):
@@ -32,9 +32,8 @@ def run(*forwards):
     return Run(seconds=1, first=1, nfe=1, positions=1, useful_tokens=1, forwards=list(forwards), peak_memory_bytes=1)
 
 
-def point(width, seconds, tokens=10):
-    window = f"sliding:width={width},suffix=4"
-    return Point(width=width, window=window, nfe=1, positions=1, useful_tokens=tokens, seconds=seconds)
+def point(rows, seconds, tokens=10):
+    return Point(rows=rows, window=f"tree:rows={rows}", nfe=1, positions=1, useful_tokens=tokens, seconds=seconds)
 
 
 def test_forwards_are_given_the_curves_least_times_between_its_widths_and_beyond():
@@ -46,29 +45,28 @@ def test_forwards_are_given_the_curves_least_times_between_its_widths_and_beyond
 
 
 def test_another_width_is_chosen_only_where_it_saves_enough():
-    own = point(24, 10.0)
-    assert choose("balanced", [point(8, 10.0 * (1 - GAIN) + 0.01), own, point(48, 12.0)]) is own
+    own = point(32, 10.0)
+    assert choose("balanced", [point(8, 10.0 * (1 - GAIN) + 0.01), own, point(64, 12.0)]) is own
     faster = point(8, 10.0 * (1 - GAIN) - 0.01)
     assert choose("balanced", [faster, own]) is faster
     assert choose("balanced", [point(8, 1.0, tokens=0), own]) is own
-    more = point(48, 11.0, tokens=20)
+    more = point(64, 11.0, tokens=20)
     assert choose("balanced", [own, more]) is more  # seconds of a token, not of an answer
 
 
-def test_every_preset_that_slides_is_tuned_and_no_other():
-    assert set(TUNED) == {"balanced", "fast"}
+def test_every_preset_with_rows_is_tuned_and_no_other():
+    assert set(TUNED) == {"balanced"}
 
 
-def test_the_points_are_those_of_the_decoder_at_each_width(dream_b):
+def test_the_points_are_those_of_the_decoder_at_each_budget(dream_b):
     subject = Subject("dream-b", *dream_b, random=False)
     config = GenerationConfig(max_tokens=20, seed=0)
     free, paid = {1: took(1.0), 200: took(1.0)}, {1: took(1.0), 201: took(201.0)}  # by the forward; by the position
     found = list(points(subject, [PROMPT], config, "balanced", free))
-    assert [one.width for one in found] == list(WIDTHS)
+    assert [one.rows for one in found] == list(ROWS)
     assert all(one.seconds == pytest.approx(one.nfe) for one in found)
     for one in points(subject, [PROMPT], config, "balanced", paid):
         assert one.seconds == pytest.approx(one.positions)
-    assert [one.width for one in points(subject, [PROMPT], config, "fast", free)] == sorted({*WIDTHS, 28})
 
 
 @pytest.fixture
@@ -80,7 +78,7 @@ def stored(tmp_path, monkeypatch, dream_b):
         machine=machine_of(CARD),
         model="dream-b",
         weights=weights_digest(dream_b[0]),
-        windows={"balanced": WIDE},
+        windows={"balanced": OTHER},
         made="2030-01-01T00:00:00+00:00",
         measured={},
     )
@@ -115,8 +113,8 @@ def test_a_profile_of_another_model_or_machine_is_refused_whatever_its_file_is_c
     [
         ("", "damaged"),
         ("[1]", "damaged"),
-        ('{"version": 1}', "damaged"),
-        ('{"version": 2}', "of version 2, and this program reads version 1"),
+        ('{"version": 2}', "damaged"),
+        ('{"version": 1}', "of version 1, and this program reads version 2"),
         ("{}", "damaged"),
         ("\x00\xff", "damaged"),
     ],
@@ -131,7 +129,7 @@ def test_a_damaged_profile_is_named_in_a_note_and_not_used(stored, dream_b, caps
     assert said in line
 
 
-@pytest.mark.parametrize("window", ["whole", "sliding:width=0", "sliding:width=many", "nonsense", 5])
+@pytest.mark.parametrize("window", ["whole", "tree:rows=1", "tree:rows=many", "nonsense", 5])
 @pytest.mark.parametrize("preset", ["balanced", "exact"])
 def test_a_profile_with_a_window_that_cannot_be_is_damaged(stored, window, preset):
     profile, file = stored
@@ -145,14 +143,14 @@ def test_the_tuned_window_takes_the_place_of_its_presets_own_and_of_no_other(sto
         return with_tuned_window(GenerationConfig(**fields), dream_b[0], wanted=wanted, verbose=False).window
 
     own = PRESETS["balanced"]["window"]
-    assert window() == WIDE
-    assert window(max_tokens=9, top_p=0.9, temperature=0.5) == WIDE
+    assert window() == OTHER
+    assert window(max_tokens=9, top_p=0.9, temperature=0.5) == OTHER
     assert window(wanted=False) == own
     assert window(window="sliding:width=25,suffix=4") == "sliding:width=25,suffix=4"
     assert window(rule="factor") == own
+    assert window(rule="backtrack").startswith("sliding")
     for scheduled in ({"steps": 4}, {"reference": True}, dict(PRESETS["exact"])):
         assert window(**scheduled) == "whole"
-    assert window(**PRESETS["fast"]) == PRESETS["fast"]["window"]  # it has none in this profile
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path, monkeypatch, stored):

@@ -169,7 +169,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path):
     [
         (("-m", "pocket"), "run"),
         (("--shape", "7b", "--bits", 4), "run"),
-        (("--preset", "fast", "--json"), "run"),
+        (("--preset", "exact", "--json"), "run"),
         (("--card",), "card"),
         (("--card", "--json"), "card"),
         (("--predict", "M5"), "predict"),

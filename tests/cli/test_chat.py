@@ -50,8 +50,8 @@ def test_lines_are_joined_by_backslashes_and_three_quotes():
 
 
 def test_the_way_of_decoding_changes_between_turns():
-    configs = [turn["config"] for turn in turns("a\n/preset fast\nb\n/steps 3\nc\n/preset exact\nd\n")]
-    assert [config["rule"].partition(":")[0] for config in configs] == ["threshold", "backtrack", "schedule", "schedule"]
+    configs = [turn["config"] for turn in turns("a\n/preset exact\nb\n/steps 3\nc\n/preset balanced\nd\n")]
+    assert [config["rule"].partition(":")[0] for config in configs] == ["threshold", "schedule", "schedule", "threshold"]
     assert [config["steps"] for config in configs] == [None, None, 3, None]
 
 

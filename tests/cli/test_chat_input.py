@@ -99,10 +99,10 @@ def test_tab_completes_commands_and_what_they_take(screen, tmp_path):  # noqa: F
     term.wait_for_prompt(1)
     term.type("/pre", "Tab")
     term.wait(">>> /preset")
-    term.type("Space", "fa", "Tab")
-    term.wait(">>> /preset fast")
+    term.type("Space", "ex", "Tab")
+    term.wait(">>> /preset exact")
     term.type("Enter")
-    term.wait("rule backtrack")
+    term.wait("rule schedule")
     term.type("C-d")
     assert term.exit_code() == 0
 

@@ -46,7 +46,7 @@ def test_json_holds_the_text_and_every_number():
     assert report["peak_memory_bytes"] > 0
 
 
-@pytest.mark.parametrize("preset", ["exact", "balanced", "fast"])
+@pytest.mark.parametrize("preset", ["exact", "balanced"])
 def test_the_streamed_text_is_the_whole_text(preset):
     options = [*SHORT, "--preset", preset, "--temp", "2", "--seed", "3", "hi"]
     streamed = diffucode("generate", *options).stdout
@@ -67,7 +67,7 @@ def test_a_preset_sets_what_no_flag_says():
     def config(*args):
         return json.loads(diffucode("generate", *SHORT, "--json", *args, "hi").stdout)["config"]
 
-    assert config()["rule"] == "threshold:tau=0.9"
+    assert (config()["rule"], config()["window"]) == ("threshold:tau=0.95", "tree:rows=32")
     assert config("--preset", "balanced") == config()
     assert config("--preset", "exact")["rule"] == config("--steps", "3")["rule"] == config("--reference")["rule"] == "schedule"
     assert config("--preset", "balanced", "--window", "whole")["window"] == "whole"
@@ -122,8 +122,8 @@ TOO_LONG = "99999999999999999999", "2048"
         (["--window", "tiny"], "--window"),
         (["--preset", "quick"], "--preset"),
         (["--dtype", "int8"], "--dtype"),
-        (["--preset", "fast", "--steps", "4"], "steps"),
-        (["--preset", "fast", "--reference"], "--reference"),
+        (["--preset", "balanced", "--steps", "4"], "steps"),
+        (["--preset", "balanced", "--reference"], "--reference"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

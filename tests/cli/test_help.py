@@ -162,7 +162,7 @@ def test_rules_as_json():
     found = json.loads(diffucode("rules", "--json").stdout)
     assert found["rules"]["threshold"]["parameters"]["tau"]["default"] == 0.9
     assert set(found["windows"]) == set(WINDOWS)
-    assert found["presets"]["fast"] == PRESETS["fast"]
+    assert found["presets"]["balanced"] == PRESETS["balanced"]
 
 
 def test_rules_and_windows_are_named_in_the_help_of_generate():

@@ -22,7 +22,7 @@ def tuned(tmp_path_factory):
     assert str(file) == said["file"]
     content = json.loads(file.read_text())
     assert content.keys() == (said.keys() - {"file"}) | {"version"}
-    content["windows"] = {"balanced": "sliding:width=5,suffix=1", "fast": "sliding:width=6,suffix=0"}
+    content["windows"] = {"balanced": "tree:rows=9"}
     file.write_text(json.dumps(content))
     return said, env
 
@@ -35,7 +35,7 @@ def window(*args, env):
 
 def test_what_was_chosen_by_is_in_the_profile(tuned):
     said, _ = tuned
-    assert said["windows"].keys() == {"balanced", "fast"} == said["measured"]["points"].keys()
+    assert said["windows"].keys() == {"balanced"} == said["measured"]["points"].keys()
     for preset, chosen in said["windows"].items():
         assert chosen in [point["window"] for point in said["measured"]["points"][preset]]
     assert said["model"] == str(DATA / "dream-b")
@@ -44,21 +44,20 @@ def test_what_was_chosen_by_is_in_the_profile(tuned):
 
 def test_generate_takes_the_tuned_window_unless_another_is_named(tuned):
     _, env = tuned
-    assert window(env=env) == "sliding:width=5,suffix=1"
-    assert window("--preset", "fast", env=env) == "sliding:width=6,suffix=0"
-    assert window("--no-tuned", env=env) == "sliding:width=24,suffix=4"
+    assert window(env=env) == "tree:rows=9"
+    assert window("--no-tuned", env=env) == "tree:rows=32"
     assert window("--window", "sliding:width=24,suffix=4", env=env) == "sliding:width=24,suffix=4"
     assert window("--preset", "exact", env=env) == "whole"
     assert window("--steps", 4, env=env) == "whole"
-    assert window("--dtype", "float16", env=env) == "sliding:width=24,suffix=4"  # other times: another profile
+    assert window("--dtype", "float16", env=env) == "tree:rows=32"  # other times: another profile
     done = diffucode("generate", "-m", DATA / "dream-a", "--max-tokens", 4, "--json", "hi", env=env)
-    assert json.loads(done.stdout)["config"]["window"] == "sliding:width=24,suffix=4"
+    assert json.loads(done.stdout)["config"]["window"] == "tree:rows=32"
 
 
 def test_verbose_says_which_window_it_is(tuned):
     _, env = tuned
     done = diffucode("generate", *MODEL, "-v", "hi", env=env)
-    assert done.stderr.startswith("window: sliding:width=5,suffix=1, tuned for this machine (--no-tuned: the preset's)\n")
+    assert done.stderr.startswith("window: tree:rows=9, tuned for this machine (--no-tuned: the preset's)\n")
     assert "tuned" not in diffucode("generate", *MODEL, "hi", env=env).stderr
 
 
@@ -67,7 +66,7 @@ def test_eval_takes_it_and_says_so(tuned, tmp_path):
     (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
     done = diffucode("eval", tmp_path / "tasks.jsonl", *MODEL, "--json", "--allow-code-execution", env=tuned[1])
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["config"]["window"] == "sliding:width=5,suffix=1"
+    assert json.loads(done.stdout)["config"]["window"] == "tree:rows=9"
     assert "tuned for this machine" in done.stderr
 
 
@@ -78,8 +77,8 @@ def test_a_table_for_people_has_its_units_in_80_columns(tmp_path):
     assert stored.startswith(f"stored in {tmp_path}")
     assert last.startswith("generate, chat and eval use it")
     rows = [line for line in table if " ms" in line and line.split()[0].isdigit()]
-    assert len(rows) == 5 + 5
-    assert sum(" chosen" in row for row in rows) == 2
+    assert len(rows) == 5
+    assert sum(" chosen" in row for row in rows) == 1
     assert max(map(len, table)) <= 80
 
 
