@@ -125,9 +125,12 @@ def read_chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.exists():
         try:
-            return read_bytes(file, most=LARGEST_TEMPLATE).decode()
+            text = read_bytes(file, most=LARGEST_TEMPLATE).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{file}: not UTF-8 text (byte {error.start})") from None
+        if text.startswith("version https://git-lfs"):
+            raise CheckpointError(f"{file}: {known_content(file)}")
+        return text
     template = settings.get("chat_template") or read_optional_json(folder / "chat_template.json").get("chat_template")
     if isinstance(template, list):  # several, by name
         named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]

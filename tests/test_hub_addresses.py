@@ -13,6 +13,8 @@ from mlx_diffucoder.hub import parse_id
         ("https://huggingface.co/a/b/blob/main/config.json", ("a/b", "main")),
         ("https://huggingface.co/a/b/resolve/main/model.safetensors#x", ("a/b", "main")),
         ("https://huggingface.co/a", None),
+        ("https://huggingface.co/datasets/a/b", None),
+        ("https://huggingface.co/spaces/a/b/tree/main", None),
         ("https://example.org/a/b", None),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import shutil
 import time
 
 import pytest
@@ -181,6 +182,13 @@ def test_a_text_that_fits_is_never_refused(tokenizer, text, limit):
         if len(tokenizer.encode_plain(whole[:length])) > limit:
             break
         tokenizer.check_length(whole[:length], limit)
+
+
+def test_a_pointer_in_place_of_a_chat_template_is_named(tmp_path):
+    shutil.copytree(DATA / "dream-b", tmp_path / "m")
+    (tmp_path / "m" / "chat_template.jinja").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja: a Git LFS pointer"):
+        Tokenizer.load(tmp_path / "m")
 
 
 def test_a_panic_of_the_library_is_a_damaged_file(monkeypatch):

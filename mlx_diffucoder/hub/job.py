@@ -25,7 +25,9 @@ SMALL_FILES = ("config.json", INDEX, "tokenizer.json", "tokenizer_config.json", 
 LIST = "the list of files"
 OTHER_FORMATS = {".gguf": "GGUF files, which are llama.cpp's", ".bin": "pickled weights", ".pt": "pickled weights"}
 ADDRESS = re.compile(
-    r"https?://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([\w.-]+))?(?:[/?#].*)?", re.ASCII
+    r"https?://(?:huggingface\.co|hf\.co)/(?!(?:datasets|spaces)/)([\w.-]+/[\w.-]+)"
+    r"(?:/(?:tree|blob|resolve)/([\w.-]+))?(?:[/?#].*)?",
+    re.ASCII,
 )
 _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?", re.ASCII)
 
