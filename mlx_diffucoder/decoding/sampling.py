@@ -126,7 +126,7 @@ def keep_top_p(logits: mx.array, top_p: float, *, sort: bool = True) -> tuple[mx
     upper, bound = (logits, -mx.inf) if sort else _upper(logits, BLOCKS)
     falling = -mx.sort(-upper, axis=-1)
     probs = mx.exp(falling - mx.logsumexp(logits, axis=-1, keepdims=True))
-    outside = (mx.cumsum(probs, axis=-1, inclusive=False) > top_p) & (mx.arange(probs.shape[-1]) > 0)
+    outside = mx.cumsum(probs, axis=-1, inclusive=False) > top_p  # never the best: nothing comes before it
     last = mx.where(outside, mx.inf, falling).min(axis=-1, keepdims=True)
     complete = outside.any(axis=-1) & (last > bound)[..., 0] if not sort else mx.ones(logits.shape[:-1], dtype=mx.bool_)
     return mx.where(logits < last, -mx.inf, logits), complete

@@ -86,7 +86,7 @@ def _shown(tokenizer: "Tokenizer", text: str, budget: int, *, from_start: bool) 
 def _shortened(tokenizer: "Tokenizer", line: str, budget: int, from_start: bool) -> str:
     """The start or the end of a line that is longer than `budget` tokens."""
     while (count := len(tokenizer.encode_plain(line))) > budget:
-        line = _cut(line, min(len(line) - 1, len(line) * budget // count), from_start)
+        line = _cut(line, len(line) * budget // count, from_start)
     return line
 
 

@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections import namedtuple
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -109,6 +110,11 @@ def test_the_budget_holds_where_sizes_are_too_many_to_be_told_apart(monkeypatch)
         assert sum(choices[number].size for choices, number in zip(layers, numbers, strict=True)) <= budget
 
 
+def test_sizes_with_a_common_divisor_are_told_apart_whatever_their_number(monkeypatch):
+    monkeypatch.setattr(allocate, "MOST_STATES", 50)
+    assert allocate.allocate([[Choice(0, 1.0), Choice(1000, 0.0)]] * 30, 30_000) == [1] * 30
+
+
 def is_swap(steps):
     """Whether changes of size are one that is larger and at most one other that is not."""
     return len(steps) in (1, 2) and sum(step > 0 for step in steps) == 1
@@ -185,6 +191,30 @@ def test_swaps_stay_where_the_measured_kl_falls(calibrated, monkeypatch):
     began = calibrated[0].choose(4.5)
     assert searched.kl < began.kl
     assert searched.sum_of_kls >= began.sum_of_kls * (1 - 1e-9)
+
+
+def test_a_search_with_fewer_swaps_than_tries_ends(monkeypatch):
+    done = []
+    probe = SimpleNamespace(together=lambda widths: [], work_together=1)
+    subject = SimpleNamespace(_probe=probe, _advance=done.append)
+    monkeypatch.setattr(calibrate, "Divergence", SimpleNamespace(of=lambda readings: "measured"))
+    monkeypatch.setattr(calibrate, "mean_kl", lambda readings: 0.0)
+    subject._widths = lambda numbers: {}
+    assert Calibrator._search(subject, [[Choice(1, 1.0)]], 1) == ([0], "measured")
+    assert len(done) == calibrate.TRIES
+
+
+def test_every_number_of_bits_that_mlx_has_is_tried(calibrated):
+    for layer in calibrated[0].layers:
+        assert {width.bits for width in layer.sizes if width} == {2, 3, 4, 5, 6, 8}
+
+
+def test_a_group_size_that_was_not_measured_costs_more_where_its_error_is_larger(calibrated):
+    layer = calibrated[0].layers[-1]
+    weight = mx.random.normal((8, 128), key=mx.random.key(0))
+    sizes = {Width(4, 64): 0, Width(4, 32): 0, Width(4, 128): 0}
+    costs = calibrate.Layer(layer.name, sizes).costs(weight, {Width(4, 64): 1.0})
+    assert costs[Width(4, 32)] < costs[Width(4, 64)] == 1.0 < costs[Width(4, 128)] < 3
 
 
 # The choice

@@ -3,12 +3,13 @@
 import json
 import os
 import time
+from contextlib import nullcontext
 
 import mlx.core as mx
 import pytest
 
 from mlx_diffucoder import DiffusionModel, GenerationConfig, ModelConfig, Tokenizer, generate, load
-from mlx_diffucoder.convert import ConvertConfig, convert
+from mlx_diffucoder.convert import ConvertConfig, convert, converter, make_plan
 from mlx_diffucoder.errors import ConfigError, ConvertError
 
 from ..conftest import DATA
@@ -148,3 +149,32 @@ def test_permissions_are_the_users_own(tmp_path):
     out = convert(DATA / "dream-b", tmp_path / "out")
     assert out.stat().st_mode & 0o777 == 0o777 & ~mask
     assert time.time() - out.stat().st_mtime < 60
+
+
+def test_weights_are_no_programs(tmp_path):
+    out = convert(DATA / "dream-b", tmp_path / "out")
+    assert not (out / "model.safetensors").stat().st_mode & 0o111
+
+
+def test_the_card_has_a_place_for_the_name_where_none_is_given(tmp_path):
+    card = (convert(DATA / "dream-b", tmp_path / "out") / "README.md").read_text()
+    assert "diffucode generate --model PATH-OR-ID " in card
+
+
+def test_a_group_size_that_a_mode_does_not_have_is_named_with_the_mode():
+    with pytest.raises(ConfigError, match="q_group_size must be one of 32 in mode mxfp4"):
+        ConvertConfig(quantize=True, q_mode="mxfp4", q_group_size=64)
+
+
+def test_a_download_gets_the_callers_progress_and_refresh(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(converter, "resolve", lambda source, **options: asked.append(options) or DATA / "dream-b")
+    convert("owner/name", tmp_path / "a", downloading=print, refresh=True)
+    convert("owner/name", tmp_path / "b")
+    assert [(options["progress"], options["refresh"]) for options in asked] == [(print, True), (None, False)]
+    headers = []
+    monkeypatch.setattr(
+        converter, "headers_only", lambda source, **options: headers.append(options) or nullcontext(DATA / "dream-b")
+    )
+    make_plan("owner/name", refresh=True)
+    assert headers == [{"refresh": True}]

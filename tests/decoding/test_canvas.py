@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlx_diffucoder.decoding.canvas import Canvas, count_up_to_end, final_tokens, predictor_of, selected_first
+from mlx_diffucoder.decoding.canvas import Canvas, count_up_to_end, final_tokens, predictor_of, selected_first, text_before
 
 MASK, END = 9, {7, 8}
 
@@ -86,3 +86,8 @@ def test_a_position_is_predicted_a_shift_to_its_left_and_a_row_s_first_token_by_
     positions, padding = np.array([[0, 1, 5], [2, 3, 4]], dtype=np.int32), np.array([0, 2], dtype=np.int32)
     assert predictor_of(positions, padding, 1).tolist() == [[0, 0, 4], [2, 2, 3]]
     assert predictor_of(positions, padding, 0).tolist() == positions.tolist()
+
+
+@pytest.mark.parametrize(("until", "found"), [(("ab",), ("xabc", None)), (("bc",), ("xa", 1)), (("c", "bc"), ("xa", 1))])
+def test_a_stop_text_that_ends_within_the_prefill_is_not_looked_for(until, found):
+    assert text_before(until, "xab", [1], lambda ids: "c" * len(ids)) == found

@@ -8,6 +8,11 @@ import pytest
 
 from mlx_diffucoder import GenerationConfig, generate, generate_batch, stream_batch, stream_generate
 from mlx_diffucoder.config import ALGORITHMS
+from mlx_diffucoder.decoding.canvas import Canvas
+from mlx_diffucoder.decoding.loop import denoise
+from mlx_diffucoder.decoding.result import Stats
+from mlx_diffucoder.decoding.rules import rule_for
+from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.errors import PromptError
 
 PROMPT = [1, 2, 3, 4]
@@ -178,3 +183,14 @@ def test_a_generation_that_is_broken_off_waits_for_the_forward_in_flight(dream_a
     assert not waited
     del steps
     assert waited
+
+
+def test_a_canvas_without_masks_is_one_step_that_changed_nothing_and_cost_nothing(dream_b):
+    special = {"mask_id": dream_b[1].mask_id, "pad_id": 0, "end_ids": frozenset({7})}
+    canvas, config = Canvas.around([[[1, 2], [3]], [[4], [5]]], [[0], [0]], **special), exact()
+    ((first, second),) = denoise(dream_b[0], canvas, rule_for(config), window_for(config), config)
+    assert (first.tokens.tolist(), second.tokens.tolist()) == ([1, 2, 3], [4, 5])
+    for step in (first, second):
+        assert (step.nfe, step.positions) == (0, 0)
+        assert len(step.committed) == len(step.scores) == len(step.remasked) == 0
+    assert Stats(nfe=0, positions=0, useful_tokens=3, seconds=1, peak_memory_bytes=0).tokens_per_forward == 0

@@ -137,3 +137,11 @@ def test_a_hook_that_leaves_nothing_to_do_gives_its_canvas(dream_b, rule):
     for step in steps:
         assert step.tokens.tolist() == [*PROMPT, 42, 42, 42]
         assert len(step.committed) == 0
+
+
+def test_the_reference_draws_positions_at_any_temperature_of_scores(dream_b):
+    def order(seed):
+        config = exact(max_tokens=12, alg_temp=1.0, seed=seed, reference=True, alg="maskgit_plus")
+        return [step.committed.tolist() for step in stream_generate(*dream_b, PROMPT, config)]
+
+    assert order(1) != order(2)

@@ -1,4 +1,5 @@
 import json
+import random
 
 from mlx_diffucoder.decoding import torch_topk as ties
 from mlx_diffucoder.decoding.torch_topk import _heap_select, torch_topk
@@ -40,3 +41,11 @@ def test_bad_pivots_end_in_the_heap_as_in_torch(monkeypatch):
     case = json.loads((DATA / "torch_topk_heap.json").read_text())
     assert torch_topk(case["scores"], case["k"]) == case["topk"]
     assert len(heaps) == 1
+
+
+def test_scores_without_ties_are_ranked_whatever_their_order():
+    """Of so many that the heap is used, too."""
+    rng = random.Random(0)
+    for count, k in [(2_000, 31), (2_000, 30), (600, 9), (200, 3), (130, 2), (90, 40)] * 20:
+        scores = [rng.random() for _ in range(count)]
+        assert torch_topk(scores, k) == sorted(sorted(range(count), key=lambda i: -scores[i])[:k])

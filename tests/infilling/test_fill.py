@@ -186,3 +186,12 @@ def test_what_cannot_be_filled_says_why(dream_a):
         fill(model, tokenizer, ["a", None], GenerationConfig(system="be brief"))
     with pytest.raises(ConfigError, match="reference"):
         fill(model, tokenizer, ["a", None], GenerationConfig(reference=True))
+
+
+def test_a_token_that_can_never_be_chosen_has_the_least_log_probability_there_is(dream_a):
+    model, tokenizer = dream_a
+    forbidden = mx.arange(768) != 3
+    masks = [np.array([1, 2]), np.zeros(0, dtype=np.int64)]
+    found, empty = log_probabilities(model, [3, 5, 3], masks, tokenizer.mask_id, forbidden)
+    assert found.tolist() == [-100.0, 0.0]
+    assert (len(empty), empty.dtype) == (0, np.float32)
