@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..data import Text
     from ..divergence.kl import Divergence
     from ..divergence.masking import Masked
-    from ..evaluation import Limits
     from ..evaluation.compare import Checkpoint
     from ..evaluation.quality import Row
     from ..tasks import Task
@@ -102,7 +101,7 @@ def compare(
     checkpoints = _open([base, *others], dtype, revision, refresh=refresh, yes=yes, whole=bool(problems), by_layer=by_layer)
     encoded = encode_samples(samples, checkpoints[0].tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
     canvases = masked_canvases(encoded, checkpoints[0].tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
-    rows = _rows(checkpoints, canvases, problems, config, by_layer, options.limits_of({"sandbox": sandbox}) if tasks else None)
+    rows = _rows(checkpoints, canvases, problems, config, by_layer, sandbox)
     if picture:
         draw_picture(pyplot, rows, picture)
     if as_json:
@@ -157,13 +156,16 @@ def _rows(
     tasks: "list[Task]",
     config: GenerationConfig,
     by_layer: bool | None,
-    limits: "Limits | None",
+    sandbox: str,
 ) -> "list[Row]":
     from ..evaluation.compare import compare as compare_checkpoints
     from ..evaluation.quality import rows_of
     from .progress import counting
 
     first, *rest = checkpoints
+    limits = options.limits_of({"sandbox": sandbox}) if tasks else None
+    if limits:
+        options.tell_sandbox(limits, {"sandbox": sandbox})
     with counting("comparing", len(canvases) * len(checkpoints)) as advance:
         comparisons = list(compare_checkpoints(first, rest, canvases, by_layer=by_layer, advance=advance))
     with counting("answering", len(tasks) * len(checkpoints)) as advance:

@@ -125,7 +125,9 @@ def _evaluate(context: typer.Context) -> int:
     with ResultsFile(given["out"], about) if given["out"] else nullcontext() as file:
         found = {(result.task_id, result.sample): result for result in (file.results if file else ())}
         results = {key: result for key, result in found.items() if key in answers.keys}
-        stop = _collect(answers.results(results), results, len(answers.keys), file.add if file else None)
+        coming = answers.results(results)
+        options.tell_sandbox(limits, given)
+        stop = _collect(coming, results, len(answers.keys), file.add if file else None)
     summary = Summary.of(list(results.values()), ks, given["tile"])
     infilling = every[0].suffix is not None
     if given["as_json"]:

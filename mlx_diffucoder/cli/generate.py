@@ -134,6 +134,7 @@ def _best_of(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
             ranking = best_of(model, tokenizer, ids, config, count, trace)
         seconds = time.perf_counter() - start
         if task and limits:
+            options.tell_sandbox(limits, given)
             with waiting("running the tests"):
                 ranking = ranking.tested(task, limits)
         best = ranking.answers[0]

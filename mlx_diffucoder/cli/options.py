@@ -141,18 +141,23 @@ TraceOut = Annotated[Path | None, in_output(metavar="FILE", help="Write every st
 
 
 def limits_of(given: Mapping[str, Any]) -> "Limits":
-    """The limits of programs, by a command's parameters. If `auto` finds no sandbox, one line on stderr says so.
+    """The limits of programs, by a command's parameters. Call `tell_sandbox` before one runs.
 
     Raises:
         ConfigError: a value is out of range.
         ExecutionError: a sandbox is required, and none works here.
     """
-    from ..evaluation.execute import ADVICE, Limits, sandbox_missing
+    from ..evaluation import Limits
 
-    limits = Limits(**{name: given[name] for name in ("timeout", "memory", "sandbox") if name in given})
+    return Limits(**{name: given[name] for name in ("timeout", "memory", "sandbox") if name in given})
+
+
+def tell_sandbox(limits: "Limits", given: Mapping[str, Any]) -> None:
+    """Say on stderr if `auto` has found no sandbox."""
+    from ..evaluation.execute import ADVICE, sandbox_missing
+
     if limits.sandbox == "off" and given["sandbox"] == "auto":
         note(f"note: no sandbox works here ({sandbox_missing()}), so the model's code runs as you; {ADVICE}")
-    return limits
 
 
 def require_code_execution(allowed: bool, what: str) -> None:

@@ -244,6 +244,7 @@ def _train_grpo(context: typer.Context) -> int:
     tasks, held_out = (read_prompts(file, learner, plan.decoding) if file else [] for file in (given["data"], given["valid"]))
     settings = replace(settings, steps=given["steps"] or steps_of(plan, len(tasks), given["epochs"] or 1))
     job = grpo_job(learner, settings, plan, tasks, held_out, gradient_checkpointing=given["gradient_checkpointing"])
+    options.tell_sandbox(plan.limits, given)
     return _start(job, given)
 
 

@@ -61,7 +61,7 @@ PROGRAMS = {
     "crashes": ("import ctypes\nctypes.string_at(0)", "error"),
     "reads stdin": ("input()", "error"),
     "null byte": ("a\0b", "error"),
-    "leaves a deep tree": ("import os\nfor i in range(2000):\n    os.mkdir('d'); os.chdir('d')\n" + RIGHT, "passed"),
+    "leaves a deep tree": ("import os\nfor i in range(2000):\n    os.mkdir('d'); os.chdir('d')\n" + RIGHT, "passed error"),
     "leaves work for later": ("import atexit, time\natexit.register(time.sleep, 99)\n" + RIGHT, "passed"),
     "has a main": ("if __name__ == '__main__':\n    input()\n" + RIGHT, "passed"),
     "dataclass": ("from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n" + RIGHT, "passed"),
