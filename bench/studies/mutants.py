@@ -1,6 +1,6 @@
 """Deliberate faults in the code, and whether the tests notice them.
 
-    python -m bench.studies.mutants --out bench/studies/mutants.jsonl
+    python -m bench.studies.mutants --out mutants.jsonl
 
 needs `pip install mutmut coverage`, and works in a copy of the checkout. mutmut's operators make the faults: a changed number,
 operator, comparison, condition or string, a missing argument. A seeded sample of them is put into the code, one at a time. The
