@@ -5,36 +5,34 @@
 Each task's canonical solution runs with and without, one right after the other, in an order that alternates.
 """
 
-import argparse
 import json
 import statistics
 import time
 from pathlib import Path
 
+import typer
+
 from mlx_diffucoder.evaluation import Limits, run_program
 from mlx_diffucoder.tasks import read_tasks
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", type=Path)
-    parser.add_argument("--limit", type=int, default=40)
-    given = parser.parse_args()
-    every = [Limits(timeout=60, sandbox=mode) for mode in ("require", "off")]
-    seconds: dict[str, list[float]] = {limits.sandbox: [] for limits in every}
+def main(tasks: Path, limit: int = 40) -> None:
+    """Time programs with and without the sandbox."""
+    inside, outside = (Limits(timeout=60, sandbox=mode) for mode in ("require", "off"))
+    seconds: dict[str, list[float]] = {limits.sandbox: [] for limits in (inside, outside)}
     failed = []
-    for task in read_tasks(given.tasks)[: given.limit]:
-        for limits in every:
+    order = [inside, outside]
+    for task in read_tasks(tasks)[:limit]:
+        for limits in order:
             start = time.perf_counter()
             if not run_program(task.solution or "", task.tests, limits).passed:
                 failed.append(task.id)
             seconds[limits.sandbox].append(time.perf_counter() - start)
-        every.reverse()
-    (inside, with_it), (_, without) = sorted(seconds.items())
-    cost = statistics.median(a - b for a, b in zip(with_it, without, strict=True))
+        order.reverse()
+    cost = statistics.median(a - b for a, b in zip(seconds[inside.sandbox], seconds[outside.sandbox], strict=True))
     medians = {name: round(statistics.median(times), 4) for name, times in seconds.items()}
-    print(json.dumps({"sandbox": inside, "seconds": medians, "cost": round(cost, 4), "failed": failed}))
+    print(json.dumps({"sandbox": inside.sandbox, "seconds": medians, "cost": round(cost, 4), "failed": failed}))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
