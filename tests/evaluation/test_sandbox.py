@@ -154,7 +154,7 @@ def test_a_signal_leaves_no_process_and_no_folder(number, mode, tmp_path):
     process.send_signal(number)
     process.wait(20)
     process.stdout.close()
-    while any(Path(f"/proc/{child}/exe").exists() for child in children) and time.monotonic() < deadline:
+    while any(alive(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert children and [child for child in children if alive(child)] == []
     if number != signal.SIGKILL:  # nobody is left to remove it
