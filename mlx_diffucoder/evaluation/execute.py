@@ -114,6 +114,7 @@ def run_program(code: str, tests: str, limits: Limits) -> Outcome:
 def _run(code: str, tests: str, limits: Limits, sandbox: str) -> Outcome:
     job = {"code": code, "timeout": limits.timeout, "memory_bytes": limits.memory << 20, "output_bytes": limits.output}
     job["readable"] = readable() if sandbox == "off" else None
+    job["parent"] = os.getpid() if sandbox == "off" else None  # a sandbox has process ids of its own
     with _folder() as folder, _pipe() as (read, write):
         process = _start(job, tests, folder, write, sandbox)
         try:

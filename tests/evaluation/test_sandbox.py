@@ -147,13 +147,15 @@ def test_a_signal_leaves_no_process_and_no_folder(number, mode, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, start_new_session=True)
     process.stdout.readline()
     deadline = time.monotonic() + 20
-    while len(children := descendants(process.pid)) < 2 and time.monotonic() < deadline:
+    children, steady = [], 0  # for a second no process is added: the answer sleeps
+    while steady < 50 and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.5)
-    children = descendants(process.pid)
+        found = descendants(process.pid)
+        children, steady = found, steady + 1 if found == children and len(found) > 1 else 0
     process.send_signal(number)
     process.wait(20)
     process.stdout.close()
+    deadline = time.monotonic() + 20
     while any(alive(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert children and [child for child in children if alive(child)] == []

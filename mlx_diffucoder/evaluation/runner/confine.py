@@ -78,11 +78,13 @@ def limit(job: dict[str, Any]) -> None:
         resource.setrlimit(which, (most, most))
 
 
-def hide() -> None:
+def hide(parent: int | None) -> None:
     """Keep other processes of the user from reading or writing this one's memory and files; end when its parent does. Linux."""
     if library := _library():
         library.prctl(SET_DUMPABLE, 0, 0, 0, 0)
         library.prctl(SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+        if parent not in (None, os.getppid()):  # it ended before it could be asked for
+            os._exit(1)
 
 
 def refuse_syscalls() -> None:
