@@ -242,7 +242,10 @@ def _steps(subject: Subject, ids: list[int], config: GenerationConfig, rate: flo
         if rate is None:
             steps = decode_canvas(model, canvas, config, forbidden)
         else:
-            steps = denoise(model, canvas, AtRate(rate), window_for(config), config, forbidden=forbidden)
+            window = window_for(config)
+            if window.guesses:  # a guess of random weights that came true would add to what is assumed
+                window = window_for(replace(config, window="sliding:width=16,suffix=8"))
+            steps = denoise(model, canvas, AtRate(rate), window, config, forbidden=forbidden)
         for rows in steps:
             yield rows[0]
 
