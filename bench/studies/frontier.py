@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,10 +20,14 @@ from mlx_diffucoder.plotting import plotter
 
 from .terminal import one_line
 
+if TYPE_CHECKING:
+    from mlx_diffucoder.tasks import Task
+
 # Name -> fields of GenerationConfig: the presets, and configurations to compare them with.
 GRID: dict[str, dict[str, Any]] = {
     "reference, one token a step": {"reference": True},
     "reference, two tokens a step": {"reference": True, "steps": 0.5},  # a share of max_tokens
+    "left to right": {"rule": "leftmost", "window": "sliding:width=1,suffix=28"},
     "exact": dict(PRESETS["exact"]),
     "exact, drafts": {"window": "drafts:ahead=8"},
     "threshold, whole canvas": {"rule": "threshold:tau=0.9", "window": "whole"},
@@ -37,6 +41,10 @@ GRID: dict[str, dict[str, Any]] = {
     "backtracking 0.8": {"rule": "backtrack:tau=0.8,fall=0.8", "window": "sliding:width=28,suffix=0"},
     "threshold 0.7": {"rule": "threshold:tau=0.7", "window": "sliding:width=28,suffix=0"},
     "threshold 0.9": {"rule": "threshold:tau=0.9", "window": "sliding:width=24,suffix=4"},
+    "backtracking 0.7": {"rule": "backtrack:tau=0.7,fall=0.8", "window": "sliding:width=28,suffix=0"},
+    "tree, verified only": {"rule": "leftmost", "window": "tree:rows=32"},
+    "tree of 8 rows, verified only": {"rule": "leftmost", "window": "tree:rows=8"},
+    "tree of 8 rows": {"rule": "threshold:tau=0.95", "window": "tree:rows=8"},
     "balanced": dict(PRESETS["balanced"]),
 }
 REFERENCE = "reference, one token a step"
@@ -55,6 +63,7 @@ def main(
     max_tokens: Annotated[int, typer.Option()] = 64,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many tasks.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this row of the grid; repeatable.")] = None,
+    split: Annotated[str | None, typer.Option(help="Use only the tasks of this split.")] = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("frontier"),
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution")] = False,
 ) -> None:
@@ -66,7 +75,7 @@ def main(
         if unknown := set(only or ()) - GRID.keys():
             raise ExecutionError(f"the grid has no row {sorted(unknown)[0]!r}; its rows: {', '.join(GRID)}")
         pyplot = plotter()  # checked before minutes are spent
-        rows = dict(measure(grid, tasks, model, dtype, max_tokens, limit))
+        rows = dict(measure(grid, tasks_of(tasks, split)[:limit], model, dtype, max_tokens))
         report = {"model": model, "dtype": dtype, "max_tokens": max_tokens, "tasks": str(tasks), "rows": rows}
         out.mkdir(parents=True, exist_ok=True)
         (out / "frontier.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -74,35 +83,51 @@ def main(
     print(json.dumps(report))
 
 
+def tasks_of(file: Path, split: str | None) -> "list[Task]":
+    """The tasks of a file, or of one split of it."""
+    from mlx_diffucoder.tasks import read_tasks
+
+    tasks = read_tasks(file)
+    if split is None:
+        return tasks
+    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return [task for task, row in zip(tasks, rows, strict=True) if row.get("split") == split]
+
+
 def measure(
-    grid: dict[str, dict[str, Any]], file: Path, model: str, dtype: str, max_tokens: int, limit: int | None
+    grid: dict[str, dict[str, Any]], tasks: "list[Task]", model: str, dtype: str, max_tokens: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Evaluate each row of the grid after one warm-up answer, and print a line of the table.
 
-    If the reference is in the grid it comes first, and `same_text` counts the answers equal to its answers.
+    `same_text` counts the answers equal to those of the first row, the reference if it is in the grid; `over_a_tile` is the
+    share of the forwards after an answer's first that have more rows than a tile.
     """
+    from mlx_diffucoder.decoding.result import TILE
     from mlx_diffucoder.evaluation import Summary, evaluate
     from mlx_diffucoder.loading import load
-    from mlx_diffucoder.tasks import read_tasks
 
     network, tokenizer = load(model, dtype=dtype)
-    tasks = read_tasks(file)[:limit]
-    print(f"{'':30} {'pass@1':>7} {'NFE':>6} {'tokens/forward':>14} {'positions/token':>15} {'tokens/s':>9} {'same text':>9}")
-    reference: list[str] | None = None
+    head = ("pass@1, %", "interval", "NFE", "tokens/NFE", "pos/token", "tiles/token", "over a tile", "tokens/s", "same text")
+    print(f"{'':30}" + "".join(f"{one:>14}" for one in head))
+    first: list[str] | None = None
     for name, fields in grid.items():
         config = config_of(fields, max_tokens)
         list(evaluate(network, tokenizer, tasks[:1], config))
         results = list(evaluate(network, tokenizer, tasks, config))
         summary, answers = Summary.of(results), [result.answer for result in results]
-        reference = answers if name == REFERENCE else reference
-        same = sum(map(str.__eq__, answers, reference)) if reference else None
-        stats = summary.stats
-        print(
-            f"{name:30} {100 * summary.passed / summary.answers:6.1f}% {summary.nfe:6.2f} {stats.tokens_per_forward:14.2f}"
-            f" {stats.positions_per_useful_token:15.2f} {stats.tokens_per_second:9.1f} {'' if same is None else same:>9}",
-            flush=True,
+        first = first or answers
+        same = sum(map(str.__eq__, answers, first))
+        later = [rows for result in results for rows in result.rows[1:]]
+        over = sum(rows > TILE for rows in later) / max(1, len(later))
+        stats, interval = summary.stats, [100 * end for end in summary.interval or (0, 0)]
+        cells = (
+            *(f"{100 * summary.passed / summary.answers:.1f}", "{:.1f} to {:.1f}".format(*interval), f"{summary.nfe:.2f}"),
+            *(f"{stats.tokens_per_forward:.2f}", f"{stats.positions_per_useful_token:.1f}"),
+            *(f"{stats.tiles_per_useful_token:.3f}", f"{100 * over:.0f} %", f"{stats.tokens_per_second:.1f}", f"{same}"),
         )
-        yield name, {**summary.to_dict(), "same_text": same, "config": replace(config, seed=None).to_dict()}
+        print(f"{name:30}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+        numbers = {**summary.to_dict(), "same_text": same, "over_a_tile": over}
+        yield name, {**numbers, "config": replace(config, seed=None).to_dict()}
 
 
 def draw(pyplot: Any, rows: dict[str, dict[str, Any]], path: Path) -> None:
