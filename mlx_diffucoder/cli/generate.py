@@ -1,13 +1,12 @@
 """`diffucode generate`: write code from a description."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import HOLES, PRESETS, GenerationConfig
+from ..config import HOLES, GenerationConfig
 from ..errors import ConfigError, ExecutionError
 from . import options
 from .command import Command, examples
@@ -86,7 +85,8 @@ def generate(
     A terminal shows the canvas while it is denoised, then the answer as plain text. A pipe gets the answer from left to right
     as it becomes final; with a rule that masks tokens again, it gets the answer at the end.
     """
-    config, text = options.decoding_config(context), read_prompt(prompt)
+    usual = {} if lock is None else {"window": HOLES["window"]}
+    config, text = options.decoding_config(context, usual), read_prompt(prompt)
     options.require_code_execution(allow_code_execution or tests is None, "--tests")
     return _generate(context, text, config)
 
@@ -163,9 +163,6 @@ def _fill(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
     from .progress import waiting
 
     file = cut(str(given["lock"]), read_bytes(given["lock"]), "<FILL>", None, None)
-    if opened.config.window == PRESETS["balanced"]["window"]:
-        # A window that covers a whole hole and the text after it, unless the user asks for another.
-        opened = opened._replace(config=replace(opened.config, window=HOLES["window"]))
     name, model, tokenizer, config = opened
     start = time.perf_counter()
     with waiting("filling"), named(file.name), trace_writer(given["trace"], tokenizer, config, name) as trace:
