@@ -16,7 +16,7 @@ from mlx_diffucoder import hub
 from mlx_diffucoder.errors import CheckpointError, ConfigError, HubError
 from mlx_diffucoder.loading import load
 
-from .cli.command import COMMAND, diffucode, environment
+from .cli.command import COMMAND, assert_ends_at_once, diffucode, environment
 from .cli.terminal import written_to_a_terminal
 from .conftest import DATA
 from .hub import COMMIT, local_hub
@@ -252,12 +252,7 @@ def test_a_download_ends_at_once_and_is_continued(served, tmp_path, fault, numbe
     while not any(fault[1] in path for path, _ in served.asked) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)  # what is sent arrives
-    process.send_signal(number)
-    began = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert time.monotonic() - began < 2
-    assert b"Traceback" not in err
+    assert_ends_at_once(process, number, code)
     served.faults, served.asked = [], []
     done = diffucode("convert", REPO, tmp_path / "out", env=settings_for(served, tmp_path))
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -22,6 +23,17 @@ SETTABLE = {
     "HF_HUB_DISABLE_TELEMETRY": lambda text: {"HF_HUB_DISABLE_TELEMETRY": text == "1"},
     "HF_TOKEN": lambda token: {},  # read each time
 }
+
+
+def assert_ends_at_once(process, number, code):
+    """A command that waits for the Hub ends with this code as soon as it gets this signal."""
+    process.send_signal(number)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert time.monotonic() - began < 2
+    assert b"Traceback" not in err
+
 
 # What makes an answer long enough to be stopped in the middle: a token a step, and none that ends the text.
 ENDLESS = ("--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900")

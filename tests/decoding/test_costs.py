@@ -11,7 +11,7 @@ from mlx_diffucoder.generation import canvas_of
 
 PROMPTS = [[3, 5, 7, 11, 13, 17, 19], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22], [1]]
 WINDOWS = ["whole", "blocks:size=5", "blocks-prefix:size=5", "blocks-dual:size=5", "drafts:ahead=4"]
-WINDOWS += ["sliding:width=5,suffix=2", "sliding:width=9,suffix=0,refresh=3"]
+WINDOWS += ["sliding:width=5,suffix=2", "sliding:width=9,suffix=0,refresh=3", "tree:rows=8"]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_forwards_and_positions_of_an_infill_are_those_of_all_canvases_and_score
     assert sum(rows * positions for rows, positions in forwards) == filled.positions
 
 
-@pytest.mark.parametrize("rule", ["schedule", "threshold:tau=0.3"])
+@pytest.mark.parametrize("rule", ["leftmost", "threshold:tau=0.3"])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_the_extent_of_a_window_is_the_most_that_it_forwards_and_not_much_more(dream_a, monkeypatch, window, rule):
     known, masks = len(PROMPTS[0]), 40
@@ -70,4 +70,19 @@ def test_the_extent_of_a_window_ends_where_its_canvas_does():
     assert extent("blocks-dual:size=32", 7, 1000) == (1007, 32)
     assert extent("blocks-dual:size=32", 50, 1000) == (1050, 50)  # masks in the prompt
     assert extent("drafts:ahead=3", 7, 1000) == (3 * 1007, 1000)
+    assert extent("tree:rows=32", 7, 1000) == (7 + 29, 32)
+    assert extent("tree:rows=32", 7, 10) == (32, 17)
     assert extent("whole", 7, 1000) == (1007, 1000)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"reference": True}, *({"window": one} for one in ("whole", "sliding", "blocks-dual", "tree"))], ids=str
+)
+def test_the_rows_of_forwards_are_the_positions_of_the_batch_without_its_prompts_own(dream_b, fields):
+    prompts = [[3, 5, 7, 11, 13], [2, 4]]
+    *_, steps = stream_batch(*dream_b, prompts, GenerationConfig(max_tokens=12, **fields))
+    for step in steps:
+        assert len(step.rows) == step.nfe
+        assert sum(step.rows) == 2 * step.positions - 7
+    if fields in ({"reference": True}, {"window": "whole"}):
+        assert steps[0].rows[:2] == (2 * 17 - 7, 2 * 17)

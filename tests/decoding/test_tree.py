@@ -14,7 +14,9 @@ from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
-from mlx_diffucoder.decoding.windows.tree_plan import Guesses, Node, plan_row, visible_rows
+from mlx_diffucoder.decoding.windows.base import StepResult
+from mlx_diffucoder.decoding.windows.tree import walk
+from mlx_diffucoder.decoding.windows.tree_plan import Guesses, Node, RowPlan, plan_row, visible_rows
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.generation import canvas_of, forbidden_ids
 
@@ -35,9 +37,11 @@ def test_the_drawing_in_the_docstring_is_a_plan():
     guesses = guesses_of(16, {9: [(A, 0.5), (B, 0.3)], 10: [(C, 0.8), (D, 0.1)]})
     plan = plan_row([7, 8], list(range(9, 16)), guesses, 12, 0, END, first=False)
     assert plan.known == [7, 8]
-    assert plan.nodes[:5] == [Node(9, A, -1), Node(10, C, 0), Node(9, B, -1), Node(10, C, 2), Node(10, D, 0)]
-    assert plan.count == 12 or plan.masks == [9, 10, 11, 12, 13]
-    assert list(plan.predictors) == [*plan.masks, plan.masks[-1] + 1]
+    paths = [Node(9, A, -1), Node(10, C, 0), Node(9, B, -1), Node(10, C, 2), Node(10, D, 0), Node(10, D, 2)]
+    assert plan.nodes == paths
+    assert plan.masks == [9, 10, 11, 12]
+    assert plan.predictors == {9: 1, 10: 8, 11: 9, 12: 10, 13: 11}  # rows: 2 known, 6 guesses, 4 masks
+    assert plan.count == 12
 
 
 @st.composite
@@ -108,6 +112,18 @@ def test_a_guess_sees_its_path_and_the_masks_after_it_and_no_one_else_sees_a_gue
                 expected |= other == "known" or key in path
                 expected |= other == "mask" and (of != "guess" or plan.positions[key] > plan.positions[row])
             assert seen[row, key] == expected, (row, key, end)
+
+
+def test_nothing_is_verified_after_an_end():
+    """Guesses 50 and, as its child, the end 99 are both right; the row of 99 says 51."""
+    plan = RowPlan([3], [Node(4, 50, -1), Node(5, 99, 0)], [4, 5, 6], {4: 0, 5: 3, 6: 4})
+    none = np.zeros((1, 3), dtype=np.bool_)
+    rows = {"chosen": np.array([[50, 1, 2]], np.int32), "guessed": np.array([[99, 51]], np.int32)}
+    scores = {"scores": np.zeros((1, 3), np.float32), "guessed_scores": np.ones((1, 2), np.float32)}
+    result = StepResult(**rows, **scores, commit=none, remask=none, tokens=mx.zeros((1, 9)))
+    path, verified = walk(plan, {4: 0, 5: 1, 6: 2}, result, 0, END)
+    assert path == [0, 1]
+    assert verified == {4: (50, 0.0), 5: (99, 1.0)}
 
 
 class Oracle:
@@ -193,7 +209,7 @@ class Oracle:
                 break
         if path:
             _, final = self.predict(plan.known, path, plan.masks)
-        self.cached |= final
+        self.cached |= {at: kv for at, kv in final.items() if self.tokens[at] != mask_id or at in path}
         for at, p in plain.items():
             best = int(p.argmax())
             second = int(np.where(np.arange(len(p)) == best, -1, p).argmax())
@@ -232,8 +248,8 @@ def test_every_step_equals_a_plain_oracle_without_branches(loaded, prompt, rows,
 
 
 @pytest.mark.parametrize("rule", ["leftmost", "threshold:tau=0.95"])
-def test_on_a_trained_model_too_where_most_guesses_are_right(pocket, rule):
-    prompt = "Write a function that adds two numbers."
+@pytest.mark.parametrize("prompt", ["Write a function that adds two numbers.", "Implement process(k): return whether k is even."])
+def test_on_a_trained_model_too_where_most_guesses_are_right(pocket, rule, prompt):
     config = GenerationConfig(max_tokens=48, rule=rule, window="tree")
     history = [step.tokens.tolist() for step in stream_generate(*pocket, prompt, config)]
     ids = history[0][: len(history[0]) - 48]
@@ -263,6 +279,26 @@ def test_holes_in_a_text_are_filled_as_the_oracle_fills_them(dream_a, rule):
         assert tokenizer.mask_id not in history[-1]
 
 
+@pytest.mark.parametrize("before", [[3, 5], [8, 2], [40, 41], [7, 9]], ids=str)
+def test_a_mask_after_an_end_predicts_the_next_hole_and_is_not_kept(dream_a, before):
+    """Two holes with nothing between them; the text of the first ends at its first token."""
+    model, tokenizer = dream_a
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+    config = GenerationConfig(rule="leftmost", window="tree:rows=8")
+
+    def decoded(end_ids):
+        canvas = Canvas.around(
+            [[before, [], [9]]], [[3, 16]], mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=end_ids
+        )
+        steps = denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
+        return canvas, [rows[0].tokens.tolist() for rows in steps]
+
+    ends = frozenset({decoded(frozenset())[1][-1][2]})
+    canvas, history = decoded(ends)
+    assert history[-2].count(tokenizer.mask_id) >= 2  # those after the end stay
+    assert history[:-1] == Oracle(model, canvas, 8, 2.0).decode(forbidden)[:-1]
+
+
 @pytest.mark.parametrize("rule", ["threshold:tau=0.3", "factor:f=1.8", "entropy-bound:gamma=6"])
 def test_a_batch_decodes_each_row_as_alone(loaded, rule):
     config = GenerationConfig(max_tokens=24, rule=rule, window="tree:rows=12")
@@ -272,10 +308,11 @@ def test_a_batch_decodes_each_row_as_alone(loaded, rule):
         assert step.tokens.tolist() == alone.tokens.tolist()
 
 
-def test_a_cache_that_grows_equals_one_that_does_not(dream_b, monkeypatch):
+@pytest.mark.parametrize("slots", [1, 40])
+def test_a_cache_that_grows_equals_one_that_does_not(dream_b, monkeypatch, slots):
     config = GenerationConfig(max_tokens=150, rule="threshold:tau=0.5", window="tree:rows=16")
     *_, expected = stream_generate(*dream_b, PROMPTS[1], config)
-    monkeypatch.setattr("mlx_diffucoder.decoding.windows.cache.SLOTS", 40)
+    monkeypatch.setattr("mlx_diffucoder.decoding.windows.cache.SLOTS", slots)
     *_, step = stream_generate(*dream_b, PROMPTS[1], config)
     assert step.tokens.tolist() == expected.tokens.tolist()
 

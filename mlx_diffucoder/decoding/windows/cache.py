@@ -10,9 +10,10 @@ from ...models.transformer import DiffusionModel, LayerKV
 from ..canvas import Canvas, predictor_of, selected_first
 from .base import ForwardOutput, candidates_of, rows_of
 
-SLOTS = 1024
 GROWTH = 64
-"""The cache grows by so many positions at once."""
+"""`CanvasCache` grows by so many positions at once."""
+SLOTS = 1024
+"""`AppendedKVCache` grows by so many, so that an answer has few shapes of forwards."""
 
 
 class AppendedKVCache:
@@ -22,7 +23,7 @@ class AppendedKVCache:
     next forward, one write for each layer.
 
     Args:
-        length: the number of positions. The cache grows by `SLOTS` at once, so that forwards have few shapes.
+        length: the number of positions.
     """
 
     def __init__(self, length: int):

@@ -11,7 +11,7 @@ from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, selected_first
 from .base import ForwardOutput, StepResult, Window, WindowState, rows_of
 from .cache import AppendedKVCache
-from .tree_plan import Guesses, RowPlan, plan_row, visible_rows
+from .tree_plan import SPARE, Guesses, RowPlan, plan_row, visible_rows
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Tree(Window):
     its root is a possible continuation of the text. Each sees only its ancestors, the committed text, and the masks
     after it, so that its row says which token follows on its path. After the forward, the longest path of guesses
     that were right is committed, with the token that follows it; their keys and values are final and stay in the
-    cache. So the text is that of decoding one token a step from left to right, in a fraction of the forwards. The
-    commit rule may commit other masks in the same step. `plan_row` shows a forward.
+    cache. So each token is what one token a step from left to right gives, with the masks as this forward saw them, in a
+    fraction of the forwards. The commit rule may commit other masks in the same step. `plan_row` shows a forward.
 
     Source: our own, after token trees of speculative decoding (SpecInfer, arXiv 2305.09781) and self-speculation for
     masked diffusion (arXiv 2510.00294). With a shift of 1 the row of a guess both is the token and predicts the next
@@ -42,7 +42,7 @@ class Tree(Window):
         return True
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
-        return prompt + self.rows, min(self.rows, masks) + 1
+        return max(self.rows, prompt + min(self.rows - SPARE, masks)), min(self.rows, prompt + masks)
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
         """As `Window.open`.
@@ -180,6 +180,7 @@ def walk(
         columns: the column of each candidate in `result`, by its position, ascending.
         result: the step's outcome, without the guesses.
         row: of the canvas in the batch.
+        end_ids: nothing is verified after one of these.
 
     Returns:
         The indices of the accepted guesses; and the verified token and its score at each position.

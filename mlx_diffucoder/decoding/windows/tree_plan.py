@@ -9,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+SPARE = 3
+"""A forward has so many masks fewer than rows: the tokens that it commits must fit into the next one, with a mask."""
+
 
 class Node(NamedTuple):
     """A guess.
@@ -79,11 +82,12 @@ def plan_row(
         canvas     kkkkkkccc_______
         K/V final  #######
         known             ##           8 predicts 9
-        guesses             AC         three paths share A, or start with B
+        guesses             AC         four paths: AC, AD, BC and BD
                              D
                             BC
-        masks               #####      each predicts the position after it
-        predicted           ######
+                             D
+        masks               ####       each predicts the position after it
+        predicted           #####
 
     Args:
         stale: positions of committed tokens without final K/V, ascending.
@@ -95,15 +99,13 @@ def plan_row(
         first: whether this is the first forward, which has no guesses, and whose known tokens cost no rows.
     """
     free = rows if first else rows - len(stale)
-    # The tokens that this forward commits must fit into the next one, with a mask.
-    most = rows - 3
     committed = set(stale)
     if first:
         nodes: list[Node] = []
     else:
         _, _, needed = choose_masks(open_masks[: max(3, rows // 4)], committed, start, free)
         nodes = grow(open_masks, guesses, min(rows // 2, free - needed), end_ids)
-    masks, predictors, _ = choose_masks(open_masks[:most], committed, start, free - len(nodes))
+    masks, predictors, _ = choose_masks(open_masks[: rows - SPARE], committed, start, free - len(nodes))
     known = sorted([*stale, *predictors])
     row_at = {position: row for row, position in enumerate(known)}
     row_at |= {position: len(known) + len(nodes) + index for index, position in enumerate(masks)}

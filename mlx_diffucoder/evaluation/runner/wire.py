@@ -143,7 +143,7 @@ class Wire:
                 return message
         except MemoryError:
             raise
-        except Exception:
+        except Exception:  # bytes that are no message can raise anything, and all of it means the same
             pass
         self._gone = True
         raise Gone
