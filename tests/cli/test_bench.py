@@ -1,6 +1,7 @@
 """`diffucode bench run`, `card` and `predict` as a user starts them."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -97,7 +98,7 @@ def test_a_model_is_measured_with_a_unit_on_every_figure():
         "reference: one token a step",
     ):
         assert said in done.stdout, said
-    times = [line for line in done.stdout.splitlines() if line.strip()[:2] in ("1 ", "8 ", "16") and " to " in line]
+    times = [line for line in done.stdout.splitlines() if re.match(r" +(1|8|16) +\d", line) and " to " in line]
     assert len(times) == 3
     assert all(" ms (" in line and line.endswith("%") for line in times)
     for part in ("layers  ", "lm_head  ", "sampling  ", "host  ", "gap  "):
