@@ -2,25 +2,26 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..config import HOLES
-from ..errors import TaskError, did_you_mean
+from ..errors import ConfigError, TaskError, did_you_mean
 from . import options
 from .command import Command, examples
-from .output import put_json
+from .output import put, put_json
 from .terminal import code_of
 
 if TYPE_CHECKING:
-    from ..evaluation import Result, Summary
+    from ..evaluation import Limits, Result, Summary
     from ..tasks import Task
+    from .eval_answers import Answers
 
 
-TasksFile = Annotated[Path, typer.Argument(help="A task file of HumanEval, MBPP or EvalPlus.")]
+TasksFile = Annotated[Path, typer.Argument(help="A task file of HumanEval, MBPP or EvalPlus; rows with a suffix are holes.")]
 NumSamples = Annotated[int, typer.Option("--num-samples", "-n", min=1, help="Answers to each task.")]
 Samples = Annotated[
     Path | None,
@@ -34,6 +35,12 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Use only this many tasks
 Out = Annotated[Path | None, typer.Option(help="Write results to this JSONL file, and continue a stopped run from it.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that each program may run.")]
 Memory = Annotated[int, typer.Option(help="MB that each program may use; macOS sets no limit.")]
+CompareOrders = Annotated[
+    bool,
+    options.in_decoding(
+        "--compare-orders", help="Answer from left to right and by confidence, and compare; the options are those of the second."
+    ),
+]
 TraceFolder = Annotated[
     Path | None, options.in_output(metavar="FOLDER", help="Write the steps of each answer to a file in this folder.")
 ]
@@ -48,6 +55,7 @@ app = typer.Typer()
         "diffucode eval tasks.jsonl -m pocket --allow-code-execution",
         "diffucode eval tasks.jsonl -n 10 -k 5 --temp 0.4 --allow-code-execution",
         "diffucode eval HumanEval.jsonl.gz --samples s.jsonl --allow-code-execution",
+        "diffucode eval tasks.jsonl -m pocket --compare-orders --allow-code-execution",
     ),
 )
 def evaluate(
@@ -74,11 +82,12 @@ def evaluate(
     preset: options.Preset = None,
     rule: options.Rule = "auto",
     window: options.Window = "auto",
+    compare_orders: CompareOrders = False,
     max_tokens: options.MaxTokens = 256,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
-    seed: options.Seed = None,
+    seed: options.Seed = 0,
     system: options.System = None,
     prefill: options.Prefill = "",
     until: options.Until = None,
@@ -95,48 +104,75 @@ def evaluate(
     quiet: options.Quiet = False,
     trace: TraceFolder = None,
 ) -> int:
-    """Measure how many tasks the model solves (pass@k), and at what cost.
-
-    The code in each answer is run with the task's tests. Rows with a suffix are filled in before it. Without --seed it is 0.
-    """
+    """Measure how many tasks the model solves (pass@k), and at what cost."""
     return _evaluate(context)
 
 
 def _evaluate(context: typer.Context) -> int:
     from ..evaluation import Summary
-    from ..evaluation.results_file import ResultsFile, check_results_file, identity
+    from ..evaluation.orders import CONFIDENCE
+    from ..evaluation.results_file import check_results_file
     from ..tasks import read_tasks
-    from .eval_answers import of_file, of_model
+    from .eval_answers import ORDERS, of_file, of_model
 
     given = context.params
     options.require_code_execution(given["allow_code_execution"], "eval")
     every = read_tasks(given["tasks"])
-    config = options.decoding_config(context, HOLES if every[0].suffix is not None else None)
+    infilling, orders = every[0].suffix is not None, given["compare_orders"] and not given["samples"]
+    if orders and infilling:
+        raise ConfigError("--compare-orders is for answers; these tasks are holes", field="--compare-orders")
+    config = options.decoding_config(context, HOLES if infilling else CONFIDENCE if orders else None)
     config = replace(config, seed=config.seed or 0)
     ks, limits = sorted({1, *(given["k"] or [])}), options.limits_of(given)
-    if given["out"]:
-        check_results_file(given["out"])
+    files = {name: _file_of(given["out"], name) for name in (ORDERS if orders else ("",))}
+    for file in filter(None, files.values()):
+        check_results_file(file)
     tasks = _chosen(every, given)
     if given["samples"]:
-        answers = of_file(context, every, tasks, limits, ks[-1])
+        runs = {"": of_file(context, every, tasks, limits, ks[-1])}
     else:
-        answers = of_model(context, tasks, config, limits, ks[-1])
-    about = identity(answers.source, every, limits, extract=not given["no_extract"])
-    with ResultsFile(given["out"], about) if given["out"] else nullcontext() as file:
-        found = {(result.task_id, result.sample): result for result in (file.results if file else ())}
-        results = {key: result for key, result in found.items() if key in answers.keys}
-        coming = answers.results(results)
-        options.tell_sandbox(limits, given)
-        stop = _collect(coming, results, len(answers.keys), file.add if file else None)
-    summary = Summary.of(list(results.values()), ks, given["tile"])
-    infilling = every[0].suffix is not None
-    if given["as_json"]:
-        numbers = summary.accuracy() if given["samples"] else summary.to_dict()
+        runs = of_model(context, tasks, config, limits, ks[-1])
+    found, stop = _score(runs, files, every, limits, given)
+    summaries = {name: Summary.of(results, ks, given["tile"]) for name, results in found.items()}
+    if orders:
+        _report_orders(summaries, found, runs, as_json=given["as_json"], interrupted=stop is not None)
+    elif given["as_json"]:
+        numbers = summaries[""].accuracy() if given["samples"] else summaries[""].to_dict()
         benchmark = {"benchmark": "infilling"} if infilling else {}
-        put_json({**numbers, **answers.report, "interrupted": stop is not None, **benchmark})
+        put_json({**numbers, **runs[""].report, "interrupted": stop is not None, **benchmark})
     else:
-        _print_table(summary, answers.name + ", infilling" * infilling, costs=not given["samples"])
+        _print_table(runs[""].name + ", infilling" * infilling, summaries, costs=not given["samples"])
     return code_of(stop) if stop else 0
+
+
+def _file_of(out: Path | None, order: str) -> Path | None:
+    """The results file of a run; `results.jsonl` becomes `results-confidence.jsonl` where two orders are compared."""
+    return out.with_name(f"{out.stem}-{order}{out.suffix}") if out and order else out
+
+
+def _score(
+    runs: "Mapping[str, Answers]",
+    files: Mapping[str, Path | None],
+    every: "Sequence[Task]",
+    limits: "Limits",
+    given: dict[str, Any],
+) -> "tuple[dict[str, Sequence[Result]], KeyboardInterrupt | None]":
+    """The results of each run, and the Ctrl-C or SIGTERM that stopped them, if one did: the runs after it have their file's."""
+    from ..evaluation.results_file import ResultsFile, identity
+
+    found: dict[str, Sequence[Result]] = {}
+    stop: KeyboardInterrupt | None = None
+    for name, answers in runs.items():
+        about, path = identity(answers.source, every, limits, extract=not given["no_extract"]), files[name]
+        with ResultsFile(path, about) if path else nullcontext() as file:
+            results = {(result.task_id, result.sample): result for result in (file.results if file else ())}
+            results = {key: result for key, result in results.items() if key in answers.keys}
+            coming = answers.results(results)
+            if not found:
+                options.tell_sandbox(limits, given)
+            stop = stop or _collect(coming, results, len(answers.keys), name, file.add if file else None)
+        found[name] = list(results.values())
+    return found, stop
 
 
 def _chosen(tasks: "Sequence[Task]", given: Mapping[str, Any]) -> "Sequence[Task]":
@@ -156,13 +192,14 @@ def _collect(
     coming: "Iterator[Result]",
     results: "dict[tuple[str, int], Result]",
     total: int,
+    name: str,
     keep: "Callable[[Result], None] | None",
 ) -> KeyboardInterrupt | None:
     """Gather results as they come. Returns the Ctrl-C or SIGTERM that stopped it, if one did."""
     from .progress import counting
 
     try:
-        with counting("evaluating", total) as advance:
+        with counting(" ".join(filter(None, ("evaluating", name))), total) as advance:
             advance(len(results))
             for result in coming:
                 if keep:
@@ -174,11 +211,51 @@ def _collect(
     return None
 
 
-def _print_table(summary: "Summary", name: str, *, costs: bool) -> None:
+def _report_orders(
+    summaries: "Mapping[str, Summary]",
+    found: "Mapping[str, Sequence[Result]]",
+    runs: "Mapping[str, Answers]",
+    *,
+    as_json: bool,
+    interrupted: bool,
+) -> None:
+    """Print both runs of `--compare-orders` and how they differ."""
+    from ..evaluation.orders import Difference
+
+    difference = Difference.of(*found.values())
+    if as_json:
+        orders = {name.replace("-", "_"): {**one.to_dict(), **runs[name].report} for name, one in summaries.items()}
+        put_json({**orders, "difference": asdict(difference), "interrupted": interrupted})
+        return
+    _print_table(next(iter(runs.values())).name, summaries, costs=True)
+    for name, answers in runs.items():
+        put("{}: {rule} on {window}".format(name, **answers.report["config"]))
+    put(
+        f"passed in both: {difference.both}; only from left to right: {difference.only_left_to_right};"
+        f" only by confidence: {difference.only_confidence}; in neither: {difference.neither}"
+    )
+    if difference.points is not None and difference.interval is not None:
+        low, high = difference.interval
+        ends = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+        put(f"pass@1 from left to right, less that by confidence: {100 * difference.points:+.1f} points ({ends})")
+
+
+def _print_table(name: str, summaries: "Mapping[str, Summary]", *, costs: bool) -> None:
+    """Print a column for each run."""
     from rich.console import Console
     from rich.table import Column, Table
 
-    table = Table(Column(justify="right"), Column(), title=name, show_header=False)
+    compared = len(summaries) > 1
+    heads = [Column(order) for order in summaries]
+    table = Table(Column(justify="right"), *heads, title=name, show_header=compared)
+    columns = [_cells(summary, costs=costs) for summary in summaries.values()]
+    for label in columns[0]:
+        table.add_row(label, *(column.get(label, "") for column in columns))
+    Console().print(table)
+
+
+def _cells(summary: "Summary", *, costs: bool) -> dict[str, str]:
+    """The numbers of a run for people, by their label."""
     rows = {f"pass@{k}": "-" if value is None else f"{100 * value:.1f} %" for k, value in summary.pass_at.items()}
     if summary.interval:
         low, high = summary.interval
@@ -194,6 +271,4 @@ def _print_table(summary: "Summary", name: str, *, costs: bool) -> None:
             **summary.stats.lines(),
             "unresolved masks": f"{summary.unresolved_masks}",
         }
-    for label, value in rows.items():
-        table.add_row(label, value)
-    Console().print(table)
+    return rows

@@ -16,6 +16,7 @@ from .output import note
 if TYPE_CHECKING:
     from ..evaluation import Limits, Result
     from ..tasks import Task
+    from .model_option import Opened
 
 
 @dataclass(frozen=True)
@@ -37,25 +38,48 @@ class Answers:
     report: dict[str, Any]
 
 
-def of_model(context: typer.Context, tasks: "Sequence[Task]", config: GenerationConfig, limits: "Limits", k: int) -> Answers:
-    """Answers of a model, which are generated when they are asked for.
+ORDERS = ("left-to-right", "confidence")
+"""The names of the two runs of `--compare-orders`."""
+
+
+def of_model(
+    context: typer.Context, tasks: "Sequence[Task]", config: GenerationConfig, limits: "Limits", k: int
+) -> dict[str, Answers]:
+    """Answers of a model, which are generated when they are asked for; by `ORDERS`, or by "" where they have one order.
 
     Raises:
         ConfigError: options do not go together.
         TraceError: the folder of traces cannot be created.
     """
-    from ..evaluation import Traces, evaluate
-    from ..evaluation.results_file import of_model as model_of
+    from ..evaluation.orders import left_to_right
     from .model_option import open_model
 
     given = context.params
-    count, folder = given["num_samples"], given["trace"]
-    _check(count, k, config)
+    folder, orders = given["trace"], ORDERS if given["compare_orders"] else ()
+    _check(given["num_samples"], k, config)
     if given["no_extract"]:
         raise ConfigError("--no-extract is for answers from a file; add --samples FILE", field="--no-extract")
-    if folder:
-        _make(folder)
-    name, model, tokenizer, config = open_model(context, config, verbose=True)
+    for name in ("", *orders) if folder else ():
+        _make(folder / name)
+    opened = open_model(context, config, verbose=True)
+    configs = {"": opened.config}
+    if orders:
+        configs = {"left-to-right": left_to_right(opened.config, opened.model.shift), "confidence": opened.config}
+    return {
+        name: _of_config(opened._replace(config=own), given, tasks, limits, folder and folder / name)
+        for name, own in configs.items()
+    }
+
+
+def _of_config(
+    opened: "Opened", given: dict[str, Any], tasks: "Sequence[Task]", limits: "Limits", folder: Path | None
+) -> Answers:
+    """The answers of one configuration."""
+    from ..evaluation import Traces, evaluate
+    from ..evaluation.results_file import of_model as model_of
+
+    name, model, tokenizer, config = opened
+    count = given["num_samples"]
     traces = Traces(folder, name) if folder else None
     return Answers(
         name,

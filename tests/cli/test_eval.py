@@ -58,6 +58,7 @@ def test_rows_with_a_suffix_are_reported_as_infilling(tmp_path):
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text(json.dumps(HUMAN_EVAL | {"suffix": "    return 1\n"}) + "\n")
     options = ("eval", tasks, "-m", DATA / "dream-b", "--max-tokens", "4", ALLOW, "--out", tmp_path / "out.jsonl")
+    assert_one_line(diffucode(*options, "--compare-orders"), "--compare-orders is for answers", code=2)
     assert "dream-b, infilling" in diffucode(*options).stdout
     report = json.loads(diffucode(*options, "--json").stdout)
     assert (report["benchmark"], report["config"]["window"], report["answers"]) == ("infilling", "sliding:width=64,suffix=0", 1)
@@ -94,6 +95,24 @@ def test_the_steps_of_each_answer_are_in_a_trace_of_its_own(tmp_path):
         header, *steps, _ = map(json.loads, file.read_text().splitlines())
         assert sorted(place - header["start"] for step in steps for place in step["at"]) == list(range(4))
         assert diffucode("trace", "show", file).returncode == 0
+
+
+def test_two_orders_are_compared_answer_by_answer_and_their_files_continue(tmp_path):
+    options = ("--limit", "2", "--compare-orders", "--out", tmp_path / "r.jsonl", "--trace", tmp_path / "traces")
+    report = json.loads(run(*options, "--json").stdout)
+    assert report.keys() == {"left_to_right", "confidence", "difference", "interrupted"}
+    assert (report["left_to_right"]["config"]["rule"], report["confidence"]["config"]["rule"]) == ("leftmost", "schedule")
+    assert all(report[order]["answers"] == 2 for order in ("left_to_right", "confidence"))
+    assert report["difference"]["both"] + report["difference"]["neither"] == 2
+    files = sorted(tmp_path.glob("r-*.jsonl"))
+    assert [file.name for file in files] == ["r-confidence.jsonl", "r-left-to-right.jsonl"]
+    assert sorted(len(list(folder.iterdir())) for folder in (tmp_path / "traces").iterdir()) == [2, 2]
+    before = [file.read_bytes() for file in files]
+    shown = run(*options, "--rule", "schedule").stdout
+    assert [file.read_bytes() for file in files] == before
+    for words in ("left-to-right", "confidence", "passed in both: 0", "+0.0 points (95 % interval +0.0 to +0.0)"):
+        assert words in shown
+    assert_one_line(run(*options, "--rule", "threshold:tau=0.5"), "r-confidence.jsonl", "another run")
 
 
 def test_a_trace_goes_neither_over_a_file_nor_over_what_is_none(tmp_path):

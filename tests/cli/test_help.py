@@ -173,7 +173,7 @@ def test_rules_and_windows_are_named_in_the_help_of_generate():
 
 
 def test_shown_defaults_are_those_that_decode():
-    for words, usual in ((("generate",), {}), (("chat",), {}), (("eval",), {}), (("infill",), HOLES)):
+    for words, usual in ((("generate",), {}), (("chat",), {}), (("eval",), {"seed": 0}), (("infill",), HOLES)):
         config = GenerationConfig(**usual)
         for option in options_of(dict(commands_of(typer.main.get_command(app)))[words]):
             if hasattr(config, option.parameter) and option.parameter not in ("preset", "rule", "window", "until", "ban_tokens"):

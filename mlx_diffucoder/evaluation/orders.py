@@ -1,0 +1,65 @@
+"""The two orders to write an answer in, from left to right and by confidence, and how two runs differ."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from ..config import EPS, PRESETS, GenerationConfig
+from ..statistics import confidence_interval
+from .run import Result
+
+CONFIDENCE: Mapping[str, Any] = {"rule": "schedule", "window": "sliding:width=24,suffix=4"}
+"""The most certain mask first: one token a step, of the 24 masks from the first one on."""
+
+
+def left_to_right(config: GenerationConfig, shift: int) -> GenerationConfig:
+    """The configuration that writes the most probable token at the first mask, again and again.
+
+    On the window `tree` several of these tokens are verified in one forward. A family without a shift cannot use it.
+
+    Args:
+        config: everything but the order.
+        shift: the model's.
+    """
+    own = config.window.startswith("tree") and config.window
+    window = own or PRESETS["balanced"]["window"] if shift == 1 else "sliding:width=1,suffix=28"
+    alg = "entropy" if config.alg == "origin" else config.alg
+    return replace(config, rule="leftmost", window=window, steps=None, alg=alg, alg_temp=0.0, eps=EPS, reference=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The answers that runs in the two orders both have, counted by which of them passed.
+
+    Attributes:
+        both, only_left_to_right, only_confidence, neither: numbers of answers.
+        points: the share that passed from left to right minus that by confidence, the mean over tasks; None without an answer.
+        interval: its 95 % bootstrap interval over tasks.
+    """
+
+    both: int
+    only_left_to_right: int
+    only_confidence: int
+    neither: int
+    points: float | None
+    interval: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, left_to_right: Iterable[Result], confidence: Iterable[Result]) -> Self:
+        """Compare the answers of the same task and sample."""
+        others = {(result.task_id, result.sample): result.passed for result in confidence}
+        pairs: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
+        for result in left_to_right:
+            if (key := (result.task_id, result.sample)) in others:
+                pairs[result.task_id].append((result.passed, others[key]))
+        every = [pair for task in pairs.values() for pair in task]
+        gains = [sum(one - other for one, other in task) / len(task) for task in pairs.values()]
+        return cls(
+            both=every.count((True, True)),
+            only_left_to_right=every.count((True, False)),
+            only_confidence=every.count((False, True)),
+            neither=every.count((False, False)),
+            points=sum(gains) / len(gains) if gains else None,
+            interval=confidence_interval(gains) if gains else None,
+        )
