@@ -15,7 +15,7 @@ ORDER = [
     "files",
     "choices",
     "config",
-    "plotting",
+    "pages",
     "statistics",
     "evalplus",
     "device",
