@@ -23,7 +23,7 @@ from mlx_diffucoder.decoding.result import Step
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.rules.base import Candidates, CommitRule, WithoutMemory, largest
 from mlx_diffucoder.decoding.windows import window_for
-from mlx_diffucoder.generation import Answer, decode_canvas, forbidden_ids, stream_generate, synchronized
+from mlx_diffucoder.generation import Answer, decode_canvas, ends_of, forbidden_ids, stream_generate, synchronized
 
 from .ceilings import Ceilings
 from .roofline import Work, ideal_seconds
@@ -61,7 +61,7 @@ def rule_of(config: GenerationConfig, rate: float | None) -> CommitRule:
 def canvas_of(subject: Subject, ids: list[int], config: GenerationConfig) -> Canvas:
     """A prompt and its masks. With random weights no token ends the answer, since an end would be chance."""
     tokenizer = subject.tokenizer
-    ends = frozenset[int]() if subject.random else tokenizer.end_ids
+    ends = frozenset[int]() if subject.random else ends_of(tokenizer, config)
     return Canvas.of([ids], config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=ends)
 
 

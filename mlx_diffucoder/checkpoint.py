@@ -17,6 +17,7 @@ from .models.base import Family, ModelConfig
 from .models.transformer import DiffusionModel
 from .models.weight_names import EMBEDDINGS, HEAD, unwrapped
 from .quantization import quantize_structure
+from .tokenizer_files import added_tokens
 from .weight_files import INDEX as INDEX
 from .weight_files import StoredWeight, instead, read_headers, same_bytes
 from .weight_files import shards as shards
@@ -34,8 +35,9 @@ def read_model_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]
         raise CheckpointError(f"{path}: no such file; {instead(folder) or f'is {folder} a checkpoint folder?'}")
     raw = read_json(path)
     try:
-        family = family_of(raw)
-        return family, family.read_config(raw), raw
+        added = added_tokens(folder)
+        family = family_of(raw, added)
+        return family, family.read_config(raw, added), raw
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -60,8 +62,8 @@ def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
     """The model of a folder, its weights not read yet, and its `config.json`.
 
     MLX reads an array from its file when the array is first evaluated. Nothing is copied or held twice. A head that
-    the weights have is used, even if `config.json` says that it is tied to the embeddings: then the returned
-    configuration says that it is not.
+    the weights have is used, even if `config.json` says that it is tied to the embeddings; the embeddings are, where
+    they have none and `config.json` does not say. The returned configuration says which.
 
     Raises:
         ConfigError: `config.json` is of no family that is known, or has a value that cannot work.
@@ -70,10 +72,12 @@ def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
     """
     family, config, raw = read_model_config(folder)
     headers = read_headers(folder)
-    if config.tie_word_embeddings:
-        untied = replace(config, tie_word_embeddings=False)
-        if _has_own_head(_for_network(headers, family, untied)):
-            config, raw = untied, raw | {"tie_word_embeddings": False}
+    untied = replace(config, tie_word_embeddings=False)
+    stored = _for_network(headers, family, untied)
+    if config.tie_word_embeddings and _has_own_head(stored):
+        config, raw = untied, raw | {"tie_word_embeddings": False}
+    elif raw.get("tie_word_embeddings") is None and not any(name in stored for name in HEAD):
+        config, raw = replace(config, tie_word_embeddings=True), raw | {"tie_word_embeddings": True}
     stored = _for_network(headers, family, config)
     model = DiffusionModel(config, family)
     quantize_structure(model, raw, stored, folder / "config.json")

@@ -10,6 +10,7 @@ from .errors import ConfigError, one_of
 
 MAX_STEPS = 2**20  # with more, float32 cannot tell one timestep of the schedule from the next
 EPS = 1e-3
+NEWER = ("end_ids",)
 ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
 
 
@@ -50,6 +51,7 @@ class GenerationConfig:
             and the preset `balanced`'s window for other rules.
         prefill: the start of the answer, as text that is on the canvas from the beginning.
         until: an answer ends before the first of these texts.
+        end_ids: an answer ends at the first of these ids; None for those of the checkpoint, `()` for none.
         ban_tokens: tokens that are never chosen, as ids or as the text of one token.
         reference: decode as the reference code does. It may choose the mask token or an id without a token, and
             every one of `steps` runs a forward.
@@ -76,6 +78,7 @@ class GenerationConfig:
     window: str = "auto"
     prefill: str = ""
     until: tuple[str, ...] = ()
+    end_ids: tuple[int, ...] | None = None
     ban_tokens: tuple[str | int, ...] = ()
     reference: bool = False
 
@@ -119,10 +122,14 @@ class GenerationConfig:
     def _check_constraints(self) -> None:
         if not isinstance(self.prefill, str):
             raise self._wrong("prefill", "text")
-        for name in ("until", "ban_tokens"):  # JSON has lists
+        for name in ("until", "ban_tokens", "end_ids"):  # JSON has lists
+            if name == "end_ids" and self.end_ids is None:
+                continue
             if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), tuple | list):
                 raise self._wrong(name, "a list")
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not all(is_number(id, int) and id >= 0 for id in self.end_ids or ()):
+            raise self._wrong("end_ids", "a list of token ids")
         if not all(isinstance(text, str) and text for text in self.until):
             raise self._wrong("until", "a list of texts that are not empty")
         if not all(one if isinstance(one, str) else is_number(one, int) and one >= 0 for one in self.ban_tokens):
@@ -166,8 +173,8 @@ class GenerationConfig:
         return cls(**{**PRESETS[name], **fields})
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, ready for JSON."""
-        return asdict(self)
+        """Every field, ready for JSON; without those of `NEWER` that are None, so that older files still compare equal."""
+        return {name: value for name, value in asdict(self).items() if name not in NEWER or value is not None}
 
 
 def is_number(value: Any, kind: Any) -> bool:

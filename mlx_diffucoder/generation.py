@@ -54,8 +54,9 @@ class Answer:
         """The answer on a step's canvas. `start` is the length of its prompt, with the prefill of `config`."""
         config = config or GenerationConfig()
         answer = step.tokens[start:]
-        ids, ended = final_tokens(answer, tokenizer.mask_id, tokenizer.end_ids)
-        useful, masks = count_up_to_end(answer, tokenizer.mask_id, tokenizer.end_ids)
+        ends = ends_of(tokenizer, config)
+        ids, ended = final_tokens(answer, tokenizer.mask_id, ends)
+        useful, masks = count_up_to_end(answer, tokenizer.mask_id, ends)
         text, kept = text_before(config.until, config.prefill, ids.tolist(), tokenizer.decode)
         if kept is None:
             return cls(text, ids.tolist(), ended, useful, masks)
@@ -155,6 +156,7 @@ def stream_batch(
         raise PromptError("the batch must be a list of prompts, at least one")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
     window = window_for(config)
+    model.family.refuse(f"window {window.name}")
     if hooks and config.window != "whole":
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
     plain = config.reference or bool(hooks)
@@ -190,7 +192,13 @@ def decode_canvas(
 
 def canvas_of(tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Canvas:
     """The canvas of `stream_batch`: prompts from `prompt_ids`, with `max_tokens` masks after each."""
-    return Canvas.of(prompts, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=tokenizer.end_ids)
+    ends = ends_of(tokenizer, config)
+    return Canvas.of(prompts, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=ends)
+
+
+def ends_of(tokenizer: Tokenizer, config: GenerationConfig) -> frozenset[int]:
+    """The ids at which an answer ends: those of the configuration, or else the checkpoint's."""
+    return tokenizer.end_ids if config.end_ids is None else frozenset(config.end_ids)
 
 
 def prompt_ids(model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig) -> list[int]:

@@ -18,7 +18,7 @@ from .files import read_json
 from .models import family_of
 from .models.base import SpecialIds
 from .models.config_keys import refuse_unsupported
-from .tokenizer_files import read_chat_template, read_fast, read_optional_json
+from .tokenizer_files import added_tokens, read_chat_template, read_fast, read_optional_json, token_text
 
 # How byte-level BPE writes bytes: those that are printable in Latin-1 unchanged, the others from U+0100 on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -79,7 +79,9 @@ class Tokenizer:
         settings = read_optional_json(folder / "special_tokens_map.json") | read_optional_json(folder / "tokenizer_config.json")
         fast = read_fast(folder, settings)
         try:
-            special = family_of(config).special_ids(config, generation, fast.token_to_id, fast.get_vocab_size())
+            family = family_of(config, added_tokens(folder))
+            eos = token_text(settings.get("eos_token"))
+            special = family.special_ids(config, generation, fast.token_to_id, fast.get_vocab_size(), eos)
             path = folder / "generation_config.json"
             refuse_unsupported(generation)
         except ConfigError as error:
@@ -219,8 +221,8 @@ class Tokenizer:
         if self.chat_template is None:
             raise CheckpointError("this checkpoint has no chat template: use --raw (GenerationConfig(raw=True))")
         named = {key: value for key, value in self._settings.items() if key.endswith("_token")}
-        tokens = {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
-        return render(self.chat_template, messages, {key: value for key, value in tokens.items() if isinstance(value, str)})
+        tokens = {key: token_text(value) for key, value in named.items()}
+        return render(self.chat_template, messages, {key: text for key, text in tokens.items() if text is not None})
 
 
 def _unused_marks(text: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
+from .config import is_number
 from .errors import CheckpointError
 from .file_kinds import check_regular, known_content, read_bytes
 from .files import read_json
@@ -36,6 +37,9 @@ COPIED = (
     "chat_template.json",
 )
 """What a new checkpoint takes unchanged from the one it is made of; `Tokenizer.save` writes the rest. Never code."""
+
+TOKEN_FILES = ("added_tokens.json", "tokenizer_config.json")
+"""Where the added tokens are named."""
 
 
 def copy_unchanged(source: Path, folder: Path) -> None:
@@ -112,6 +116,25 @@ def _build_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     except (AttributeError, KeyError, TypeError, ValueError):
         raise CheckpointError(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder cannot be read") from None
     return fast
+
+
+def added_tokens(folder: Path) -> dict[str, int]:
+    """The ids of the tokens that were added to a folder's tokenizer, by their text, as `TOKEN_FILES` name them.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    decoder = read_optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    by_id = decoder.items() if isinstance(decoder, dict) else ()
+    named: dict[str | None, Any] = {token_text(token): int(id) for id, token in by_id if id.isdecimal()}
+    named.update(read_optional_json(folder / "added_tokens.json"))
+    return {name: id for name, id in named.items() if name is not None and is_number(id, int)}
+
+
+def token_text(token: Any) -> str | None:
+    """The text of a token as a tokenizer's settings state it: the text, or an object with its `content`."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def _added_by_name(folder: Path) -> dict[str, dict[str, Any]]:

@@ -46,6 +46,10 @@ def test_model_config_names_the_key_that_cannot_work(change, named):
     ("field", "value"),
     [
         ("max_tokens", 0),
+        ("end_ids", 5),
+        ("end_ids", ["x"]),
+        ("end_ids", [-1]),
+        ("end_ids", [True]),
         ("max_tokens", -1),
         ("max_tokens", 1.5),
         ("max_tokens", True),

@@ -13,7 +13,7 @@ from ..checkpoint import read_model_config
 from ..errors import CheckpointError, ConfigError, HubError, did_you_mean
 from ..files import read_json
 from ..models import find_family
-from ..tokenizer_files import COPIED
+from ..tokenizer_files import COPIED, TOKEN_FILES, added_tokens
 from ..weight_files import INDEX, WHOLE, shard_names
 from .background import Tell, in_background
 from .cache import CachedRepo
@@ -138,7 +138,7 @@ class Job:
             raise HubError(f"{error}{did_you_mean(self.repo, cached_models())}") from None
         if "config.json" not in self.listed:
             raise CheckpointError(f"{self.repo}: has no config.json{self._other_formats()}; name a checkpoint with one")
-        self.bring(("config.json",))
+        self.bring(("config.json", *TOKEN_FILES))
         try:
             read_model_config(self.snapshot)
         except (CheckpointError, ConfigError) as error:
@@ -200,7 +200,7 @@ def cached_models() -> list[str]:
     names = dict[str, None]()
     for config in sorted(Path(constants().HF_HUB_CACHE).glob("models--*--*/snapshots/*/config.json")):
         with contextlib.suppress(CheckpointError):
-            if find_family(read_json(config)):
+            if find_family(read_json(config), added_tokens(config.parent)):
                 names[config.parents[2].name.removeprefix("models--").replace("--", "/", 1)] = None
     return list(names)
 

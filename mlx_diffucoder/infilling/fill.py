@@ -93,7 +93,7 @@ def fill(
 
     Raises:
         PromptError: the parts are not texts with holes between them, are empty, or do not fit the model's context.
-        ConfigError: the configuration is for answers, or `context` shows nothing of the text.
+        ConfigError: the model's family cannot do it, the configuration is for answers, or `context` shows nothing of the text.
     """
     config = config or GenerationConfig(**HOLES)
     check_settings(config, instruction, context, tries)

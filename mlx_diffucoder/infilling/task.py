@@ -17,7 +17,7 @@ from ..decoding.overflow import in_range
 from ..decoding.rules import rule_for
 from ..decoding.windows import window_for
 from ..errors import PromptError
-from ..generation import check_memory, forbidden_ids
+from ..generation import check_memory, ends_of, forbidden_ids
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
@@ -78,6 +78,7 @@ class InfillTask:
         budget: int,
         trace: TraceWriter | None,
     ):
+        model.family.refuse("infill")
         self.model, self.tokenizer, self.config, self.lengths, self.trace = model, tokenizer, config, lengths, trace
         self.prompt: list[int] = []
         if instruction is not None:
@@ -95,7 +96,8 @@ class InfillTask:
         self.texts = [self.prompt + first, *others]
         self.texts[-1] = self.texts[-1] + ([] if end is None else [end])
         self.forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
-        self.no_end = self.forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(tokenizer.end_ids)))
+        self.ends = ends_of(tokenizer, config)
+        self.no_end = self.forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(self.ends)))
         self.nfe = self.positions = self.tried = 0
         self.rows: tuple[int, ...] = ()
 
@@ -124,7 +126,7 @@ class InfillTask:
             lengths,
             mask_id=self.tokenizer.mask_id,
             pad_id=self.tokenizer.pad_id,
-            end_ids=self.tokenizer.end_ids,
+            end_ids=self.ends,
         )
         rule, window = rule_for(self.config), window_for(self.config)
         longest = max(map(sum, lengths))
@@ -145,7 +147,7 @@ class InfillTask:
         return [self._attempt(step.tokens, holes, number) for number, (step, holes) in rows]
 
     def _attempt(self, tokens: NDArray[np.int32], holes: NDArray[np.int32], number: int) -> Attempt:
-        found = [final_tokens(tokens[start:stop], self.tokenizer.mask_id, self.tokenizer.end_ids) for start, stop in holes]
+        found = [final_tokens(tokens[start:stop], self.tokenizer.mask_id, self.ends) for start, stop in holes]
         return Attempt([ids.tolist() for ids, _ in found], [ended for _, ended in found], number)
 
     def following_score(self, attempt: Attempt) -> list[float]:

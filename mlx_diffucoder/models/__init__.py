@@ -4,22 +4,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
-from .base import Family
+from .base import NO_TOKENS, Family
+from .coda import CODA
 from .dream import DREAM
 
-FAMILIES: tuple[Family, ...] = (DREAM,)
-"""Every family. The first that recognizes a `config.json` is the one."""
+FAMILIES: tuple[Family, ...] = (DREAM, CODA)
+"""Every family. The first that recognizes a checkpoint is the one."""
+AUTOREGRESSIVE = ("llama", "qwen2", "qwen3", "mistral", "gemma", "phi3")
+"""Kinds of models that mlx-lm runs, from left to right. A few diffusion models have the same `model_type`, and more."""
 
 
-def find_family(config: Mapping[str, Any]) -> Family | None:
-    """The family of a parsed `config.json`, or None."""
-    return next((family for family in FAMILIES if family.recognizes(config)), None)
+def find_family(config: Mapping[str, Any], added: Mapping[str, int] = NO_TOKENS) -> Family | None:
+    """The family of a parsed `config.json` and of the tokens that were added to its tokenizer, or None."""
+    return next((family for family in FAMILIES if family.recognizes(config, added)), None)
 
 
-def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of a parsed `config.json`. Raises `ConfigError` where no family recognizes it."""
-    family = find_family(config)
+def family_of(config: Mapping[str, Any], added: Mapping[str, int] = NO_TOKENS) -> Family:
+    """As `find_family`. Raises `ConfigError` where no family recognizes the checkpoint."""
+    family = find_family(config, added)
     if family is None:
         known = "; ".join(f"{one.name} ({one.models})" for one in FAMILIES)
-        raise ConfigError(f'model_type is "{config.get("model_type")}", which this program does not run; it runs: {known}')
+        kind = config.get("model_type")
+        what = "an autoregressive model, which mlx-lm runs" if kind in AUTOREGRESSIVE else "which this program does not run"
+        raise ConfigError(f'model_type is "{kind}", {what}; this program runs: {known}; open an issue to ask for another')
     return family

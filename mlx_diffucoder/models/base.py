@@ -6,7 +6,8 @@ Nothing here imports MLX: a tokenizer asks the family for its special ids before
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, Self
 
 from ..config import is_number
@@ -14,6 +15,7 @@ from ..errors import ConfigError
 from .config_keys import read_rope_theta, refuse_unsupported
 from .weight_names import HEAD
 
+NO_TOKENS: Mapping[str, int] = MappingProxyType({})
 LARGEST = {
     "vocab_size": 2**24,
     "hidden_size": 2**17,
@@ -21,6 +23,7 @@ LARGEST = {
     "num_hidden_layers": 2**12,
     "num_attention_heads": 2**12,
     "num_key_value_heads": 2**12,
+    "head_dim": 2**12,
     "max_position_embeddings": 2**26,
     "rope_theta": 1e12,
     "rms_norm_eps": 1.0,
@@ -30,7 +33,14 @@ LARGEST = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of the network, as a checkpoint's `config.json` states it.
+    """The shape of the network: what a checkpoint's `config.json` states, and what its family adds.
+
+    Attributes:
+        head_dim: the width of one attention head; hidden_size / num_attention_heads where nothing states it.
+        qkv_bias: whether the projections of queries, keys and values have biases.
+        qk_norm: whether each head's queries and keys go through an RMS norm before they are rotated.
+        block_length: positions in a block, counted from position 0, where a block attends to itself and to those
+            before it; 0 where every token attends to every other.
 
     Features that change the model's output and are not implemented (RoPE scaling, sliding-window attention, other
     activations) are refused, never dropped in silence. Other keys that are not named here are ignored.
@@ -47,17 +57,21 @@ class ModelConfig:
     rope_theta: float = 1_000_000.0
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
+    head_dim: int = 0
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    block_length: int = 0
 
-    @property
-    def head_dim(self) -> int:
-        """The width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+    def __post_init__(self) -> None:
+        if not self.head_dim and self.num_attention_heads > 0:
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
 
     @property
     def parameters(self) -> int:
         """The number of the network's weights."""
-        width, kv = self.hidden_size, self.num_key_value_heads * self.head_dim
-        layer = 2 * width * (width + kv) + width + 2 * kv + 3 * width * self.intermediate_size + 2 * width
+        width, q, kv = self.hidden_size, self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        layer = 2 * width * (q + kv) + 3 * width * self.intermediate_size + 2 * width
+        layer += (q + 2 * kv if self.qkv_bias else 0) + (2 * self.head_dim if self.qk_norm else 0)
         return self.num_hidden_layers * layer + width + self.vocab_size * width * (1 if self.tie_word_embeddings else 2)
 
     @classmethod
@@ -70,34 +84,30 @@ class ModelConfig:
         config = {**config, "rope_theta": read_rope_theta(config)}
         refuse_unsupported(config)
         values = {}
-        for field in fields(cls):
-            value = config.get(field.name)
+        for one in fields(cls):
+            value = config.get(one.name)
             if value is None:
-                if field.default is MISSING:
-                    raise ConfigError(f"{field.name} is missing")
+                if one.default is MISSING:
+                    raise ConfigError(f"{one.name} is missing")
                 continue
             # JSON has one kind of number: 1000000 is a valid rope_theta, but 3584.5 is no size.
             fits = {int: is_number(value, int), float: is_number(value, int | float), bool: isinstance(value, bool)}
-            if not fits[field.type]:  # type: ignore[index]
-                raise ConfigError(f"{field.name} is {value!r}, not a value of type {field.type.__name__}")  # type: ignore[union-attr]
-            values[field.name] = value
+            if not fits[one.type]:  # type: ignore[index]
+                raise ConfigError(f"{one.name} is {value!r}, not a value of type {one.type.__name__}")  # type: ignore[union-attr]
+            values[one.name] = value
         result = cls(**values)
-        result._check_shape()
-        if config.get("head_dim") not in (None, result.head_dim):
-            raise ConfigError(
-                f"head_dim {json.dumps(config['head_dim'])} is not supported: it must be hidden_size / num_attention_heads,"
-                f" which is {result.head_dim}"
-            )
+        result._check_shape(derived=not values.get("head_dim"))
         return result
 
-    def _check_shape(self) -> None:
+    def _check_shape(self, derived: bool) -> None:
         for name, most in LARGEST.items():
             if not 0 < getattr(self, name) <= most:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and at most {most:g}")
-        if self.hidden_size % self.num_attention_heads:
+        if derived and self.hidden_size % self.num_attention_heads:
             raise ConfigError(f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}")
         if self.head_dim % 2:
-            raise ConfigError(f"hidden_size / num_attention_heads is {self.head_dim}; rotary positions need an even number")
+            name = "hidden_size / num_attention_heads" if derived else "head_dim"
+            raise ConfigError(f"{name} is {self.head_dim}; rotary positions need an even number")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_key_value_heads {self.num_key_value_heads} does not divide num_attention_heads {self.num_attention_heads}"
@@ -135,34 +145,74 @@ class Family(ABC):
         models: the published models, for error messages.
         shift: the network's output at row i - shift is the distribution of position i. 1 for networks that
             began as autoregressive models and kept their head, otherwise 0.
-        attention: which tokens a token attends to; `full` (the whole canvas) is the only kind so far.
+        attention: which tokens a token attends to: `full`, the whole canvas; or `block-causal`, its own block and
+            those before it.
+        block_length: for `block-causal`, the positions in a block where `config.json` does not say.
+        qkv_bias, qk_norm: as in `ModelConfig`.
+        states_head_dim: whether `config.json` must state `head_dim`, which need not be hidden_size / num_attention_heads.
         chat_end: the token that ends an answer in a chat.
         text_ends: other tokens that end an answer, the usual one first.
         pad_token: the token after an answer's end.
-        mask_token_id: the mask where `config.json` does not name it.
+        mask_token_id, mask_token: the mask, and its name in the tokenizer, where `config.json` does not say.
+        rule, window: how to decode where the user does not say.
+        cannot: what these models cannot do (`infill`, or `window NAME`), each with the reason, which ends an error's line.
     """
 
     name: str
     models: str
     shift: int
     attention: str = "full"
+    block_length: int = 0
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    states_head_dim: bool = False
     chat_end: str
     text_ends: tuple[str, ...]
     pad_token: str | None = None
     mask_token_id: int | None = None
+    mask_token: str | None = None
+    rule: str = "threshold:tau=0.95"
+    window: str = "tree:rows=32"
+    cannot: Mapping[str, str] = field(default_factory=dict)
 
     @abstractmethod
-    def recognizes(self, config: Mapping[str, Any]) -> bool:
-        """Whether a parsed `config.json` is of this family."""
+    def recognizes(self, config: Mapping[str, Any], added: Mapping[str, int]) -> bool:
+        """Whether a checkpoint is of this family, by its parsed `config.json` and the ids of its tokenizer's added tokens.
 
-    def read_config(self, config: Mapping[str, Any]) -> ModelConfig:
-        """The network's shape from a parsed `config.json`. Raises `ConfigError`, naming the key."""
-        return ModelConfig.from_dict({**config, "mask_token_id": self._mask(config)})
+        An autoregressive model has the same `model_type` as some of these, so that alone is never enough: see `names_in`.
+        """
+
+    def read_config(self, config: Mapping[str, Any], added: Mapping[str, int] = NO_TOKENS) -> ModelConfig:
+        """The network's shape from a parsed `config.json`; `added` as in `recognizes`.
+
+        Raises:
+            ConfigError: a key is missing or cannot work; the message begins with its name.
+        """
+        mask, head_dim = self._mask(config, added.get), config.get("head_dim")
+        if mask is None:
+            raise ConfigError(f"mask_token_id is missing{f', and so is the token {self.mask_token}' if self.mask_token else ''}")
+        if self.states_head_dim and head_dim is None:
+            raise ConfigError("head_dim is missing")
+        if head_dim == 0:  # from here on it is the same as none
+            raise ConfigError("head_dim is 0; it must be above 0")
+        if not self.qkv_bias and config.get("attention_bias"):
+            raise ConfigError(
+                f"attention_bias {json.dumps(config['attention_bias'])} is not supported: {self.name} has no biases"
+            )
+        own = {"mask_token_id": mask, "qkv_bias": self.qkv_bias, "qk_norm": self.qk_norm, "block_length": self.block_length}
+        read = ModelConfig.from_dict({**config, **own, "head_dim": head_dim if self.states_head_dim else None})
+        if head_dim not in (None, read.head_dim):
+            raise ConfigError(
+                f"head_dim {json.dumps(head_dim)} is not supported: it must be hidden_size / num_attention_heads,"
+                f" which is {read.head_dim}"
+            )
+        return read
 
     def weight_name(self, stored: str, config: ModelConfig) -> str | None:
         """The network's name of a weight that a checkpoint calls `stored`; None for a weight that it has no use for.
 
-        This default knows Qwen2's and Llama's names: RoPE tables and the copy of a tied head are left out.
+        The network's own names must stay as they are, because converted checkpoints have them. This default knows Qwen2's
+        and Llama's names: RoPE tables and the copy of a tied head are left out.
         """
         tied_head = config.tie_word_embeddings and stored in HEAD
         return None if tied_head or stored.endswith("rotary_emb.inv_freq") else stored
@@ -173,6 +223,7 @@ class Family(ABC):
         generation: Mapping[str, Any],
         id_of: Callable[[str], int | None],
         vocab_size: int,
+        eos_token: str | None = None,
     ) -> SpecialIds:
         """The special ids of a checkpoint: those its files name, and those of the family's tokens.
 
@@ -180,16 +231,17 @@ class Family(ABC):
             config, generation: `config.json` and `generation_config.json`, parsed.
             id_of: the tokenizer's id of a token, or None.
             vocab_size: the number of the tokenizer's tokens.
+            eos_token: the token that the tokenizer's settings name as the end of a text.
 
         Raises:
             ConfigError: nothing names the mask.
         """
-        mask = self._mask(config)
+        mask = self._mask(config, id_of)
         if not isinstance(mask, int):
             raise ConfigError("mask_token_id is missing; a diffusion model needs a mask token")
         tokens = (self.chat_end, *self.text_ends)
         named = [config.get("eos_token_id"), generation.get("eos_token_id"), config.get("pad_token_id")]
-        ends = frozenset(_ids([*named, *map(id_of, tokens)])) - {mask}
+        ends = frozenset(_ids([*named, *map(id_of, (*tokens, eos_token or self.chat_end))])) - {mask}
         pad = id_of(self.pad_token) if self.pad_token else None
         pad = config.get("pad_token_id") if pad is None else pad
         if not isinstance(pad, int) or not 0 <= pad < vocab_size:
@@ -200,9 +252,23 @@ class Family(ABC):
 
         return SpecialIds(mask=mask, pad=pad, ends=ends, chat_end=first_end(tokens), text_end=first_end(self.text_ends))
 
-    def _mask(self, config: Mapping[str, Any]) -> Any:
+    def refuse(self, what: str) -> None:
+        """Raise `ConfigError` where these models cannot do `what`: `infill`, or `window NAME`."""
+        if what in self.cannot:
+            raise ConfigError(f"{self.name} models cannot do {what}: {self.cannot[what]}", field="window")
+
+    def _mask(self, config: Mapping[str, Any], id_of: Callable[[str], int | None]) -> Any:
+        named = id_of(self.mask_token) if self.mask_token else None
         stated = config.get("mask_token_id")
-        return self.mask_token_id if stated is None else stated
+        return next((mask for mask in (stated, self.mask_token_id, named) if mask is not None), None)
+
+
+def names_in(config: Mapping[str, Any]) -> set[str]:
+    """The classes that a `config.json` names in `architectures` and `auto_map`, and the modules that these are in."""
+    mapped = config.get("auto_map")
+    given = [config.get("architectures"), *(mapped.values() if isinstance(mapped, dict) else [])]
+    names = (name for one in given for name in (one if isinstance(one, list) else [one]) if isinstance(name, str))
+    return {part for name in names for part in name.rpartition("--")[2].split(".")}
 
 
 def _ids(values: Iterable[Any]) -> set[int]:

@@ -10,7 +10,7 @@ from .base import Family
 
 
 class _Dream(Family):
-    def recognizes(self, config: Mapping[str, Any]) -> bool:
+    def recognizes(self, config: Mapping[str, Any], added: Mapping[str, int]) -> bool:
         return config.get("model_type") == "Dream"
 
 

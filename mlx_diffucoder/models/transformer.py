@@ -1,4 +1,4 @@
-"""The network: a Qwen2 transformer in which every token attends to every other.
+"""The network: a transformer in which every token attends to every other, or a block to the blocks before it.
 
 The modules have the names of the Hugging Face checkpoint, so that loading and converting rename nothing. The network
 knows nothing of masks, canvases or decoding. Its logits at row i are what it computes there; the decoder reads the
@@ -6,7 +6,9 @@ logits of position i at row i - `shift`.
 
 Letters in the shapes: B rows of a batch, L tokens forwarded, S slots of the cache, D hidden size, V vocabulary.
 
-Source: Qwen2 (arXiv 2407.10671), made bidirectional as in Dream 7B (arXiv 2508.15487).
+What differs between families is in `ModelConfig`: biases, norms of queries and keys, the width of a head, blocks.
+
+Source: Qwen2 (arXiv 2407.10671) and Qwen3 (arXiv 2505.09388), made bidirectional as in Dream 7B (arXiv 2508.15487).
 """
 
 from collections.abc import Callable
@@ -17,7 +19,6 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..device import on_gpu
-from ..errors import ConfigError
 from .attend import attend
 from .base import Family, ModelConfig
 from .dream import DREAM
@@ -65,28 +66,35 @@ class PositionedKVCache:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions; q, k and v have biases, o has none."""
+    """Grouped-query attention with rotary positions; q, k and v may have biases and q and k norms, o has neither."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.rope_theta = config.rope_theta
-        width, kv_width = config.hidden_size, config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(width, width, bias=True)
-        self.k_proj = nn.Linear(width, kv_width, bias=True)
-        self.v_proj = nn.Linear(width, kv_width, bias=True)
-        self.o_proj = nn.Linear(width, width, bias=False)
+        width, q_width, kv_width = config.hidden_size, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.q_proj = nn.Linear(width, q_width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(width, kv_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(width, kv_width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(q_width, width, bias=False)
+        self.has_norms = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps)
+            self.k_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps)
 
     def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
         """`[B, L, D]` -> `[B, L, D]`; the arguments as in `DiffusionModel.__call__`."""
-        B, L, D = x.shape
-        queries = self._rotate(self.q_proj(x).reshape(B, L, self.heads, -1), positions)  # [B, heads, L, head_dim]
-        keys = self._rotate(self.k_proj(x).reshape(B, L, self.kv_heads, -1), positions)
+        B, L, _ = x.shape
+        queries = self.q_proj(x).reshape(B, L, self.heads, -1)
+        keys = self.k_proj(x).reshape(B, L, self.kv_heads, -1)
+        if self.has_norms:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        queries, keys = self._rotate(queries, positions), self._rotate(keys, positions)  # [B, heads, L, head_dim]
         values = self.v_proj(x).reshape(B, L, self.kv_heads, -1).transpose(0, 2, 1, 3)
         if kv is not None:
             keys, values = kv.update(layer, keys, values)
         out = attend(queries, keys, values, mask)
-        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, D))
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, -1))
 
     def _rotate(self, x: mx.array, positions: Positions) -> mx.array:
         """`[B, L, heads, head_dim]` -> `[B, heads, L, head_dim]`, rotated by the positions."""
@@ -163,15 +171,10 @@ class DiffusionModel(nn.Module):
 
     Attributes:
         widen: where the weights were narrowed to float16, a function that puts those of the checkpoint back into the model.
-
-    Raises:
-        ConfigError: the family needs another kind of attention.
     """
 
     def __init__(self, config: ModelConfig, family: Family = DREAM):
         super().__init__()
-        if family.attention != "full":
-            raise ConfigError(f"{family.name}: attention is {family.attention!r}, and the network has only 'full'")
         self.config, self.family = config, family
         self.model = Backbone(config)
         if not config.tie_word_embeddings:
@@ -196,6 +199,7 @@ class DiffusionModel(nn.Module):
         positions: Positions = 0,
         mask: mx.array | None = None,
         kv: KeyValues | None = None,
+        block_length: int | None = None,
     ) -> mx.array:
         """Forward `tokens` and return the logits of some rows.
 
@@ -204,12 +208,16 @@ class DiffusionModel(nn.Module):
             rows: int `[B, R]`, the rows of the L to put through `lm_head`; None for all.
             positions: where the tokens are in their text: the position of the first token, one for all rows or
                 one a row `[B]`, or the position of every token `[B, L]`. For padded rows see `left_padded`.
-            mask: bool, broadcast to `[B, heads, L, S]`, the keys that each token may attend to; None for all.
+            mask: bool, broadcast to `[B, heads, L, S]`, the keys that each token may attend to; None for those of the
+                family: without a cache `block_mask`, for tokens from position 0 on; with one all.
             kv: a cache, see `KeyValues`. None attends to `tokens` alone, and S is L.
+            block_length: replaces the configuration's; 0 is full attention.
 
         Returns:
             Logits `[B, R, V]` (`[B, L, V]` for all rows), in the dtype of the weights.
         """
+        if mask is None and kv is None:
+            mask = block_mask(tokens.shape[1], self.config.block_length if block_length is None else block_length)
         return self.logits(self.model(tokens, positions, mask, kv), rows)
 
     def logits(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
@@ -242,6 +250,17 @@ class DiffusionModel(nn.Module):
         """A checkpoint's weights under the network's names, without those it has no use for (mlx-lm's hook)."""
         names = {name: self.family.weight_name(name, self.config) for name in weights}
         return {new: weights[name] for name, new in names.items() if new is not None}
+
+
+def block_mask(length: int, block_length: int) -> mx.array | None:
+    """Block-causal attention from position 0 on: bool `[length, length]`, the keys of each token; None where it sees all.
+
+    A token sees its own block, which has `block_length` positions, and the blocks before it.
+    """
+    if not block_length:
+        return None
+    block = mx.arange(length) // block_length
+    return block[:, None] >= block
 
 
 def left_padded(padding: mx.array, length: int) -> tuple[mx.array, mx.array]:

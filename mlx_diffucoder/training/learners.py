@@ -27,7 +27,7 @@ from ..memory import bytes_of, check_fits, memory_size
 from ..models import family_of
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
-from ..tokenizer_files import copy_unchanged
+from ..tokenizer_files import added_tokens, copy_unchanged
 from .settings import check_range
 
 DEVIATION = 0.02  # Qwen2's initializer_range
@@ -130,8 +130,9 @@ def from_scratch(path: Path, tokenizer_folder: Path, seed: int, dtype: str | Non
     """
     raw = read_json(path)
     try:
-        family = family_of(raw)
-        config = family.read_config(raw)
+        added = added_tokens(tokenizer_folder)
+        family = family_of(raw, added)
+        config = family.read_config(raw, added)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     tokenizer = Tokenizer.load(tokenizer_folder, raw)

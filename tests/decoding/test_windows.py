@@ -17,7 +17,7 @@ from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.decoding.windows.drafts import Choices, draft_sets, drafts_of
 from mlx_diffucoder.errors import ConfigError
-from mlx_diffucoder.generation import canvas_of, forbidden_ids
+from mlx_diffucoder.generation import Answer, canvas_of, forbidden_ids
 
 from ..conftest import DATA
 from . import oracle
@@ -277,6 +277,20 @@ def test_blocks_can_go_on_to_the_end_of_the_canvas_as_published(pocket):
     ends = np.flatnonzero(np.isin(stopped.tokens[-128:], list(pocket[1].end_ids)))
     assert gone_on.nfe >= stopped.nfe + 3
     assert gone_on.tokens[-128:][: ends[0] + 1].tolist() == stopped.tokens[-128:][: ends[0] + 1].tolist()
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_an_answer_ends_at_the_ids_of_the_configuration_or_at_none(pocket, window):
+    def ends(end_ids):
+        rule = "schedule" if window == "drafts" else "threshold"
+        config = GenerationConfig(max_tokens=48, rule=rule, window=window, end_ids=end_ids)
+        *_, step = stream_generate(*pocket, "Implement f(n): return n squared.", config)
+        return Answer.of(pocket[1], step, len(step.tokens) - 48, config)
+
+    usual, newline = ends(None), pocket[1].encode("\n")[0]
+    assert usual.ended and ends(tuple(pocket[1].end_ids)) == usual
+    assert not ends(()).ended and ends(()).useful_tokens == 48
+    assert ends([newline]).ids == usual.ids[: usual.ids.index(newline)]
 
 
 def test_drafts_decode_a_batch_as_the_whole_canvas(loaded):

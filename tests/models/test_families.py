@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import pytest
 
-from mlx_diffucoder import DiffusionModel, load, models
+from mlx_diffucoder import DiffusionModel, GenerationConfig, infill, load, models, stream_generate
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.models import FAMILIES, family_of, find_family
-from mlx_diffucoder.models.base import Family
+from mlx_diffucoder.models.base import Family, names_in
 from mlx_diffucoder.models.dream import DREAM
 
 from ..conftest import DATA
@@ -23,11 +23,29 @@ def test_diffucoders_configuration_is_dreams():
     assert (DREAM.shift, DREAM.attention) == (1, "full")
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "llama", "dream", None, 5])
-def test_another_configuration_is_refused_with_the_families_there_are(kind):
+@pytest.mark.parametrize("kind", ["dream", None, 5])
+def test_another_configuration_is_refused_with_the_families_there_are_and_where_to_ask(kind):
     assert find_family(RAW | {"model_type": kind}) is None
-    with pytest.raises(ConfigError, match=r"^model_type is .*; it runs: Dream \(DiffuCoder, Dream and Dream-Coder\)$"):
+    known = r"Dream \(DiffuCoder, Dream and Dream-Coder\); CoDA \(CoDA-1.7B\)"
+    with pytest.raises(ConfigError, match=rf"^model_type is .* does not run; .* runs: {known}.*; open an issue to ask"):
         family_of(RAW | {"model_type": kind})
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_an_autoregressive_model_is_refused_with_what_runs_it(kind):
+    with pytest.raises(ConfigError, match=rf'^model_type is "{kind}", an autoregressive model, which mlx-lm runs'):
+        family_of(RAW | {"model_type": kind, "architectures": ["ForCausalLM"], "auto_map": None})
+
+
+def test_the_classes_and_modules_that_a_configuration_names():
+    named = {
+        "AutoModel": "modeling_a.B",
+        "AutoConfig": "owner/name--configuration_c.D",
+        "AutoTokenizer": ["tokenization_e.F", None],
+    }
+    found = names_in({"architectures": ["G"], "auto_map": named})
+    assert found == {"modeling_a", "B", "configuration_c", "D", "tokenization_e", "F", "G"}
+    assert names_in({"architectures": 5, "auto_map": "modeling_a.B"}) == set()
 
 
 def test_every_family_has_a_name_of_its_own():
@@ -57,7 +75,7 @@ def test_special_ids_without_the_familys_tokens_are_those_of_the_files():
 class Other(Family):
     """A family as a new file would define it: no shift, a mask that no file names, other weight names."""
 
-    def recognizes(self, config: Mapping) -> bool:
+    def recognizes(self, config: Mapping, added: Mapping) -> bool:
         return config.get("architectures") == ["OtherModel"]
 
     def weight_name(self, stored, config):
@@ -85,14 +103,20 @@ def test_one_file_and_one_line_add_a_family(broken, edit_json, monkeypatch):
     assert (model.shift, model.config.mask_token_id, tokenizer.mask_id) == (0, 757, 757)
 
 
-def test_another_kind_of_attention_is_refused():
-    with pytest.raises(ConfigError, match="Other: attention is 'block-causal'"):
-        DiffusionModel(DREAM.read_config(RAW), replace(OTHER, attention="block-causal"))
-
-
 def test_weights_that_the_network_has_no_use_for_are_left_out():
     tied = DREAM.read_config(RAW | {"tie_word_embeddings": True})
     model = DiffusionModel(tied)
     names = ("model.norm.weight", "lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
     assert set(model.sanitize(dict.fromkeys(names, mx.zeros(1)))) == {"model.norm.weight"}
     assert DREAM.weight_name("lm_head.weight", DREAM.read_config(RAW)) == "lm_head.weight"
+
+
+@pytest.mark.parametrize("what", ["infill", "window sliding"])
+def test_what_a_family_cannot_do_is_refused_at_the_call_with_the_reason(dream_a, monkeypatch, what):
+    model, tokenizer = dream_a
+    monkeypatch.setattr(model, "family", replace(DREAM, cannot={what: "it sees no suffix"}))
+    with pytest.raises(ConfigError, match=f"^Dream models cannot do {what}: it sees no suffix$"):
+        if what == "infill":
+            infill(model, tokenizer, "a", "b")
+        else:
+            stream_generate(model, tokenizer, [1, 2], GenerationConfig(window="sliding"))
