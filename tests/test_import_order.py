@@ -15,7 +15,7 @@ ORDER = [
     "files",
     "choices",
     "config",
-    "pages",
+    "plotting",
     "statistics",
     "evalplus",
     "device",

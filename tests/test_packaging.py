@@ -39,8 +39,6 @@ def test_the_wheel_holds_one_package_and_its_metadata(wheel):
         "bench/chips.json",
         "bench/reference.safetensors",
         "cli/app.py",
-        "charts.html",
-        "charts.js",
         "trace/page.html",
         "evaluation/runner/wire.py",
         "pocket/model.safetensors",

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from mlx_diffucoder.errors import BenchError
+from mlx_diffucoder.plotting import plotter
 
-from .plotting import plotter
 from .terminal import one_line
 
 Row = dict[str, Any]

@@ -23,11 +23,11 @@ from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.errors import BenchError, ExecutionError
 from mlx_diffucoder.evaluation import Limits, pass_at_k
 from mlx_diffucoder.models.transformer import DiffusionModel
+from mlx_diffucoder.plotting import plotter
 from mlx_diffucoder.tasks import Task
 from mlx_diffucoder.tokenizer import Tokenizer
 from mlx_diffucoder.trace.autoregressiveness import global_autoregressiveness, local_autoregressiveness, within
 
-from .plotting import plotter
 from .terminal import one_line
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)

@@ -16,8 +16,8 @@ import typer
 
 from mlx_diffucoder.config import PRESETS, GenerationConfig
 from mlx_diffucoder.errors import ExecutionError
+from mlx_diffucoder.plotting import plotter
 
-from .plotting import plotter
 from .terminal import one_line
 
 if TYPE_CHECKING:

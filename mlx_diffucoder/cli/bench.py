@@ -224,10 +224,10 @@ def tune(
     return 0
 
 
-@app.command(cls=Command, epilog=examples("diffucode bench compare m1.json m4.json --pictures results.html"))
+@app.command(cls=Command, epilog=examples("diffucode bench compare m1.json m4.json --pictures pictures"))
 def compare(
     files: Annotated[list[Path], typer.Argument(help="Files written by bench run --out.")],
-    pictures: Annotated[Path | None, options.in_output(metavar="NAME.html", help="Draw charts into this page.")] = None,
+    pictures: Annotated[Path | None, options.in_output(help="Draw PNG and SVG into this folder.")] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -236,14 +236,12 @@ def compare(
     Prints the machines side by side: forwards, the parts of a step, and useful tokens/s. If a file measured something else
     than the first one, only its forwards are shown.
     """
-    from ..bench.compare import comparison_lines, comparison_of
-    from ..bench.page import write_results
+    from ..bench.compare import comparable, comparison_lines, comparison_of
+    from ..bench.pictures import draw
     from ..bench.report import read_reports
-    from ..pages import page_path
 
-    reports, drawn = read_reports(files), [page_path(pictures, flag="--pictures")] if pictures else []
-    for page in drawn:
-        write_results(reports, page)
+    reports = read_reports(files)
+    drawn = draw(reports, comparable(reports), pictures) if pictures else []
     if as_json:
         put_json({"reports": comparison_of(reports), "pictures": [str(file) for file in drawn]})
         return 0

@@ -9,7 +9,6 @@ import typer
 from ..config import PRESETS, GenerationConfig
 from ..errors import CheckpointError, ConfigError, ExecutionError
 from ..formatting import format_bytes
-from ..pages import page_path
 from . import options
 from .command import Command, examples
 from .output import cell, put_json
@@ -56,12 +55,12 @@ Allow = Annotated[bool, in_pass("--allow-code-execution", help=options.CODE_EXEC
 Sandbox = Annotated[str, in_pass(help=options.SANDBOX, autocompletion=options.among(options.SANDBOXES))]
 MaxTokens = Annotated[int, in_pass(help="The longest answer, in tokens.")]
 Preset = Annotated[str, in_pass(help="How to decode.", autocompletion=options.among(PRESETS))]
-Picture = Annotated[Path | None, options.in_output(metavar="NAME.html", help="Draw quality against size into this page.")]
+Picture = Annotated[Path | None, options.in_output(help="Draw quality against size into this file: .png, .svg, .pdf.")]
 
 app = typer.Typer()
 
 
-@app.command(cls=Command, epilog=examples("diffucode compare pocket ./conversions/* --picture quality.html"))
+@app.command(cls=Command, epilog=examples("diffucode compare pocket ./conversions/* --picture quality.png"))
 def compare(
     base: Base,
     others: Others,
@@ -93,18 +92,18 @@ def compare(
     options.require_code_execution(allow_code_execution or not tasks, "--tasks")
     from ..data import HELD_OUT, encode_samples, read_samples
     from ..divergence.masking import masked_canvases
-    from ..evaluation.quality import write_picture
+    from ..evaluation.quality import check_picture, draw_picture
     from ..tasks import read_tasks
 
-    ratios, page = _checked(ratio), page_path(picture, flag="--picture") if picture else None
+    ratios, pyplot = _checked(ratio), check_picture(picture) if picture else None
     samples = read_samples(texts or HELD_OUT, limit)
     problems = read_tasks(tasks, infilling=False)[:limit] if tasks else []
     checkpoints = _open([base, *others], dtype, revision, refresh=refresh, yes=yes, whole=bool(problems), by_layer=by_layer)
     encoded = encode_samples(samples, checkpoints[0].tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
     canvases = masked_canvases(encoded, checkpoints[0].tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
     rows = _rows(checkpoints, canvases, problems, config, by_layer, sandbox)
-    if page:
-        write_picture(rows, page)
+    if picture:
+        draw_picture(pyplot, rows, picture)
     if as_json:
         used = {"texts": str(texts or "bundled"), "seed": seed, "draws": draws, "dtype": dtype, "by_layer": by_layer}
         used |= {"tasks": str(tasks), "config": config.to_dict()} if tasks else {}

@@ -57,23 +57,28 @@ def show(
 def plot(
     file: File,
     out: Annotated[
-        Path | None, typer.Option(metavar="NAME.html", help="The page's file.", show_default="the trace's name with .html")
+        Path | None,
+        typer.Option(
+            metavar="NAME",
+            help="NAME.png, NAME.svg or NAME.html; a name without an ending writes all three.",
+            show_default="the trace's name without its ending",
+        ),
     ] = None,
     row: Row = None,
     quiet: Quiet = False,
 ) -> int:
-    """Draw a run as a page: a replay, commit order, tokens per step, confidence by distance, autoregressiveness.
+    """Draw a run: commit order, tokens per step, confidence by distance, autoregressiveness.
 
-    The HTML page is one file that replays the run in a browser, with a slider, the arrow keys and the space bar. Each of its
-    charts can be saved as SVG.
+    The HTML page is one file that replays the run in a browser, with a slider, the arrow keys and the space bar.
     """
-    from ..pages import page_path
-    from ..trace.page import write_trace
+    from ..trace.picture import draw_trace, outputs, plotter_for
 
     trace = _read(file, row)
-    path = page_path(out or file.with_suffix(".html"), flag="--out")
-    write_trace(trace, path)
-    put(path)
+    paths = outputs(out or file.with_suffix(""))
+    pyplot = plotter_for(paths)
+    draw_trace(pyplot, trace, paths)
+    for path in paths:
+        put(path)
     return 0
 
 

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ..config import GenerationConfig
-from ..pages import GREY, write_page
+from ..errors import ConfigError
+from ..plotting import check_plot, plotter, save_plot
 from ..tasks import Task
 from .compare import Checkpoint, Comparison
 from .execute import Limits
 from .run import evaluate
 from .summary import Summary
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -77,32 +80,69 @@ def _pass_at_1(
     return summary.pass_at[1], summary.interval
 
 
-def write_picture(rows: Sequence[Row], path: Path) -> None:
-    """Write a page: the KL to the base against the size on disk, and pass@1 next to it if it was measured.
+def check_picture(path: Path) -> Any:
+    """matplotlib's pyplot. Call it before the measurement, which takes minutes.
+
+    Raises:
+        ConfigError: the name ends in none of `PICTURES`.
+        FileError: the picture cannot be written, or the file exists and is not a plot.
+        ExecutionError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise ConfigError(f"--picture {path}: the name must end in .png, .svg or .pdf", field="--picture")
+    check_plot(path, flag="--picture")
+    return plotter()
+
+
+def draw_picture(pyplot: Any, rows: Sequence[Row], path: Path) -> None:
+    """Draw the KL to the base against bytes on disk, and pass@1 next to it if it was measured.
 
     Args:
+        pyplot: from `check_picture`.
         rows: the base first.
 
     Raises:
-        FileError: the page cannot be written.
+        FileError: the picture cannot be written.
     """
     base, *others = rows
+    passed = [row.passed for row in rows if row.passed is not None]
+    figure, axes = pyplot.subplots(
+        1, 2 if passed else 1, figsize=(13 if passed else 8.5, 4.8), layout="constrained", squeeze=False
+    )
+    colours = pyplot.get_cmap("tab10" if len(others) <= 10 else "tab20")
     unit, name = (1e9, "GB") if base.checkpoint.bytes_on_disk >= 1e9 else (1e6, "MB")
-    size = {"label": f"size on disk, {name} (the base: {base.checkpoint.bytes_on_disk / unit:.3g})"}
-    kls, passed = list[dict[str, Any]](), list[dict[str, Any]]()
-    for row in others:
-        at, label = row.checkpoint.bytes_on_disk / unit, f"{row.label} ({row.checkpoint.bits_per_weight:.2f} bits per weight)"
-        if row.comparison:
-            mean = row.comparison.overall
-            kls.append({"name": label, "points": [[at, mean.kl, *mean.kl_interval]]})
-        if row.passed is not None and row.passed_interval:
-            passed.append({"name": label, "points": [[at, *(100 * one for one in (row.passed, *row.passed_interval))]]})
-    above_0 = all(value > 0 for one in kls for value in one["points"][0])  # an exact copy of the base is at 0
-    kl = {"label": "KL to the base, nats per masked position", **({"log": 10} if above_0 else {})}
-    charts = [{"title": f"KL to {base.label}", "x": size, "y": kl, "series": kls}]
+    for number, row in enumerate(others):
+        size = row.checkpoint.bytes_on_disk / unit
+        _draw_kl(axes[0][0], row, size, colours(number))
+        if row.passed is not None:
+            axes[0][1].plot(size, 100 * row.passed, "o", color=colours(number))
+    _scale(axes[0][0], [row.comparison.overall.kl for row in others if row.comparison])
     if base.passed is not None:
-        most = max(row.checkpoint.bytes_on_disk for row in rows) / unit
-        line = [[at, 100 * base.passed] for at in (0, most)]
-        passed.append({"name": "the base", "colour": GREY, "dashed": True, "points": line})
-        charts.append({"title": "pass@1", "x": size, "y": {"label": "pass@1, %"}, "series": passed})
-    write_page(path, f"diffucode compare: against {base.label}", {"notes": [], "charts": charts}, flag="--picture")
+        axes[0][1].axhline(100 * base.passed, color="grey", linestyle="--", label="the base")
+        axes[0][1].set_ylabel("pass@1, %")
+        axes[0][1].legend()
+    for one in axes[0]:
+        one.set_xlabel(f"size on disk, {name} (the base: {base.checkpoint.bytes_on_disk / unit:.3g})")
+        one.set_xlim(left=0)
+        one.grid(alpha=0.3)
+    figure.suptitle(f"against {base.label}")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
+    save_plot(figure, path, flag="--picture")
+    pyplot.close(figure)
+
+
+def _draw_kl(axes: Any, row: Row, size: float, colour: Any) -> None:
+    if row.comparison:
+        mean = row.comparison.overall
+        low, high = mean.kl_interval
+        spread = [[max(0.0, mean.kl - low)], [max(0.0, high - mean.kl)]]
+        label = f"{row.label} ({row.checkpoint.bits_per_weight:.2f} bits per weight)"
+        axes.errorbar(size, mean.kl, yerr=spread, fmt="o", color=colour, label=label, capsize=3)
+
+
+def _scale(axes: Any, every: Sequence[float]) -> None:
+    if min(every) > 0:
+        axes.set_yscale("log")
+    else:  # an exact copy of the base is at 0
+        axes.set_yscale("symlog", linthresh=min((kl for kl in every if kl > 0), default=1.0))
+    axes.set_ylabel("KL to the base, nats per masked position")

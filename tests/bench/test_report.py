@@ -1,12 +1,12 @@
-"""Results files: their schema, what makes two comparable, and the charts of them."""
+"""Results files: their schema, what makes two comparable, and the pictures drawn of them."""
 
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 from mlx_diffucoder.bench.compare import comparable_rows, differences
-from mlx_diffucoder.bench.page import write_results
 from mlx_diffucoder.bench.report import SCHEMA, VERSION, Report, mismatches, read_report
 from mlx_diffucoder.errors import BenchError
 
@@ -116,19 +116,22 @@ def test_decoders_are_matched_by_name(content):
     assert [row is None for row in rows["diffucode, balanced"]] == [False, False]
 
 
-def test_the_page_has_charts_with_units_and_what_a_speed_took(content, tmp_path):
+def test_pictures_are_drawn_as_png_and_svg_with_units_and_what_a_speed_took(content, tmp_path):
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
+    from mlx_diffucoder.bench.pictures import draw
+
     reports = [Report("a", content), Report("b", content)]
-    write_results(reports, tmp_path / "x.html")
-    text = (tmp_path / "x.html").read_text()
-    data = json.loads(text.partition('type="application/json">')[2].partition("</script>")[0])
-    forwards, speeds, steps = data["charts"]
-    assert (forwards["x"]["label"], forwards["y"]["label"]) == ("rows of a forward", "time of a forward, ms")
-    measured, roofline, *_, key = forwards["series"]
-    assert "a: Abacus" in measured["name"]
-    assert [len(point) for point in measured["points"]] == [4] * len(content["forwards"])
-    assert roofline["dashed"]
-    assert "roofline" in key["name"]
-    assert "useful tokens/s" in speeds["x"]["label"]
-    assert "NFE 3, 8 tokens/forward, 5 positions/token" in [row.get("note") for row in speeds["rows"]]
-    assert [row["note"] for row in steps["rows"]] == ["20 ms a step"] * 2
-    assert all(round(sum(part[0] for part in row["bar"])) == 100 for row in steps["rows"])
+    pyplot.switch_backend("Agg")
+    with pyplot.rc_context({"svg.fonttype": "none"}):
+        files = draw(reports, reports, tmp_path)
+    assert sorted(file.name for file in files) == sorted(file.name for file in tmp_path.iterdir())
+    assert {file.name for file in files} == {
+        f"{name}.{kind}" for name in ("forwards", "speed", "step") for kind in ("png", "svg")
+    }
+    text = {file.stem: "".join(ElementTree.parse(file).getroot().itertext()) for file in files if file.suffix == ".svg"}
+    assert "time of a forward, ms" in text["forwards"]
+    assert "roofline" in text["forwards"]
+    assert "useful tokens/s" in text["speed"]
+    assert "NFE 3, 8 tokens/forward, 5 positions/token" in text["speed"]
+    assert "20 ms a step" in text["step"]
+    assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in text)

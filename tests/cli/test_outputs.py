@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+from mlx_diffucoder.plotting import check_plot, plotter, save_plot
+
 from ..bench.reports import made_report
 from ..conftest import DATA
 from ..evaluation.programs import FUNCTIONS
@@ -29,25 +31,31 @@ def report(tmp_path):
 
 def commands(trace, report, folder):
     """Each output option: its command, the file that it names and the files that it writes."""
-    prompt, page = (*TINY, "hi"), folder / "x.html"
+    prompt, picture = (*TINY, "hi"), folder / "x.png"
+    plots = [folder / f"{name}{kind}" for name in ("forwards", "speed", "step") for kind in (".png", ".svg")]
     return [
         (("generate", *prompt, "--trace"), folder / "t.jsonl", None),
         (("infill", DATA / "dream-b" / "config.json", *TINY, "--at", "1", "--trace"), folder / "t.jsonl", None),
         (("eval", FUNCTIONS, *TINY, "--allow-code-execution", "--out"), folder / "r.jsonl", None),
-        (("trace", "plot", trace, "--out"), page, None),
-        (("trace", "plot", trace, "--out"), folder / "x", [page]),
+        (("trace", "plot", trace, "--out"), folder / "x.html", None),
+        (("trace", "plot", trace, "--out"), picture, None),
+        (("trace", "plot", trace, "--out"), folder / "x", [picture]),
+        (("trace", "plot", trace, "--out"), folder / "x", [folder / "x.svg"]),
         (("trace", "animate", trace, "--out"), folder / "x.svg", None),
-        (("compare", DATA / "dream-a", "pocket", "--picture"), page, None),
+        (("compare", DATA / "dream-a", "pocket", "--picture"), folder / "x.pdf", None),
         (("bench", "run", "-m", "pocket", "--out"), folder / "b.json", None),
-        (("bench", "compare", report, "--pictures"), page, None),
+        (("bench", "compare", report, "--pictures"), folder, plots[:1]),
+        (("bench", "compare", report, "--pictures"), folder, plots[-1:]),
         (("train", "-m", "pocket", "--data", trace, "--out"), folder, [folder / "log.jsonl"]),
     ]
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(13))
 def test_a_file_of_another_kind_is_not_replaced(trace, report, tmp_path, number):
     folder = tmp_path / "mine"
     folder.mkdir()
+    if number in (10, 11):
+        pytest.importorskip("matplotlib")
     args, named, files = commands(trace, report, folder)[number]
     if args[0] == "train":
         rows = tmp_path / "rows.jsonl"
@@ -61,8 +69,10 @@ def test_a_file_of_another_kind_is_not_replaced(trace, report, tmp_path, number)
     assert len([one for one in folder.iterdir() if one.name != ".lock"]) == len(files or [named])
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 3, 6])
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 8])
 def test_a_pipe_is_not_waited_for(trace, report, tmp_path, number):
+    if number in (4, 8):
+        pytest.importorskip("matplotlib")
     args, named, _ = commands(trace, report, tmp_path)[number]
     os.mkfifo(named)
     done = diffucode(*args, named)
@@ -70,7 +80,26 @@ def test_a_pipe_is_not_waited_for(trace, report, tmp_path, number):
     assert str(named) in done.stderr
 
 
-def test_a_page_replaces_a_page(trace, report, tmp_path):
-    for args, flag in ((("trace", "plot", trace), "--out"), (("bench", "compare", report), "--pictures")):
-        for _ in range(2):
-            assert diffucode(*args, flag, tmp_path / "x.html").returncode == 0
+@pytest.mark.parametrize("kinds", [(".html",), (".png", ".svg", ".html")])
+def test_a_plot_replaces_a_plot(trace, tmp_path, kinds):
+    pytest.importorskip("matplotlib" if len(kinds) > 1 else "html")
+    out = tmp_path / ("x" if len(kinds) > 1 else f"x{kinds[0]}")
+    for _ in range(2):
+        assert diffucode("trace", "plot", trace, "--out", out).returncode == 0
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == sorted(kinds)
+
+
+def test_pictures_of_results_replace_their_own(report, tmp_path):
+    pytest.importorskip("matplotlib")
+    for _ in range(2):
+        assert diffucode("bench", "compare", report, "--pictures", tmp_path / "p").returncode == 0
+
+
+def test_a_pdf_is_known_by_its_end(tmp_path):
+    pytest.importorskip("matplotlib")
+    pyplot = plotter()
+    figure, axes = pyplot.subplots()
+    axes.plot(range(40000), [number % 977 for number in range(40000)])
+    save_plot(figure, tmp_path / "x.pdf", flag="--picture")
+    pyplot.close(figure)
+    check_plot(tmp_path / "x.pdf", flag="--picture")

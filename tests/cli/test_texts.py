@@ -14,8 +14,7 @@ from mlx_diffucoder.cli.config import _change
 from mlx_diffucoder.cli.settings import Schema, read_file
 from mlx_diffucoder.errors import FileError
 from mlx_diffucoder.infilling.file import cut
-from mlx_diffucoder.pages import page_of
-from mlx_diffucoder.trace.page import TEMPLATE, data_of
+from mlx_diffucoder.trace.picture import page_of
 from mlx_diffucoder.trace.reader import read_trace
 
 from ..conftest import DATA
@@ -159,9 +158,8 @@ def test_the_replay_page_takes_a_models_name_as_text(tmp_path):
     assert diffucode("generate", *TINY, "--trace", trace, "hi").returncode == 0
     run = read_trace(trace, None)
     run.header["model"] = "{{data}}{{title}}"
-    page = page_of(run.header["model"], data_of(run), TEMPLATE)
-    assert "<title>{{data}}{{title}}: " in page
-    json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+    assert "<title>{{data}}{{title}}: " in page_of(run)
+    json.loads(page_of(run).split('type="application/json">')[1].split("</script>")[0])
 
 
 def test_a_hundred_thousand_holes_are_found_at_once():

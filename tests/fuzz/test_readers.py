@@ -25,11 +25,10 @@ from mlx_diffucoder.data import encode_samples, read_samples
 from mlx_diffucoder.errors import DiffucoderError
 from mlx_diffucoder.infilling.editor import read_request
 from mlx_diffucoder.infilling.file import cut
-from mlx_diffucoder.pages import page_of
 from mlx_diffucoder.tasks import read_tasks
 from mlx_diffucoder.trace.animation import animation_of
 from mlx_diffucoder.trace.comparison import agreement, numbers
-from mlx_diffucoder.trace.page import data_of
+from mlx_diffucoder.trace.picture import page_of
 from mlx_diffucoder.trace.reader import read_trace
 
 from ..conftest import DATA
@@ -87,7 +86,7 @@ def read_texts(path):
 
 def show_trace(path):
     trace = read_trace(path)
-    numbers(trace), agreement(trace, trace), page_of("", data_of(trace)).encode(), trace.text
+    numbers(trace), agreement(trace, trace), page_of(trace).encode(), trace.text
     list(trace.steps())
     animation_of(trace).encode()
 

@@ -3,14 +3,15 @@
 import json
 import time
 import tracemalloc
+from importlib.util import find_spec
 
 import pytest
 
 from mlx_diffucoder.errors import TraceError
-from mlx_diffucoder.pages import page_of
+from mlx_diffucoder.plotting import plotter
 from mlx_diffucoder.trace.animation import animation_of
 from mlx_diffucoder.trace.comparison import agreement, numbers
-from mlx_diffucoder.trace.page import TEMPLATE, data_of
+from mlx_diffucoder.trace.picture import draw_trace, page_of
 from mlx_diffucoder.trace.reader import LARGEST, read_trace
 
 ABSURD = {"mask": 3, "pad": 2, "ends": [1], "pieces": {"5": "a", "6": " b"}, "version": "0", "model": "m", "tokenizer": "t"}
@@ -92,13 +93,16 @@ LARGE = {
 @pytest.mark.parametrize("name", LARGE)
 def test_what_a_run_can_write_is_shown_in_seconds(tmp_path, name):
     trace = read_trace(written(tmp_path, LARGE[name]))
+    pyplot = plotter() if find_spec("matplotlib") else None
     start = time.thread_time()
     assert agreement(trace, trace)["same_text"]
     assert numbers(trace)["steps"] == len(trace.records)
-    page = page_of(trace.header["model"], data_of(trace), TEMPLATE)
+    page = page_of(trace)
     assert "{{" not in page or "{{" in trace.header["model"]
     data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
     assert data["model"] == trace.header["model"].encode("utf-8", "replace").decode()
+    if pyplot:
+        draw_trace(pyplot, trace, [tmp_path / "run.png"])
     if name == "wide":
         with pytest.raises(TraceError, match="an animation shows at most"):
             animation_of(trace)
