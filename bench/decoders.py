@@ -75,6 +75,7 @@ class Run:
         nfe: the number of forwards.
         positions: positions forwarded in all.
         forwards: for each step, its number of forwards and the mean positions of one.
+        answer: its useful tokens; none of random weights.
     """
 
     seconds: float
@@ -84,6 +85,7 @@ class Run:
     useful_tokens: int
     forwards: list[tuple[int, float]]
     peak_memory_bytes: int
+    answer: list[int] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -220,15 +222,16 @@ def denoised(subject: Subject, ids: list[int], config: GenerationConfig, rate: f
         if steps is not None and len(forwards) >= steps:
             break
     seconds = time.perf_counter() - start
-    useful = config.max_tokens if subject.random else Answer.of(tokenizer, last, len(ids)).useful_tokens
+    useful = 0 if subject.random else Answer.of(tokenizer, last, len(ids)).useful_tokens
     return Run(
         seconds=seconds,
         first=first or seconds,
         nfe=nfe,
         positions=positions,
-        useful_tokens=useful,
+        useful_tokens=config.max_tokens if subject.random else useful,
         forwards=forwards,
         peak_memory_bytes=mx.get_peak_memory(),
+        answer=last.tokens[len(ids) :][:useful].tolist(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Tuned windows, stored for one machine and one model.
+"""Tuned rules and windows, stored for one machine and one model.
 
 A profile is used only if the machine and the digest of every weight are those it was tuned with.
 """
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mlx_diffucoder.checkpoint import weights_digest
-from mlx_diffucoder.choices import WINDOWS, parse_choice
 from mlx_diffucoder.config import PRESETS, GenerationConfig
 from mlx_diffucoder.errors import BenchError, ConfigError
 from mlx_diffucoder.file_kinds import LARGEST_JSON, read_bytes
@@ -20,7 +19,7 @@ from mlx_diffucoder.files import write_atomically
 
 from .chip import Card
 
-VERSION = 2
+VERSION = 3
 FOLDER = "DIFFUCODE_PROFILES"
 """The environment variable that names the folder of profiles, instead of the user's data folder."""
 AGAIN = "`diffucode bench tune` makes a new one"
@@ -28,21 +27,21 @@ AGAIN = "`diffucode bench tune` makes a new one"
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Tuned windows.
+    """Tuned rules and windows.
 
     Attributes:
         machine: what `machine_of` returns.
         model: the name that the model had, for people.
         weights: what `weights_digest` returns; it depends on the dtype of the weights too.
-        windows: by preset, the window that replaces the preset's own.
+        decoding: by preset, the `rule` and the `window` that replace the preset's own.
         made: when, in ISO 8601.
-        measured: the measurements that the windows were chosen by.
+        measured: the measurements that these were chosen by.
     """
 
     machine: dict[str, Any]
     model: str
     weights: str
-    windows: dict[str, str]
+    decoding: dict[str, dict[str, str]]
     made: str
     measured: dict[str, Any]
 
@@ -112,14 +111,14 @@ def find(weights: str, card: Callable[[], Card]) -> Profile | None:
     return profile
 
 
-def tuned_window(config: GenerationConfig, model: Any) -> str | None:
-    """The window tuned for this machine and model.
+def tuned_decoding(config: GenerationConfig, model: Any) -> dict[str, str] | None:
+    """The rule and the window tuned for this machine and model, as fields of `GenerationConfig`.
 
     Args:
-        config: decoding as a preset has it; only presets have tuned windows.
+        config: decoding as a preset has it; only presets are tuned.
 
     Returns:
-        None if `config` is that of no preset, or there is no tuned window for it.
+        None if `config` is that of no preset, or nothing is tuned for it.
 
     Raises:
         BenchError: there is a profile that cannot be used.
@@ -131,7 +130,7 @@ def tuned_window(config: GenerationConfig, model: Any) -> str | None:
     from .chip import read_card
 
     profile = find(weights_digest(model), read_card)
-    return profile.windows.get(preset) if profile else None
+    return profile.decoding.get(preset) if profile else None
 
 
 def _read(path: Path) -> Profile:
@@ -147,12 +146,13 @@ def _read(path: Path) -> Profile:
                 f"{path}: a profile of version {version!r}, and this program reads version {VERSION}; not used, {AGAIN}"
             )
         profile = Profile(**content)
-        kinds = {"machine": dict, "model": str, "weights": str, "windows": dict, "made": str, "measured": dict}
+        kinds = {"machine": dict, "model": str, "weights": str, "decoding": dict, "made": str, "measured": dict}
         if not all(isinstance(getattr(profile, name), kind) for name, kind in kinds.items()):
             raise TypeError(path)
-        for preset, window in profile.windows.items():
-            if preset not in PRESETS or parse_choice(window, WINDOWS, "window")[0] != "tree":
+        for preset, own in profile.decoding.items():
+            if preset not in PRESETS or own.keys() != {"rule", "window"} or not own["window"].startswith("tree"):
                 raise ValueError(preset)
+            GenerationConfig(rule=own["rule"], window=own["window"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError):
         raise BenchError(f"{path}: the tuned profile is damaged; not used, {AGAIN}") from None
     return profile

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.formatting import format_bytes, format_seconds, format_spread
 
 from .baselines import SAME_WEIGHTS
@@ -18,7 +17,7 @@ from .roofline import published
 from .run import Results
 from .speed import LABELS
 from .timing import spread_text
-from .tuning import Point, Tuning
+from .tuning import LOOSER, PRESET, Orders, Tuning, own_point
 
 # The heads of the columns in three lines, and the columns' widths: 80 columns in all.
 HEADS = (
@@ -181,20 +180,26 @@ def tuning_lines(tuning: Tuning, path: Path) -> Iterator[str]:
     Args:
         path: where the profile was stored.
     """
-    for preset, found in tuning.points.items():
-        yield from _points(preset, found, tuning.chosen[preset])
-    yield f"stored in {path}"
-    yield f"generate, chat and eval use it for {tuning.profile.model} here, unless --window or --no-tuned"
-
-
-def _points(preset: str, found: list[Point], chosen: Point) -> Iterator[str]:
-    own = next(point for point in found if PRESETS[preset]["window"] == point.window)
-    yield f"{preset}: {len(found)} budgets; forwards are counted and timed, answers are not judged"
-    yield f"{'rows':>9}  {'forwards':>8}  {'positions':>9}  {'useful tokens':>13}  {'per useful token':>19}"
-    for point in found:
-        mark = " chosen" if point is chosen else " preset's" if point is own else ""
-        numbers = f"{point.nfe:8}  {point.positions:9}  {point.useful_tokens:13}  {format_seconds(point.per_token):>19}"
-        yield f"{point.rows:9}  {numbers}{mark}"
-    share = chosen.per_token / own.per_token
-    yield f"{'':9}  {chosen.window}: {100 * share:.0f} % of the preset's time, estimated"
+    own, prompts = own_point(tuning.points), tuning.orders.prompts
+    yield f"{PRESET}; forwards are counted and timed; same: texts of one token a step, of {prompts}"
+    yield f"{'rows':>4}  {'rule':18}  {'forwards':>8}  {'tokens':>6}  {'per useful token':>16}  {'same':>4}"
+    for point in tuning.points:
+        mark = " chosen" if point is tuning.chosen else " preset's" if point is own else ""
+        numbers = f"{point.nfe:8}  {point.useful_tokens:6}  {format_seconds(point.per_token):>16}  {point.same:4}"
+        yield f"{point.rows:4}  {point.rule:18}  {numbers}{mark}"
+    share = tuning.chosen.per_token / own.per_token
+    yield f"{'':6}{LOOSER} is never stored: a few prompts do not show what it loses"
+    yield f"{'':6}{tuning.chosen.rule} on {tuning.chosen.window}: {100 * share:.0f} % of the preset's time, estimated"
     yield ""
+    yield from _orders(tuning.orders)
+    yield f"stored in {path}"
+    yield f"generate, chat and eval use it for {tuning.profile.model} here, unless you name others"
+
+
+def _orders(orders: Orders) -> Iterator[str]:
+    left, right = f"{orders.left_to_right:.4f} from left to right", f"{orders.confidence:.4f} by confidence"
+    yield f"order  {orders.same} of {orders.prompts} answers are the same from left to right and by confidence"
+    if differ := orders.prompts - orders.same:
+        yield f"{'':7}of the {differ} others, the model finds {orders.likelier} more probable from left to right"
+    yield f"{'':7}mean log-probability: {left}, {right}"
+    yield f"{'':7}which order solves more: diffucode eval TASKS --compare-orders"

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from .config import GenerationConfig
-from .decoding.likelihood import every_second, log_probabilities
+from .decoding.likelihood import mean_log_probability
 from .errors import ConfigError, TaskError
 from .evaluation import Limits, code_of
 from .evaluation.run import run_answer
@@ -98,10 +96,9 @@ def best_of(
         for row, step in enumerate(last, start=1):
             answer = Answer.of(tokenizer, step, len(prompt), config)
             ids = step.tokens[: len(prompt) + answer.useful_tokens].tolist()
-            masks = every_second(np.arange(max(1, len(prompt)), len(ids)))
-            values = np.concatenate(log_probabilities(model, ids, masks, tokenizer.mask_id, forbidden))
-            nfe, positions, rows = nfe + 1, positions + len(masks) * len(ids), (*rows, len(masks) * len(ids))
-            found.append(Ranked(answer, float(values.mean()) if len(values) else 0.0, row))
+            score, forwarded = mean_log_probability(model, ids, len(prompt), tokenizer.mask_id, forbidden)
+            nfe, positions, rows = nfe + 1, positions + forwarded, (*rows, forwarded)
+            found.append(Ranked(answer, score, row))
     found.sort(key=lambda one: -one.score)
     return Ranking(found, nfe, positions, rows)
 

@@ -43,6 +43,7 @@ GRID: dict[str, dict[str, Any]] = {
     "threshold 0.9": {"rule": "threshold:tau=0.9", "window": "sliding:width=24,suffix=4"},
     "backtracking 0.7": {"rule": "backtrack:tau=0.7,fall=0.8", "window": "sliding:width=28,suffix=0"},
     "tree, verified only": {"rule": "leftmost", "window": "tree:rows=32"},
+    "tree, 0.9": {"rule": "threshold:tau=0.9", "window": "tree:rows=32"},
     "tree of 8 rows, verified only": {"rule": "leftmost", "window": "tree:rows=8"},
     "tree of 8 rows": {"rule": "threshold:tau=0.95", "window": "tree:rows=8"},
     "balanced": dict(PRESETS["balanced"]),

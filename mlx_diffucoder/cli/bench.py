@@ -20,6 +20,9 @@ SUBCOMMANDS = {"--card": "card", "--predict": "predict", "--tune": "tune"}
 """The subcommands that replace an option of `bench`; `bench run` replaces the others."""
 
 Prompt = Annotated[list[str] | None, typer.Option(help="A prompt to answer; repeatable.", show_default="three small functions")]
+TunePrompt = Annotated[
+    list[str] | None, typer.Option("--prompt", help="A prompt to answer; repeatable.", show_default="12 small functions")
+]
 Trials = Annotated[int, typer.Option(min=1, help="How often to measure each thing.")]
 Delay = Annotated[float, typer.Option(min=0, help="Seconds of rest before each trial.")]
 Measure = Annotated[bool, typer.Option("--measure", help="Measure this machine's ceilings even if the table has them.")]
@@ -191,34 +194,33 @@ def tune(
     revision: options.Revision = None,
     refresh: options.Refresh = False,
     yes: options.Yes = False,
-    prompt: Prompt = None,
+    prompt: TunePrompt = None,
     trials: Trials = 5,
     delay: Delay = 0.0,
     max_tokens: options.MaxTokens = 256,
-    temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
-    seed: options.Seed = None,
     system: options.System = None,
     raw: options.Raw = False,
     alg: options.Algorithm = "entropy",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Choose the rows of a forward for this machine and model, and store them.
+    """Choose the rows of a forward and the threshold for this machine and model, and store them.
 
-    With the preset balanced, generate, chat and eval then use them for this model on this machine.
+    With the preset balanced, generate, chat and eval then use them for this model on this machine. Prompts are answered at
+    temperature 0, and also in the order of confidence: the output says how much the order matters.
     """
     from ..bench.profiles import check_writable, save
-    from ..bench.run import PROMPTS
     from ..bench.tables import tuning_lines
+    from ..bench.tuning import default_prompts
     from ..bench.tuning import tune as tune_here
     from .model_option import open_subject
     from .progress import waiting
 
     config = options.decoding_config(context)
     check_writable()  # before a model is loaded
-    found = tune_here(open_subject(context.params), prompt or list(PROMPTS), config, trials, delay, waiting)
+    found = tune_here(open_subject(context.params), prompt or default_prompts(), config, trials, delay, waiting)
     path = save(found.profile)
     put(json.dumps({"file": str(path), **vars(found.profile)}) if as_json else "\n".join(tuning_lines(found, path)))
     return 0

@@ -90,18 +90,18 @@ def load_named(
 
 
 def open_model(context: typer.Context, config: GenerationConfig, *, verbose: bool) -> Opened:
-    """The model that a command's options name, and the configuration with the window stored for it.
+    """The model that a command's options name, and the configuration with what was tuned for it.
 
     Reads the parameters `model`, `dtype`, `adapter`, `yes` and `tuned`. Raises as `load_named`.
 
     Args:
-        verbose: print the stored window on stderr.
+        verbose: print the tuned rule and window on stderr.
     """
     given = context.params
     name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"], adapter=given["adapter"])
-    # Not with `--no-tuned`, nor when the user names a window.
-    tuned = given["tuned"] and "window" not in Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
-    return Opened(name, model, tokenizer, with_tuned_window(config, model, wanted=tuned, verbose=verbose))
+    # Not with `--no-tuned`, nor when the user names a rule or a window.
+    tuned = given["tuned"] and {"rule", "window"}.isdisjoint(Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS]))
+    return Opened(name, model, tokenizer, with_tuned(config, model, wanted=tuned, verbose=verbose))
 
 
 def open_subject(given: dict[str, Any]) -> "Subject":
@@ -157,27 +157,27 @@ def folder_named(wanted: ModelOption) -> tuple[str, Path]:
         return name, resolve(name, refresh=wanted.refresh, before_download=before_download, progress=show)
 
 
-def with_tuned_window(config: GenerationConfig, model: "DiffusionModel", *, wanted: bool, verbose: bool) -> GenerationConfig:
-    """The configuration with the window that `bench tune` stored for this machine, model and preset, if there is one.
+def with_tuned(config: GenerationConfig, model: "DiffusionModel", *, wanted: bool, verbose: bool) -> GenerationConfig:
+    """The configuration with what `bench tune` stored for this machine, model and preset, if there is something.
 
     Prints a note on stderr when a stored profile cannot be used.
 
     Args:
-        wanted: False if the user named a window, or wants none that was tuned.
-        verbose: name the window on stderr.
+        wanted: False if the user named a rule or a window, or wants none that was tuned.
+        verbose: name both on stderr.
     """
-    from ..bench.profiles import tuned_window
+    from ..bench.profiles import tuned_decoding
 
     try:
-        window = tuned_window(config, model) if wanted else None
+        tuned = tuned_decoding(config, model) if wanted else None
     except BenchError as error:
         note(f"note: {error}")
         return config
-    if window is None:
+    if tuned is None:
         return config
     if verbose:
-        note(f"window: {window}, tuned for this machine (--no-tuned: the preset's)")
-    return replace(config, window=window)
+        note("{rule} on {window}, tuned for this machine (--no-tuned: the preset's)".format(**tuned))
+    return replace(config, rule=tuned["rule"], window=tuned["window"])
 
 
 def check_download(download: Download, *, yes: bool, ask: bool) -> None:

@@ -123,7 +123,7 @@ Algorithm = Annotated[
 AlgorithmTemperature = Annotated[float, in_advanced(help="Schedule: above 0 draws the positions to commit.")]
 Eps = Annotated[float, in_advanced(help="Schedule: where its timesteps end.")]
 Reference = Annotated[bool, in_advanced("--reference", help="Decode exactly as the reference decoder does.")]
-Tuned = Annotated[bool, in_advanced("--tuned/--no-tuned", help="Use the window that bench tune stored.")]
+Tuned = Annotated[bool, in_advanced("--tuned/--no-tuned", help="Use the rule and the window that bench tune stored.")]
 CODE_EXECUTION = "Run code the model writes on this machine."
 SANDBOX = "Run it in a sandbox: require, auto (where one works) or off."
 SANDBOXES = ("require", "auto", "off")

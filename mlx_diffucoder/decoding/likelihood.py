@@ -50,6 +50,24 @@ def log_probabilities(
     ]
 
 
+def mean_log_probability(
+    model: DiffusionModel, ids: Sequence[int], start: int, mask_id: int, forbidden: mx.array
+) -> tuple[float, int]:
+    """How probable an answer is, by one forward of the pair of masks that `every_second` makes.
+
+    Args:
+        ids: the prompt and the answer.
+        start: where the answer begins. Position 0 is left out, for nothing predicts it.
+        mask_id, forbidden: as in `log_probabilities`.
+
+    Returns:
+        The mean log-probability of the answer's tokens in nats, 0 without any; and the positions that were forwarded.
+    """
+    masks = every_second(np.arange(max(1, start), len(ids)))
+    values = np.concatenate(log_probabilities(model, ids, masks, mask_id, forbidden))
+    return float(values.mean()) if len(values) else 0.0, len(masks) * len(ids)
+
+
 def _of_rows(
     model: DiffusionModel, hidden: mx.array, tokens: NDArray[np.int64], positions: NDArray[np.int64], forbidden: mx.array
 ) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The window's width from the chip: how it is chosen, and where a stored one is used."""
+"""How to decode on this machine: how it is chosen, and where what is stored is used."""
 
 import json
 import os
@@ -9,19 +9,33 @@ import pytest
 from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.bench import profiles
 from mlx_diffucoder.bench.chip import Card
-from mlx_diffucoder.bench.decoders import Run
+from mlx_diffucoder.bench.decoders import Run, denoised
 from mlx_diffucoder.bench.profiles import Profile, find, machine_of, path_of, save
 from mlx_diffucoder.bench.subjects import Subject
 from mlx_diffucoder.bench.timing import Timing
-from mlx_diffucoder.bench.tuning import GAIN, ROWS, TUNED, Point, choose, points, seconds_of
+from mlx_diffucoder.bench.tuning import (
+    GAIN,
+    LOOSER,
+    OWN_ROWS,
+    PRESET,
+    SETTINGS,
+    Point,
+    choose,
+    compared,
+    default_prompts,
+    own_point,
+    points,
+    seconds_of,
+)
 from mlx_diffucoder.checkpoint import weights_digest
-from mlx_diffucoder.cli.model_option import with_tuned_window
+from mlx_diffucoder.cli.model_option import with_tuned
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.errors import BenchError
 
 PROMPT = [754, 64, 82, 374, 83, 198]
 CARD = Card(chip="Abacus", backend="CPU", gpu_cores=None, memory_bytes=2**34, system="Linux 6", mlx="0.32")
-OTHER = "tree:rows=64"
+OWN = PRESETS[PRESET]
+OTHER = {"rule": "leftmost", "window": "tree:rows=64"}
 
 
 def took(seconds):
@@ -32,8 +46,9 @@ def run(*forwards):
     return Run(seconds=1, first=1, nfe=1, positions=1, useful_tokens=1, forwards=list(forwards), peak_memory_bytes=1)
 
 
-def point(rows, seconds, tokens=10):
-    return Point(rows=rows, window=f"tree:rows={rows}", nfe=1, positions=1, useful_tokens=tokens, seconds=seconds)
+def point(rows, seconds, same=9, rule=OWN["rule"], tokens=10):
+    cost = {"nfe": 1, "positions": 1, "useful_tokens": tokens, "seconds": seconds}
+    return Point(rows=rows, rule=rule, window=f"tree:rows={rows}", same=same, **cost)
 
 
 def test_forwards_are_given_the_curves_least_times_between_its_widths_and_beyond():
@@ -44,29 +59,58 @@ def test_forwards_are_given_the_curves_least_times_between_its_widths_and_beyond
     assert seconds_of([run((1, 11))], {1: took(3.0), 11: took(2.0), 21: took(4.0)}) == pytest.approx(3)  # never less than fewer
 
 
-def test_another_width_is_chosen_only_where_it_saves_enough():
+def test_another_setting_is_chosen_only_where_it_saves_enough():
     own = point(32, 10.0)
-    assert choose("balanced", [point(8, 10.0 * (1 - GAIN) + 0.01), own, point(64, 12.0)]) is own
+    assert choose([point(8, 10.0 * (1 - GAIN) + 0.01), own, point(64, 12.0)]) is own
     faster = point(8, 10.0 * (1 - GAIN) - 0.01)
-    assert choose("balanced", [faster, own]) is faster
-    assert choose("balanced", [point(8, 1.0, tokens=0), own]) is own
+    assert choose([faster, own]) is faster
+    assert choose([point(8, 1.0, tokens=0), own]) is own
     more = point(64, 11.0, tokens=20)
-    assert choose("balanced", [own, more]) is more  # seconds of a token, not of an answer
+    assert choose([own, more]) is more  # seconds of a token, not of an answer
 
 
-def test_every_preset_with_rows_is_tuned_and_no_other():
-    assert set(TUNED) == {"balanced"}
+def test_no_setting_is_chosen_that_changes_more_texts_than_the_presets_rows_need():
+    own, strict = point(32, 10.0), point(32, 10.5, rule="leftmost")
+    assert choose([point(8, 1.0, same=8), own, strict]) is own
+    assert choose([point(32, 1.0, rule=LOOSER), own, strict]) is own
+    better = replace(strict, same=10)  # slower, and the preset's rule changes a text that it keeps
+    assert choose([point(8, 1.0), own, better]) is better
 
 
-def test_the_points_are_those_of_the_decoder_at_each_budget(dream_b):
+def test_few_rows_and_low_thresholds_commit_only_what_was_verified():
+    assert {rows: rules for rows, rules in SETTINGS.items() if rows < OWN_ROWS} == {8: ("leftmost",)}
+    assert OWN["window"] == f"tree:rows={OWN_ROWS}"
+    assert OWN["rule"] in SETTINGS[OWN_ROWS]
+
+
+def test_the_points_are_those_of_the_decoder_at_each_setting(dream_b):
     subject = Subject("dream-b", *dream_b, random=False)
     config = GenerationConfig(max_tokens=20, seed=0)
+    plain = [denoised(subject, PROMPT, replace(config, rule="leftmost", window="tree:rows=32"), None).answer]
     free, paid = {1: took(1.0), 200: took(1.0)}, {1: took(1.0), 201: took(201.0)}  # by the forward; by the position
-    found = list(points(subject, [PROMPT], config, "balanced", free))
-    assert [one.rows for one in found] == list(ROWS)
+    found = list(points(subject, [PROMPT], plain, config, free))
+    assert [(one.rows, one.rule) for one in found] == [(rows, rule) for rows, rules in SETTINGS.items() for rule in rules]
     assert all(one.seconds == pytest.approx(one.nfe) for one in found)
-    for one in points(subject, [PROMPT], config, "balanced", paid):
+    assert next(one.same for one in found if (one.rows, one.rule) == (32, "leftmost")) == 1
+    assert own_point(found).rows == 32
+    for one in points(subject, [PROMPT], [[]], config, paid):
         assert one.seconds == pytest.approx(one.positions)
+        assert one.same == 0
+
+
+def test_answers_of_two_orders_are_compared_by_what_the_model_gives_each(dream_b):
+    subject = Subject("dream-b", *dream_b, random=False)
+    orders = compared(subject, [PROMPT] * 3, [[5, 6], [7], []], [[5, 6], [8], [9, 9]])
+    assert (orders.prompts, orders.same) == (3, 1)
+    assert orders.left_to_right < 0 > orders.confidence
+    both = compared(subject, [PROMPT] * 2, [[7], [8]], [[8], [7]])
+    assert both.likelier == 1  # one of the two is more probable, whichever order wrote it
+    assert both.left_to_right == pytest.approx(both.confidence)
+
+
+def test_the_default_prompts_are_texts():
+    assert len(default_prompts()) == 12
+    assert all(" " in prompt for prompt in default_prompts())
 
 
 @pytest.fixture
@@ -78,7 +122,7 @@ def stored(tmp_path, monkeypatch, dream_b):
         machine=machine_of(CARD),
         model="dream-b",
         weights=weights_digest(dream_b[0]),
-        windows={"balanced": OTHER},
+        decoding={PRESET: OTHER},
         made="2030-01-01T00:00:00+00:00",
         measured={},
     )
@@ -113,8 +157,8 @@ def test_a_profile_of_another_model_or_machine_is_refused_whatever_its_file_is_c
     [
         ("", "damaged"),
         ("[1]", "damaged"),
-        ('{"version": 2}', "damaged"),
-        ('{"version": 1}', "of version 1, and this program reads version 2"),
+        ('{"version": 3}', "damaged"),
+        ('{"version": 2, "windows": {"balanced": "tree:rows=8"}}', "of version 2, and this program reads version 3"),
         ("{}", "damaged"),
         ("\x00\xff", "damaged"),
     ],
@@ -123,34 +167,44 @@ def test_a_damaged_profile_is_named_in_a_note_and_not_used(stored, dream_b, caps
     _, file = stored
     file.write_bytes(text.encode("latin-1"))
     config = GenerationConfig()
-    assert with_tuned_window(config, dream_b[0], wanted=True, verbose=False) == config
+    assert with_tuned(config, dream_b[0], wanted=True, verbose=False) == config
     (line,) = capsys.readouterr().err.splitlines()
     assert str(file) in line
     assert said in line
 
 
-@pytest.mark.parametrize("window", ["whole", "tree:rows=1", "tree:rows=many", "nonsense", 5])
-@pytest.mark.parametrize("preset", ["balanced", "exact"])
-def test_a_profile_with_a_window_that_cannot_be_is_damaged(stored, window, preset):
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"window": "tree:rows=8"},
+        *({"rule": OWN["rule"], "window": window} for window in ("whole", "tree:rows=1", "tree:rows=many", "nonsense", 5)),
+        {"rule": "schedule", "window": "tree:rows=8"},
+        {"rule": 3, "window": "tree:rows=8"},
+        "tree:rows=8",
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("preset", ["balanced", "nonsense"])
+def test_a_profile_with_a_setting_that_cannot_be_is_damaged(stored, own, preset):
     profile, file = stored
-    file.write_text(json.dumps({**json.loads(file.read_text()), "windows": {preset: window}}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "decoding": {preset: own}}))
     with pytest.raises(BenchError, match="damaged"):
         find(profile.weights, lambda: CARD)
 
 
-def test_the_tuned_window_takes_the_place_of_its_presets_own_and_of_no_other(stored, dream_b):
-    def window(wanted=True, **fields):
-        return with_tuned_window(GenerationConfig(**fields), dream_b[0], wanted=wanted, verbose=False).window
+def test_what_was_tuned_takes_the_place_of_its_presets_own_and_of_no_other(stored, dream_b):
+    def decoding(wanted=True, **fields):
+        config = with_tuned(GenerationConfig(**fields), dream_b[0], wanted=wanted, verbose=False)
+        return {"rule": config.rule, "window": config.window}
 
-    own = PRESETS["balanced"]["window"]
-    assert window() == OTHER
-    assert window(max_tokens=9, top_p=0.9, temperature=0.5) == OTHER
-    assert window(wanted=False) == own
-    assert window(window="sliding:width=25,suffix=4") == "sliding:width=25,suffix=4"
-    assert window(rule="factor") == own
-    assert window(rule="backtrack").startswith("sliding")
+    assert decoding() == OTHER
+    assert decoding(max_tokens=9, top_p=0.9, temperature=0.5) == OTHER
+    assert decoding(wanted=False) == OWN
+    assert decoding(window="sliding:width=25,suffix=4")["window"] == "sliding:width=25,suffix=4"
+    assert decoding(rule="factor") == {**OWN, "rule": "factor"}
+    assert decoding(rule="backtrack")["window"].startswith("sliding")
     for scheduled in ({"steps": 4}, {"reference": True}, dict(PRESETS["exact"])):
-        assert window(**scheduled) == "whole"
+        assert decoding(**scheduled)["window"] == "whole"
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path, monkeypatch, stored):

@@ -12,7 +12,7 @@ MODEL = ("-m", DATA / "dream-b", "--max-tokens", 24)
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    """What `bench tune --json` printed, and the environment whose folder it stored in; its window is then made another one."""
+    """What `bench tune --json` printed, and the environment whose folder it stored in; what it stored is then made another."""
     folder = tmp_path_factory.mktemp("profiles")
     env = {"DIFFUCODE_PROFILES": str(folder)}
     done = diffucode("bench", "tune", *MODEL, "--trials", 1, "--prompt", "hi", "--json", env=env)
@@ -22,7 +22,7 @@ def tuned(tmp_path_factory):
     assert str(file) == said["file"]
     content = json.loads(file.read_text())
     assert content.keys() == (said.keys() - {"file"}) | {"version"}
-    content["windows"] = {"balanced": "tree:rows=9"}
+    content["decoding"] = {"balanced": {"rule": "leftmost", "window": "tree:rows=9"}}
     file.write_text(json.dumps(content))
     return said, env
 
@@ -35,9 +35,11 @@ def window(*args, env):
 
 def test_what_was_chosen_by_is_in_the_profile(tuned):
     said, _ = tuned
-    assert said["windows"].keys() == {"balanced"} == said["measured"]["points"].keys()
-    for preset, chosen in said["windows"].items():
-        assert chosen in [point["window"] for point in said["measured"]["points"][preset]]
+    points = said["measured"]["points"]
+    assert said["decoding"].keys() == {"balanced"}
+    assert said["decoding"]["balanced"] in [{"rule": point["rule"], "window": point["window"]} for point in points]
+    assert all(0 <= point["same"] <= 1 for point in points)
+    assert said["measured"]["orders"].keys() == {"prompts", "same", "left_to_right", "confidence", "likelier"}
     assert said["model"] == str(DATA / "dream-b")
     assert said["machine"]["chip"]
 
@@ -46,6 +48,7 @@ def test_generate_takes_the_tuned_window_unless_another_is_named(tuned):
     _, env = tuned
     assert window(env=env) == "tree:rows=9"
     assert window("--no-tuned", env=env) == "tree:rows=32"
+    assert window("--rule", "threshold:tau=0.95", env=env) == "tree:rows=32"
     assert window("--window", "sliding:width=24,suffix=4", env=env) == "sliding:width=24,suffix=4"
     assert window("--preset", "exact", env=env) == "whole"
     assert window("--steps", 4, env=env) == "whole"
@@ -57,7 +60,7 @@ def test_generate_takes_the_tuned_window_unless_another_is_named(tuned):
 def test_verbose_says_which_window_it_is(tuned):
     _, env = tuned
     done = diffucode("generate", *MODEL, "-v", "hi", env=env)
-    assert done.stderr.startswith("window: tree:rows=9, tuned for this machine (--no-tuned: the preset's)\n")
+    assert done.stderr.startswith("leftmost on tree:rows=9, tuned for this machine (--no-tuned: the preset's)\n")
     assert "tuned" not in diffucode("generate", *MODEL, "hi", env=env).stderr
 
 
@@ -77,7 +80,8 @@ def test_a_table_for_people_has_its_units_in_80_columns(tmp_path):
     assert stored.startswith(f"stored in {tmp_path}")
     assert last.startswith("generate, chat and eval use it")
     rows = [line for line in table if " ms" in line and line.split()[0].isdigit()]
-    assert len(rows) == 5
+    assert len(rows) == 8
+    assert any(line.startswith("order  ") for line in table)
     assert sum(" chosen" in row for row in rows) == 1
     assert max(map(len, table)) <= 80
 
