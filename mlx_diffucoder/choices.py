@@ -114,6 +114,10 @@ WINDOWS: Choices = {
         "Verify a tree of guesses and predict the next masks in one small forward, from left to right.",
         {"rows": Parameter(32, 8, 2**12, "Positions in a forward.")},
     ),
+    "block-causal": Choice(
+        "Fill one block after another, and compute a finished block once more only; for block-causal models.",
+        {"length": Parameter(4, 1, 2**20, "Positions in a block.")},
+    ),
 }
 """What `GenerationConfig.window` can name. `decoding/windows/` holds the code."""
 

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol, Self
 
 from .choices import RULES, WINDOWS, parse_choice
 from .errors import ConfigError, one_of
 
 MAX_STEPS = 2**20  # with more, float32 cannot tell one timestep of the schedule from the next
 EPS = 1e-3
-NEWER = ("end_ids",)
+NEWER = ("threshold", "block_length", "end_ids")
+AUTOMATIC = ("rule", "window", "alg")
+REFERENCES = (("schedule", "whole"), ("schedule", "block-causal"), ("threshold", "block-causal"))
+"""The rules and windows of published decoders."""
 ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
 
 
@@ -24,15 +27,30 @@ HOLES: Mapping[str, Any] = {"max_tokens": 64, "window": "sliding:width=64,suffix
 """Defaults for infilling; `max_tokens` is the length of the longest hole that is tried."""
 
 
+class Defaults(Protocol):
+    """What decides where a field is `auto`: a family of models, as `models.base.Family`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def rule(self) -> str: ...
+    @property
+    def window(self) -> str: ...
+    @property
+    def alg(self) -> str: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """How to decode. The defaults are the preset `balanced` at temperature 0.
 
     Attributes:
         max_tokens: the masks after the prompt, and so the longest answer, in tokens.
-        steps: the denoising steps of the schedule; None for one step a token.
+        steps: the denoising steps of the schedule; None for one step a token. On the window `block-causal` the blocks of
+            the answer share them equally, and with a threshold they are the most that it takes.
         alg: the score that orders the commits: `entropy`, `maskgit_plus` (the probability of the chosen token),
-            `topk_margin` (p1 - p2), or `origin` (a uniformly random order).
+            `topk_margin` (p1 - p2), or `origin` (a uniformly random order). `auto` becomes the family's: `entropy`, or
+            `maskgit_plus` for a block-causal model.
         temperature: 0 takes the most probable token, a larger value draws.
         top_p: nucleus sampling: keep the most probable tokens up to this cumulative probability. Scores are
             computed from what is kept, so this matters at temperature 0 too.
@@ -48,13 +66,17 @@ class GenerationConfig:
             alg_temp, alg `origin`, reference) or the window is `drafts`.
         window: which positions a step forwards: `whole` (the reference's), or a window with its parameters, such
             as `sliding:width=24`; see `WINDOWS`. `auto` becomes `whole` for the schedule, `sliding` for `backtrack`,
-            and the preset `balanced`'s window for other rules.
+            and the preset `balanced`'s window for other rules; for a block-causal model it becomes `block-causal`.
+        threshold: short for the rule `threshold:tau=...`.
+        block_length: short for the window `block-causal:length=...`.
         prefill: the start of the answer, as text that is on the canvas from the beginning.
         until: an answer ends before the first of these texts.
         end_ids: an answer ends at the first of these ids; None for those of the checkpoint, `()` for none.
         ban_tokens: tokens that are never chosen, as ids or as the text of one token.
         reference: decode as the reference code does. It may choose the mask token or an id without a token, and
             every one of `steps` runs a forward.
+        auto: those of `rule`, `window` and `alg` that were `auto`: they have DiffuCoder's values until `for_model`
+            gives them those of another family.
 
     Raises:
         ConfigError: a value cannot work; the message begins with the field's name.
@@ -65,7 +87,7 @@ class GenerationConfig:
 
     max_tokens: int = 256
     steps: int | None = None
-    alg: str = "entropy"
+    alg: str = "auto"
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
@@ -76,18 +98,21 @@ class GenerationConfig:
     system: str | None = None
     rule: str = "auto"
     window: str = "auto"
+    threshold: float | None = None
+    block_length: int | None = None
     prefill: str = ""
     until: tuple[str, ...] = ()
     end_ids: tuple[int, ...] | None = None
     ban_tokens: tuple[str | int, ...] = ()
     reference: bool = False
+    auto: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # The reference spells "off" as None where we have a number for it.
         for name, off in (("top_p", 1.0), ("top_k", 0), ("alg_temp", 0.0)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, off)
-        if self.alg not in ALGORITHMS:
+        if self.alg not in (*ALGORITHMS, "auto"):
             raise ConfigError(f"alg must be {one_of(ALGORITHMS, self.alg)}", field="alg")
         self._check_whole("max_tokens", 1, None)
         if self.steps is not None:
@@ -108,16 +133,15 @@ class GenerationConfig:
         if self.raw and self.system is not None:
             raise ConfigError("system needs the chat template, which raw leaves out", field="system")
 
+        if self.block_length is not None:
+            self._check_whole("block_length", 1, 2**20)
+        if self.threshold is not None:
+            self._check_real("threshold", lambda p: 0 <= p <= 1, "from 0 to 1")
         self._check_constraints()
         self._choose_for_auto()
         parse_choice(self.rule, RULES, "rule")
         parse_choice(self.window, WINDOWS, "window")
-        if self.rule != "schedule" and (self.steps is not None or self.alg == "origin" or self.alg_temp):
-            raise ConfigError(f"rule {self.rule} takes no steps, alg_temp or origin; use the rule schedule", field="rule")
-        if str(self.window).startswith("tree") and self.rule.partition(":")[0] in ("schedule", "backtrack"):
-            raise ConfigError(f"rule {self.rule} cannot commit on the window tree; use threshold, or another rule", field="rule")
-        if self.reference and (self.rule, self.window) != ("schedule", "whole"):
-            raise ConfigError("reference needs the rule 'schedule' and the window 'whole'", field="reference")
+        self._check_together()
 
     def _check_constraints(self) -> None:
         if not isinstance(self.prefill, str):
@@ -135,16 +159,85 @@ class GenerationConfig:
         if not all(one if isinstance(one, str) else is_number(one, int) and one >= 0 for one in self.ban_tokens):
             raise self._wrong("ban_tokens", "a list of tokens, each as text or id")
 
+    def _check_together(self) -> None:
+        rule, (window, parameters) = self.rule.partition(":")[0], parse_choice(self.window, WINDOWS, "window")
+        in_blocks = window == "block-causal"
+        if self.threshold is not None and self.rule != f"threshold:tau={self.threshold}":
+            raise ConfigError(f"threshold is for the rule threshold, and rule is {self.rule}; leave one out", field="threshold")
+        if self.block_length is not None and (not in_blocks or parameters["length"] != self.block_length):
+            raise ConfigError(
+                f"block_length {self.block_length} does not fit the window {self.window}; leave one out", field="block_length"
+            )
+        if in_blocks:
+            self._check_blocks(int(parameters["length"]))
+        if window == "tree" and rule in ("schedule", "backtrack"):
+            raise ConfigError(f"rule {self.rule} cannot commit on the window tree; use threshold, or another rule", field="rule")
+        if self.threshold is not None and "window" in self.auto:
+            return  # `for_model` may give it the window on which a threshold has steps and a reference
+        if rule != "schedule" and (
+            (self.steps is not None and not (in_blocks and rule == "threshold")) or self.alg == "origin" or self.alg_temp
+        ):
+            raise ConfigError(f"rule {self.rule} takes no steps, alg_temp or origin; use the rule schedule", field="rule")
+        if self.reference and (rule, window) not in REFERENCES:
+            raise ConfigError("reference needs the rule 'schedule' and the window 'whole'", field="reference")
+
+    def _check_blocks(self, length: int) -> None:
+        """Check what the window block-causal cannot do."""
+        blocks = -(-self.max_tokens // length)
+        if self.eps != EPS or self.alg_temp:
+            name = "alg_temp" if self.alg_temp else "eps"
+            raise ConfigError(f"{name} is for the schedule of timesteps, which the window block-causal does not have", field=name)
+        if self.steps is not None and self.steps % blocks:
+            raise ConfigError(
+                f"steps must be a multiple of {blocks}, the blocks of {length} in max_tokens {self.max_tokens}, not {self.steps}",
+                field="steps",
+            )
+        if self.reference and self.max_tokens % length:
+            raise ConfigError(
+                f"max_tokens must be a multiple of block_length {length} for reference, not {self.max_tokens}", field="max_tokens"
+            )
+        if self.reference and self.alg != "maskgit_plus" and "alg" not in self.auto:
+            raise ConfigError(f"alg must be maskgit_plus for reference on the window block-causal, not {self.alg}", field="alg")
+
     def _choose_for_auto(self) -> None:
-        scheduled = self.steps is not None or self.eps != EPS or self.alg_temp or self.alg == "origin" or self.reference
-        window = str(self.window).partition(":")[0]
-        if self.rule == "auto":
-            usual = PRESETS["balanced"]["rule"] if window in ("auto", "tree") else "threshold:tau=0.9"
-            object.__setattr__(self, "rule", "schedule" if scheduled or window == "drafts" else usual)
+        given = {name: getattr(self, name) for name in AUTOMATIC}
+        usual = self._usual(None)
+        auto = {name for name, value in given.items() if value == "auto" or (name in self.auto and value == usual[name])}
+        for name, value in {**given, **{name: usual[name] for name in auto}, "auto": frozenset(auto)}.items():
+            object.__setattr__(self, name, value)
+
+    def _usual(self, family: Defaults | None, block_length: int = 0) -> dict[str, Any]:
+        """The rule, the window and the score, with those of a family (None for DiffuCoder's) in the place of `auto`."""
+        rule, window, alg = ("auto" if name in self.auto else str(getattr(self, name)) for name in AUTOMATIC)
+        balanced = (family.rule, family.window) if family else tuple(PRESETS["balanced"].values())
+        length = self.block_length or block_length
+        if window == "auto" and length:
+            window = f"block-causal:length={length}"
+        if rule == "auto":
+            scheduled = self.steps is not None or self.eps != EPS or self.alg_temp or alg == "origin" or self.reference
+            kind = window.partition(":")[0]
+            usual = balanced[0] if kind in ("auto", balanced[1].partition(":")[0]) else "threshold:tau=0.9"
+            rule = "schedule" if scheduled or kind == "drafts" else usual
+            rule = rule if self.threshold is None else f"threshold:tau={self.threshold}"
         if window == "auto":
-            windows = {"schedule": "whole", "backtrack": "sliding"}
-            usual = PRESETS["balanced"]["window"]
-            object.__setattr__(self, "window", windows.get(self.rule.partition(":")[0], usual))
+            window = {"schedule": "whole", "backtrack": "sliding"}.get(rule.partition(":")[0], balanced[1])
+        if alg == "auto":
+            alg = family.alg if family else "entropy"
+        return {"rule": rule, "window": window, "alg": alg}
+
+    def for_model(self, model: Any) -> Self:
+        """The configuration for a model from `load`: with its family's values where this one's were `auto`.
+
+        Raises:
+            ConfigError: the window is not one for the family's attention.
+        """
+        family: Defaults = model.family
+        block_length: int = model.config.block_length
+        config = replace(self, **self._usual(family, block_length), auto=frozenset())
+        if (config.window.partition(":")[0] == "block-causal") != bool(block_length):
+            fits = f"they need block-causal:length={block_length}" if block_length else "their attention is not block-causal"
+            raise ConfigError(f"window {config.window} is not for {family.name} models; {fits}", field="window")
+        return config
 
     def _wrong(self, name: str, wanted: str) -> ConfigError:
         return ConfigError(f"{name} must be {wanted}, not {getattr(self, name)!r}", field=name)
@@ -170,11 +263,19 @@ class GenerationConfig:
         """
         if name not in PRESETS:
             raise ConfigError(f"preset must be {one_of(list(PRESETS), name)}", field="preset")
-        return cls(**{**PRESETS[name], **fields})
+        return cls(**{**preset_fields(name), **fields})
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, ready for JSON; without those of `NEWER` that are None, so that older files still compare equal."""
-        return {name: value for name, value in asdict(self).items() if name not in NEWER or value is not None}
+        """Every field that decides something, ready for JSON; those of `NEWER` only if set, so that older files compare equal."""
+        fields = {name: value for name, value in asdict(self).items() if name not in NEWER or value is not None}
+        del fields["auto"]
+        return fields
+
+
+def preset_fields(name: str) -> dict[str, Any]:
+    """The fields of a preset, for `replace`: DiffuCoder's values, and which of them other families have their own of."""
+    auto = {"window"} if PRESETS[name]["rule"] == "schedule" else {"rule", "window"}
+    return {**PRESETS[name], "auto": frozenset(auto)}
 
 
 def is_number(value: Any, kind: Any) -> bool:

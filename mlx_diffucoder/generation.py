@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from .config import GenerationConfig
+from .decoding.block_reference import block_reference_decode
 from .decoding.canvas import Canvas, count_up_to_end, final_tokens, text_before
 from .decoding.loop import denoise
 from .decoding.overflow import in_range
@@ -121,6 +122,7 @@ def stream_traced(
         TraceError: as `trace.writer.traced`.
     """
     ids = prompt_ids(model, tokenizer, prompt, config)
+    config = config.for_model(model)
     steps = stream_generate(model, tokenizer, ids, config)
     if trace is None:
         return (step for step in steps)
@@ -151,7 +153,7 @@ def stream_batch(
     hooks: Hooks | None = None,
 ) -> Iterator[tuple[Step, ...]]:
     """`stream_generate` for several prompts in one left-padded batch: it yields a `Step` for each prompt."""
-    config = config or GenerationConfig()
+    config = (config or GenerationConfig()).for_model(model)
     if isinstance(prompts, str | bytes) or not len(prompts):
         raise PromptError("the batch must be a list of prompts, at least one")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
@@ -186,6 +188,8 @@ def decode_canvas(
     """
     if config.reference or hooks:
         allowed = None if config.reference else forbidden
+        if config.reference and model.config.block_length:
+            return block_reference_decode(model, canvas, config)
         return reference_decode(model, canvas, reference_rule(config), config, forbidden=allowed, hooks=hooks)
     return denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
 

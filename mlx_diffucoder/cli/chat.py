@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from ..chat import Chat
-from ..config import PRESETS, GenerationConfig
+from ..config import PRESETS, GenerationConfig, preset_fields
 from ..errors import ChatError, ConfigError, DiffucoderError, did_you_mean
 from . import options
 from .chat_input import BLOCK, Message, open_input
@@ -205,7 +205,7 @@ class Conversation:
         if name not in PRESETS:
             near = did_you_mean(name, PRESETS)
             raise ChatError(f"/preset takes one of {', '.join(PRESETS)}, not {name!r}{near}")
-        config = self._decode_with(steps=None, **PRESETS[name])
+        config = self._decode_with(steps=None, **preset_fields(name))
         note(f"rule {config.rule}, window {config.window}")
 
     def _steps(self, number: str) -> None:
@@ -215,7 +215,7 @@ class Conversation:
         note(f"{config.steps} steps, rule {config.rule}, window {config.window}")
 
     def _decode_with(self, **changes: Any) -> GenerationConfig:
-        config = replace(self.opened.config, **changes)
+        config = replace(self.opened.config, **changes).for_model(self.opened.model)
         self.opened = self.opened._replace(config=config)
         return config
 

@@ -101,7 +101,7 @@ def open_model(context: typer.Context, config: GenerationConfig, *, verbose: boo
     name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"], adapter=given["adapter"])
     # Not with `--no-tuned`, nor when the user names a rule or a window.
     tuned = given["tuned"] and {"rule", "window"}.isdisjoint(Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS]))
-    return Opened(name, model, tokenizer, with_tuned(config, model, wanted=tuned, verbose=verbose))
+    return Opened(name, model, tokenizer, with_tuned(config.for_model(model), model, wanted=tuned, verbose=verbose))
 
 
 def open_subject(given: dict[str, Any]) -> "Subject":

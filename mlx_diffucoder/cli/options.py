@@ -118,7 +118,11 @@ Raw = Annotated[bool, in_advanced("--raw", help="Use the prompt as it is: no cha
 Steps = Annotated[int | None, in_advanced(help="Schedule: denoising steps.", show_default="one for each token")]
 Algorithm = Annotated[
     str,
-    in_advanced(help=f"The score that decides what to commit first: {', '.join(ALGORITHMS)}.", autocompletion=among(ALGORITHMS)),
+    in_advanced(
+        help=f"The score that decides what to commit first: {', '.join(ALGORITHMS)}.",
+        show_default="entropy; maskgit_plus for block-causal models",
+        autocompletion=among(ALGORITHMS),
+    ),
 ]
 AlgorithmTemperature = Annotated[float, in_advanced(help="Schedule: above 0 draws the positions to commit.")]
 Eps = Annotated[float, in_advanced(help="Schedule: where its timesteps end.")]
@@ -199,7 +203,8 @@ def decoding_config(
             chosen[name] = LISTS[name](value or ()) if name in LISTS else value
     if "preset" in given:
         preset = str(context.params["preset"])
-        return GenerationConfig.preset(preset, **{**usual, **PRESETS.get(preset, {}), **chosen})
+        own = PRESETS.get(preset, {})
+        return GenerationConfig.preset(preset, **{**{name: usual[name] for name in usual if name not in own}, **chosen})
     return GenerationConfig(**{**usual, **chosen})
 
 

@@ -154,7 +154,7 @@ class Family(ABC):
         text_ends: other tokens that end an answer, the usual one first.
         pad_token: the token after an answer's end.
         mask_token_id, mask_token: the mask, and its name in the tokenizer, where `config.json` does not say.
-        rule, window: how to decode where the user does not say.
+        rule, window, alg: how to decode where the user does not say.
         cannot: what these models cannot do (`infill`, or `window NAME`), each with the reason, which ends an error's line.
     """
 
@@ -173,6 +173,7 @@ class Family(ABC):
     mask_token: str | None = None
     rule: str = "threshold:tau=0.95"
     window: str = "tree:rows=32"
+    alg: str = "entropy"
     cannot: Mapping[str, str] = field(default_factory=dict)
 
     @abstractmethod

@@ -11,6 +11,7 @@ from ...choices import parse_choice
 from ...config import GenerationConfig
 from .adaptive import EntropyBound, Factor, LocalRelaxation, Prior, Stability, Threshold
 from .base import CommitRule
+from .block_schedule import BlockSchedule
 from .leftmost import Leftmost
 from .remask import Backtrack
 from .schedule import schedule_for
@@ -29,6 +30,8 @@ RULES: dict[str, Callable[..., CommitRule]] = {
 
 
 def rule_for(config: GenerationConfig) -> CommitRule:
-    """The commit rule that `config.rule` names."""
+    """The commit rule that `config.rule` names; on the window block-causal schedules and thresholds are for each block."""
     name, parameters = parse_choice(config.rule, PARAMETERS, "rule")
+    if config.window.startswith("block-causal") and name in ("schedule", "threshold"):
+        return BlockSchedule.of(config)
     return schedule_for(config) if name == "schedule" else RULES[name](**parameters)

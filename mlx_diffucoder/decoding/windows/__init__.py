@@ -11,6 +11,7 @@ from ...choices import WINDOWS as PARAMETERS
 from ...choices import parse_choice
 from ...config import GenerationConfig
 from .base import Window
+from .block_causal import BlockCausal
 from .blocks import Blocks
 from .drafts import Drafts
 from .sliding import Sliding
@@ -25,6 +26,7 @@ WINDOWS: dict[str, Callable[..., Window]] = {
     "drafts": Drafts,
     "sliding": Sliding,
     "tree": Tree,
+    "block-causal": BlockCausal,
 }
 """The windows by the name `GenerationConfig.window` gives them."""
 
