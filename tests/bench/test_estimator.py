@@ -26,6 +26,7 @@ def answers(pocket):
     return [answer_of(pocket[1], *one, 32) for one in SOLVED]
 
 
+@pytest.mark.slow
 def test_coupled_masks_vary_less_than_independent_ones(pocket, answers):
     network, tokenizer = pocket
     report = measure(network, tokenizer.mask_id, answers, times=2, draws=4, gradients=False)

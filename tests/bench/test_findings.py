@@ -46,6 +46,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path, flags, said):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_orders_are_shares_and_the_first_forward_is_surest_next_to_the_prompt(first_pocket):
     network, tokenizer = first_pocket  # the bundled one writes these from left to right, where all shares are 1
     tasks = read_tasks(TASKS)[:1]

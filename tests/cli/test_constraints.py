@@ -63,7 +63,7 @@ def test_a_trace_of_several_answers_has_each_of_them_and_shows_the_best(tmp_path
 def test_a_trace_of_a_template_shows_its_text_in_place(tmp_path):
     template, trace = tmp_path / "template.py", tmp_path / "run.jsonl"
     template.write_text("def process(k):\n    if k < 2:\n        <FILL:3>\n    return <FILL>\n")
-    args = [*POCKET[:-1], "8", "--lock", template, "--trace", trace]
+    args = [*POCKET[:-1], "4", "--lock", template, "--trace", trace]
     plain = diffucode(*args, PRIME).stdout
     assert plain.startswith("def process(k):\n    if k < 2:\n        return False\n")
     assert shown(trace)[0] == plain
@@ -80,16 +80,16 @@ def test_a_trace_of_a_template_shows_its_text_in_place(tmp_path):
 def test_the_best_of_several_answers_and_the_first_that_passes(tmp_path):
     tests = tmp_path / "tests.py"
     tests.write_text("assert process(7) and not process(9)\n")
-    args = [*POCKET, "-n", "3", "--temp", "0.7", "--seed", "1"]
+    args = [*POCKET, "-n", "2", "--temp", "0.7", "--seed", "1"]
     report = json.loads(diffucode(*args, "--json", "--tests", tests, "--allow-code-execution", PRIME).stdout)
     assert [row["passed"] for row in report["answers"]] == sorted((row["passed"] for row in report["answers"]), reverse=True)
     best = diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME)
     assert best.stdout.removesuffix("\n") == report["answers"][0]["text"].removesuffix("\n")
     tests.write_text("assert False\n")
     args = [*TINY, *args[len(POCKET) :]]
-    assert_one_line(diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME), "none of the 3 answers", "tests.py")
+    assert_one_line(diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME), "none of the 2 answers", "tests.py")
     every = diffucode(*args, "-v", PRIME)
-    assert every.stdout.count("# answer ") == 3
+    assert every.stdout.count("# answer ") == 2
     assert "positions per useful token" in every.stderr
 
 

@@ -72,7 +72,7 @@ def test_a_configuration_file_of_windows_is_read_and_changed(tmp_path):
 def test_an_editor_gets_the_line_ends_that_it_sent():
     request = json.dumps({"prefix": "def f(nums):\r\n    total = 0\r\n", "suffix": "    return total\r\n"})
     holes = [
-        json.loads(diffucode("infill", "-", "-m", "pocket", "--max-tokens", "24", "--tries", "1", stdin=text).stdout)["holes"][0]
+        json.loads(diffucode("infill", "-", "-m", "pocket", "--max-tokens", "12", "--tries", "1", stdin=text).stdout)["holes"][0]
         for text in (request, "\ufeff" + request, request.replace("\\r", ""))
     ]
     assert "\n" in holes[2]

@@ -1,7 +1,9 @@
 """A trained checkpoint writes what the reference decoder writes with it, in float32."""
 
 import json
+from itertools import islice
 
+import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, generate, stream_generate
@@ -19,9 +21,15 @@ def check(loaded, answer, **options):
     assert last.tokens.tolist() == answer["prompt_ids"] + answer["output_ids"]
 
 
-@pytest.mark.parametrize("reference", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_an_answer_token_for_token(first_pocket, reference):
-    check(first_pocket, ANSWERS[0], reference=reference)
+def test_an_answers_first_tokens_are_committed_where_the_reference_has_them(first_pocket):
+    """The whole answers take minutes without OpenBLAS: see below."""
+    model, tokenizer = first_pocket
+    answer, start = ANSWERS[0], len(ANSWERS[0]["prompt_ids"])
+    config = GenerationConfig.preset("exact", max_tokens=len(answer["output_ids"]))
+    *_, step = islice(stream_generate(model, tokenizer, answer["prompt"], config), 12)
+    written = np.flatnonzero(step.tokens != tokenizer.mask_id)[start:]
+    assert len(written) == 12
+    assert step.tokens[written].tolist() == [answer["output_ids"][at - start] for at in written]
 
 
 @pytest.mark.slow

@@ -248,7 +248,13 @@ def test_every_step_equals_a_plain_oracle_without_branches(loaded, prompt, rows,
 
 
 @pytest.mark.parametrize("rule", ["leftmost", "threshold:tau=0.95"])
-@pytest.mark.parametrize("prompt", ["Write a function that adds two numbers.", "Implement process(k): return whether k is even."])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Implement process(k): return whether k is even.",
+        pytest.param("Write a function that adds two numbers.", marks=pytest.mark.slow),
+    ],
+)
 def test_on_a_trained_model_too_where_most_guesses_are_right(pocket, rule, prompt):
     config = GenerationConfig(max_tokens=48, rule=rule, window="tree")
     history = [step.tokens.tolist() for step in stream_generate(*pocket, prompt, config)]
@@ -326,7 +332,7 @@ def test_an_answer_has_at_most_three_shapes_of_forward(pocket, monkeypatch):
         return forward(self, tokens, positions, mask, kv)
 
     monkeypatch.setattr(type(pocket[0].model), "__call__", counted)
-    config = GenerationConfig(max_tokens=200, rule="threshold:tau=0.95", window="tree", ban_tokens=(*pocket[1].end_ids,))
+    config = GenerationConfig(max_tokens=96, rule="threshold:tau=0.95", window="tree", ban_tokens=(*pocket[1].end_ids,))
     *_, last = stream_generate(*pocket, "Write a function that adds two numbers.", config)
     assert last.nfe == sum(shapes.values()) > 10
     assert len(shapes) <= 3

@@ -8,7 +8,7 @@ import pytest
 
 from mlx_diffucoder import generate, load
 from mlx_diffucoder.bench.shapes import SHAPES, bits_per_weight
-from mlx_diffucoder.config import PRESETS, GenerationConfig
+from mlx_diffucoder.config import HOLES, PRESETS, GenerationConfig
 from mlx_diffucoder.memory import memory_to_run
 
 from .prose import GUIDES, README, ROOT, blocks, mean_length
@@ -85,7 +85,8 @@ def test_the_python_example_runs(capsys):
 
 
 @pytest.mark.parametrize("page", [page for page in GUIDES if page.stem in ("generate", "infill")], ids=lambda page: page.stem)
-def test_the_guides_python_examples_run(page, capsys):
+def test_the_guides_python_examples_run(page, capsys, monkeypatch):
+    monkeypatch.setitem(HOLES, "max_tokens", 32)  # the default takes longer
     for block in blocks(page, "python"):
         if "import" in block:
             run(block)

@@ -79,7 +79,7 @@ HOLE = replace(
 
 def test_a_hole_is_filled_and_the_whole_text_is_tested(pocket, tmp_path):
     """`filled` is what infill writes there; the tests see prompt, hole and suffix."""
-    config = GenerationConfig(**HOLES | {"max_tokens": 4}, seed=0)
+    config = GenerationConfig(**HOLES | {"max_tokens": 2}, seed=0)
     right = replace(HOLE, id="a/b", tests="assert total([1, 2]) == 3")
     wrong = replace(HOLE, id="wrong", tests="assert total([1, 2]) == 4")
     found = list(evaluate(*pocket, [right, wrong], config, traces=Traces(tmp_path, "pocket")))
