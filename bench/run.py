@@ -69,7 +69,7 @@ def measure(plan: Plan, subject: Subject, card: Card, ceilings: Ceilings, show: 
         BenchError: the baseline is not on this machine or does not fit into memory.
         PromptError: a prompt does not fit into the model's context.
     """
-    config = replace(plan.config, seed=plan.config.seed or 0)  # the same work in every trial
+    config = replace(plan.config, seed=plan.config.seed or 0).for_model(subject.model)  # the same work in every trial
     # With random weights only a prompt's length matters: one is enough.
     prompts = plan.prompts or list(PROMPTS[:1] if subject.random else PROMPTS)
     encoded = [prompt_ids(subject.model, subject.tokenizer, prompt, config) for prompt in prompts]

@@ -123,7 +123,7 @@ class Probe:
 
     def __init__(self, model: DiffusionModel, clock: Clock):
         self._model, self._clock = model, clock
-        self.config, self.shift = model.config, model.shift
+        self.config, self.family, self.shift = model.config, model.family, model.shift
         self.model, self.window = partial(self._timed, model.model), partial(self._timed, model.window)
 
     def _timed(self, forward: Any, *given: Any) -> Any:
@@ -151,6 +151,7 @@ class Watched:
         self._window, self._clock = window, clock
         self.name, self.parameters, self.stops_at_end = window.name, window.parameters, window.stops_at_end
         self.extent, self.guesses = window.extent, window.guesses
+        self.check = window.check
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
         return _WatchedState(self._window.open(model, canvas), self._clock)

@@ -86,9 +86,16 @@ def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
     for file in sorted({weight.file for weight in stored.values()}):
         arrays |= mx.load(str(file))  # type: ignore[arg-type]  # a .safetensors file gives a dict
     model.load_weights([(name, arrays[weight.name]) for name, weight in stored.items()], strict=True)
+    model.published = family.published(f"{raw.get('_name_or_path')} {hub_name(folder)}")
     model.eval()
     mx.eval(mx.random.state)  # the initial weights have split its key many times, and splits that wait stay in memory
     return model, raw
+
+
+def hub_name(folder: Path) -> str:
+    """The Hub id of a snapshot in the Hub's cache, or else the folder's own name."""
+    cached = folder.parents[1].name if folder.parent.name == "snapshots" else ""
+    return cached.removeprefix("models--").replace("--", "/", 1) if cached.startswith("models--") else folder.name
 
 
 def _has_own_head(stored: dict[str, StoredWeight]) -> bool:

@@ -22,6 +22,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {"rule": "threshold:tau=0.95", "window": "tree:rows=32"},
 }
 """Named configurations. The documentation has what was measured of each, and on which model."""
+PUBLISHED = "published"
+"""The preset of a model's own settings, as its publisher states them: `Family.published`."""
+PRESET_NAMES = (*PRESETS, PUBLISHED)
 
 HOLES: Mapping[str, Any] = {"max_tokens": 64, "window": "sliding:width=64,suffix=0"}
 """Defaults for infilling; `max_tokens` is the length of the longest hole that is tried."""
@@ -254,16 +257,19 @@ class GenerationConfig:
             raise self._wrong(name, bound)
 
     @classmethod
-    def preset(cls, name: str, **fields: Any) -> Self:
+    def preset(cls, name: str, *, published: Mapping[str, Any] | None = None, **fields: Any) -> Self:
         """The configuration of a preset, with other values for some fields.
+
+        Args:
+            published: for the preset `published`, which is the model's: `DiffusionModel.published`.
 
         Raises:
             ConfigError: there is no such preset, or a value cannot work.
             TypeError: there is no such field.
         """
-        if name not in PRESETS:
-            raise ConfigError(f"preset must be {one_of(list(PRESETS), name)}", field="preset")
-        return cls(**{**preset_fields(name), **fields})
+        if name not in PRESET_NAMES:
+            raise ConfigError(f"preset must be {one_of(list(PRESET_NAMES), name)}", field="preset")
+        return cls(**{**preset_fields("exact" if name == PUBLISHED else name), **(published or {}), **fields})
 
     def to_dict(self) -> dict[str, Any]:
         """Every field that decides something, ready for JSON; those of `NEWER` only if set, so that older files compare equal."""

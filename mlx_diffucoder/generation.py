@@ -158,7 +158,7 @@ def stream_batch(
         raise PromptError("the batch must be a list of prompts, at least one")
     ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
     window = window_for(config)
-    model.family.refuse(f"window {window.name}")
+    window.check(model)
     if hooks and config.window != "whole":
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
     plain = config.reference or bool(hooks)

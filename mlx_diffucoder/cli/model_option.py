@@ -2,14 +2,14 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from ..config import GenerationConfig
+from ..config import PUBLISHED, GenerationConfig
 from ..errors import BenchError, ConfigError, HubError, TrainError
 from ..formatting import format_bytes
 from ..hub import Download, parse_id
@@ -99,9 +99,19 @@ def open_model(context: typer.Context, config: GenerationConfig, *, verbose: boo
     """
     given = context.params
     name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"], adapter=given["adapter"])
+    chosen = Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
+    if "preset" in chosen and given["preset"] == PUBLISHED:
+        config = with_published(config, model, chosen)
     # Not with `--no-tuned`, nor when the user names a rule or a window.
-    tuned = given["tuned"] and {"rule", "window"}.isdisjoint(Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS]))
+    tuned = given["tuned"] and {"rule", "window"}.isdisjoint(chosen)
     return Opened(name, model, tokenizer, with_tuned(config.for_model(model), model, wanted=tuned, verbose=verbose))
+
+
+def with_published(config: GenerationConfig, model: "DiffusionModel", chosen: Collection[str]) -> GenerationConfig:
+    """The configuration with what the model's publisher states, save for fields that the user or the command set."""
+    usual, own = GenerationConfig.preset("exact"), model.published.items()
+    free = {name for name, _ in own if name in config.auto or getattr(config, name) == getattr(usual, name)} - set(chosen)
+    return replace(config, **{name: value for name, value in own if name in free})
 
 
 def open_subject(given: dict[str, Any]) -> "Subject":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..choices import RULES, WINDOWS
-from ..config import ALGORITHMS, PRESETS, GenerationConfig
+from ..config import ALGORITHMS, PRESET_NAMES, PRESETS, PUBLISHED, GenerationConfig
 from ..errors import ExecutionError
 from .output import note
 from .settings import DTYPES, Settings
@@ -79,9 +79,9 @@ Yes = Annotated[bool, in_model("--yes", "-y", help="Download without asking, and
 Preset = Annotated[
     str | None,
     in_decoding(
-        help=f"A rule and a window by name: {', '.join(PRESETS)}. Explicit options override it.",
+        help=f"A rule and a window by name: {', '.join(PRESET_NAMES)}. Explicit options override it.",
         show_default="balanced; exact with a schedule option",
-        autocompletion=among(PRESETS),
+        autocompletion=among(PRESET_NAMES),
     ),
 ]
 Rule = Annotated[
@@ -203,7 +203,7 @@ def decoding_config(
             chosen[name] = LISTS[name](value or ()) if name in LISTS else value
     if "preset" in given:
         preset = str(context.params["preset"])
-        own = PRESETS.get(preset, {})
+        own = PRESETS.get("exact" if preset == PUBLISHED else preset, {})
         return GenerationConfig.preset(preset, **{**{name: usual[name] for name in usual if name not in own}, **chosen})
     return GenerationConfig(**{**usual, **chosen})
 

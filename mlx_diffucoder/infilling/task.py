@@ -79,6 +79,8 @@ class InfillTask:
         trace: TraceWriter | None,
     ):
         model.family.refuse("infill")
+        config = config.for_model(model)
+        window_for(config).check(model)
         self.model, self.tokenizer, self.config, self.lengths, self.trace = model, tokenizer, config, lengths, trace
         self.prompt: list[int] = []
         if instruction is not None:

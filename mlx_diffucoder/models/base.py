@@ -1,119 +1,22 @@
-"""The description of a family of models, and the shape of a network as a `config.json` gives it.
+"""The description of a family of models: what its members share, and what differs from other families.
 
 Nothing here imports MLX: a tokenizer asks the family for its special ids before any network is built.
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NamedTuple
 
-from ..config import is_number
+from ..config import PRESETS
 from ..errors import ConfigError
-from .config_keys import read_rope_theta, refuse_unsupported
+from .model_config import ModelConfig as ModelConfig
 from .weight_names import HEAD
 
 NO_TOKENS: Mapping[str, int] = MappingProxyType({})
-LARGEST = {
-    "vocab_size": 2**24,
-    "hidden_size": 2**17,
-    "intermediate_size": 2**20,
-    "num_hidden_layers": 2**12,
-    "num_attention_heads": 2**12,
-    "num_key_value_heads": 2**12,
-    "head_dim": 2**12,
-    "max_position_embeddings": 2**26,
-    "rope_theta": 1e12,
-    "rms_norm_eps": 1.0,
-}
-"""Far beyond any model. A larger value means a damaged `config.json`, and would fail inside MLX."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The shape of the network: what a checkpoint's `config.json` states, and what its family adds.
-
-    Attributes:
-        head_dim: the width of one attention head; hidden_size / num_attention_heads where nothing states it.
-        qkv_bias: whether the projections of queries, keys and values have biases.
-        qk_norm: whether each head's queries and keys go through an RMS norm before they are rotated.
-        block_length: positions in a block, counted from position 0, where a block attends to itself and to those
-            before it; 0 where every token attends to every other.
-
-    Features that change the model's output and are not implemented (RoPE scaling, sliding-window attention, other
-    activations) are refused, never dropped in silence. Other keys that are not named here are ignored.
-    """
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    mask_token_id: int
-    max_position_embeddings: int = 131072
-    rope_theta: float = 1_000_000.0
-    rms_norm_eps: float = 1e-6
-    tie_word_embeddings: bool = False
-    head_dim: int = 0
-    qkv_bias: bool = True
-    qk_norm: bool = False
-    block_length: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.head_dim and self.num_attention_heads > 0:
-            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
-
-    @property
-    def parameters(self) -> int:
-        """The number of the network's weights."""
-        width, q, kv = self.hidden_size, self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        layer = 2 * width * (q + kv) + 3 * width * self.intermediate_size + 2 * width
-        layer += (q + 2 * kv if self.qkv_bias else 0) + (2 * self.head_dim if self.qk_norm else 0)
-        return self.num_hidden_layers * layer + width + self.vocab_size * width * (1 if self.tie_word_embeddings else 2)
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """Read the keys of a parsed `config.json`, whatever its family.
-
-        Raises:
-            ConfigError: a key is missing or cannot work; the message begins with its name.
-        """
-        config = {**config, "rope_theta": read_rope_theta(config)}
-        refuse_unsupported(config)
-        values = {}
-        for one in fields(cls):
-            value = config.get(one.name)
-            if value is None:
-                if one.default is MISSING:
-                    raise ConfigError(f"{one.name} is missing")
-                continue
-            # JSON has one kind of number: 1000000 is a valid rope_theta, but 3584.5 is no size.
-            fits = {int: is_number(value, int), float: is_number(value, int | float), bool: isinstance(value, bool)}
-            if not fits[one.type]:  # type: ignore[index]
-                raise ConfigError(f"{one.name} is {value!r}, not a value of type {one.type.__name__}")  # type: ignore[union-attr]
-            values[one.name] = value
-        result = cls(**values)
-        result._check_shape(derived=not values.get("head_dim"))
-        return result
-
-    def _check_shape(self, derived: bool) -> None:
-        for name, most in LARGEST.items():
-            if not 0 < getattr(self, name) <= most:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and at most {most:g}")
-        if derived and self.hidden_size % self.num_attention_heads:
-            raise ConfigError(f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}")
-        if self.head_dim % 2:
-            name = "hidden_size / num_attention_heads" if derived else "head_dim"
-            raise ConfigError(f"{name} is {self.head_dim}; rotary positions need an even number")
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ConfigError(
-                f"num_key_value_heads {self.num_key_value_heads} does not divide num_attention_heads {self.num_attention_heads}"
-            )
-        if not 0 <= self.mask_token_id < self.vocab_size:
-            raise ConfigError(f"mask_token_id {self.mask_token_id} is outside the vocabulary of {self.vocab_size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +35,18 @@ class SpecialIds:
     ends: frozenset[int]
     chat_end: int | None
     text_end: int | None
+
+
+class Publication(NamedTuple):
+    """What the publisher of a model states.
+
+    Attributes:
+        name: occurs in the model's name; None for any model of the family.
+        settings: fields of `GenerationConfig` that differ from their defaults.
+    """
+
+    name: str | None
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +69,8 @@ class Family(ABC):
         text_ends: other tokens that end an answer, the usual one first.
         pad_token: the token after an answer's end.
         mask_token_id, mask_token: the mask, and its name in the tokenizer, where `config.json` does not say.
-        rule, window, alg: how to decode where the user does not say.
+        rule, window, alg: how to decode where the user does not say; the first two are its preset `balanced`.
+        publications: what the publishers of the family's models state, the last for any other model.
         cannot: what these models cannot do (`infill`, or `window NAME`), each with the reason, which ends an error's line.
     """
 
@@ -171,9 +87,10 @@ class Family(ABC):
     pad_token: str | None = None
     mask_token_id: int | None = None
     mask_token: str | None = None
-    rule: str = "threshold:tau=0.95"
-    window: str = "tree:rows=32"
+    rule: str = PRESETS["balanced"]["rule"]
+    window: str = PRESETS["balanced"]["window"]
     alg: str = "entropy"
+    publications: tuple[Publication, ...] = ()
     cannot: Mapping[str, str] = field(default_factory=dict)
 
     @abstractmethod
@@ -253,6 +170,17 @@ class Family(ABC):
 
         return SpecialIds(mask=mask, pad=pad, ends=ends, chat_end=first_end(tokens), text_end=first_end(self.text_ends))
 
+    def published(self, name: str) -> Mapping[str, Any]:
+        """The settings that the publisher of a model states, as fields of `GenerationConfig`; empty where nobody does.
+
+        Args:
+            name: its Hub id, `_name_or_path` or folder. Models of a family may have equal configurations, so the name tells
+                them apart, with any spelling of case and punctuation.
+        """
+        plain = _letters(name)
+        found = (one.settings for one in self.publications if one.name is None or _letters(one.name) in plain)
+        return MappingProxyType(dict(next(found, NO_TOKENS)))  # MLX takes a dict for a module's submodules
+
     def refuse(self, what: str) -> None:
         """Raise `ConfigError` where these models cannot do `what`: `infill`, or `window NAME`."""
         if what in self.cannot:
@@ -270,6 +198,10 @@ def names_in(config: Mapping[str, Any]) -> set[str]:
     given = [config.get("architectures"), *(mapped.values() if isinstance(mapped, dict) else [])]
     names = (name for one in given for name in (one if isinstance(one, list) else [one]) if isinstance(name, str))
     return {part for name in names for part in name.rpartition("--")[2].split(".")}
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _ids(values: Iterable[Any]) -> set[int]:

@@ -8,7 +8,7 @@ Source: Salesforce/CoDA-v0-Instruct (arXiv 2510.03270).
 from collections.abc import Mapping
 from typing import Any
 
-from .base import Family, names_in
+from .base import Family, Publication, names_in
 
 
 class _CoDA(Family):
@@ -26,4 +26,5 @@ CODA = _CoDA(
     chat_end="<|im_end|>",
     text_ends=("<|endoftext|>",),
     pad_token="<|endoftext|>",
+    publications=(Publication(None, {"max_tokens": 256, "steps": 128, "alg_temp": 0.1}),),  # of its server
 )

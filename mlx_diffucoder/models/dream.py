@@ -6,7 +6,7 @@ Source: Dream 7B (arXiv 2508.15487); DiffuCoder (arXiv 2506.20639) and Dream-Cod
 from collections.abc import Mapping
 from typing import Any
 
-from .base import Family
+from .base import Family, Publication
 
 
 class _Dream(Family):
@@ -14,11 +14,23 @@ class _Dream(Family):
         return config.get("model_type") == "Dream"
 
 
+# One token a step and the score `entropy`, which are the defaults. The publishers' decoders are the reference's schedule.
+_NUCLEUS = {"top_p": 0.95}
+PUBLICATIONS = (
+    Publication("d3LLM", {"max_tokens": 256}),  # its own decoder, of several blocks at once, is not here
+    Publication("DiffuCoder", {"max_tokens": 256, "temperature": 0.3, **_NUCLEUS}),
+    Publication("Dream-Coder", {"max_tokens": 768, "temperature": 0.1, **_NUCLEUS}),
+    Publication(None, {"max_tokens": 512, "temperature": 0.2, **_NUCLEUS}),
+)
+"""By the examples on the cards of apple/DiffuCoder-7B-Instruct, Dream-org/Dream-Coder-v0-Instruct-7B and
+Dream-org/Dream-v0-Instruct-7B, and the evaluation of d3LLM/d3LLM_Dream_Coder at one token a forward."""
+
 DREAM = _Dream(
     name="Dream",
-    models="DiffuCoder, Dream and Dream-Coder",
+    models="DiffuCoder, Dream, Dream-Coder and d3LLM-Coder",
     shift=1,
     chat_end="<|im_end|>",
     text_ends=("<|endoftext|>", "<|dlm_pad|>"),
     pad_token="<|dlm_pad|>",
+    publications=PUBLICATIONS,
 )

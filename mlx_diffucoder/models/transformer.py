@@ -170,6 +170,7 @@ class DiffusionModel(nn.Module):
         family: the family that it belongs to.
 
     Attributes:
+        published: the decoding that its publisher states, for the preset `published`.
         widen: where the weights were narrowed to float16, a function that puts those of the checkpoint back into the model.
     """
 
@@ -179,6 +180,7 @@ class DiffusionModel(nn.Module):
         self.model = Backbone(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.published = family.published("")
         self.widen: Callable[[DiffusionModel], None] | None = None
 
     @property

@@ -63,6 +63,20 @@ def test_the_same_seed_writes_the_same_text():
     assert len({text(seed) for seed in range(1, 4)}) > 1
 
 
+def test_the_preset_published_is_the_models_and_flags_override_it(tmp_path):
+    folder = tmp_path / "DiffuCoder-7B-tiny"
+    folder.symlink_to(TINY)
+
+    def config(*options):
+        return json.loads(diffucode("generate", "-m", folder, "--preset", "published", "--json", *options, "hi").stdout)["config"]
+
+    found = config("--max-tokens", "4")
+    assert (found["max_tokens"], found["temperature"], found["top_p"]) == (4, 0.3, 0.95)
+    assert (found["rule"], found["window"]) == ("schedule", "whole")
+    found = config("--max-tokens", "4", "--temp", "0", "--rule", "threshold", "--window", "sliding")
+    assert (found["temperature"], found["top_p"], found["rule"], found["window"]) == (0, 0.95, "threshold", "sliding")
+
+
 def test_a_preset_sets_what_no_flag_says():
     def config(*args):
         return json.loads(diffucode("generate", *SHORT, "--json", *args, "hi").stdout)["config"]

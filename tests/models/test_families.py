@@ -1,6 +1,7 @@
 """The families of models: what a `config.json` is recognized by, and what a family says about its checkpoints."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -26,7 +27,7 @@ def test_diffucoders_configuration_is_dreams():
 @pytest.mark.parametrize("kind", ["dream", None, 5])
 def test_another_configuration_is_refused_with_the_families_there_are_and_where_to_ask(kind):
     assert find_family(RAW | {"model_type": kind}) is None
-    known = r"Dream \(DiffuCoder, Dream and Dream-Coder\); CoDA \(CoDA-1.7B\)"
+    known = r"Dream \(DiffuCoder, Dream, Dream-Coder and d3LLM-Coder\); CoDA \(CoDA-1.7B\)"
     with pytest.raises(ConfigError, match=rf"^model_type is .* does not run; .* runs: {known}.*; open an issue to ask"):
         family_of(RAW | {"model_type": kind})
 
@@ -120,3 +121,61 @@ def test_what_a_family_cannot_do_is_refused_at_the_call_with_the_reason(dream_a,
             infill(model, tokenizer, "a", "b")
         else:
             stream_generate(model, tokenizer, [1, 2], GenerationConfig(window="sliding"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("apple/DiffuCoder-7B-cpGRPO", {"max_tokens": 256, "temperature": 0.3, "top_p": 0.95}),
+        ("mlx-community/DiffuCoder-7B-cpGRPO-8bit", {"max_tokens": 256, "temperature": 0.3, "top_p": 0.95}),
+        ("Dream-org/Dream-Coder-v0-Instruct-7B", {"max_tokens": 768, "temperature": 0.1, "top_p": 0.95}),
+        ("d3LLM/d3LLM_Dream_Coder", {"max_tokens": 256}),
+        ("Dream-org/Dream-v0-Instruct-7B", {"max_tokens": 512, "temperature": 0.2, "top_p": 0.95}),
+        ("my-own", {"max_tokens": 512, "temperature": 0.2, "top_p": 0.95}),
+    ],
+)
+@pytest.mark.parametrize("place", ["_name_or_path", "cache", "folder"])
+def test_models_with_one_configuration_are_told_apart_by_name(tmp_path, edit_json, name, settings, place):
+    folder = tmp_path / "a"
+    if place == "cache":
+        folder = tmp_path / f"models--{name.replace('/', '--')}" / "snapshots" / "0123"
+    elif place == "folder":
+        folder = tmp_path / name.rpartition("/")[2]
+    shutil.copytree(DATA / "dream-a", folder)
+    if place == "_name_or_path":
+        edit_json(folder / "config.json", _name_or_path=name)
+    model, _ = load(folder, lazy=True)
+    assert model.published == settings
+    config = GenerationConfig.preset("published", published=model.published, seed=3)
+    assert config == GenerationConfig(rule="schedule", window="whole", seed=3, **settings)
+
+
+WITHOUT_SHIFT = replace(OTHER, rule="threshold:tau=0.9", window="sliding:width=8,suffix=2")
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule", "window"),
+    [
+        ({}, "threshold:tau=0.9", "sliding:width=8,suffix=2"),
+        ({"rule": "factor:f=1"}, "factor:f=1", "sliding:width=8,suffix=2"),
+        ({"window": "blocks"}, "threshold:tau=0.9", "blocks"),
+        ({"steps": 4}, "schedule", "whole"),
+        ({"rule": "threshold:tau=0.95"}, "threshold:tau=0.95", "sliding:width=8,suffix=2"),
+        ({"window": "tree:rows=32"}, "threshold:tau=0.9", "tree:rows=32"),
+    ],
+)
+def test_a_family_on_which_the_default_cannot_work_has_its_own(dream_a, monkeypatch, fields, rule, window):
+    model, _ = dream_a
+    assert GenerationConfig(**fields).for_model(model) == GenerationConfig(**fields)
+    monkeypatch.setattr(model, "family", WITHOUT_SHIFT)
+    config = GenerationConfig(**fields).for_model(model)
+    assert (config.rule, config.window) == (rule, window)
+
+
+def test_a_preset_is_the_familys_own(dream_a, monkeypatch):
+    model, tokenizer = dream_a
+    monkeypatch.setattr(model, "family", WITHOUT_SHIFT)
+    for config in (None, GenerationConfig.preset("balanced"), GenerationConfig.preset("exact", max_tokens=8)):
+        next(iter(stream_generate(model, tokenizer, [1, 2], config)))
+    with pytest.raises(ConfigError, match="window tree needs logits that are shifted by one; Other has none"):
+        stream_generate(model, tokenizer, [1, 2], GenerationConfig(window="tree:rows=32"))

@@ -133,6 +133,10 @@ class Window(Protocol):
         """
         ...
 
+    def check(self, model: DiffusionModel) -> None:
+        """Raise `ConfigError` where it cannot decode with a model."""
+        model.family.refuse(f"window {self.name}")
+
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
         """Start on a batch of canvases, with an empty cache."""
         ...

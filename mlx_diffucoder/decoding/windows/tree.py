@@ -45,14 +45,13 @@ class Tree(Window):
         return max(self.rows, prompt + min(self.rows - SPARE, masks)), min(self.rows, prompt + masks)
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
-        """As `Window.open`.
+        self.check(model)
+        return TreeState(model, canvas, self)
 
-        Raises:
-            ConfigError: the model's logits are not shifted by one.
-        """
+    def check(self, model: DiffusionModel) -> None:
+        super().check(model)
         if model.shift != 1:
             raise ConfigError(f"window tree needs logits that are shifted by one; {model.family.name} has none", field="window")
-        return TreeState(model, canvas, self)
 
 
 class TreeState(WindowState):
