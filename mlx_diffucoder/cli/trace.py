@@ -57,28 +57,23 @@ def show(
 def plot(
     file: File,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="NAME",
-            help="NAME.png, NAME.svg or NAME.html; a name without an ending writes all three.",
-            show_default="the trace's name without its ending",
-        ),
+        Path | None, typer.Option(metavar="NAME.html", help="The page's file.", show_default="the trace's name with .html")
     ] = None,
     row: Row = None,
     quiet: Quiet = False,
 ) -> int:
-    """Draw a run: commit order, tokens per step, confidence by distance, autoregressiveness.
+    """Make a page of a run, which replays it in a browser.
 
-    The HTML page is one file that replays the run in a browser, with a slider, the arrow keys and the space bar.
+    The HTML page is one file, without network or libraries: the canvas step by step, with a slider, the arrow keys and the
+    space bar, the tokens of each step, colours by commit order, and the score of each token.
     """
-    from ..trace.picture import draw_trace, outputs, plotter_for
+    from ..files import write_output
+    from ..trace.page import check_page, page_of
 
-    trace = _read(file, row)
-    paths = outputs(out or file.with_suffix(""))
-    pyplot = plotter_for(paths)
-    draw_trace(pyplot, trace, paths)
-    for path in paths:
-        put(path)
+    path = out or file.with_suffix(".html")
+    check_page(path)
+    write_output(path, page_of(_read(file, row)), flag="--out")
+    put(path)
     return 0
 
 

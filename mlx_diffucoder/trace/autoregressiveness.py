@@ -90,11 +90,3 @@ def committed_in(steps: Iterable[Commits], length: int) -> NDArray[np.int32]:
         when[step.committed] = number
         when[step.remasked] = -1
     return when
-
-
-def distances(steps: Iterable[Commits], masked: NDArray[np.bool_]) -> Iterator[tuple[int, int, float]]:
-    """For each committed token its step, its distance from the text before its hole in tokens, and its score."""
-    positions = np.arange(len(masked))
-    distance = positions - np.maximum.accumulate(np.where(masked, 0, positions + 1))
-    for number, step in enumerate(steps):
-        yield from ((number, *one) for one in zip(distance[step.committed].tolist(), step.scores.tolist(), strict=True))

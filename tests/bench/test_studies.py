@@ -26,6 +26,7 @@ from mlx_diffucoder.tasks import Task, read_tasks
 from mlx_diffucoder.training.batches import Batches
 from mlx_diffucoder.training.settings import TrainSettings
 
+from ..cli.terminal import made_trace
 from ..conftest import DATA
 
 ROOT = DATA.parents[1]
@@ -280,6 +281,17 @@ def test_a_log_that_cannot_be_drawn_is_one_line(tmp_path, content, picture, said
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / picture).exists()
+
+
+def test_a_trace_is_drawn_also_one_without_a_step(tmp_path):
+    pytest.importorskip("matplotlib")
+    made_trace(tmp_path / "run", ["a", "$b", "c"], [(1, [0], []), (2, [1, 2], [0]), (3, [0], [])])
+    (tmp_path / "empty").write_text((tmp_path / "run").read_text().splitlines()[0] + "\n")
+    for name in ("run", "empty"):
+        command = [sys.executable, "-m", "bench.studies.trace_picture", tmp_path / name, tmp_path / f"{name}.svg"]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert (done.returncode, done.stdout.strip()) == (0, str(command[-1])), done.stderr
+        assert "<svg" in (tmp_path / f"{name}.svg").read_text()
 
 
 SOLUTION = "def f(xs):\n    a = len(xs)\n    b = a + 1\n    c = b + a\n    d = c * 2\n    return d - b\n"

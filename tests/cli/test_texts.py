@@ -14,7 +14,7 @@ from mlx_diffucoder.cli.config import _change
 from mlx_diffucoder.cli.settings import Schema, read_file
 from mlx_diffucoder.errors import FileError
 from mlx_diffucoder.infilling.file import cut
-from mlx_diffucoder.trace.picture import page_of
+from mlx_diffucoder.trace.page import page_of
 from mlx_diffucoder.trace.reader import read_trace
 
 from ..conftest import DATA

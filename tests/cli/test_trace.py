@@ -147,11 +147,6 @@ def test_a_trace_of_a_run_that_was_stopped_at_once_is_shown_and_drawn(tmp_path):
     assert diffucode("trace", "show", empty).stdout == "\n"
     out = tmp_path / "run.html"
     assert diffucode("trace", "plot", empty, "--out", out).returncode == 0
-    pytest.importorskip("matplotlib")
-    from mlx_diffucoder.trace.picture import draw_trace, plotter_for
-
-    draw_trace(plotter_for([tmp_path / "run.png"]), read_trace(empty), [tmp_path / "run.png"])
-    assert (tmp_path / "run.png").exists()
 
 
 @pytest.mark.parametrize("speed", ["0", "nan"])
@@ -196,29 +191,16 @@ def test_runs_that_cannot_be_compared(runs, tmp_path):
     assert_one_line(diffucode("trace", "compare", runs / "exact.jsonl", made), "another tokenizer")
 
 
-def test_plot_writes_a_picture_of_each_kind_and_the_page(runs, tmp_path):
-    pytest.importorskip("matplotlib")
-    done = diffucode("trace", "plot", runs / "back.jsonl", "--out", tmp_path / "back")
-    assert done.stdout.split() == [str(tmp_path / f"back{kind}") for kind in (".png", ".svg", ".html")]
-    assert (tmp_path / "back.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / "back.svg").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.html", "back.png", "back.svg"]
+def test_plot_writes_one_page_beside_the_trace_unless_it_is_told_where(runs, tmp_path):
+    shutil.copy(runs / "back.jsonl", tmp_path / "run.jsonl")
+    done = diffucode("trace", "plot", tmp_path / "run.jsonl")
+    assert done.stdout.split() == [str(tmp_path / "run.html")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.html", "run.jsonl"]
 
 
-@pytest.mark.parametrize(
-    ("out", "said"), [("x.gif", ".png, .svg or .html"), ("no/x.html", "in an existing folder"), ("no/x", "in an existing folder")]
-)
+@pytest.mark.parametrize(("out", "said"), [("x.svg", "trace_picture.py"), ("x", ".html"), ("no/x.html", "in an existing folder")])
 def test_a_name_that_cannot_be(runs, tmp_path, out, said):
     assert_one_line(diffucode("trace", "plot", runs / "back.jsonl", "--out", tmp_path / out), said, code=1 if "/" in out else 2)
-
-
-def test_without_matplotlib_the_page_is_drawn_and_the_pictures_say_what_is_missing(runs, tmp_path):
-    (tmp_path / "matplotlib.py").write_text("raise ImportError\n")
-    hidden = {"PYTHONPATH": str(tmp_path)}
-    done = diffucode("trace", "plot", runs / "back.jsonl", "--out", tmp_path / "x", env=hidden)
-    assert_one_line(done, "pip install 'mlx-diffucoder[bench]'", "x.html")
-    assert diffucode("trace", "plot", runs / "back.jsonl", "--out", tmp_path / "x.html", env=hidden).returncode == 0
-    assert sorted(path.name for path in tmp_path.glob("x*")) == ["x.html"]
 
 
 HOSTILE = ["def", " f", "</script><img src=x onerror=document.title='bad'>", "\u2028", "漢", "\n", "end"]

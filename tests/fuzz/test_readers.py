@@ -28,7 +28,7 @@ from mlx_diffucoder.infilling.file import cut
 from mlx_diffucoder.tasks import read_tasks
 from mlx_diffucoder.trace.animation import animation_of
 from mlx_diffucoder.trace.comparison import agreement, numbers
-from mlx_diffucoder.trace.picture import page_of
+from mlx_diffucoder.trace.page import page_of
 from mlx_diffucoder.trace.reader import read_trace
 
 from ..conftest import DATA

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.studies.trace_picture import distances
 from mlx_diffucoder.statistics import order_agreement
 from mlx_diffucoder.trace.autoregressiveness import (
     committed_in,
-    distances,
     global_autoregressiveness,
     local_autoregressiveness,
     within,

@@ -7,11 +7,12 @@ from importlib.util import find_spec
 
 import pytest
 
+from bench.studies.trace_picture import figure_of
 from mlx_diffucoder.errors import TraceError
 from mlx_diffucoder.plotting import plotter
 from mlx_diffucoder.trace.animation import animation_of
 from mlx_diffucoder.trace.comparison import agreement, numbers
-from mlx_diffucoder.trace.picture import draw_trace, page_of
+from mlx_diffucoder.trace.page import page_of
 from mlx_diffucoder.trace.reader import LARGEST, read_trace
 
 ABSURD = {"mask": 3, "pad": 2, "ends": [1], "pieces": {"5": "a", "6": " b"}, "version": "0", "model": "m", "tokenizer": "t"}
@@ -102,7 +103,7 @@ def test_what_a_run_can_write_is_shown_in_seconds(tmp_path, name):
     data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
     assert data["model"] == trace.header["model"].encode("utf-8", "replace").decode()
     if pyplot:
-        draw_trace(pyplot, trace, [tmp_path / "run.png"])
+        pyplot.close(figure_of(pyplot, trace))
     if name == "wide":
         with pytest.raises(TraceError, match="an animation shows at most"):
             animation_of(trace)
