@@ -12,7 +12,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_diffucoder.divergence.forwards import Outputs, head_of, outputs_by_layer, predicting_rows, replace_each, tokens_of
+from mlx_diffucoder.divergence.forwards import (
+    Outputs,
+    head_of,
+    outputs_by_layer,
+    predicting_rows,
+    replace_each,
+    through,
+    tokens_of,
+)
 from mlx_diffucoder.divergence.kl import Reading, readings
 from mlx_diffucoder.divergence.masking import Masked, batches
 from mlx_diffucoder.models.transformer import DiffusionModel
@@ -58,7 +66,7 @@ class Probe:
 
     def alone(self, options: Options) -> Iterator[tuple[str, Width, float]]:
         """For each layer and width, the KL of quantizing only this layer, nats per masked position."""
-        hidden: Hidden = [tokens_of(batch) for batch in batches(self.canvases)]
+        hidden: Hidden = [tokens_of(batch, self._model.config.block_length) for batch in batches(self.canvases)]
         positions = sum(tokens.size for tokens in hidden)
         for place, (block, part) in enumerate(self._blocks):
             wanted = _wanted(options, block)
@@ -159,8 +167,7 @@ def mean_kl(every: Sequence[Reading]) -> float:
 
 
 def _layer(index: int, model: DiffusionModel) -> Callable[[mx.array], mx.array]:
-    layer = model.layers[index]
-    return lambda hidden: layer(hidden, index, 0, None, None)
+    return partial(through, model.layers[index], index, model.config.block_length)
 
 
 def _wanted(options: Options, block: str) -> list[tuple[str, Width]]:

@@ -55,8 +55,9 @@ def save_as_mlx_lm(tmp_path, source, predicate=None, bits=4):
     out = tmp_path / "converted"
     save_model(save_path=out, model=model)
     save_config(config=raw, config_path=out / "config.json")
-    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copyfile(source / name, out / name)
+    for name in ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (source / name).exists():
+            shutil.copyfile(source / name, out / name)
     return out, model
 
 

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.context import hidden_of
 from ..models.transformer import DiffusionModel
 from .canvas import predictor_of
 from .step import ROWS
@@ -35,10 +36,11 @@ def log_probabilities(
     Returns:
         For each mask the log-probabilities of its tokens in nats, float32 `[n]`, at least `LEAST`.
     """
-    canvases = np.tile(np.array(ids, dtype=np.int32), (len(masks), 1))
+    whole = np.tile(np.array(ids, dtype=np.int32), (len(masks), 1))
+    canvases = whole.copy()
     for canvas, positions in zip(canvases, masks, strict=True):
         canvas[positions] = mask_id
-    hidden = model.model(mx.array(canvases), 0, None, None)  # [B, L, D]
+    hidden = hidden_of(model, mx.array(canvases), mx.array(whole))  # [B, L, D]
     return [
         np.concatenate(
             [

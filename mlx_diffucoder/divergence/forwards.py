@@ -15,6 +15,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..generation import synchronized
+from ..models.context import context_of, with_copy
 from ..models.transformer import DiffusionModel, Layer
 from .masking import Masked, batches
 
@@ -74,7 +75,7 @@ def outputs_by_layer(
     with synchronized():
         for group in _groups(list(batches(canvases)), most_held):
             model = opened()
-            hidden = [tokens_of(batch) for batch in group]
+            hidden = [tokens_of(batch, model.config.block_length) for batch in group]
             replace_each(hidden, model.model.embed_tokens)
             if not keep:
                 model.model.embed_tokens = None  # type: ignore[assignment]  # frees the memory: nothing else holds it
@@ -82,7 +83,7 @@ def outputs_by_layer(
                 layer = _unpacked(model.layers[index], hidden[0].dtype)
                 if not keep:
                     model.layers[index] = None  # type: ignore[call-overload]
-                replace_each(hidden, partial(_through, layer, index))
+                replace_each(hidden, partial(through, layer, index, model.config.block_length))
                 del layer
                 if not keep:
                     mx.clear_cache()
@@ -94,8 +95,9 @@ def outputs_by_layer(
     return Outputs(tuple(rows), head_of(opened(), rows[0].dtype))
 
 
-def _through(layer: Layer, index: int, hidden: mx.array) -> mx.array:
-    return layer(hidden, index, 0, None, None)
+def through(layer: Layer, index: int, block_length: int, hidden: mx.array) -> mx.array:
+    """The hidden states of canvases after a layer."""
+    return layer(hidden, index, *context_of(hidden, block_length), None)
 
 
 def replace_each(values: list[mx.array], function: Callable[[mx.array], mx.array]) -> None:
@@ -126,12 +128,14 @@ def _unpacked(module: M, dtype: mx.Dtype) -> M:
     return plain.layers[0]
 
 
-def tokens_of(batch: Sequence[Masked]) -> mx.array:
-    return mx.array(np.stack([canvas.tokens for canvas in batch]))  # [B, L]
+def tokens_of(batch: Sequence[Masked], block_length: int) -> mx.array:
+    """What to forward of a batch of L tokens, as `models.context.with_copy`: int32 `[B, L]` or `[B, 2L]`."""
+    masked, clean = (mx.array(np.stack([getattr(canvas, name) for canvas in batch])) for name in ("tokens", "clean"))
+    return with_copy(masked, clean, block_length)
 
 
 def predicting_rows(hidden: mx.array, batch: Sequence[Masked], shift: int) -> mx.array:
-    """`hidden` `[B, L, D]` -> `[n, D]`, the rows that predict the masked positions of the batch.
+    """`hidden` `[B, L, D]` (or longer) -> `[n, D]`, the rows that predict the masked positions of the batch.
 
     Args:
         shift: `DiffusionModel.shift`.

@@ -34,6 +34,13 @@ class Masked:
     positions: NDArray[np.int32]
     targets: NDArray[np.int32]
 
+    @property
+    def clean(self) -> NDArray[np.int32]:
+        """The canvas without masks, int32 `[L]`."""
+        clean = self.tokens.copy()
+        clean[self.positions] = self.targets
+        return clean
+
 
 def masked_canvases(
     texts: Sequence[Text], mask_id: int, *, ratios: Sequence[float] = RATIOS, draws: int = 1, seed: int = 0

@@ -27,6 +27,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.context import hidden_of
 from ..models.transformer import DiffusionModel
 from .recompute import cross_entropies
 
@@ -91,6 +92,7 @@ class Questions:
 
     Attributes:
         tokens: int32 `[3N, L]`: everything hidden, the pair's first masks, its second masks.
+        clean: int32 `[3N, L]`, the same without masks.
         full, paired: int32 `[M]`, positions in the flattened `[3N · L]`.
         targets: int32 `[M]`, the ids to score.
         weights: float32 `[M]`, 1/t of the mask of the pair that hides the token.
@@ -98,6 +100,7 @@ class Questions:
     """
 
     tokens: NDArray[np.int32]
+    clean: NDArray[np.int32]
     full: NDArray[np.int32]
     paired: NDArray[np.int32]
     targets: NDArray[np.int32]
@@ -108,14 +111,15 @@ class Questions:
     def of(cls, answers: Answers, pair: Pair, mask_id: int) -> "Questions":
         hidden = answers.hidden
         masks = np.concatenate([hidden, pair.first, hidden & ~pair.first])
-        canvases = np.where(masks, np.int32(mask_id), np.tile(answers.tokens, (CANVASES, 1)))
+        clean = np.tile(answers.tokens, (CANVASES, 1))
         owner, place = np.nonzero(answers.scored)
         count, length = answers.tokens.shape
         in_first = pair.first[owner, place]
         canvas = owner + np.where(in_first, count, 2 * count)
         t = np.where(in_first, pair.t[owner], 1 - pair.t[owner])
         return cls(
-            canvases,
+            np.where(masks, np.int32(mask_id), clean),
+            clean,
             (owner * length + place).astype(np.int32),
             (canvas * length + place).astype(np.int32),
             answers.tokens[owner, place],
@@ -125,14 +129,20 @@ class Questions:
 
     def arrays(self) -> tuple[mx.array, ...]:
         """The arguments of `log_pi` after the model."""
-        return tuple(mx.array(one) for one in (self.tokens, self.full, self.paired, self.targets, self.weights))
+        return tuple(mx.array(one) for one in (self.tokens, self.clean, self.full, self.paired, self.targets, self.weights))
 
 
 def log_pi(
-    model: DiffusionModel, tokens: mx.array, full: mx.array, paired: mx.array, targets: mx.array, weights: mx.array
+    model: DiffusionModel,
+    tokens: mx.array,
+    clean: mx.array,
+    full: mx.array,
+    paired: mx.array,
+    targets: mx.array,
+    weights: mx.array,
 ) -> mx.array:
     """The coupled estimate of log π for each token, `[M]`. Arguments as in `Questions`."""
-    hidden = model.model(tokens, 0, None, None)  # [3N, L, D]
+    hidden = hidden_of(model, tokens, clean)  # [3N, L, D]
     rows = mx.concatenate([full, paired]) - model.shift
     read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [2M, D]
     losses = cross_entropies(model, read, mx.concatenate([targets, targets]))

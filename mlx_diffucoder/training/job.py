@@ -116,7 +116,8 @@ class Supervised(Method):
 
 
 def supervised_job(learner: Learner, settings: TrainSettings, data: Data, *, gradient_checkpointing: bool = False) -> Job:
-    """A run that learns from texts."""
+    """A run that learns from texts. Raises `TrainError` where the model's family cannot learn as the settings say."""
+    settings.check_family(learner.model.family)
     if gradient_checkpointing:
         recompute_layers(learner.model)
     train, valid = data.train, data.valid

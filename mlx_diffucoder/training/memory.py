@@ -56,8 +56,9 @@ def memory_to_train(
     """
     trained = bytes_of(model.trainable_parameters())
     optimizer.init(model.trainable_parameters())
-    tokens, side_by_side = batch * length, min(lanes, accumulate)
-    rows = length * (batch + 1) // 2  # timesteps are stratified over (0, 1]
+    rows, side_by_side = length * (batch + 1) // 2, min(lanes, accumulate)  # timesteps are stratified over (0, 1]
+    length *= 2 if model.config.block_length else 1  # a copy without masks follows each canvas
+    tokens = batch * length
     if recomputes(model):
         rows = min(rows, HEAD_ROWS)
     return Memory(

@@ -4,7 +4,7 @@
 
 With t uniform in (0, 1] and each token masked with probability t, this bounds the negative log-likelihood
 (Dream 7B, arXiv 2508.15487, section 3; LLaDA, arXiv 2502.09992, equation 3). The distribution of position i
-is in row i - `model.shift`.
+is in row i - `model.shift`. In a block-causal model a masked token sees the blocks before its own without masks.
 
 The shift exists because these models started as autoregressive ones, and training can start that way here too. With the
 causal objective nothing is masked, each row attends to itself and earlier rows, and every target token counts equally. With
@@ -26,6 +26,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.context import hidden_of
 from ..models.transformer import DiffusionModel
 from .recompute import cross_entropies
 
@@ -42,6 +43,7 @@ class Noised:
 
     Attributes:
         tokens: int32 `[B, L]`, the canvases.
+        clean: int32 `[B, L]`, the same without masks.
         positions: int32 `[M]`, the targets' positions in the flattened `[B · L]`; 0 for padding.
         targets: int32 `[M]`, the original ids.
         weights: float32 `[M]`, the weight of each loss; 0 for padding.
@@ -50,6 +52,7 @@ class Noised:
     """
 
     tokens: NDArray[np.int32]
+    clean: NDArray[np.int32]
     positions: NDArray[np.int32]
     targets: NDArray[np.int32]
     weights: NDArray[np.float32]
@@ -108,6 +111,7 @@ class Noised:
         filling = -len(row) % ROWS if len(row) else ROWS
         return cls(
             shown,
+            tokens,
             np.pad(row * tokens.shape[1] + place, (0, filling)).astype(np.int32),
             np.pad(tokens[row, place], (0, filling)).astype(np.int32),
             np.pad(weights[row, place], (0, filling)).astype(np.float32),
@@ -115,7 +119,8 @@ class Noised:
 
     def arrays(self) -> tuple[mx.array, ...]:
         """The arguments of `loss` after the model."""
-        return tuple(mx.array(one) for one in (self.tokens, self.positions, self.targets, self.weights, self.seen, self.spread))
+        shown = (self.tokens, self.clean)
+        return tuple(mx.array(one) for one in (*shown, self.positions, self.targets, self.weights, self.seen, self.spread))
 
 
 def _since_shown(masked: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -153,10 +158,10 @@ def loss(model: DiffusionModel, *arrays: mx.array) -> mx.array:
     """The weighted sum of the cross-entropies of the targets. Only the rows that predict one go through `lm_head`.
 
     Args:
-        arrays: those of `Noised`, in order: tokens, positions, targets, weights, seen, spread.
+        arrays: those of `Noised`, in order: tokens, clean, positions, targets, weights, seen, spread.
     """
-    tokens, positions, targets, weights, seen, spread = arrays
-    hidden = model.model(tokens, 0, seen if seen.size else None, None)  # [B, L, D]
+    tokens, clean, positions, targets, weights, seen, spread = arrays
+    hidden = model.model(tokens, 0, seen, None) if seen.size else hidden_of(model, tokens, clean)  # [B, L, D]
     rows = mx.maximum(positions - model.shift, 0)
     read = hidden.reshape(-1, hidden.shape[-1])[rows]  # [M, D]
     return (weights * cross_entropies(model, read, targets, spread)).sum()

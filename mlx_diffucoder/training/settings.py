@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import TrainError, one_of
+from ..models.base import Family
 
 CANVASES = ("random", "longest", "full")
 OPTIMIZERS = ("adamw", "muon")
@@ -101,6 +102,16 @@ class TrainSettings:
         for name, reason in NOT_CAUSAL.items():
             if self.objective == "causal" and getattr(self, name):
                 raise TrainError(f"{name} needs the masked objective: {reason}", field=name)
+
+    def check_family(self, family: Family) -> None:
+        """Raise `TrainError` where models of a family cannot learn like this."""
+        if self.objective != "masked" and not family.shift:
+            raise TrainError(
+                f"objective {self.objective} is not for {family.name} models: without a shift a row sees what it predicts",
+                field="objective",
+            )
+        if self.infill and "infill" in family.cannot:
+            raise TrainError(f"infill is not for {family.name} models: {family.cannot['infill']}", field="infill")
 
     @classmethod
     def of_options(cls, given: Mapping[str, Any]) -> "TrainSettings":

@@ -17,7 +17,7 @@ from mlx_diffucoder.training.trainer import make_optimizer
 BATCH, LENGTH = 4, 128
 
 
-def built(tune="lora", bits=None, checkpointing=False, layers=4, vocab=1024, dtype=mx.float32):
+def built(tune="lora", bits=None, checkpointing=False, layers=4, vocab=1024, dtype=mx.float32, block_length=0):
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
     model = DiffusionModel(
@@ -29,6 +29,7 @@ def built(tune="lora", bits=None, checkpointing=False, layers=4, vocab=1024, dty
             num_attention_heads=4,
             num_key_value_heads=2,
             mask_token_id=1,
+            block_length=block_length,
         )
     )
     if bits:

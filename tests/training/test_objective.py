@@ -134,9 +134,9 @@ def test_rows_that_fill_up_weigh_nothing():
     real = int((batch.weights > 0).sum())
     assert len(batch.positions) % 64 == 0
     assert (batch.weights[real:] == 0).all()
-    tokens, rows, targets, weights, *others = batch.arrays()
-    assert float(loss(model, tokens, rows[:real], targets[:real], weights[:real], *others)) == pytest.approx(
-        float(loss(model, tokens, rows, targets, weights, *others)), rel=1e-6
+    tokens, clean, rows, targets, weights, *others = batch.arrays()
+    assert float(loss(model, tokens, clean, rows[:real], targets[:real], weights[:real], *others)) == pytest.approx(
+        float(loss(model, tokens, clean, rows, targets, weights, *others)), rel=1e-6
     )
 
 
