@@ -15,6 +15,7 @@ from mlx_diffucoder.models.base import Family, names_in
 from mlx_diffucoder.models.dream import DREAM
 
 from ..conftest import DATA
+from .tiny import tiny_checkpoint
 
 RAW = json.loads((DATA / "dream-a" / "config.json").read_text())
 
@@ -179,3 +180,18 @@ def test_a_preset_is_the_familys_own(dream_a, monkeypatch):
         next(iter(stream_generate(model, tokenizer, [1, 2], config)))
     with pytest.raises(ConfigError, match="window tree needs logits that are shifted by one; Other has none"):
         stream_generate(model, tokenizer, [1, 2], GenerationConfig(window="tree:rows=32"))
+
+
+def test_an_open_dcoder_is_a_qwen2_whose_tokenizer_has_its_mask(tmp_path, edit_json):
+    folder = tiny_checkpoint("Open-dCoder", tmp_path)
+    model, tokenizer = load(folder)
+    assert (model.config.mask_token_id, tokenizer.mask_id, model.config.tie_word_embeddings) == (757, 757, True)
+    edit_json(folder / "added_tokens.json", **{"<M>": 768})
+    with pytest.raises(ConfigError, match=r"config\.json: mask_token_id 768 is outside the vocabulary of 768$"):
+        load(folder)
+    edit_json(folder / "added_tokens.json", **{"<M>": None})
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["added_tokens_decoder"]["757"]
+    edit_json(folder / "tokenizer_config.json", **settings)
+    with pytest.raises(ConfigError, match=r'config\.json: model_type is "qwen2", an autoregressive model, which mlx-lm runs'):
+        load(folder)
