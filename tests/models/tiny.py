@@ -18,6 +18,17 @@ SHAPE = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 OWN = {
     "CoDA": ("coda-a", {"head_dim": 32}),
     "Dream": ("dream-a", {}),
+    "LLaDA": (
+        "dream-a",
+        {
+            "model_type": "llada",
+            "architectures": ["LLaDAModelLM"],
+            "auto_map": None,
+            **dict.fromkeys((*SHAPE, "max_position_embeddings", "hidden_act", "tie_word_embeddings")),
+            **{"d_model": 64, "mlp_hidden_size": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "max_sequence_length": 2048},
+            **{"rope": True, "block_type": "llama", "activation_type": "silu", "rms_norm_eps": 1e-5, "weight_tying": False},
+        },
+    ),
     "Open-dCoder": (
         "dream-a",
         {
@@ -35,6 +46,19 @@ OWN = {
     "Stable-DiffCoder": ("stable-diffcoder-a", {}),
 }
 """By family, the folder of its tokenizer and `config.json`, and the keys that differ from it; None drops one."""
+LLADA_NAMES = (
+    ("model.embed_tokens", "model.transformer.wte"),
+    ("model.norm", "model.transformer.ln_f"),
+    ("lm_head", "model.transformer.ff_out"),
+    ("model.layers", "model.transformer.blocks"),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ff_norm"),
+    ("self_attn.o_proj", "attn_out"),
+    ("self_attn.", ""),
+    ("mlp.gate_proj", "ff_proj"),
+    ("mlp.down_proj", "ff_out"),
+    ("mlp.", ""),
+)
 NAMES = tuple(sorted(family.name for family in FAMILIES))
 
 
@@ -65,4 +89,13 @@ def write_weights(out: Path, raw: dict) -> None:
     for one, value in tree_flatten(model.parameters()):
         scale = 0.3 if value.ndim == 2 else 0.1
         weights[one] = mx.array((rng.normal(0, scale, value.shape) + (value.ndim == 1 and "norm" in one)).astype(np.float32))
-    mx.save_safetensors(str(out / "model.safetensors"), weights)
+    mx.save_safetensors(str(out / "model.safetensors"), {own_name(family.name, one): value for one, value in weights.items()})
+
+
+def own_name(family: str, name: str) -> str:
+    """The name that a publisher gives a weight."""
+    if family != "LLaDA":
+        return name
+    for one, other in LLADA_NAMES:
+        name = name.replace(one, other)
+    return name
