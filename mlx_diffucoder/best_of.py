@@ -85,6 +85,7 @@ def best_of(
     """
     if count > 1 and config.temperature == 0 and not config.alg_temp and config.alg != "origin":
         raise ConfigError(f"temperature 0 gives the same answer {count} times; set it above 0", field="temperature")
+    config = config.within(model.config.max_position_embeddings - len(prompt))
     steps = stream_batch(model, tokenizer, [prompt] * count, config)
     if trace:
         steps = trace.batch(canvas_of(tokenizer, [prompt] * count, config), steps)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from .errors import ConfigError, did_you_mean
 
@@ -27,10 +27,12 @@ class Choice(NamedTuple):
     Attributes:
         summary: what it does, in one sentence for the user.
         parameters: by name.
+        grows: of a window, whether a forward costs more on a longer canvas.
     """
 
     summary: str
     parameters: Mapping[str, Parameter] = {}
+    grows: bool = False
 
 
 Choices = Mapping[str, Choice]
@@ -94,13 +96,14 @@ _BLOCK = {
 
 
 WINDOWS: Choices = {
-    "whole": Choice("Compute the whole canvas in each step, as the reference decoder does."),
-    "blocks": Choice("Fill one block after another, and compute the whole canvas in each step.", _BLOCK),
-    "blocks-prefix": Choice("Fill one block after another, and reuse keys and values of the text before it.", _BLOCK),
-    "blocks-dual": Choice("Fill one block after another, and reuse keys and values on both sides of it.", _BLOCK),
+    "whole": Choice("Compute the whole canvas in each step, as the reference decoder does.", grows=True),
+    "blocks": Choice("Fill one block after another, and compute the whole canvas in each step.", _BLOCK, grows=True),
+    "blocks-prefix": Choice("Fill one block after another, and reuse keys and values of the text before it.", _BLOCK, grows=True),
+    "blocks-dual": Choice("Fill one block after another, and reuse keys and values on both sides of it.", _BLOCK, grows=True),
     "drafts": Choice(
         "Compute the whole canvas and the likely next canvases in one batch, and skip the steps it guessed right.",
         {"ahead": Parameter(8, 1, 256, "Canvases in a batch.")},
+        grows=True,
     ),
     "sliding": Choice(
         "Compute only the positions near the first mask, and reuse keys and values of the text before them.",
@@ -120,6 +123,15 @@ WINDOWS: Choices = {
     ),
 }
 """What `GenerationConfig.window` can name. `decoding/windows/` holds the code."""
+
+
+class DefaultLength(int):
+    """A `max_tokens` that nobody set: another window has another one, and a short context cuts it."""
+
+    @classmethod
+    def of(cls, window: str) -> Self:
+        """768 tokens; 256 on windows whose forwards cost more on a longer canvas."""
+        return cls(256 if WINDOWS[window.partition(":")[0]].grows else 768)
 
 
 def parse_choice(text: str, choices: Choices, field: str) -> tuple[str, dict[str, float]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self
 
-from .choices import RULES, WINDOWS, parse_choice
+from .choices import RULES, WINDOWS, DefaultLength, parse_choice
 from .errors import ConfigError, one_of
 
 MAX_STEPS = 2**20  # with more, float32 cannot tell one timestep of the schedule from the next
@@ -48,7 +48,9 @@ class GenerationConfig:
     """How to decode. The defaults are the preset `balanced` at temperature 0.
 
     Attributes:
-        max_tokens: the masks after the prompt, and so the longest answer, in tokens.
+        max_tokens: the masks after the prompt, and so the longest answer, in tokens. The default is 768, and 256 on windows
+            whose cost grows with the canvas (`Choice.grows`): `whole`, `blocks…` and `drafts`. A default that does not
+            fit the model's context is cut to what is left of it.
         steps: the denoising steps of the schedule; None for one step a token. On the window `block-causal` the blocks of
             the answer share them equally, and with a threshold they are the most that it takes.
         alg: the score that orders the commits: `entropy`, `maskgit_plus` (the probability of the chosen token),
@@ -88,7 +90,7 @@ class GenerationConfig:
     Source: the generation config of Dream's `diffusion_generate` (DiffuCoder, arXiv 2506.20639).
     """
 
-    max_tokens: int = 256
+    max_tokens: int = DefaultLength(768)
     steps: int | None = None
     alg: str = "auto"
     temperature: float = 0.0
@@ -144,6 +146,8 @@ class GenerationConfig:
         self._choose_for_auto()
         parse_choice(self.rule, RULES, "rule")
         parse_choice(self.window, WINDOWS, "window")
+        if isinstance(self.max_tokens, DefaultLength):
+            object.__setattr__(self, "max_tokens", DefaultLength.of(self.window))
         self._check_together()
 
     def _check_constraints(self) -> None:
@@ -270,6 +274,11 @@ class GenerationConfig:
         if name not in PRESET_NAMES:
             raise ConfigError(f"preset must be {one_of(list(PRESET_NAMES), name)}", field="preset")
         return cls(**{**preset_fields("exact" if name == PUBLISHED else name), **(published or {}), **fields})
+
+    def within(self, left: int) -> Self:
+        """The configuration for a context with room for `left` tokens: a default `max_tokens` is cut to that."""
+        cut = isinstance(self.max_tokens, DefaultLength) and left < self.max_tokens
+        return replace(self, max_tokens=left) if cut else self
 
     def to_dict(self) -> dict[str, Any]:
         """Every field that decides something, ready for JSON; those of `NEWER` only if set, so that older files compare equal."""

@@ -122,7 +122,7 @@ def stream_traced(
         TraceError: as `trace.writer.traced`.
     """
     ids = prompt_ids(model, tokenizer, prompt, config)
-    config = config.for_model(model)
+    config = config.for_model(model).within(model.config.max_position_embeddings - len(ids))
     steps = stream_generate(model, tokenizer, ids, config)
     if trace is None:
         return (step for step in steps)
@@ -140,8 +140,9 @@ def generate_batch(
 ) -> list[str]:
     """Denoise the answers to several prompts together. Raises as `stream_generate`."""
     config = config or GenerationConfig()
-    *_, last = stream_batch(model, tokenizer, prompts, config, hooks=hooks)
-    return [Answer.of(tokenizer, step, len(step.tokens) - config.max_tokens, config).text for step in last]
+    ids = _ids_of(model, tokenizer, prompts, config)
+    *_, last = stream_batch(model, tokenizer, ids, config, hooks=hooks)
+    return [Answer.of(tokenizer, step, len(own), config).text for step, own in zip(last, ids, strict=True)]
 
 
 def stream_batch(
@@ -154,15 +155,13 @@ def stream_batch(
 ) -> Iterator[tuple[Step, ...]]:
     """`stream_generate` for several prompts in one left-padded batch: it yields a `Step` for each prompt."""
     config = (config or GenerationConfig()).for_model(model)
-    if isinstance(prompts, str | bytes) or not len(prompts):
-        raise PromptError("the batch must be a list of prompts, at least one")
-    ids = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
+    ids = _ids_of(model, tokenizer, prompts, config)
+    config = config.within(model.config.max_position_embeddings - max(map(len, ids)))
     window = window_for(config)
     window.check(model)
     if hooks and config.window != "whole":
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
-    plain = config.reference or bool(hooks)
-    check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window, plain=plain)
+    check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window, plain=config.reference or bool(hooks))
     canvas = canvas_of(tokenizer, ids, config)
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
 
@@ -176,6 +175,12 @@ def stream_batch(
                     return
 
     return steps()
+
+
+def _ids_of(model: DiffusionModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], config: GenerationConfig) -> list[list[int]]:
+    if isinstance(prompts, str | bytes) or not len(prompts):
+        raise PromptError("the batch must be a list of prompts, at least one")
+    return [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
 
 
 def decode_canvas(
@@ -209,8 +214,7 @@ def prompt_ids(model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, conf
     """The ids of a prompt, with those of the prefill if it is text.
 
     Raises:
-        PromptError: the prompt is empty, is not text, has ids that the model does not have, or is too long for
-            `config.max_tokens` masks to fit the model's context.
+        PromptError: the prompt is empty, is not text, has ids that the model does not have, or leaves too little context.
     """
     context = model.config.max_position_embeddings
     if not isinstance(prompt, str):
@@ -225,7 +229,7 @@ def prompt_ids(model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, conf
         raise PromptError("the prompt is empty: say what code to write")
     if len(ids) >= context:
         raise PromptError(f"the prompt is {len(ids)} tokens long, but the model's context is {context}; shorten the prompt")
-    if len(ids) + config.max_tokens > context:
+    if len(ids) + config.within(context - len(ids)).max_tokens > context:
         raise PromptError(
             f"max_tokens {config.max_tokens} does not fit: the model's context is {context} tokens and"
             f" the prompt takes {len(ids)} of them, so at most {context - len(ids)} are left",

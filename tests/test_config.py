@@ -1,8 +1,11 @@
 import json
+import pickle
+from dataclasses import replace
 
 import pytest
 
 from mlx_diffucoder import GenerationConfig, ModelConfig
+from mlx_diffucoder.choices import WINDOWS
 from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.errors import CheckpointError, ConfigError
 from mlx_diffucoder.files import read_json
@@ -123,6 +126,21 @@ def test_the_default_is_balanced_or_the_schedule_where_one_of_its_fields_is(fiel
     config = GenerationConfig(**fields)
     assert (config.rule, config.window) == (rule, window)
     assert GenerationConfig(**config.to_dict()) == config
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_default_length_is_short_where_a_forward_costs_more_on_a_longer_canvas(window):
+    usual = 768 if window in ("sliding", "tree", "block-causal") else 256
+    config = GenerationConfig(window=window)
+    assert config.max_tokens == usual
+    assert json.loads(json.dumps(config.to_dict()))["max_tokens"] == usual
+    assert replace(config, seed=1, rule="auto", window="whole").max_tokens == 256
+    assert replace(config, rule="auto", window="sliding:width=8").max_tokens == 768
+    assert pickle.loads(pickle.dumps(config)).within(9).max_tokens == 9
+    assert config.within(usual) is config
+    given = GenerationConfig(window=window, max_tokens=usual)
+    assert given == config
+    assert replace(given, rule="auto", window="whole").within(9).max_tokens == usual
 
 
 def test_generation_config_takes_the_references_none_for_off():

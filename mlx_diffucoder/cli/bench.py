@@ -117,8 +117,9 @@ def _run(context: typer.Context) -> int:
     from .progress import waiting
 
     given = context.params
+    config = options.decoding_config(context, {"max_tokens": given["max_tokens"]})
     plan = Plan(
-        *(given["prompt"], options.decoding_config(context), given["widest"], given["trials"], given["delay"]),
+        *(given["prompt"], config, given["widest"], given["trials"], given["delay"]),
         rate=given["tokens_per_forward"],
         baseline=given["baseline"],
         alone=given["alone"],
@@ -218,7 +219,7 @@ def tune(
     from .model_option import open_subject
     from .progress import waiting
 
-    config = options.decoding_config(context)
+    config = options.decoding_config(context, {"max_tokens": context.params["max_tokens"]})
     check_writable()  # before a model is loaded
     found = tune_here(open_subject(context.params), prompt or default_prompts(), config, trials, delay, waiting)
     path = save(found.profile)

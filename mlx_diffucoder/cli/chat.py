@@ -43,7 +43,7 @@ def chat(
     preset: options.Preset = None,
     rule: options.Rule = "auto",
     window: options.Window = "auto",
-    max_tokens: options.MaxTokens = 256,
+    max_tokens: options.UsualMaxTokens = None,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,

@@ -83,7 +83,7 @@ def evaluate(
     rule: options.Rule = "auto",
     window: options.Window = "auto",
     compare_orders: CompareOrders = False,
-    max_tokens: options.MaxTokens = 256,
+    max_tokens: options.UsualMaxTokens = None,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,

@@ -26,7 +26,12 @@ Rank = Annotated[bool, in_best("--rank", help="Print only the most probable answ
 Tests = Annotated[Path | None, in_best(help="Print the first answer that passes these tests: Python, or a task file.")]
 Allow = Annotated[bool, in_best("--allow-code-execution", help=options.CODE_EXECUTION)]
 Sandbox = Annotated[str, in_best(help=options.SANDBOX, autocompletion=options.among(options.SANDBOXES))]
-Lock = Annotated[Path | None, in_best(help="Fill the holes (<FILL>) of this template and keep its text.")]
+Lock = Annotated[
+    Path | None,
+    in_best(
+        help="Fill the holes (<FILL>) of this template and keep its text; a hole is 64 tokens long at most, or --max-tokens."
+    ),
+]
 
 app = typer.Typer()
 
@@ -57,7 +62,7 @@ def generate(
     preset: options.Preset = None,
     rule: options.Rule = "auto",
     window: options.Window = "auto",
-    max_tokens: options.MaxTokens = 256,
+    max_tokens: options.UsualMaxTokens = None,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
@@ -85,7 +90,7 @@ def generate(
     A terminal shows the canvas while it is denoised, then the answer as plain text. A pipe gets the answer from left to right
     as it becomes final; with a rule that masks tokens again, it gets the answer at the end.
     """
-    usual = {} if lock is None else {"window": HOLES["window"]}
+    usual = {} if lock is None else HOLES
     config, text = options.decoding_config(context, usual), read_prompt(prompt)
     options.require_code_execution(allow_code_execution or tests is None, "--tests")
     return _generate(context, text, config)

@@ -3,7 +3,7 @@
 A command lists the options it takes in its own signature, and `decoding_config` reads those that decide how to decode:
 
     @app.command(cls=Command)
-    def generate(context: typer.Context, model: Model = None, max_tokens: MaxTokens = 256, temperature: Temperature = 0.0) -> int:
+    def generate(context: typer.Context, model: Model = None, seed: Seed = None, temperature: Temperature = 0.0) -> int:
         config = decoding_config(context)
 """
 
@@ -101,6 +101,12 @@ Window = Annotated[
     ),
 ]
 MaxTokens = Annotated[int, in_decoding(help="The longest answer, in tokens.")]
+UsualMaxTokens = Annotated[
+    int | None,
+    in_decoding(
+        "--max-tokens", help="The longest answer, in tokens.", show_default="768; 256 on windows that compute the whole canvas"
+    ),
+]
 Temperature = Annotated[float, in_decoding("--temp", help="0 takes the most probable token; above 0 draws one.")]
 TopP = Annotated[float, in_decoding(help="Keep the most probable tokens up to this total.")]
 TopK = Annotated[int, in_decoding(help="Keep the k most probable tokens; 0 keeps all.")]

@@ -39,6 +39,7 @@ class Run:
         # A rule that masks tokens again may change text that was final.
         self.streams = stream and not self.live and rule_for(self.config).max_commits == 1
         self.ids = prompt_ids(self.model, self.tokenizer, prompt, self.config)
+        self.config = self.config.within(self.model.config.max_position_embeddings - len(self.ids))
         self.answer, self.tile = Answer(), tile
         self.last: Step | None = None
         self.seconds = self.drawing = 0.0

@@ -16,14 +16,16 @@ CONFIDENCE: Mapping[str, Any] = {"rule": "schedule", "window": "sliding:width=24
 def left_to_right(config: GenerationConfig, shift: int) -> GenerationConfig:
     """The configuration that writes the most probable token at the first mask, again and again.
 
-    On the window `tree` several of these tokens are verified in one forward. A family without a shift cannot use it.
+    On the window `tree` several of these tokens are verified in one forward. A family without a shift cannot use it, and a
+    block-causal one keeps its window.
 
     Args:
         config: everything but the order.
         shift: the model's.
     """
-    own = config.window.startswith("tree") and config.window
-    window = own or PRESETS["balanced"]["window"] if shift == 1 else "sliding:width=1,suffix=28"
+    window = PRESETS["balanced"]["window"] if shift == 1 else "sliding:width=1,suffix=28"
+    if config.window.startswith("block-causal") or (shift == 1 and config.window.startswith("tree")):
+        window = config.window
     alg = "entropy" if config.alg == "origin" else config.alg
     return replace(config, rule="leftmost", window=window, steps=None, alg=alg, alg_temp=0.0, eps=EPS, reference=False)
 

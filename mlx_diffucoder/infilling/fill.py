@@ -84,7 +84,7 @@ def fill(
     Args:
         model: from `load`, and `tokenizer` with it.
         parts: texts with holes between them, such as `["def f(x):\\n", None, "\\n"]`. A hole is None, or its length in tokens.
-        config: how to decode; `max_tokens` is the longest hole. The default is `GenerationConfig(**HOLES)`.
+        config: how to decode; `max_tokens` is the longest hole, 64 if it is not set. The default is `GenerationConfig(**HOLES)`.
         instruction: what to write, as a chat message before the text; with `raw`, as plain text.
         context: tokens of the text that the model sees on each side of a hole.
         tries: lengths, each half of the one before, that are tried before every small length is. With 1 the model is
@@ -95,7 +95,7 @@ def fill(
         PromptError: the parts are not texts with holes between them, are empty, or do not fit the model's context.
         ConfigError: the model's family cannot do it, the configuration is for answers, or `context` shows nothing of the text.
     """
-    config = config or GenerationConfig(**HOLES)
+    config = (config or GenerationConfig(**HOLES)).within(HOLES["max_tokens"])
     check_settings(config, instruction, context, tries)
     task = InfillTask(model, tokenizer, *texts_and_lengths(parts), config, instruction, context, trace)
     if instruction is None and not any(task.context.ids):

@@ -150,6 +150,13 @@ def test_an_empty_prompt_says_so(args):
     assert_one_line(diffucode("generate", "-m", TINY, *args), "prompt is empty", code=2)
 
 
+def test_a_default_length_fits_what_a_long_prompt_leaves():
+    done = diffucode("generate", "-m", TINY, "--raw", "--json", "x " * 2044)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["config"]["max_tokens"] == 2048 - report["prompt_tokens"] < 768
+
+
 def test_a_prompt_longer_than_the_context_says_how_long():
     assert_one_line(diffucode("generate", "-m", TINY, "x " * 3000), "tokens long", "context is 2048")
 

@@ -1,5 +1,6 @@
 """The fast loop: what must hold in every run, and how it is called."""
 
+from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, generate, generate_batch, stream_batch, stream_generate
+from mlx_diffucoder.best_of import best_of
 from mlx_diffucoder.config import ALGORITHMS
 from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
@@ -14,6 +16,9 @@ from mlx_diffucoder.decoding.result import Stats
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.errors import PromptError
+from mlx_diffucoder.generation import stream_traced
+from mlx_diffucoder.trace.reader import read_trace
+from mlx_diffucoder.trace.writer import trace_writer
 
 PROMPT = [1, 2, 3, 4]
 exact = partial(GenerationConfig.preset, "exact")
@@ -165,6 +170,24 @@ def test_a_canvas_whose_logits_cannot_be_held_is_refused(dream_b, monkeypatch):
         stream_generate(*dream_b, PROMPT, exact(max_tokens=400))
     assert caught.value.field == "max_tokens"
     stream_generate(*dream_b, PROMPT, exact(max_tokens=400, window="sliding"))
+
+
+@pytest.mark.parametrize("window", ["sliding", "tree", "whole"])
+def test_a_default_length_is_cut_to_what_is_left_of_the_context(dream_b, tmp_path, monkeypatch, window):
+    model, tokenizer = dream_b
+    monkeypatch.setattr(model, "config", replace(model.config, max_position_embeddings=24))
+    config, long = GenerationConfig(window=window, seed=0), (PROMPT * 6)[:21]
+    for prompts in ([long], [PROMPT, long]):
+        *_, last = stream_batch(model, tokenizer, prompts, config)
+        assert [len(step.tokens) - len(prompt) for step, prompt in zip(last, prompts, strict=True)] == [3] * len(prompts)
+        assert len(generate_batch(model, tokenizer, prompts, config)) == len(prompts)
+    *_, last = stream_traced(model, tokenizer, long, config, (tmp_path / "run.jsonl", ""))
+    assert len(last.tokens) == 24
+    assert read_trace(tmp_path / "run.jsonl").header["config"]["max_tokens"] == 3
+    with trace_writer(tmp_path / "best.jsonl", tokenizer, config, "") as trace:
+        assert len(best_of(model, tokenizer, long, config, 1, trace).answers[0].answer.ids) <= 3
+    with pytest.raises(PromptError, match="max_tokens 256 does not fit"):
+        stream_generate(model, tokenizer, long, GenerationConfig(window=window, max_tokens=256))
 
 
 def test_positions_count_the_whole_canvas_once_a_forward(dream_b):
