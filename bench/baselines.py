@@ -1,8 +1,8 @@
 """The baseline: mlx-lm's own autoregressive generation, one token after the other.
 
-By default mlx-lm runs a Qwen2 of the subject's shape with the subject's own weights: its layers are built around the
-same arrays, so nothing is held twice and the quantization is the same in each layer. A forward takes as long as that
-of any Qwen2 of this shape; the text it writes means nothing. Alternatively it runs a checkpoint of its own, such as
+By default mlx-lm runs a Qwen2, Qwen3 or Llama of the subject's shape with the subject's own weights: its layers are built
+around the same arrays, so nothing is held twice and the quantization is the same in each layer. A forward takes as long as
+that of any such model of this shape; the text it writes means nothing. Alternatively it runs a checkpoint of its own, such as
 Qwen2.5-Coder, if one is on this machine.
 """
 
@@ -116,11 +116,13 @@ def generated(model: Any, ids: list[int], tokens: int) -> Iterator[int]:
 
 
 def same_weights(subject: Subject) -> Baseline:
-    """mlx-lm's Qwen2 of the subject's shape, around the subject's weights."""
-    from mlx_lm.models.qwen2 import Model, ModelArgs
+    """mlx-lm's Qwen2 (or Qwen3 or Llama, as the layers are) of the subject's shape, around the subject's weights."""
+    from mlx_lm.models import llama, qwen2, qwen3
 
-    config: dict[str, Any] = {**asdict(subject.model.config), "model_type": "qwen2"}
-    model = Model(ModelArgs.from_dict(config))
+    shape = subject.model.config
+    module: Any = qwen3 if shape.qk_norm else qwen2 if shape.qkv_bias else llama
+    kind = module.__name__.rpartition(".")[2]
+    model = module.Model(module.ModelArgs.from_dict({**asdict(shape), "model_type": kind}))
     model.update_modules(subject.model.leaf_modules())
     model.eval()
     return Baseline(name=SAME_WEIGHTS, model=model, tokenizer=None, work=subject.forwarded)

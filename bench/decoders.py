@@ -202,9 +202,10 @@ def denoising(
 
 
 def reference_of(config: GenerationConfig) -> GenerationConfig:
-    """The configuration with the reference decoder: one token a step on the whole canvas."""
-    fields = {"rule": "schedule", "window": "whole", "steps": None, "alg_temp": 0.0, "eps": EPS, "reference": True}
-    return replace(config, **fields)  # type: ignore[arg-type]
+    """The configuration with the reference decoder: one token a step on the whole canvas, or in blocks."""
+    window = config.window if config.window.startswith("block-causal") else "whole"
+    plain = replace(config, threshold=None, steps=None, alg_temp=0.0, eps=EPS, rule="schedule", window=window)
+    return replace(plain, reference=True)
 
 
 def denoised(subject: Subject, ids: list[int], config: GenerationConfig, rate: float | None, steps: int | None = None) -> Run:

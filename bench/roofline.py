@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_diffucoder.errors import BenchError
+from mlx_diffucoder.errors import BenchError, one_of
 
 from .ceilings import Ceilings, ceilings_of, table
 from .shapes import SHAPES, bits_per_weight
@@ -123,6 +123,19 @@ def break_even(ceilings: Ceilings, work: Work) -> float:
     return forward_seconds(ceilings, work, table()["staircase"]["tile"]) / forward_seconds(ceilings, work, 1)
 
 
+def break_even_in_blocks(ceilings: Ceilings, work: Work, length: int) -> float | None:
+    """Useful tokens that a forward must give so that denoising in blocks is as fast as one token after the other.
+
+    A block of `length` tokens takes one forward of two blocks, and some of one block.
+
+    Returns:
+        None where not even one forward a block is as fast.
+    """
+    one, block, both = (forward_seconds(ceilings, work, rows) for rows in (1, length, 2 * length))
+    forwards = 1 + (length * one - both) / block
+    return length / forwards if forwards >= 1 else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """A published speed and the predicted one, in tokens/s."""
@@ -172,24 +185,33 @@ def checks(chip: str | None = None) -> Iterator[Check]:
                 )
 
 
-def predict_7b(ceilings: Ceilings, bits: int, nfe: int | None = None, positions: int | None = None) -> dict[str, Any]:
-    """The prediction for DiffuCoder-7B on a chip, ready for JSON, with the published speeds of the same chip.
+def predict_shape(
+    ceilings: Ceilings, bits: int, nfe: int | None = None, positions: int | None = None, name: str = "7b"
+) -> dict[str, Any]:
+    """The prediction for a model on a chip, ready for JSON, with the published speeds of the same chip.
 
     Args:
+        name: of `SHAPES`; DiffuCoder-7B without one.
         bits: a weight; 16 for floats.
         nfe: with `positions`, predict an answer of so many forwards too.
         positions: of these forwards in all.
 
     Raises:
-        BenchError: only one of `nfe` and `positions` is given, or there are fewer positions than forwards.
+        BenchError: there is no such shape; only one of `nfe` and `positions` is given, or there are fewer positions than
+            forwards.
     """
     if (nfe is None) != (positions is None):
         raise BenchError("--nfe and --positions go together: how many forwards, and of how many positions in all", field="--nfe")
-    shape, each = SHAPES["7b"], bits_per_weight(bits)
+    if name not in SHAPES:
+        raise BenchError(f"--shape must be {one_of(list(SHAPES), name)}", field="--shape")
+    shape, each = SHAPES[name], bits_per_weight(bits)
     weights = shape.parameters
     work = Work(parameters=weights - shape.vocab_size * shape.hidden_size, bits_per_weight=each)  # of embeddings few are read
-    prediction: dict[str, Any] = {"shape": "7b", "bits": bits, "parameters": weights, "weight_bytes": weights * each / 8}
-    prediction |= predict(ceilings, work)
+    prediction: dict[str, Any] = {"shape": name, "bits": bits, "parameters": weights, "weight_bytes": weights * each / 8}
+    prediction |= predict(ceilings, work, shape.block_length)
+    if shape.block_length:
+        least = break_even_in_blocks(ceilings, work, shape.block_length)
+        prediction |= {"block_length": shape.block_length, "break_even_tokens_per_forward": least}
     if nfe and positions:
         if positions < nfe:
             raise BenchError(
@@ -206,7 +228,12 @@ def published(ceilings: Ceilings) -> list[Check]:
     return list(checks(ceilings.chip.partition(" (")[0]))
 
 
-def predict(ceilings: Ceilings, work: Work) -> dict[str, Any]:
+def rows_of(block_length: int) -> list[int]:
+    """The rows to show of a model's forwards: `ROWS`, and those of one block and two where it has blocks."""
+    return sorted({*ROWS, block_length, 2 * block_length} - {0})
+
+
+def predict(ceilings: Ceilings, work: Work, block_length: int = 0) -> dict[str, Any]:
     """The prediction for a chip and the weights that a forward reads, ready for JSON."""
     forwards = [
         {
@@ -215,7 +242,7 @@ def predict(ceilings: Ceilings, work: Work) -> dict[str, Any]:
             "seconds_in_bfloat16": forward_seconds(ceilings, work, rows, bfloat16=True),
             "evidence": evidence_of(ceilings.chip, rows),
         }
-        for rows in ROWS
+        for rows in rows_of(block_length)
     ]
     return {
         "predicted": True,

@@ -1,5 +1,6 @@
 """The measurement of `diffucode bench run`: forwards, the parts of a step, and answers next to the alternatives."""
 
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from typing import Any
 
 from mlx_diffucoder import __version__
 from mlx_diffucoder.config import PRESETS, GenerationConfig
+from mlx_diffucoder.errors import BenchError
 from mlx_diffucoder.generation import prompt_ids
 
 from .baselines import autoregressive, coder, coder_for, same_weights
@@ -14,7 +16,7 @@ from .ceilings import TABLES, Ceilings, measure_ceilings
 from .chip import Card
 from .decoders import RATES, Decoder, SideBySide, denoised, denoising, reference_of
 from .report import VERSION
-from .roofline import ROWS
+from .roofline import rows_of
 from .speed import ForwardCurve, Splitting, forward_rows
 from .subjects import Subject
 from .timing import Show, take_turns
@@ -74,8 +76,8 @@ def measure(plan: Plan, subject: Subject, card: Card, ceilings: Ceilings, show: 
     prompts = plan.prompts or list(PROMPTS[:1] if subject.random else PROMPTS)
     encoded = [prompt_ids(subject.model, subject.tokenizer, prompt, config) for prompt in prompts]
     widest = min(plan.widest, subject.model.config.max_position_embeddings)
-    curve = ForwardCurve(subject, [rows for rows in ROWS if rows <= widest])
-    splitting = Splitting(subject, encoded, config, (plan.rate or max(RATES)) if subject.random else None)
+    curve = ForwardCurve(subject, [rows for rows in rows_of(subject.model.config.block_length) if rows <= widest])
+    splitting = Splitting(subject, encoded, config, max(rates_of(plan, subject)) if subject.random else None)
     answers = SideBySide(_decoders(plan, subject, prompts, encoded, config, show))
     take_turns([curve, splitting, answers], plan.trials, plan.delay, show)
     if ceilings.source != TABLES:
@@ -109,13 +111,24 @@ def busy() -> str | None:
     return f"other work runs on this machine (load {load:.1f} on {cores} cores): times are too long, and their spread too wide"
 
 
+def rates_of(plan: Plan, subject: Subject) -> list[float]:
+    """The tokens per forward to assume of random weights. Raises `BenchError` for more than a forward can commit."""
+    most = subject.model.config.block_length or math.inf
+    if plan.rate and plan.rate > most:
+        raise BenchError(
+            f"--tokens-per-forward must be at most {most}, the positions in a block, not {plan.rate:g}",
+            field="--tokens-per-forward",
+        )
+    return [plan.rate] if plan.rate else [rate for rate in RATES if rate <= most]
+
+
 def _decoders(
     plan: Plan, subject: Subject, prompts: list[str], encoded: list[list[int]], config: GenerationConfig, show: Show
 ) -> list[Decoder]:
     """mlx-lm, which others are compared with, then the reference decoder, then the configuration to measure."""
-    rates = [plan.rate] if plan.rate else list(RATES)
+    rates = rates_of(plan, subject)
     ours = [
-        denoising(subject, encoded, config, f"diffucode{_suffix(config, rate)}", "diffusion", rate)
+        denoising(subject, encoded, config, f"diffucode{_suffix(config, rate, subject)}", "diffusion", rate)
         for rate in (rates if subject.random else [None])
     ]
     if plan.alone:
@@ -132,8 +145,9 @@ def _decoders(
     return [autoregressive(baseline, its_prompts, tokens), reference, *ours]
 
 
-def _suffix(config: GenerationConfig, rate: float | None) -> str:
+def _suffix(config: GenerationConfig, rate: float | None, subject: Subject) -> str:
     if rate is not None:
         return f", {rate:g} assumed"
-    named = (name for name, own in PRESETS.items() if all(getattr(config, key) == value for key, value in own.items()))
+    presets = {name: GenerationConfig.preset(name, max_tokens=config.max_tokens).for_model(subject.model) for name in PRESETS}
+    named = (name for name, own in presets.items() if (own.rule, own.window) == (config.rule, config.window))
     return f", {next(named, 'own flags')}"

@@ -13,12 +13,13 @@ from mlx_diffucoder.errors import BenchError, CheckpointError
 from mlx_diffucoder.hub import cached
 from mlx_diffucoder.loading import DTYPES, POCKET, defaults_to_float32, resolve
 from mlx_diffucoder.memory import bytes_of, check_fits, keep_resident
-from mlx_diffucoder.models.base import ModelConfig
+from mlx_diffucoder.models.base import Family, ModelConfig
+from mlx_diffucoder.models.dream import DREAM
 from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from .roofline import Work
-from .shapes import SHAPES, bits_per_weight, dimensions
+from .shapes import FAMILIES, SHAPES, bits_per_weight, dimensions
 
 GROUP_SIZE = 64
 """Weights that share a quantization scale."""
@@ -90,7 +91,8 @@ def random_subject(shape: str, bits: int, dtype: str | None, layers: int | None 
     """
     stored = bits_per_weight(bits)  # refuses other widths
     tokenizer = Tokenizer.load(resolve(POCKET))
-    config = replace(_shape(shape), mask_token_id=tokenizer.mask_id)
+    family, config = _shape(shape)
+    config = replace(config, mask_token_id=tokenizer.mask_id)
     if config.vocab_size < len(tokenizer.known_ids):
         raise BenchError(f"--shape {shape}: its vocabulary of {config.vocab_size} is smaller than that of {POCKET}")
     if bits < 16 and (config.hidden_size % GROUP_SIZE or config.intermediate_size % GROUP_SIZE):
@@ -105,13 +107,13 @@ def random_subject(shape: str, bits: int, dtype: str | None, layers: int | None 
     size = config.parameters * stored / 8
     check_fits(name, size, config.parameters)
     keep_resident(int(size))
-    return Subject(name, drawn(config, bits, dtype, seed), tokenizer, random=True)
+    return Subject(name, drawn(config, bits, dtype, seed, family), tokenizer, random=True)
 
 
-def drawn(config: ModelConfig, bits: int, dtype: str, seed: int = 0) -> DiffusionModel:
+def drawn(config: ModelConfig, bits: int, dtype: str, seed: int = 0, family: Family = DREAM) -> DiffusionModel:
     """A model of random weights, drawn and quantized one matrix at a time; the arguments as for `random_subject`."""
     mx.random.seed(seed)
-    model = DiffusionModel(config)  # lazy: nothing is computed yet
+    model = DiffusionModel(config, family)  # lazy: nothing is computed yet
     model.set_dtype(DTYPES[dtype])
     if bits < 16:
         nn.quantize(model, group_size=GROUP_SIZE, bits=bits)
@@ -123,16 +125,16 @@ def drawn(config: ModelConfig, bits: int, dtype: str, seed: int = 0) -> Diffusio
     return model
 
 
-def _shape(name: str) -> ModelConfig:
+def _shape(name: str) -> tuple[Family, ModelConfig]:
     if name in SHAPES:
-        return SHAPES[name]
+        return FAMILIES.get(name, DREAM), SHAPES[name]
     folder = found_here(name)
     if folder is None:
         known = ", ".join(SHAPES)
         raise BenchError(
             f"--shape must be {known}, {POCKET}, a checkpoint folder or one in the Hub's cache, not {name!r}", field="--shape"
         )
-    return read_model_config(folder)[1]
+    return read_model_config(folder)[:2]
 
 
 def found_here(name: str) -> Path | None:

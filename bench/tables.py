@@ -15,6 +15,7 @@ from .chip import Card
 from .decoders import AUTOREGRESSIVE, TIME_BUDGET, Decoder, SideBySide, break_even_rate
 from .roofline import published
 from .run import Results
+from .shapes import MODELS
 from .speed import LABELS
 from .timing import spread_text
 from .tuning import LOOSER, PRESET, Orders, Tuning, own_point
@@ -146,9 +147,9 @@ def _milliseconds(time: dict[str, float]) -> str:
 
 
 def prediction_lines(prediction: dict[str, Any], ceilings: Ceilings) -> Iterator[str]:
-    """The results of `bench predict`, from what `predict_7b` returns."""
+    """The results of `bench predict`, from what `predict_shape` returns."""
     size = format_bytes(prediction["weight_bytes"])
-    yield f"PREDICTED, not measured: DiffuCoder-7B, {prediction['bits']} bits ({size}), on {ceilings.chip}"
+    yield f"PREDICTED, not measured: {MODELS[prediction['shape']]}, {prediction['bits']} bits ({size}), on {ceilings.chip}"
     yield from ceilings.lines()
     overhead = f"{format_seconds(ceilings.overhead)} a forward" if ceilings.overhead else "not known: times are lower bounds"
     yield f"{'overhead':10} {overhead}"
@@ -164,8 +165,13 @@ def prediction_lines(prediction: dict[str, Any], ceilings: Ceilings) -> Iterator
         yield f"{counts[0]}{f' to {counts[-1]}' if counts[1:] else ''}: {evidence}"
     yield ""
     yield f"predicted: {prediction['autoregressive_tokens_per_second']:.1f} tokens/s one token after the other"
-    per_tile = prediction["break_even_tokens_per_tile"]
-    yield f"predicted: denoising is faster above {per_tile:.1f} useful tokens per tile of {prediction['tile']} rows"
+    if block := prediction.get("block_length"):
+        least = prediction["break_even_tokens_per_forward"]
+        faster = f"faster above {least:.2f} useful tokens per forward" if least else "never faster"
+        yield f"predicted: denoising in forwards of {block} or {2 * block} rows is {faster}"
+    else:
+        per_tile = prediction["break_even_tokens_per_tile"]
+        yield f"predicted: denoising is faster above {per_tile:.1f} useful tokens per tile of {prediction['tile']} rows"
     if one := prediction.get("generation"):
         yield f"predicted: {format_seconds(one['seconds'])} for {one['nfe']} forwards of {one['positions']} positions in all"
     if found := published(ceilings):

@@ -21,6 +21,7 @@ from mlx_diffucoder.checkpoint import weights_digest
 from mlx_diffucoder.config import PRESETS, GenerationConfig
 from mlx_diffucoder.data import HELD_OUT, read_samples
 from mlx_diffucoder.decoding.likelihood import mean_log_probability
+from mlx_diffucoder.errors import BenchError
 from mlx_diffucoder.evaluation.orders import CONFIDENCE, left_to_right
 from mlx_diffucoder.generation import forbidden_ids, prompt_ids, synchronized
 
@@ -116,8 +117,11 @@ def tune(subject: Subject, prompts: list[str], config: GenerationConfig, trials:
 
     Raises:
         PromptError: a prompt does not fit into the model's context.
+        BenchError: the model is block-causal.
         ConfigError: the model cannot decode on the window `tree`.
     """
+    if subject.model.config.block_length:
+        raise BenchError(f"{subject.model.family.name} models decode in blocks of fixed length; there is nothing to tune")
     config = replace(config, seed=0)
     ids = [prompt_ids(subject.model, subject.tokenizer, prompt, config) for prompt in prompts]
     longest = subject.model.config.max_position_embeddings

@@ -27,7 +27,9 @@ Trials = Annotated[int, typer.Option(min=1, help="How often to measure each thin
 Delay = Annotated[float, typer.Option(min=0, help="Seconds of rest before each trial.")]
 Measure = Annotated[bool, typer.Option("--measure", help="Measure this machine's ceilings even if the table has them.")]
 
-Shape = Annotated[str | None, options.in_model(help='Random weights of the shape "7b", or of a checkpoint.')]
+Shape = Annotated[
+    str | None, options.in_model(help="Random weights of 7b, stable-diffcoder-8b, sdar-8b, coda-1.7b, or a checkpoint's shape.")
+]
 Bits = Annotated[int | None, options.in_model(help="With --shape: bits a weight; 16 for floats.", show_default="4")]
 ShapeLayers = Annotated[int | None, options.in_model(min=1, help="With --shape: fewer layers.", show_default="all")]
 Widest = Annotated[int, typer.Option(min=1, help="The most rows of a forward.")]
@@ -162,13 +164,14 @@ def card(measure: Measure = False, as_json: options.Json = False, quiet: options
 def predict(
     chip: Annotated[str, typer.Argument(help='"M5 Max", "M4 Max 32" (GPU cores), or "here".')],
     bits: Annotated[int, typer.Option(help="Bits a weight; 16 for floats.")] = 4,
+    shape: Annotated[str, typer.Option(help="7b (DiffuCoder-7B), stable-diffcoder-8b, sdar-8b or coda-1.7b.")] = "7b",
     nfe: Annotated[int | None, typer.Option(min=1, help="Also for an answer of this many forwards.")] = None,
     positions: Annotated[int | None, typer.Option(min=1, help="With --nfe: their positions in all.")] = None,
     measure: Measure = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Predict the speed of DiffuCoder-7B on a chip.
+    """Predict the speed of a model on a chip.
 
     The prediction follows from the chip's memory bandwidth and matmul rate, and from the tiles of 32 rows in which MLX
     multiplies. Each number of rows names the public measurements that it rests on. No model is run.
@@ -177,12 +180,12 @@ def predict(
         raise BenchError(f"--measure measures this machine: use it with {HERE}, not with {chip!r}", field="--measure")
     from ..bench.ceilings import ceilings_here, ceilings_named
     from ..bench.chip import read_card
-    from ..bench.roofline import predict_7b
+    from ..bench.roofline import predict_shape
     from ..bench.tables import prediction_lines
     from .progress import waiting
 
     ceilings = ceilings_here(read_card(), waiting, measure=measure) if chip == HERE else ceilings_named(chip)
-    prediction = predict_7b(ceilings, bits, nfe, positions)
+    prediction = predict_shape(ceilings, bits, nfe, positions, shape)
     put(json.dumps(prediction) if as_json else "\n".join(prediction_lines(prediction, ceilings)))
     return 0
 

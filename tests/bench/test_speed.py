@@ -178,5 +178,5 @@ def test_random_weights_can_have_the_shape_of_any_checkpoint_on_this_machine(mon
     assert made.random
     monkeypatch.setattr(subjects, "cached", lambda name: None)
     for name in ("9b", "nobody/nothing", "./nowhere"):
-        with pytest.raises(BenchError, match="--shape must be 7b, pocket, a checkpoint folder"):
+        with pytest.raises(BenchError, match=r"--shape must be 7b, .*, pocket, a checkpoint folder"):
             random_subject(name, 4, "float32")

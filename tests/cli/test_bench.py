@@ -189,7 +189,7 @@ def test_options_after_bench_name_the_subcommand_to_use(given, subcommand):
         ("card", "--bits"),
         ("card", "--out"),
         ("card", "--predict"),
-        ("predict", "--shape"),
+        ("predict", "--layers"),
         ("predict", "--out"),
         ("predict", "--model"),
         ("tune", "--shape"),

@@ -1,0 +1,79 @@
+"""Measuring and predicting models of other families: their shapes, baselines, rates, and what there is nothing to tune."""
+
+from dataclasses import replace
+
+import mlx.core as mx
+import pytest
+
+from mlx_diffucoder import GenerationConfig, load
+from mlx_diffucoder.bench import subjects
+from mlx_diffucoder.bench.baselines import same_weights
+from mlx_diffucoder.bench.ceilings import ceilings_named
+from mlx_diffucoder.bench.decoders import denoised, reference_of
+from mlx_diffucoder.bench.roofline import predict_shape
+from mlx_diffucoder.bench.run import Plan, rates_of
+from mlx_diffucoder.bench.shapes import FAMILIES, MODELS, SHAPES
+from mlx_diffucoder.bench.subjects import Subject, random_subject
+from mlx_diffucoder.bench.tuning import tune
+from mlx_diffucoder.errors import BenchError
+
+from ..conftest import DATA
+
+M4 = ceilings_named("M4 Max")
+
+
+@pytest.fixture(scope="module")
+def diffcoder():
+    return Subject("diffcoder", *load(DATA / "stable-diffcoder-a"), random=False)
+
+
+def test_every_shape_has_a_family_a_name_and_its_published_number_of_weights():
+    assert SHAPES.keys() == FAMILIES.keys() == MODELS.keys()
+    billions = {name: round(shape.parameters / 1e9, 2) for name, shape in SHAPES.items()}
+    assert billions == {"7b": 7.62, "stable-diffcoder-8b": 8.25, "sdar-8b": 8.19, "coda-1.7b": 2.03}  # CoDA's head is its own
+    for name, family in FAMILIES.items():
+        assert (SHAPES[name].block_length, SHAPES[name].qk_norm) == (family.block_length, family.qk_norm)
+
+
+def test_a_block_model_is_predicted_at_the_rows_of_its_forwards():
+    said = predict_shape(M4, 4, name="stable-diffcoder-8b")
+    times = {row["rows"]: row["seconds"] for row in said["forwards"]}
+    assert {1, 4, 8} <= times.keys()
+    forwards = 4 / said["break_even_tokens_per_forward"]
+    assert times[8] + (forwards - 1) * times[4] == pytest.approx(4 * times[1])
+    assert "break_even_tokens_per_forward" not in predict_shape(M4, 4)
+    with pytest.raises(BenchError, match=r"^--shape must be one of 7b, .*, not '8b'"):
+        predict_shape(M4, 4, name="8b")
+
+
+@pytest.mark.parametrize("name", ["dream-a", "coda-a", "stable-diffcoder-a"])
+def test_the_baseline_around_the_same_weights_is_the_autoregressive_model_of_that_kind(name):
+    subject = Subject(name, *load(DATA / name), random=False)
+    baseline = same_weights(subject)
+    ids = mx.array([[9, 30, 200, 41, 77]])
+    expected = subject.model(ids, mask=mx.tril(mx.ones((5, 5), dtype=mx.bool_)))
+    assert mx.allclose(baseline.model(ids), expected, atol=1e-4)
+
+
+def test_random_weights_of_a_block_model_commit_at_most_a_block(monkeypatch):
+    small = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    shape = replace(SHAPES["stable-diffcoder-8b"], num_attention_heads=4, num_key_value_heads=2, head_dim=16, **small)
+    monkeypatch.setitem(subjects.SHAPES, "stable-diffcoder-8b", shape)
+    subject = random_subject("stable-diffcoder-8b", 16, "float32")
+    assert subject.model.family is FAMILIES["stable-diffcoder-8b"]
+    config = GenerationConfig(max_tokens=16).for_model(subject.model)
+    assert rates_of(Plan([], config, 8, 1, 0, None, None, False), subject) == [1, 2, 4]
+    with pytest.raises(BenchError, match="--tokens-per-forward must be at most 4, the positions in a block, not 8"):
+        rates_of(Plan([], config, 8, 1, 0, 8, None, False), subject)
+    run = denoised(subject, list(range(8)), config, 2.0)
+    assert [positions for _, positions in run.forwards[1:]] == [4, 8, 4, 8, 4, 8, 4]
+
+
+def test_the_reference_of_a_block_model_is_its_own(diffcoder):
+    config = reference_of(GenerationConfig(max_tokens=8).for_model(diffcoder.model))
+    assert denoised(diffcoder, [9, 8, 7], config, None).nfe == 8
+
+
+def test_there_is_nothing_to_tune_for_a_block_model(diffcoder):
+    with pytest.raises(BenchError, match="Stable-DiffCoder models decode in blocks of fixed length; there is nothing to tune"):
+        tune(diffcoder, ["add"], GenerationConfig(), 1, 0.0, None)
