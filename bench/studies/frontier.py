@@ -45,6 +45,8 @@ GRID: dict[str, dict[str, Any]] = {
     "tree, verified only": {"rule": "leftmost", "window": "tree:rows=32"},
     "tree, 0.9": {"rule": "threshold:tau=0.9", "window": "tree:rows=32"},
     "tree of 8 rows, verified only": {"rule": "leftmost", "window": "tree:rows=8"},
+    "tree of 64 rows": {"rule": "threshold:tau=0.95", "window": "tree:rows=64"},
+    "tree of 128 rows": {"rule": "threshold:tau=0.95", "window": "tree:rows=128"},
     "tree of 8 rows": {"rule": "threshold:tau=0.95", "window": "tree:rows=8"},
     "balanced": dict(PRESETS["balanced"]),
 }

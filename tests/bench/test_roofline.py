@@ -5,6 +5,7 @@ from statistics import median
 
 import pytest
 
+from bench.studies import budgets
 from bench.studies.published import without_chip
 from mlx_diffucoder import DiffusionModel, ModelConfig
 from mlx_diffucoder.bench.ceilings import Ceilings, ceilings_named, table
@@ -18,6 +19,7 @@ from mlx_diffucoder.bench.roofline import (
     predict,
 )
 from mlx_diffucoder.bench.shapes import SHAPES, bits_per_weight
+from mlx_diffucoder.config import PRESETS
 from mlx_diffucoder.files import read_json
 
 from ..conftest import DATA
@@ -146,3 +148,12 @@ def test_speeds_without_a_chip_are_listed_for_the_chips_that_could_be_it():
     assert any(line.startswith("M4 Pro: ") for line in lines)
     assert not any(line.startswith(("M1: ", "M5 Max: ")) for line in lines)
     assert "not predicted" in lines[-1]
+
+
+def test_the_rows_of_the_preset_cost_least_on_every_chip():
+    found = list(budgets.costs())
+    assert len({chip for chip, _, _ in found}) == len(table()["chips"])
+    assert PRESETS["balanced"]["window"] == f"tree:rows={budgets.DEFAULT}"
+    for _, _, by_rows in found:
+        assert min(by_rows, key=by_rows.__getitem__) == budgets.DEFAULT
+        assert min(one for rows, one in by_rows.items() if rows != budgets.DEFAULT) > 1.4
