@@ -162,6 +162,15 @@ def parse_choice(text: str, choices: Choices, field: str) -> tuple[str, dict[str
     return name, values
 
 
+def block_length_of(window: object) -> int:
+    """The positions in a block where `window` is block-causal, as `GenerationConfig.window` or a file has it; otherwise 0."""
+    try:
+        name, parameters = parse_choice(str(window), WINDOWS, "window")
+    except ConfigError:
+        return 0
+    return int(parameters["length"]) if name == "block-causal" else 0
+
+
 def describe(choices: Choices) -> list[str]:
     """Each choice with its default parameters, in the form that `parse_choice` reads."""
     parameters = {

@@ -35,15 +35,18 @@ class Live:
         piece: returns the bytes that a token adds to a text.
         given: number of known tokens to show before the first mask.
         share: the largest share of time to spend on drawing.
+        block_length: positions in a block, where the canvas is filled block after block; 0 where it is not.
     """
 
-    def __init__(self, canvas: "Canvas", piece: Callable[[int], bytes], given: int = 0, share: float = SHARE):
+    def __init__(
+        self, canvas: "Canvas", piece: Callable[[int], bytes], given: int = 0, share: float = SHARE, block_length: int = 0
+    ):
         console = Console(stderr=True)
         self._painter, self._share = Painter(console), share
         self._start = int(canvas.start - canvas.padding[0]) - given
         self._holes = (canvas.holes[0] - canvas.padding[0] - self._start).tolist()
         self._tokens = self._drawn = canvas.tokens[0, canvas.start - given :]
-        self._mask_id, self._ends = canvas.mask_id, canvas.end_ids
+        self._mask_id, self._ends, self._block_length = canvas.mask_id, canvas.end_ids, block_length
         self._piece = cache(piece)
         self._marks = Marks() if console.encoding.startswith("utf") else ASCII
         self._highlight = highlighter()
@@ -109,6 +112,11 @@ class Live:
             f"{useful / seconds if seconds else 0:.1f} tokens/s",
             f"{masks} to go",
         ]
+        if self._block_length and masks:
+            at = self._start + int((self._tokens == self._mask_id).argmax())
+            first, last = self._start + self._holes[0][0], self._start + len(self._tokens) - 1
+            first, block, last = (place // self._block_length for place in (first, at, last))
+            parts.insert(1, f"block {block - first + 1} of {last - first + 1}")
         if shown < rows:
             parts.insert(1, f"lines {self._top + 1}-{self._top + shown} of {rows}")
         return status(parts, width, self._marks.between)

@@ -100,12 +100,13 @@ class Run:
     def _view(self) -> "Iterator[Callable[[Step], None]]":
         """Show the canvas, or else a bar on stderr, unless the answer itself may appear on the same terminal."""
         if self.live:
+            from ..choices import block_length_of
             from ..generation import canvas_of
             from .live_view import Live
 
             canvas = canvas_of(self.tokenizer, [self.ids], self.config)
             given = len(self.tokenizer.encode_plain(self.config.prefill))
-            with Live(canvas, self.tokenizer.piece, given) as view:
+            with Live(canvas, self.tokenizer.piece, given, block_length=block_length_of(self.config.window)) as view:
                 try:
                     yield view.show
                 finally:

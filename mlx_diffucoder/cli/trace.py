@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..choices import block_length_of
 from ..errors import ConfigError
 from .command import Command, examples
 from .options import Json, Quiet
@@ -43,7 +44,8 @@ def show(
     if is_live(live):
         from .live_view import Live
 
-        with Live(trace.canvas, lambda token: trace.pieces.get(token, b""), trace.prefix_length, share=1.0) as view:
+        length = block_length_of(trace.header["config"].get("window"))
+        with Live(trace.canvas, lambda token: trace.pieces.get(token, b""), trace.prefix_length, 1.0, length) as view:
             start = time.perf_counter()
             for record, step in zip(trace.records, trace.steps(), strict=True):
                 view.wait(start + record.seconds / speed)

@@ -13,11 +13,12 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import block_length_of
 from ..config import GenerationConfig
 from ..models.transformer import DiffusionModel
 from .canvas import Canvas
 from .result import Step
-from .rules.block_schedule import BlockSchedule, block_length_of, block_shares
+from .rules.block_schedule import BlockSchedule, block_shares
 from .sampling import draw, random_sources
 from .step import check_finite
 
@@ -52,7 +53,7 @@ def _decode_row(
     config: GenerationConfig,
 ) -> Iterator[Step]:
     """The steps of one text without padding, whose answer starts at `prompt`."""
-    length = block_length_of(config)
+    length = block_length_of(config.window)
     tokens, (key, _), positions = text.copy(), random_sources(config), 0
     rows: tuple[int, ...] = ()
     nothing = np.zeros(0, dtype=np.int32)

@@ -12,8 +12,11 @@ from typing import Any
 
 from ..config import is_number
 from ..errors import ConfigError
-from .base import NO_TOKENS, Family, ModelConfig, names_in
+from .base import NO_TOKENS, Family, ModelConfig, Publication, names_in
 from .stable_diffcoder import NO_SUFFIX
+
+PUBLISHED = {"temperature": 1.0, "rule": "threshold:tau=0.85", "window": "auto"}
+"""The defaults of the published `generate.py`."""
 
 
 class _SDAR(Family):
@@ -46,4 +49,5 @@ SDAR = _SDAR(
     window="block-causal:length=4",
     alg="maskgit_plus",
     cannot=NO_SUFFIX,
+    publications=(Publication(None, PUBLISHED),),
 )

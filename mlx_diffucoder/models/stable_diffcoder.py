@@ -8,7 +8,7 @@ Source: ByteDance-Seed/Stable-DiffCoder-8B-Instruct (`generate_block` of its `mo
 from collections.abc import Mapping
 from typing import Any
 
-from .base import Family, names_in
+from .base import Family, Publication, names_in
 
 NO_SUFFIX = {"infill": "a block does not see the text after it"}
 NAMES = {"StableDiffcoderForCausalLM", "modeling_stable_diffcoder", "modeling_seed_diffcoder"}
@@ -33,4 +33,5 @@ STABLE_DIFFCODER = _StableDiffCoder(
     window="block-causal:length=4",
     alg="maskgit_plus",
     cannot=NO_SUFFIX,
+    publications=(Publication(None, {"max_tokens": 512}),),  # the card's example: one token a step
 )

@@ -49,6 +49,16 @@ def test_at_the_start_there_are_masks(terminal, tmp_path):
 
 
 @needs_tmux
+def test_blocks_are_counted_from_the_one_that_the_answer_starts_in(terminal, tmp_path):
+    trace = made_trace(tmp_path / "blocks.jsonl", HELLO, [(0.1, [0, 1], []), (0.2, [2, 3], []), (60, [4], [])])
+    trace.write_text(trace.read_text().replace('{"alg": "entropy"}', '{"alg": "entropy", "window": "block-causal:length=4"}'))
+    screen = terminal()
+    screen.start("trace", "show", trace)
+    lines = screen.wait(lambda shown: "2 forwards" in shown).splitlines()
+    assert "2 forwards · block 2 of 4 · " in lines[-1]  # two tokens before the answer, 14 in it
+
+
+@needs_tmux
 def test_in_the_middle_there_is_what_is_known_and_what_was_taken_back(terminal, hello):
     screen = terminal()
     screen.start("trace", "show", hello)

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_diffucoder import load
+from mlx_diffucoder import GenerationConfig, load
 from mlx_diffucoder.convert import ConvertConfig, convert
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.models import family_of
@@ -37,6 +38,17 @@ TOKENS = mx.array([[9, 300, 12, 5, 5, 40, 5]])
 )  # fmt: skip
 def test_they_are_told_by_their_classes_and_modules(config, family):
     assert family_of(config) is family
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"), [(STABLE_DIFFCODER, ("schedule", 0.0, 512)), (SDAR, ("threshold:tau=0.85", 1.0, None))]
+)
+def test_the_preset_published_is_what_their_publishers_state(family, expected):
+    (own,) = family.publications
+    model = SimpleNamespace(family=family, config=SimpleNamespace(block_length=4))
+    config = GenerationConfig.preset("published", published=own.settings).for_model(model)
+    assert config.window == "block-causal:length=4"
+    assert (config.rule, config.temperature, own.settings.get("max_tokens")) == expected
 
 
 def test_a_llama_alone_is_autoregressive():

@@ -7,14 +7,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ...choices import RULES, WINDOWS, parse_choice
+from ...choices import RULES, block_length_of, parse_choice
 from ...config import GenerationConfig
 from .base import Candidates, CommitRule, RuleState, largest
-
-
-def block_length_of(config: GenerationConfig) -> int:
-    """The positions in a block of the window block-causal that `config` names."""
-    return int(parse_choice(config.window, WINDOWS, "window")[1]["length"])
 
 
 def block_shares(masks: int, steps: int) -> list[int]:
@@ -41,7 +36,7 @@ class BlockSchedule(CommitRule):
     @classmethod
     def of(cls, config: GenerationConfig) -> Self:
         """The rule schedule or threshold of `config` on its window block-causal: the blocks share the steps."""
-        length = block_length_of(config)
+        length = block_length_of(config.window)
         tau = parse_choice(config.rule, RULES, "rule")[1].get("tau")
         return cls(config.steps // -(-config.max_tokens // length) if config.steps else length, tau)
 
