@@ -206,7 +206,9 @@ def predict_shape(
         raise BenchError(f"--shape must be {one_of(list(SHAPES), name)}", field="--shape")
     shape, each = SHAPES[name], bits_per_weight(bits)
     weights = shape.parameters
-    work = Work(parameters=weights - shape.vocab_size * shape.hidden_size, bits_per_weight=each)  # of embeddings few are read
+    # Of embeddings few rows are read, unless they are the head too.
+    embeddings = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
+    work = Work(parameters=weights - embeddings, bits_per_weight=each)
     prediction: dict[str, Any] = {"shape": name, "bits": bits, "parameters": weights, "weight_bytes": weights * each / 8}
     prediction |= predict(ceilings, work, shape.block_length)
     if shape.block_length:

@@ -4,6 +4,8 @@ from mlx_diffucoder.errors import BenchError
 from mlx_diffucoder.models.base import Family, ModelConfig
 from mlx_diffucoder.models.coda import CODA
 from mlx_diffucoder.models.dream import DREAM
+from mlx_diffucoder.models.llada import LLADA
+from mlx_diffucoder.models.open_dcoder import OPEN_DCODER
 from mlx_diffucoder.models.sdar import SDAR
 from mlx_diffucoder.models.stable_diffcoder import STABLE_DIFFCODER
 
@@ -60,10 +62,48 @@ SHAPES: dict[str, ModelConfig] = {
         qkv_bias=False,
         qk_norm=True,
     ),
+    "llada-8b": ModelConfig(
+        vocab_size=126_464,
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        mask_token_id=126_336,
+        max_position_embeddings=4096,
+        rope_theta=500_000.0,
+        rms_norm_eps=1e-5,
+        qkv_bias=False,
+    ),
+    "open-dcoder-0.5b": ModelConfig(
+        vocab_size=151_936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        mask_token_id=151_665,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+    ),
 }
 """Shapes by name: DiffuCoder-7B's, and those of models of other families."""
-FAMILIES: dict[str, Family] = {"7b": DREAM, "stable-diffcoder-8b": STABLE_DIFFCODER, "sdar-8b": SDAR, "coda-1.7b": CODA}
-MODELS = {"7b": "DiffuCoder-7B", "stable-diffcoder-8b": "Stable-DiffCoder-8B", "sdar-8b": "SDAR-8B", "coda-1.7b": "CoDA-1.7B"}
+FAMILIES: dict[str, Family] = {
+    "7b": DREAM,
+    "stable-diffcoder-8b": STABLE_DIFFCODER,
+    "sdar-8b": SDAR,
+    "coda-1.7b": CODA,
+    "llada-8b": LLADA,
+    "open-dcoder-0.5b": OPEN_DCODER,
+}
+MODELS = {
+    "7b": "DiffuCoder-7B",
+    "stable-diffcoder-8b": "Stable-DiffCoder-8B",
+    "sdar-8b": "SDAR-8B",
+    "coda-1.7b": "CoDA-1.7B",
+    "llada-8b": "LLaDA-8B",
+    "open-dcoder-0.5b": "Open-dCoder-0.5B",
+}
 
 
 def dimensions(config: ModelConfig) -> dict[str, int | bool]:

@@ -117,11 +117,13 @@ def tune(subject: Subject, prompts: list[str], config: GenerationConfig, trials:
 
     Raises:
         PromptError: a prompt does not fit into the model's context.
-        BenchError: the model is block-causal.
-        ConfigError: the model cannot decode on the window `tree`.
+        BenchError: the model is block-causal, or has no shift: it cannot decode on the window `tree`.
     """
+    family = subject.model.family
     if subject.model.config.block_length:
-        raise BenchError(f"{subject.model.family.name} models decode in blocks of fixed length; there is nothing to tune")
+        raise BenchError(f"{family.name} models decode in blocks of fixed length; there is nothing to tune")
+    if subject.model.shift != 1:
+        raise BenchError(f"{family.name} models cannot decode on the window tree, whose rows are tuned; there is nothing to tune")
     config = replace(config, seed=0)
     ids = [prompt_ids(subject.model, subject.tokenizer, prompt, config) for prompt in prompts]
     longest = subject.model.config.max_position_embeddings

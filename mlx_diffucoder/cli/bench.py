@@ -28,7 +28,11 @@ Delay = Annotated[float, typer.Option(min=0, help="Seconds of rest before each t
 Measure = Annotated[bool, typer.Option("--measure", help="Measure this machine's ceilings even if the table has them.")]
 
 Shape = Annotated[
-    str | None, options.in_model(help="Random weights of 7b, stable-diffcoder-8b, sdar-8b, coda-1.7b, or a checkpoint's shape.")
+    str | None,
+    options.in_model(help="Random weights of 7b, stable-diffcoder-8b, ... (see predict), or a checkpoint's shape."),
+]
+PredictedShape = Annotated[
+    str, typer.Option(help="7b (DiffuCoder-7B), stable-diffcoder-8b, sdar-8b, coda-1.7b, llada-8b or open-dcoder-0.5b.")
 ]
 Bits = Annotated[int | None, options.in_model(help="With --shape: bits a weight; 16 for floats.", show_default="4")]
 ShapeLayers = Annotated[int | None, options.in_model(min=1, help="With --shape: fewer layers.", show_default="all")]
@@ -164,7 +168,7 @@ def card(measure: Measure = False, as_json: options.Json = False, quiet: options
 def predict(
     chip: Annotated[str, typer.Argument(help='"M5 Max", "M4 Max 32" (GPU cores), or "here".')],
     bits: Annotated[int, typer.Option(help="Bits a weight; 16 for floats.")] = 4,
-    shape: Annotated[str, typer.Option(help="7b (DiffuCoder-7B), stable-diffcoder-8b, sdar-8b or coda-1.7b.")] = "7b",
+    shape: PredictedShape = "7b",
     nfe: Annotated[int | None, typer.Option(min=1, help="Also for an answer of this many forwards.")] = None,
     positions: Annotated[int | None, typer.Option(min=1, help="With --nfe: their positions in all.")] = None,
     measure: Measure = False,

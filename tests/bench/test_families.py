@@ -30,7 +30,8 @@ def diffcoder():
 def test_every_shape_has_a_family_a_name_and_its_published_number_of_weights():
     assert SHAPES.keys() == FAMILIES.keys() == MODELS.keys()
     billions = {name: round(shape.parameters / 1e9, 2) for name, shape in SHAPES.items()}
-    assert billions == {"7b": 7.62, "stable-diffcoder-8b": 8.25, "sdar-8b": 8.19, "coda-1.7b": 2.03}  # CoDA's head is its own
+    published = {"7b": 7.62, "stable-diffcoder-8b": 8.25, "sdar-8b": 8.19, "llada-8b": 8.02, "open-dcoder-0.5b": 0.49}
+    assert billions == published | {"coda-1.7b": 2.03}  # its head is its own
     for name, family in FAMILIES.items():
         assert (SHAPES[name].block_length, SHAPES[name].qk_norm) == (family.block_length, family.qk_norm)
 
@@ -67,6 +68,20 @@ def test_random_weights_of_a_block_model_commit_at_most_a_block(monkeypatch):
         rates_of(Plan([], config, 8, 1, 0, 8, None, False), subject)
     run = denoised(subject, list(range(8)), config, 2.0)
     assert [positions for _, positions in run.forwards[1:]] == [4, 8, 4, 8, 4, 8, 4]
+
+
+@pytest.mark.parametrize("name", ["llada-8b", "open-dcoder-0.5b", "coda-1.7b"])
+def test_random_weights_of_other_families_decode_as_their_family_does(monkeypatch, name):
+    small = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16}
+    monkeypatch.setitem(subjects.SHAPES, name, replace(SHAPES[name], num_attention_heads=4, num_key_value_heads=2, **small))
+    subject = random_subject(name, 16, "float32")
+    config = GenerationConfig(max_tokens=8).for_model(subject.model)
+    assert subject.model.family is FAMILIES[name]
+    assert denoised(subject, [5, 6, 7], config, 2.0).nfe == 4
+    assert denoised(subject, [5, 6, 7], reference_of(config), None).nfe <= 8
+    if not subject.model.shift:
+        with pytest.raises(BenchError, match=r"^LLaDA models cannot decode on the window tree.*there is nothing to tune$"):
+            tune(subject, ["add"], GenerationConfig(), 1, 0.0, None)
 
 
 def test_the_reference_of_a_block_model_is_its_own(diffcoder):
