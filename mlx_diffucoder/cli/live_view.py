@@ -52,6 +52,7 @@ class Live:
         self._highlight = highlighter()
         self._fresh: set[int] = set()
         self._remasked: set[int] = set()
+        self._guesses: dict[int, int] = {}
         self._nfe, self._top = 0, 0
         self._began = self._due = 0.0
         self._costs: deque[float] = deque(maxlen=3)
@@ -71,6 +72,7 @@ class Live:
         committed, remasked = ((one - self._start).tolist() for one in (step.committed, step.remasked))
         self._fresh = (self._fresh | set(committed)) - set(remasked)
         self._remasked = (self._remasked | set(remasked)) - set(committed)
+        self._guesses = {place - self._start: token for place, token in step.rejected.tolist()}
         self._tokens, self._nfe = step.tokens[self._start :], step.nfe
         if time.perf_counter() >= self._due:
             self._draw()
@@ -85,7 +87,8 @@ class Live:
     def _draw(self) -> None:
         now, cpu = time.perf_counter(), time.thread_time()
         width, height = self._painter.size()
-        cells = cells_of(self._tokens.tolist(), self._piece, self._mask_id, self._fresh, self._remasked, self._marks)
+        special = (self._fresh, self._remasked, self._marks, self._guesses)
+        cells = cells_of(self._tokens.tolist(), self._piece, self._mask_id, *special)
         rows = wrap(paint(cells, self._highlight), width)
         height = max(1, height - 2)  # one row for the status, one for the prompt of the shell
         self._top = page(self._top, height, len(rows), action(rows))

@@ -20,6 +20,7 @@ PLAIN = Style.null()
 
 FRESH = Style(bold=True, color="green")
 QUIET = Style(dim=True)
+GUESSED = Style(dim=True, italic=True)
 REMASKED = Style(bold=True, color="red")
 TAB = 4
 
@@ -50,7 +51,7 @@ def _style(cell: Cell) -> Style:
     if cell.remasked:
         return REMASKED
     if cell.ends or not cell.known:
-        return QUIET
+        return GUESSED if cell.guessed else QUIET
     return FRESH if cell.fresh else PLAIN
 
 
@@ -100,7 +101,8 @@ def action(rows: Sequence[Styled]) -> tuple[int, int]:
     happened = [place for place, row in enumerate(rows) if any(style is FRESH or style is REMASKED for _, style in row)]
     if happened:
         return happened[0], happened[-1] + 1
-    open_row = next((place for place, row in enumerate(rows) if any(style is QUIET for _, style in row)), len(rows) - 1)
+    masked = (any(style is QUIET or style is GUESSED for _, style in row) for row in rows)
+    open_row = next((place for place, is_open in enumerate(masked) if is_open), len(rows) - 1)
     return open_row, open_row + 1
 
 

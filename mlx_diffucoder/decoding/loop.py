@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..config import GenerationConfig
 from ..models.transformer import DiffusionModel
 from .canvas import Canvas
-from .result import Step
+from .result import NO_GUESSES, Step
 from .rules.base import CommitRule
 from .sampling import random_sources
 from .step import Stepper
@@ -111,8 +111,14 @@ def _steps(
 ) -> tuple[Step, ...]:
     """The step of each canvas; positions are counted from the end of its left padding."""
     spans = np.maximum(output.span - canvas.padding[:, None], 0).tolist()
-    every = zip(tokens, canvas.padding, output.positions, result.commit, result.remask, result.scores, spans, strict=True)
+    rejected = result.rejected or [NO_GUESSES] * len(tokens)
+    every = zip(
+        *(tokens, canvas.padding, output.positions, result.commit, result.remask, result.scores, spans, rejected), strict=True
+    )
     return tuple(
-        Step(index, row[pad:], at[commit] - pad, score[commit], at[remask] - pad, nfe, positions, (first, end), rows)
-        for row, pad, at, commit, remask, score, (first, end) in every
+        Step(
+            *(index, row[pad:], at[commit] - pad, score[commit], at[remask] - pad, nfe, positions, (first, end), rows),
+            rejected=guesses - np.array([pad, 0], dtype=np.int32),
+        )
+        for row, pad, at, commit, remask, score, (first, end), guesses in every
     )

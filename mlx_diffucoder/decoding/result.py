@@ -14,6 +14,9 @@ from ..formatting import format_bytes, format_seconds
 TILE = 32
 """The rows of a tile: on an Apple GPU a forward costs as much for one row of it as for all."""
 
+MOST_REJECTED = 64
+NO_GUESSES = np.zeros((0, 2), dtype=np.int32)
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -34,6 +37,8 @@ class Step:
             which a window may forward in addition, is not counted.
         rows: for each forward so far, the positions in it over the whole batch. In the first one the known text is
             left out, because an autoregressive model forwards it too.
+        rejected: guesses that this step's forward did not confirm: positions and tokens, int32 `[k, 2]`, one a position,
+            at most `MOST_REJECTED`. Only the window `tree` guesses.
     """
 
     index: int
@@ -45,6 +50,7 @@ class Step:
     positions: int
     window: tuple[int, int] = (0, 0)
     rows: tuple[int, ...] = ()
+    rejected: NDArray[np.int32] = field(default_factory=lambda: NO_GUESSES)
 
     @classmethod
     def empty(cls, tokens: NDArray[np.int32]) -> Self:

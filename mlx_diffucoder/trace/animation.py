@@ -1,22 +1,25 @@
 """A trace as an animated SVG: the canvas as it fills, for a README or a slide.
 
 The picture uses CSS animations only: no script, no font to load, no link. Every token has its place in the final
-text, so nothing moves: a mask is a dot there until a token is committed. Without animation (an old viewer, or a
+text, so nothing moves: a mask is a dot there until a token is committed. A guess that is rejected is there while the forward
+that rejects it runs, cut to its place. Without animation (an old viewer, or a
 reader who asked for reduced motion) the picture shows the final text. Pure: a trace in, text out.
 """
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise, zip_longest
 from pathlib import Path
 
+from rich.cells import set_cell_size
+
 from ..errors import ConfigError, TraceError
 from ..files import check_output
 from ..formatting import visible
-from .cells import Cell, cells_of
+from .cells import Cell, cells_of, guess_text
 from .grid import Grid, Slot, slots_of
 from .run import Trace
 from .svg import COLUMN, MARGIN, ROW, STYLE, Film, text_element
@@ -64,7 +67,7 @@ def animation_of(trace: Trace, *, title: str | None = None, speed: float = 1.0, 
     film = Film((times[-1] if times else LEAD) + HOLD)
     heading = textwrap.wrap(visible(title or trace.header["model"]), columns)
     top = LINE + (len(heading) - 1) * ROW
-    rows = _draw_canvas(film, trace, commits_of(trace, times), columns, top + PADDING)
+    rows = _draw_canvas(film, trace, times, columns, top + PADDING)
     bottom = top + 2 * PADDING + rows * ROW
     width, height = 2 * MARGIN + columns * COLUMN, bottom + LINE
     speed_mark = "" if speed == 1 else f"{speed:g}x speed"
@@ -109,20 +112,32 @@ def commits_of(trace: Trace, times: Sequence[float]) -> list[Commit]:
     return found
 
 
-def _draw_canvas(film: Film, trace: Trace, commits: Sequence[Commit], columns: int, top: int) -> int:
-    """Dots, tokens, highlights and crosses; returns how many rows they take."""
+def guesses_of(trace: Trace, times: Sequence[float]) -> dict[int, list[tuple[float, float, int]]]:
+    """By position the rejected guesses: when the forward that rejects each begins and is over, and the token."""
+    found: dict[int, list[tuple[float, float, int]]] = {}
+    for record, (start, stop) in zip(trace.records, pairwise([0.0, *times]), strict=True):
+        for position, token in zip(*(one.tolist() for one in record.rejected), strict=True):
+            found.setdefault(position, []).append((start, stop, token))
+    return found
+
+
+def _draw_canvas(film: Film, trace: Trace, times: Sequence[float], columns: int, top: int) -> int:
+    """Dots, guesses, tokens, highlights and crosses; returns how many rows they take."""
     first = trace.canvas.start - trace.prefix_length
     slots = dict(enumerate(slots_of(_final_cells(trace, first), Grid(columns)), start=first))
-    wanted = trace.useful
+    wanted, guesses = trace.useful, guesses_of(trace, times)
     written: dict[int, list[Commit]] = {position: [] for position in slots}
-    for commit in commits:
+    for commit in commits_of(trace, times):
         if commit.position in slots:
             written[commit.position].append(commit)
     for position, slot in slots.items():
         if trace.masked[position]:
             column, row, width = slot.spans[0]
             x, y = MARGIN + COLUMN * (column + width / 2), top + ROW * row + 12
-            film.show("dots", _masked_times(written[position]), f'<circle class="dot" cx="{x:g}" cy="{y}" r="2"/>')
+            masked = _masked_times(written[position])
+            if wanted[position]:
+                masked = _draw_guesses(film, trace, guesses.get(position, ()), masked, slot, top)
+            film.show("dots", masked, f'<circle class="dot" cx="{x:g}" cy="{y}" r="2"/>' if masked else "")
         elif not written[position] and trace.piece(int(trace.canvas.tokens[0, position])):
             film.show("known", [(0.0, NEVER)], text_element(slot.glyphs, top))
         # After the end of a text there is only padding.
@@ -156,6 +171,32 @@ def _masked_times(commits: Sequence[Commit]) -> list[tuple[float, float]]:
     gaps = [(one.stop, other.start) for one, other in pairwise(commits) if one.remasked]
     after = [(commits[-1].stop, NEVER)] if commits[-1].remasked else []
     return [(0.0, commits[0].start), *gaps, *after]
+
+
+def _draw_guesses(
+    film: Film,
+    trace: Trace,
+    guesses: Iterable[tuple[float, float, int]],
+    masked: list[tuple[float, float]],
+    slot: Slot,
+    top: int,
+) -> list[tuple[float, float]]:
+    """Rejected guesses at one position. Returns when there is still a dot.
+
+    Args:
+        masked: when there is a mask.
+    """
+    column, row, width = slot.spans[0]
+    for start, stop, token in guesses:
+        text = set_cell_size(guess_text(trace.piece(token)), width).rstrip()
+        around = next(((low, high) for low, high in masked if low <= start < stop <= high), None)
+        if text and around:
+            film.show(
+                "guesses", [(start, stop)], text_element(Grid(10**9, column, row).place(text, ["g"] * len(text)).glyphs, top)
+            )
+            (low, high), at = around, masked.index(around)
+            masked = [*masked[:at], *((a, b) for a, b in ((low, start), (stop, high)) if a < b), *masked[at + 1 :]]
+    return masked
 
 
 def _draw_commit(film: Film, trace: Trace, commit: Commit, slot: Slot, top: int, following: float) -> None:

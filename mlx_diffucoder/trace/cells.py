@@ -1,8 +1,9 @@
 """What each token of a canvas shows on a screen or in a picture. Pure: token ids in, texts out."""
 
 import codecs
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ..formatting import visible
 
@@ -15,9 +16,10 @@ class Marks:
     remasked: str = "×"
     silent: str = "∎"
     between: str = " · "
+    newline: str = "↵"
 
 
-ASCII = Marks(".", "x", "$", " - ")
+ASCII = Marks(".", "x", "$", " - ", "/")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Cell:
         fresh: committed since the canvas was last shown.
         ends: the token has no text: an end token, padding.
         remasked: remasked since the canvas was last shown.
+        guessed: a mask that shows a guess which was rejected.
     """
 
     text: str
@@ -37,6 +40,7 @@ class Cell:
     fresh: bool = False
     ends: bool = False
     remasked: bool = False
+    guessed: bool = False
 
 
 def cells_of(
@@ -46,6 +50,7 @@ def cells_of(
     fresh: Collection[int] = (),
     remasked: Collection[int] = (),
     marks: Marks = Marks(),
+    guesses: Mapping[int, int] = MappingProxyType({}),
 ) -> list[Cell]:
     """A cell for each token. A character whose bytes are not all there yet shows as U+FFFD.
 
@@ -53,6 +58,7 @@ def cells_of(
         tokens: ids, `[L]`.
         piece: the bytes that a token adds to a text; one character's bytes may be spread over several tokens.
         fresh, remasked: positions in `tokens`.
+        guesses: position -> the rejected guess to show in place of a mask, on one line.
     """
     texts = _texts(tokens, piece, mask_id)
     cells = []
@@ -60,12 +66,22 @@ def cells_of(
         is_fresh = position in fresh
         if token == mask_id:
             back = position in remasked
+            guess = "" if back or position not in guesses else guess_text(piece(guesses[position]), marks)
+            if guess:
+                cells.append(Cell(guess, known=False, guessed=True))
+                continue
             cells.append(Cell(marks.remasked if back else marks.mask, known=False, remasked=back))
         elif text is None:
             cells.append(Cell(marks.silent, known=True, fresh=is_fresh, ends=True))
         else:
             cells.append(Cell(visible(text), known=True, fresh=is_fresh))
     return cells
+
+
+def guess_text(piece: bytes, marks: Marks = Marks()) -> str:
+    """What a rejected guess shows: its text without the blanks before it, on one line."""
+    text = piece.decode("utf-8", "replace")
+    return visible("".join(text.split()) or text.replace("\n", marks.newline).strip())
 
 
 def _texts(tokens: Sequence[int], piece: Callable[[int], bytes], mask_id: int) -> list[str | None]:

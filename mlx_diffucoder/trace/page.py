@@ -51,12 +51,14 @@ def _row(record: Record, start: int) -> dict[str, Any]:
     """A step; positions count from the start of the shown text, and earlier ones are left out."""
     at, tokens, scores = record.committed - start, record.tokens, record.scores
     others, filled = record.others[0] - start, record.others[1]
+    guessed, guesses = record.rejected[0] - start, record.rejected[1]
     return {
         "at": at[at >= 0].tolist(),
         "tokens": tokens[at >= 0].tolist(),
         "scores": [float(f"{score:.4g}") if math.isfinite(score) else None for score in scores[at >= 0].tolist()],
         "back": [position for position in (record.remasked - start).tolist() if position >= 0],
         "others": [others[others >= 0].tolist(), filled[others >= 0].tolist()],
+        "rejected": [guessed[guessed >= 0].tolist(), guesses[guessed >= 0].tolist()],
         "window": [max(0, end - start) for end in record.window],
         "nfe": record.nfe,
         "positions": record.positions,

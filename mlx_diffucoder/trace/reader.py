@@ -1,7 +1,7 @@
 """Read the file that `writer` wrote. Needs no model.
 
-A file of format 1 holds one answer. One of format 2 holds several canvases, denoised together or one batch after another:
-a line opens each of them, and the lines of its steps name it.
+A file of format 3 holds one answer. One of format 4 holds several canvases, denoised together or one batch after another:
+a line opens each of them, and the lines of its steps name it. Formats 1 and 2 are the same without rejected guesses.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,9 @@ from ..file_kinds import read_bytes
 from ..files import json_object
 from .run import Record, Trace
 
-FORMAT, ROWS_FORMAT = 1, 2
+FORMAT, ROWS_FORMAT = 3, 4
 """The formats of a trace of one answer, and of several canvases."""
+READ = (1, 2, FORMAT, ROWS_FORMAT)
 KEY = "diffucode_trace"
 LARGEST, LARGEST_FILE = 2**17, 2**24  # the most masks of a canvas, and the most tokens of all canvases together
 LONGEST_PIECE = 2**10  # the most bytes of a token
@@ -74,11 +75,12 @@ class _File:
         header = json_object(line)
         if header is None or KEY not in header:
             raise TraceError(f"{path}, line 1: not a trace; --trace FILE writes one")
-        if header[KEY] not in (FORMAT, ROWS_FORMAT):
+        if header[KEY] not in READ:
             raise TraceError(
                 f"{path}, line 1: a trace of format {header[KEY]}, written by diffucode {header.get('version')}; this is"
-                f" {__version__} and reads formats {FORMAT} and {ROWS_FORMAT}: read it with the version that wrote it"
+                f" {__version__} and reads formats {READ[0]} to {READ[-1]}: read it with the version that wrote it"
             )
+        header[KEY] = ROWS_FORMAT if header[KEY] in (2, ROWS_FORMAT) else FORMAT
         try:
             return cls._of(path, header)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -147,7 +149,8 @@ class _File:
             raise ValueError("its time is before that of the step before it")
         trace.records.append(Record.of(line, trace.canvas.tokens.shape[1], seconds))
         self.pieces.update(_pieces(line))
-        if unknown := [id for id in (*line["tokens"], *line.get("others", ([], []))[1]) if id not in self.pieces]:
+        written = (*line["tokens"], *(id for key in ("others", "rejected") for id in line.get(key, ([], []))[1]))
+        if unknown := [id for id in written if id not in self.pieces]:
             raise ValueError(f"the token {unknown[0]} has no text")
 
     def trace(self, row: int | None) -> Trace:

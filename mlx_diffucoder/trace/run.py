@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..decoding.canvas import Canvas, final_tokens, text_before
 from ..decoding.hole_layout import HoleLayout, unwrapped
-from ..decoding.result import Stats, Step
+from ..decoding.result import MOST_REJECTED, Stats, Step
 from .autoregressiveness import Part, within
 
 LARGEST_SCORE = 3e38  # float32 holds no more
@@ -29,6 +29,7 @@ class Record:
         seconds: from the start of the run to the end of the step.
         tokens: the committed ids, int32 `[n]`.
         others: positions and ids of tokens that were written in another way (padding, a hook), two int32 `[m]`.
+        rejected: positions and ids of guesses that the forward did not confirm, two int32 `[k]`.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Record:
     scores: NDArray[np.float32]
     remasked: NDArray[np.int32]
     others: tuple[NDArray[np.int32], NDArray[np.int32]]
+    rejected: tuple[NDArray[np.int32], NDArray[np.int32]]
 
     @classmethod
     def of(cls, row: dict[str, Any], length: int, seconds: float) -> Self:
@@ -59,9 +61,13 @@ class Record:
         if not all(abs(score) < LARGEST_SCORE for score in scores if math.isfinite(score)):
             raise ValueError("a score is too large")
         remasked, (others, other_tokens) = row.get("back", []), row.get("others", ([], []))
-        if not len(at) == len(tokens) == len(scores) or len(others) != len(other_tokens):
+        rejected, rejected_tokens = row.get("rejected", ([], []))
+        pairs = ((at, tokens), (at, scores), (others, other_tokens), (rejected, rejected_tokens))
+        if not all(len(one) == len(other) for one, other in pairs):
             raise ValueError("its lists are not of one length")
-        if not all(0 <= position < length for position in (*at, *remasked, *others)):
+        if len(rejected) > MOST_REJECTED:
+            raise ValueError(f"it has more than {MOST_REJECTED} rejected guesses")
+        if not all(0 <= position < length for position in (*at, *remasked, *others, *rejected)):
             raise ValueError("a position is off the canvas")
         step, nfe, positions, first, end = (int(one) for one in (row["step"], row["nfe"], row["positions"], *row["window"]))
         rows = tuple(int(one) for one in row.get("rows", ()))
@@ -70,6 +76,7 @@ class Record:
         return cls(
             step, seconds, nfe, positions, rows, (first, end),
             _ids(at), _ids(tokens), np.array(scores, dtype=np.float32), _ids(remasked), (_ids(others), _ids(other_tokens)),
+            (_ids(rejected), _ids(rejected_tokens)),
         )  # fmt: skip
 
 
@@ -120,7 +127,8 @@ class Trace:
         rows: tuple[int, ...] = ()
         for one, tokens in zip(self.records, self._canvases(), strict=True):
             tokens, rows = tokens.copy(), rows + one.rows
-            yield Step(one.index, tokens, one.committed, one.scores, one.remasked, one.nfe, one.positions, one.window, rows)
+            counts = (one.nfe, one.positions, one.window, rows)
+            yield Step(one.index, tokens, one.committed, one.scores, one.remasked, *counts, np.stack(one.rejected, axis=1))
 
     def _canvases(self) -> Iterator[NDArray[np.int32]]:
         """The canvas after each step, int32 `[L]`: one array, which the next step changes."""

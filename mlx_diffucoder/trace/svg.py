@@ -20,12 +20,12 @@ svg{--page:#fcfcfb;--edge:#d9d8d4;--ink:#24262b;--quiet:#b3b2ad;--soft:#6f6e69;-
 --gone:#6d2a26;--red:#ff8577;--keyword:#d996e8;--string:#9bd18b;--number:#e8b765;--function:#82b4ff;--builtin:#6fcad6;--bar:#47b96c}}
 text{font:15px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:var(--ink)}
 .k{fill:var(--keyword)}.s{fill:var(--string)}.n{fill:var(--number)}.f{fill:var(--function)}.b{fill:var(--builtin)}
-.c,.u{fill:var(--soft)}.q{fill:var(--quiet)}.x{fill:var(--red);font-weight:bold}
+.c,.u{fill:var(--soft)}.q,.g{fill:var(--quiet)}.g{font-style:italic}.x{fill:var(--red);font-weight:bold}
 .page{fill:var(--page);stroke:var(--edge)}.edge{stroke:var(--edge)}.dot{fill:var(--quiet)}
 .fresh{fill:var(--fresh)}.gone{fill:var(--gone)}.bar{fill:var(--bar)}.h{opacity:0}
 """
 # Later layers are drawn over earlier ones.
-LAYERS = ("fresh", "known", "dots", "text", "marks", "numbers")
+LAYERS = ("fresh", "known", "dots", "guesses", "text", "marks", "numbers")
 
 
 def text_element(glyphs: Sequence[Glyph], top: float) -> str:

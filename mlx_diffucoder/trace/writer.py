@@ -264,6 +264,9 @@ class _Lines:
             row["back"] = step.remasked.tolist()
         if len(others):  # padding after the end of a text, or tokens that a hook wrote
             row["others"] = [others.tolist(), step.tokens[others].tolist()]
-        if pieces := self._file.new_pieces(step.tokens[np.concatenate([step.committed, others])]):
+        if len(step.rejected):
+            row["rejected"] = step.rejected.T.tolist()
+        written = (step.tokens[step.committed], step.tokens[others], step.rejected[:, 1])
+        if pieces := self._file.new_pieces(np.concatenate(written)):
             row["pieces"] = pieces
         return row

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mlx_diffucoder.cli.screen import FRESH, PLAIN, QUIET, REMASKED, TAB, action, highlighter, page, paint, status, wrap
+from mlx_diffucoder.cli.screen import FRESH, GUESSED, PLAIN, QUIET, REMASKED, TAB, action, highlighter, page, paint, status, wrap
 from mlx_diffucoder.trace.cells import Marks, cells_of
 
 MASK, END = 1, 2
@@ -31,6 +31,16 @@ def test_masks_are_dots_and_what_has_no_text_is_a_mark():
 
 def test_a_remasked_token_is_marked():
     assert spelled(10, MASK, MASK, remasked={2}) == ["def", "·", "×"]
+
+
+def test_a_rejected_guess_stands_in_place_of_a_mask_on_one_line():
+    guesses = {0: 10, 1: 11, 2: 16, 3: END, 4: 12}
+    assert spelled(10, MASK, MASK, MASK, MASK, remasked={4}, guesses=guesses) == ["def", "f", "↵", "·", "×"]
+    cells = cells_of([10, MASK, MASK], PIECES.__getitem__, MASK, guesses={2: 11})
+    assert paint(cells, highlighter())[-2:] == [("·", QUIET), ("f", GUESSED)]
+    assert action([plain("a"), paint(cells[2:], highlighter())]) == (1, 2)
+    hostile = cells_of([1], lambda token: b"\x1b[31m \n\a", 1, guesses={0: 2})
+    assert [cell.text for cell in hostile] == ["␛[31m␇"]
 
 
 def test_the_bytes_of_a_character_may_be_spread_over_tokens():

@@ -15,7 +15,7 @@ from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.decoding.windows.base import StepResult
-from mlx_diffucoder.decoding.windows.tree import walk
+from mlx_diffucoder.decoding.windows.tree import rejected_guesses, walk
 from mlx_diffucoder.decoding.windows.tree_plan import Guesses, Node, RowPlan, plan_row, visible_rows
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.generation import canvas_of, forbidden_ids
@@ -312,6 +312,40 @@ def test_a_batch_decodes_each_row_as_alone(loaded, rule):
     for prompt, step in zip(PROMPTS, together, strict=True):
         *_, alone = stream_generate(*loaded, prompt, config)
         assert step.tokens.tolist() == alone.tokens.tolist()
+
+
+@pytest.mark.parametrize("rows", [8, 32, 256])
+def test_rejected_guesses_are_those_of_the_forward_that_were_not_committed(pocket, rows):
+    model, tokenizer = pocket
+    prompts = [
+        tokenizer.encode_chat(text) for text in ("Implement f(n): return n.", "Write g(x, y) that adds the cubes of x and y.")
+    ]
+    config = GenerationConfig(max_tokens=64, window=f"tree:rows={rows}")
+    before, seen = [np.zeros(0)] * 2, 0
+    for steps in stream_batch(model, tokenizer, prompts, config):
+        for row, step in enumerate(steps):
+            at, tokens = step.rejected.T
+            assert len(at) <= 64
+            assert (np.diff(at) > 0).all()  # one a position
+            assert not len(at) or (before[row][at] == tokenizer.mask_id).all()
+            assert not len(at) or (step.tokens[at] != tokens).all()
+            before[row], seen = step.tokens, seen + len(at)
+    assert seen > 0
+    for window in ("sliding", "whole"):
+        every = stream_generate(model, tokenizer, prompts[0], GenerationConfig(max_tokens=16, window=window))
+        assert not any(len(step.rejected) for step in every)
+
+
+def test_of_several_guesses_at_a_position_the_likeliest_is_shown_as_rejected():
+    A, B, C, D = range(4)
+    nodes = [Node(9, A, -1), Node(10, C, 0), Node(9, B, -1), Node(10, C, 2), Node(10, D, 0), Node(10, D, 2), Node(11, D, 1)]
+    plan = RowPlan([7, 8], nodes, [9, 10, 11], {})
+    canvas = np.full(16, 99, dtype=np.int32)
+    canvas[9:11] = A, D  # A and then D were right
+    assert rejected_guesses(plan, [0, 4], canvas).tolist() == [[9, B], [10, C], [11, D]]
+    canvas[9] = 50  # none was
+    assert rejected_guesses(plan, [], canvas).tolist() == [[9, A], [10, C], [11, D]]
+    assert rejected_guesses(RowPlan([], [], [], {}), [], canvas).shape == (0, 2)
 
 
 @pytest.mark.parametrize("slots", [1, 40])

@@ -42,8 +42,9 @@ def trace_of(length, steps, pieces=WORDS, prompt=(5, 6), layout=None, texts=None
             scores=np.zeros(len(committed), dtype=np.float32),
             remasked=ids(remasked),
             others=(ids(list(others)), ids(list(others.values()))),
+            rejected=(ids(list(guesses)), ids(list(guesses.values()))),
         )
-        for number, (committed, remasked, others) in enumerate(steps)
+        for number, (committed, remasked, others, guesses) in enumerate((*step, {})[:4] for step in steps)
     ]
     header = {"model": "a & <b>", "config": {}}
     return Trace(Path("run.jsonl"), header, canvas, pieces, layout, records=records, end="done", seconds=3.0)
@@ -87,6 +88,23 @@ def test_a_commit_stays_until_it_is_remasked_or_replaced(run):
 
 def test_every_mask_is_a_dot(run):
     assert animation_of(run).count("<circle") == 10
+
+
+def test_a_rejected_guess_stands_in_place_of_the_dot_while_its_forward_runs():
+    steps = [({2: 10}, [], {}), ({3: 11}, [], {}, {3: 15, 4: 12, 5: 14, 6: 10, 7: 10}), ({4: 12, 5: 13, 6: END}, [], {}, {2: 15})]
+    trace = trace_of(6, steps)
+    found = animation_of(trace)
+    ghosts = [text for text in ET.fromstring(found).iter(f"{SVG}tspan") if text.get("class") == "g"]
+    # Cut to its place; not after the end of the text, nor where a token is.
+    assert ["".join(text.itertext()) for text in ghosts] == ["r", "()", "↵", "d"]
+    (group,) = (
+        one for one in ET.fromstring(found).iter(f"{SVG}g") if 'class="g"' in ET.tostring(one, "unicode") and one.get("style")
+    )
+    number = group.get("style").removeprefix("animation-name:")
+    seconds = LEAD + 1.5 + 3.5
+    start, stop = (f"{100 * (LEAD + time) / seconds:.3f}".rstrip("0").rstrip(".") for time in (0.5, 1.0))
+    assert f"@keyframes {number}{{0%{{opacity:0}}{start}%{{opacity:1}}{stop}%{{opacity:0}}}}" in found
+    assert found.count("<circle") == animation_of(trace_of(6, [step[:3] for step in steps])).count("<circle")
 
 
 def test_it_loops_and_needs_no_script_font_or_network(run):

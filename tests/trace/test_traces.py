@@ -49,6 +49,29 @@ def test_the_steps_come_back_as_they_were(dream_b, tmp_path, options):
     assert trace.text_of(PROMPT) == dream_b[1].decode(PROMPT)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rejected_guesses_come_back_and_traces_of_before_have_none(dream_b, tmp_path, rows):
+    model, tokenizer = dream_b
+    path, config = tmp_path / "run.jsonl", GenerationConfig(max_tokens=20, seed=4, temperature=0.5)
+    if rows == 1:
+        steps = list(recorded(dream_b, path, config))
+    else:
+        with TraceWriter(path, tokenizer, config, "dream") as writer:
+            best_of(model, tokenizer, PROMPT, config, rows, writer)
+        steps = list(read_trace(path).steps())
+    found = [step.rejected.tolist() for step in read_trace(path).steps()]
+    assert found == [step.rejected.tolist() for step in steps]
+    assert any(found)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["diffucode_trace"] -= 2
+    for line in lines[1:]:
+        line.pop("rejected", None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    old = read_trace(path)
+    assert old.text
+    assert not any(len(step.rejected) for step in old.steps())
+
+
 def test_a_trace_that_a_run_is_writing_is_refused_and_stays_whole(dream_b, tmp_path):
     config, path = GenerationConfig(max_tokens=6, seed=4), tmp_path / "run.jsonl"
     steps = recorded(dream_b, path, config)
@@ -127,7 +150,7 @@ def damaged(path, number, change):
     [
         (1, '{"rows": 1}', "not a trace"),
         (1, "", "not a trace"),
-        (1, lambda row: row.update(diffucode_trace=3, version="9.9"), "format 3, written by diffucode 9.9"),
+        (1, lambda row: row.update(diffucode_trace=5, version="9.9"), "format 5, written by diffucode 9.9"),
         (1, lambda row: row.pop("canvas"), "'canvas' is missing"),
         (1, lambda row: row.update(start=9999), "do not fit"),
         (1, lambda row: row.update(canvas=[5, -(10**12)]), "so many masks"),
@@ -140,6 +163,10 @@ def damaged(path, number, change):
         (4, lambda row: row.update(tokens=[1.5]), "not a whole number"),
         (4, lambda row: row.update(tokens=[10**12]), "damaged"),
         (4, lambda row: row.update(tokens=[700], pieces={}), "has no text"),
+        (4, lambda row: row.update(rejected=[[9], []]), "not of one length"),
+        (4, lambda row: row.update(rejected=[[13], [3]]), "off the canvas"),
+        (4, lambda row: row.update(rejected=[[9], [701]]), "701 has no text"),
+        (4, lambda row: row.update(rejected=[[9] * 65, [3] * 65]), "more than 64 rejected guesses"),
         (4, lambda row: row.update(window=[1]), "damaged"),
         (4, lambda row: row.update(seconds=None), "damaged"),
         (4, '{"end": "done", "seconds": 1}', "line 5: damaged (it comes after the last line)"),

@@ -7,6 +7,7 @@ subclasses of the protocols, whose methods with a body are the defaults.
 Shapes: B canvases in the batch, L positions on a canvas, R candidates a canvas, D the width of the network.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ class StepResult:
         guessed_scores: float32 `[B, G]`.
         best, best_probs: int32 and float32 `[B, R, 2]`, the two most probable tokens of each candidate; None
             where the window has no guesses.
+        rejected: for each canvas the guesses to show as rejected, int32 `[k, 2]`, as in `Step`; empty for no guesses.
     """
 
     chosen: NDArray[np.int32]
@@ -43,6 +45,7 @@ class StepResult:
     guessed_scores: NDArray[np.float32]
     best: NDArray[np.int32] | None = None
     best_probs: NDArray[np.float32] | None = None
+    rejected: Sequence[NDArray[np.int32]] = ()
 
 
 @dataclass(frozen=True, eq=False)

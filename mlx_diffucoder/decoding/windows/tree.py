@@ -1,5 +1,6 @@
 """The tree window: guesses for the next tokens, verified in the forward that also predicts the masks."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from ...errors import ConfigError
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, selected_first
+from ..result import MOST_REJECTED
 from .base import ForwardOutput, StepResult, Window, WindowState, rows_of
 from .cache import AppendedKVCache
 from .tree_plan import SPARE, Guesses, RowPlan, plan_row, visible_rows
@@ -142,6 +144,7 @@ class TreeState(WindowState):
         tokens = np.array(result.tokens)
         chosen, scores, commit = result.chosen.copy(), result.scores.copy(), result.commit.copy()
         accepted: list[list[int]] = []
+        rejected = []
         for row, plan in enumerate(self._plans):
             columns = {int(at): column for column, at in enumerate(output.positions[row]) if output.masked[row, column]}
             self._renew(row, columns, result)
@@ -151,8 +154,9 @@ class TreeState(WindowState):
                 column = columns[position]
                 chosen[row, column], scores[row, column], commit[row, column] = token, score, True
                 tokens[row, position] = token
+            rejected.append(rejected_guesses(plan, path, tokens[row]))
         self._keep(accepted, output.forwarded)
-        return replace(result, chosen=chosen, scores=scores, commit=commit, tokens=mx.array(tokens))
+        return replace(result, chosen=chosen, scores=scores, commit=commit, tokens=mx.array(tokens), rejected=rejected)
 
     def _renew(self, row: int, columns: dict[int, int], result: StepResult) -> None:
         """Guess anew, where a mask was forwarded. The rows of guesses are no help: they are rarely right past the path."""
@@ -207,3 +211,17 @@ def walk(
         if int(token) in end_ids:
             break
     return path, verified
+
+
+def rejected_guesses(plan: RowPlan, path: Collection[int], tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The guesses of a forward that it did not confirm, as in `Step.rejected`; of several at a position the likeliest.
+
+    Args:
+        path: the indices of those that it confirmed.
+        tokens: the canvas after the step, int32 `[L]`.
+    """
+    found: dict[int, int] = {}
+    for index, node in enumerate(plan.nodes):  # the likeliest first
+        if index not in path and tokens[node.position] != node.token:
+            found.setdefault(node.position, node.token)
+    return np.array(sorted(found.items())[:MOST_REJECTED], dtype=np.int32).reshape(-1, 2)
