@@ -15,7 +15,8 @@ from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.decoding.windows.base import ForwardOutput, StepResult, Window, WindowState
-from mlx_diffucoder.generation import forbidden_ids, synchronized
+from mlx_diffucoder.forbidden import forbidden_ids
+from mlx_diffucoder.generation import synchronized
 from mlx_diffucoder.models.transformer import DiffusionModel, LayerKV
 
 from .ceilings import Ceilings

@@ -26,7 +26,7 @@ from mlx_diffucoder.data import Text
 from mlx_diffucoder.divergence.kl import Divergence, NotANumber
 from mlx_diffucoder.divergence.masking import masked_canvases
 from mlx_diffucoder.errors import CheckpointError, ConfigError
-from mlx_diffucoder.generation import forbidden_ids
+from mlx_diffucoder.forbidden import forbidden_ids
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from .allocate import Choice, allocate, swaps

@@ -10,7 +10,8 @@ from .errors import ConfigError, TaskError
 from .evaluation import Limits, code_of
 from .evaluation.run import run_answer
 from .file_kinds import read_bytes
-from .generation import Answer, canvas_of, forbidden_ids, stream_batch, synchronized
+from .forbidden import forbidden_ids
+from .generation import Answer, canvas_of, stream_batch, synchronized
 from .models.transformer import DiffusionModel
 from .tasks import Task, read_tasks
 from .tokenizer import Tokenizer

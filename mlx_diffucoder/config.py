@@ -10,7 +10,7 @@ from .errors import ConfigError, one_of
 
 MAX_STEPS = 2**20  # with more, float32 cannot tell one timestep of the schedule from the next
 EPS = 1e-3
-NEWER = ("threshold", "block_length", "end_ids")
+NEWER = ("threshold", "block_length", "end_ids", "tokens_per_step", "expand_budget", "pad_delete_to_right")
 AUTOMATIC = ("rule", "window", "alg")
 REFERENCES = (("schedule", "whole"), ("schedule", "block-causal"), ("threshold", "block-causal"))
 """The rules and windows of published decoders."""
@@ -78,6 +78,7 @@ class GenerationConfig:
         until: an answer ends before the first of these texts.
         end_ids: an answer ends at the first of these ids; None for those of the checkpoint, `()` for none.
         ban_tokens: tokens that are never chosen, as ids or as the text of one token.
+        tokens_per_step, expand_budget, pad_delete_to_right: for models whose canvas changes its length; see `resizing`.
         reference: decode as the reference code does. It may choose the mask token or an id without a token, and
             every one of `steps` runs a forward.
         auto: those of `rule`, `window` and `alg` that were `auto`: they have DiffuCoder's values until `for_model`
@@ -109,6 +110,9 @@ class GenerationConfig:
     until: tuple[str, ...] = ()
     end_ids: tuple[int, ...] | None = None
     ban_tokens: tuple[str | int, ...] = ()
+    tokens_per_step: int = 1
+    expand_budget: int | None = None
+    pad_delete_to_right: bool = False
     reference: bool = False
     auto: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
@@ -119,18 +123,14 @@ class GenerationConfig:
                 object.__setattr__(self, name, off)
         if self.alg not in (*ALGORITHMS, "auto"):
             raise ConfigError(f"alg must be {one_of(ALGORITHMS, self.alg)}", field="alg")
-        self._check_whole("max_tokens", 1, None)
-        if self.steps is not None:
-            self._check_whole("steps", 1, MAX_STEPS)
-        self._check_whole("top_k", 0, None)
-        if self.seed is not None:
-            self._check_whole("seed", 0, 2**64 - 1)
+        for name, low in (("max_tokens", 1), ("top_k", 0), ("tokens_per_step", 1)):
+            self._check_whole(name, low, None)
         # Beyond these float32 overflows. A smaller temperature cannot be told from 0.
         self._check_real("temperature", lambda t: t == 0 or 1e-6 <= t <= 1e6, "0, or from 1e-06 to 1e+06")
         self._check_real("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1")
         self._check_real("alg_temp", lambda t: t == 0 or 1e-6 <= t <= 1e6, "0, or from 1e-06 to 1e+06")
         self._check_real("eps", lambda e: 0 <= e < 1, "at least 0 and below 1")
-        for name in ("raw", "reference"):
+        for name in ("raw", "reference", "pad_delete_to_right"):
             if not isinstance(getattr(self, name), bool):
                 raise self._wrong(name, "True or False")
         if self.system is not None and not isinstance(self.system, str):
@@ -138,8 +138,10 @@ class GenerationConfig:
         if self.raw and self.system is not None:
             raise ConfigError("system needs the chat template, which raw leaves out", field="system")
 
-        if self.block_length is not None:
-            self._check_whole("block_length", 1, 2**20)
+        counts = {"steps": (1, MAX_STEPS), "seed": (0, 2**64 - 1), "block_length": (1, 2**20), "expand_budget": (0, 2**20)}
+        for name, bounds in counts.items():
+            if getattr(self, name) is not None:
+                self._check_whole(name, *bounds)
         if self.threshold is not None:
             self._check_real("threshold", lambda p: 0 <= p <= 1, "from 0 to 1")
         self._check_constraints()
@@ -154,7 +156,7 @@ class GenerationConfig:
         if not isinstance(self.prefill, str):
             raise self._wrong("prefill", "text")
         for name in ("until", "ban_tokens", "end_ids"):  # JSON has lists
-            if name == "end_ids" and self.end_ids is None:
+            if getattr(self, name) is None and name == "end_ids":
                 continue
             if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), tuple | list):
                 raise self._wrong(name, "a list")
@@ -282,7 +284,7 @@ class GenerationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field that decides something, ready for JSON; those of `NEWER` only if set, so that older files compare equal."""
-        fields = {name: value for name, value in asdict(self).items() if name not in NEWER or value is not None}
+        fields = {name: value for name, value in asdict(self).items() if name not in NEWER or value != getattr(type(self), name)}
         del fields["auto"]
         return fields
 

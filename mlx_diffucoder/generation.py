@@ -16,12 +16,14 @@ from .decoding.canvas import Canvas, count_up_to_end, final_tokens, text_before
 from .decoding.loop import denoise
 from .decoding.overflow import in_range
 from .decoding.reference import Hooks, reference_decode, reference_rule
+from .decoding.resizing import resizing_canvas, resizing_decode
 from .decoding.result import Step
 from .decoding.rules import rule_for
 from .decoding.step import ROWS
 from .decoding.windows import window_for
 from .decoding.windows.base import Window
 from .errors import ConfigError, PromptError
+from .forbidden import forbidden_ids
 from .formatting import format_bytes
 from .memory import memory_size
 from .models.transformer import DiffusionModel
@@ -191,8 +193,10 @@ def decode_canvas(
     Args:
         forbidden: bool `[V]`, ids never to be chosen; the reference chooses them all the same.
     """
+    allowed = None if config.reference else forbidden
+    if canvas.sizes:
+        return resizing_decode(model, canvas, canvas.sizes, config, forbidden=allowed)
     if config.reference or hooks:
-        allowed = None if config.reference else forbidden
         if config.reference and model.config.block_length:
             return block_reference_decode(model, canvas, config)
         return reference_decode(model, canvas, reference_rule(config), config, forbidden=allowed, hooks=hooks)
@@ -200,9 +204,15 @@ def decode_canvas(
 
 
 def canvas_of(tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Canvas:
-    """The canvas of `stream_batch`: prompts from `prompt_ids`, with `max_tokens` masks after each."""
+    """The canvas of `stream_batch`: prompts from `prompt_ids`, with `max_tokens` masks after each.
+
+    For a model that changes the length of its holes a prompt's own masks are the holes; without one, a few masks follow it.
+    """
     ends = ends_of(tokenizer, config)
-    return Canvas.of(prompts, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=ends)
+    ids = {"mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id}
+    if tokenizer.sizes:
+        return resizing_canvas(prompts, config.max_tokens, tokenizer.sizes, **ids, end_ids=ends)
+    return Canvas.of(prompts, config.max_tokens, **ids, end_ids=ends)
 
 
 def ends_of(tokenizer: Tokenizer, config: GenerationConfig) -> frozenset[int]:
@@ -261,34 +271,6 @@ def check_memory(model: DiffusionModel, rows: int, known: int, masks: int, windo
             f" has {format_bytes(memory_size())}; ask for fewer, or for the window 'sliding'",
             field="max_tokens",
         )
-
-
-def forbidden_ids(tokenizer: Tokenizer, vocab_size: int, ban: Sequence[str | int] = ()) -> mx.array:
-    """The ids that are never generated, bool `[V]`: the mask token, ids without a token, and those of `ban`.
-
-    Raises:
-        ConfigError: an entry of `ban` is not a token, or no token is left.
-    """
-    forbidden = np.ones(vocab_size, dtype=np.bool_)
-    known = tokenizer.known_ids
-    forbidden[known[known < vocab_size]] = False
-    forbidden[tokenizer.mask_id] = True
-    forbidden[[_token_of(tokenizer, one, vocab_size) for one in ban]] = True
-    if forbidden.all():
-        raise ConfigError("ban_tokens bans every token; leave some", field="ban_tokens")
-    return mx.array(forbidden)
-
-
-def _token_of(tokenizer: Tokenizer, token: str | int, vocab_size: int) -> int:
-    if isinstance(token, int):
-        if token >= vocab_size:
-            raise ConfigError(f"ban_tokens: {token} is not an id; ids go from 0 to {vocab_size - 1}", field="ban_tokens")
-        return token
-    ids = tokenizer.encode(token)
-    if len(ids) != 1:
-        parts = ", ".join(repr(tokenizer.decode([id])) for id in ids)
-        raise ConfigError(f"ban_tokens: {token!r} is not one token but {len(ids)} ({parts}); ban one of them", field="ban_tokens")
-    return ids[0]
 
 
 @contextmanager

@@ -35,6 +35,7 @@ class Tokenizer:
         mask_id: the mask token, of positions that are not decided yet.
         pad_id: the token after the end of an answer, and on the left of shorter rows in a batch.
         end_ids: the tokens at which an answer ends.
+        sizes: the tokens that change the length of a hole; None for models that do not.
         chat_template: Jinja source, or None where the checkpoint has none.
 
     Args:
@@ -60,6 +61,7 @@ class Tokenizer:
         self.mask_id = special.mask
         self.pad_id = special.pad
         self.end_ids = special.ends
+        self.sizes = special.sizes
         self.chat_template = chat_template
 
     @classmethod
@@ -83,7 +85,7 @@ class Tokenizer:
             eos = token_text(settings.get("eos_token"))
             special = family.special_ids(config, generation, fast.token_to_id, fast.get_vocab_size(), eos)
             path = folder / "generation_config.json"
-            refuse_unsupported(generation)
+            refuse_unsupported({key: value for key, value in generation.items() if key not in family.own_keys})
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         return cls(fast, special, chat_template=read_chat_template(folder, settings), settings=settings)

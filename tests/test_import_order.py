@@ -36,6 +36,7 @@ ORDER = [
     "data",
     "decoding",
     "trace",
+    "forbidden",
     "generation",
     "infilling",
     "divergence",

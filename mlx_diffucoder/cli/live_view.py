@@ -8,6 +8,7 @@ from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 from rich.cells import cell_len
 from rich.console import COLOR_SYSTEMS, Console
 from rich.style import Style
@@ -44,7 +45,7 @@ class Live:
         console = Console(stderr=True)
         self._painter, self._share = Painter(console), share
         self._start = int(canvas.start - canvas.padding[0]) - given
-        self._holes = (canvas.holes[0] - canvas.padding[0] - self._start).tolist()
+        self._holes = canvas.holes[0] - canvas.padding[0] - self._start
         self._tokens = self._drawn = canvas.tokens[0, canvas.start - given :]
         self._mask_id, self._ends, self._block_length = canvas.mask_id, canvas.end_ids, block_length
         self._piece = cache(piece)
@@ -54,6 +55,7 @@ class Live:
         self._remasked: set[int] = set()
         self._guesses: dict[int, int] = {}
         self._nfe, self._top = 0, 0
+        self._inserted, self._deleted = 0, 0
         self._began = self._due = 0.0
         self._costs: deque[float] = deque(maxlen=3)
         self.spent = 0.0  # seconds spent on drawing
@@ -69,6 +71,8 @@ class Live:
 
     def show(self, step: "Step") -> None:
         """Take a step, and draw it if enough time has passed."""
+        if len(step.deleted) or len(step.expanded):
+            self._resize(step)
         committed, remasked = ((one - self._start).tolist() for one in (step.committed, step.remasked))
         self._fresh = (self._fresh | set(committed)) - set(remasked)
         self._remasked = (self._remasked | set(remasked)) - set(committed)
@@ -76,6 +80,21 @@ class Live:
         self._tokens, self._nfe = step.tokens[self._start :], step.nfe
         if time.perf_counter() >= self._due:
             self._draw()
+
+    def _resize(self, step: "Step") -> None:
+        """Move what is marked with the canvas, and mark the masks that are new."""
+        from ..decoding.resizing import after_step
+
+        def moved(positions: set[int]) -> set[int]:
+            left = np.array(sorted(positions), dtype=np.int32) + self._start
+            return set((after_step(left[~np.isin(left, step.deleted)], step) - self._start).tolist())
+
+        self._holes = after_step(self._holes + self._start, step) - self._start
+        new = after_step(step.expanded, step) - self._start
+        self._fresh = moved(self._fresh)
+        self._remasked = moved(self._remasked) | set(new.tolist()) | set((new + 1).tolist())
+        self._inserted += len(step.expanded)
+        self._deleted += len(step.deleted)
 
     def wait(self, until: float) -> None:
         """Sleep until `until` (of `time.perf_counter`), drawing the last step if it is not drawn yet."""
@@ -120,6 +139,8 @@ class Live:
             first, last = self._start + self._holes[0][0], self._start + len(self._tokens) - 1
             first, block, last = (place // self._block_length for place in (first, at, last))
             parts.insert(1, f"block {block - first + 1} of {last - first + 1}")
+        if self._inserted or self._deleted:
+            parts.append(f"{self._inserted} inserted, {self._deleted} deleted")
         if shown < rows:
             parts.insert(1, f"lines {self._top + 1}-{self._top + shown} of {rows}")
         return status(parts, width, self._marks.between)

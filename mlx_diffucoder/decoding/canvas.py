@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.base import SizeIds
+
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
@@ -21,6 +23,7 @@ class Canvas:
         mask_id: the id of the mask token.
         pad_id: the id that fills the left of shorter rows, and the rest of a hole after its text has ended.
         end_ids: the ids that end an answer, or the text of a hole.
+        sizes: the ids with which the model changes the length of its holes; None for other models.
     """
 
     tokens: NDArray[np.int32]
@@ -29,6 +32,7 @@ class Canvas:
     mask_id: int
     pad_id: int
     end_ids: frozenset[int]
+    sizes: SizeIds | None = None
 
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], max_tokens: int, *, mask_id: int, pad_id: int, end_ids: frozenset[int]) -> Self:
@@ -45,6 +49,7 @@ class Canvas:
         mask_id: int,
         pad_id: int,
         end_ids: frozenset[int],
+        sizes: SizeIds | None = None,
     ) -> Self:
         """Texts with a hole between each and the next. Rows are aligned at their right ends.
 
@@ -65,7 +70,7 @@ class Canvas:
                 position += len(text)
                 holes[row, index : index + 1] = (position, position + count)  # an empty slice after the last text
                 position += count
-        return cls(tokens, padding, holes, mask_id, pad_id, end_ids)
+        return cls(tokens, padding, holes, mask_id, pad_id, end_ids, sizes)
 
     @property
     def start(self) -> int:

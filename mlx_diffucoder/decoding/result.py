@@ -39,6 +39,8 @@ class Step:
             left out, because an autoregressive model forwards it too.
         rejected: guesses that this step's forward did not confirm: positions and tokens, int32 `[k, 2]`, one a position,
             at most `MOST_REJECTED`. Only the window `tree` guesses.
+        deleted, expanded: for a model that changes the canvas's length, the positions that left the canvas in this
+            step, and those that became two masks, ascending, int32; both on the canvas before the step.
     """
 
     index: int
@@ -51,6 +53,8 @@ class Step:
     window: tuple[int, int] = (0, 0)
     rows: tuple[int, ...] = ()
     rejected: NDArray[np.int32] = field(default_factory=lambda: NO_GUESSES)
+    deleted: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    expanded: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
 
     @classmethod
     def empty(cls, tokens: NDArray[np.int32]) -> Self:

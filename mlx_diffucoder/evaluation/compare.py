@@ -14,7 +14,7 @@ from ..divergence.forwards import Outputs, outputs, outputs_by_layer
 from ..divergence.kl import Divergence, NotANumber, readings
 from ..divergence.masking import Masked
 from ..errors import CheckpointError
-from ..generation import forbidden_ids
+from ..forbidden import forbidden_ids
 from ..loading import DTYPES, default_dtype
 from ..memory import fit_of
 from ..models.base import ModelConfig

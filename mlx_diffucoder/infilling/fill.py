@@ -14,7 +14,7 @@ from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
 from .context import Part, texts_and_lengths
-from .lengths import search
+from .lengths import resized, search
 from .task import InfillTask
 
 CONTEXT = 512
@@ -101,7 +101,7 @@ def fill(
     if instruction is None and not any(task.context.ids):
         raise ConfigError(f"context {context} shows the model nothing; raise it, or give an instruction", field="context")
     with synchronized():
-        best, score, agreed = search(task, tries)
+        best, score, agreed = resized(task) if task.resizes else search(task, tries)
     if trace:
         trace.kept = best.number
     shown = task.context

@@ -8,6 +8,8 @@ A canvas needs a number of masks for each hole, but the length of the text is no
    texts itself and writes the same in all of them. A text that two canvases agree on is taken if it is probable enough.
 4. `exhaustive`: otherwise canvases of every small length, which must be filled to the last token. The text is kept
    that the model finds the most probable, together with the first tokens after the hole.
+
+A model that changes the length of a hole itself (DreamOn) needs no search: `resized`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,6 +61,12 @@ def given(task: InfillTask) -> Found:
     """Fill holes whose lengths the caller gave to the last token."""
     (only,) = task.attempts([[length or 0 for length in task.lengths]], exact=True)
     return Found(only, task.score(only), agreed=False)
+
+
+def resized(task: InfillTask) -> Found:
+    """Let the model change the lengths while it fills the holes."""
+    only = task.resized()
+    return Found(only, task.score(only), agreed=True)
 
 
 def told_by_model(task: InfillTask, attempt: Attempt) -> Found:

@@ -1,6 +1,7 @@
 """A text with holes, ready to be denoised with holes of any lengths, and scores for what was written into them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -8,16 +9,19 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import GenerationConfig
+from ..config import HOLES, GenerationConfig
 from ..decoding.canvas import Canvas, final_tokens
 from ..decoding.hole_layout import HoleLayout
 from ..decoding.likelihood import every_second, log_probabilities
 from ..decoding.loop import denoise
 from ..decoding.overflow import in_range
+from ..decoding.resizing import START, after_step, resizing_decode
 from ..decoding.rules import rule_for
 from ..decoding.windows import window_for
+from ..decoding.windows.whole import Whole
 from ..errors import PromptError
-from ..generation import check_memory, ends_of, forbidden_ids
+from ..forbidden import forbidden_ids
+from ..generation import check_memory, ends_of
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
@@ -59,6 +63,7 @@ class InfillTask:
     Attributes:
         lengths: as given.
         config: how to decode; `max_tokens` is the longest hole.
+        resizes: whether the model changes the lengths of the holes while it fills them: none is given, and it can.
         tried: canvases denoised so far.
         nfe, positions: forwards so far, those for scores included, and the positions forwarded in them.
         rows: as in `decoding.result.Step`, of the same forwards.
@@ -79,6 +84,9 @@ class InfillTask:
         trace: TraceWriter | None,
     ):
         model.family.refuse("infill")
+        self.resizes = tokenizer.sizes is not None and set(lengths) == {None}
+        if self.resizes and config.window == HOLES["window"] and "rule" in config.auto:  # neither was asked for
+            config = replace(config, rule=model.family.rule, window=model.family.window)
         config = config.for_model(model)
         window_for(config).check(model)
         self.model, self.tokenizer, self.config, self.lengths, self.trace = model, tokenizer, config, lengths, trace
@@ -95,9 +103,13 @@ class InfillTask:
         self.context = context_of(tokenizer, texts, min(budget, left // (2 * len(lengths))))
         first, *others = self.context.ids
         end = tokenizer.end_id(chat=instruction is not None and not config.raw) if self.context.shows_end else None
-        self.texts = [self.prompt + first, *others]
+        begin = [] if tokenizer.sizes is None or self.prompt else tokenizer.sizes.begin
+        self.texts = [begin + self.prompt + first, *others]
         self.texts[-1] = self.texts[-1] + ([] if end is None else [end])
-        self.forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
+        self.resizing = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
+        self.forbidden = self.resizing
+        if sizes := tokenizer.sizes:  # in canvases of one length it would be kept as a token
+            self.forbidden = self.resizing | (mx.arange(model.config.vocab_size) == sizes.expand)
         self.ends = ends_of(tokenizer, config)
         self.no_end = self.forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(self.ends)))
         self.nfe = self.positions = self.tried = 0
@@ -147,6 +159,25 @@ class InfillTask:
         spans = canvas.holes - canvas.padding[:, None, None]
         rows = enumerate(zip(last, spans, strict=True), start=first)
         return [self._attempt(step.tokens, holes, number) for number, (step, holes) in rows]
+
+    def resized(self) -> Attempt:
+        """Denoise one canvas whose holes get their lengths from the model, each at most `max_tokens`."""
+        sizes, lengths = self.tokenizer.sizes, [min(START, self.config.max_tokens)] * len(self.lengths)
+        if sizes is None:
+            raise ValueError("the model does not change the length of a hole")
+        ids = {"mask_id": self.tokenizer.mask_id, "pad_id": self.tokenizer.pad_id}
+        canvas = Canvas.around([self.texts], [lengths], **ids, end_ids=self.ends, sizes=sizes)
+        check_memory(self.model, 1, sum(map(len, self.texts)), len(lengths) * self.config.max_tokens, Whole())
+        decode = partial(resizing_decode, self.model, canvas, sizes, self.config, forbidden=self.resizing)
+        steps = in_range(self.model, decode)
+        if self.trace:
+            steps = self.trace.batch(canvas, steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))
+        holes = canvas.holes[0]
+        for (step,) in steps:
+            holes = after_step(holes, step)
+        self.tried, self.nfe, self.positions = self.tried + 1, self.nfe + step.nfe, self.positions + step.positions
+        self.rows += step.rows
+        return self._attempt(step.tokens, holes, self.tried)
 
     def _attempt(self, tokens: NDArray[np.int32], holes: NDArray[np.int32], number: int) -> Attempt:
         found = [final_tokens(tokens[start:stop], self.tokenizer.mask_id, self.ends) for start, stop in holes]

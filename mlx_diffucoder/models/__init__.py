@@ -7,12 +7,13 @@ from ..errors import ConfigError
 from .base import NO_TOKENS, Family
 from .coda import CODA
 from .dream import DREAM
+from .dreamon import DREAMON
 from .llada import LLADA
 from .open_dcoder import OPEN_DCODER
 from .sdar import SDAR
 from .stable_diffcoder import STABLE_DIFFCODER
 
-FAMILIES: tuple[Family, ...] = (DREAM, CODA, OPEN_DCODER, LLADA, STABLE_DIFFCODER, SDAR)
+FAMILIES: tuple[Family, ...] = (DREAM, CODA, DREAMON, OPEN_DCODER, LLADA, STABLE_DIFFCODER, SDAR)
 """Every family. The first that recognizes a checkpoint is the one."""
 AUTOREGRESSIVE = ("llama", "qwen2", "qwen3", "mistral", "gemma", "phi3")
 """Kinds of models that mlx-lm runs, from left to right. A few diffusion models have the same `model_type`, and more."""

@@ -19,6 +19,21 @@ from .weight_names import HEAD
 NO_TOKENS: Mapping[str, int] = MappingProxyType({})
 
 
+@dataclass(frozen=True)
+class SizeIds:
+    """The token ids by which a model changes the length of a hole.
+
+    Attributes:
+        expand: becomes two masks.
+        delete: leaves the canvas.
+        begin: what a text with holes begins with.
+    """
+
+    expand: int
+    delete: int
+    begin: list[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpecialIds:
     """The token ids that decoding needs.
@@ -28,6 +43,7 @@ class SpecialIds:
         pad: fills a canvas after its answer's end, and the left of shorter rows in a batch.
         ends: an answer ends at the first of these.
         chat_end, text_end: the token to end a chat's answer, or any other text, with; None where there is none.
+        sizes: of a model that changes the canvas's length; None for all others.
     """
 
     mask: int
@@ -35,6 +51,7 @@ class SpecialIds:
     ends: frozenset[int]
     chat_end: int | None
     text_end: int | None
+    sizes: SizeIds | None = None
 
 
 class Publication(NamedTuple):
@@ -69,6 +86,7 @@ class Family(ABC):
         text_ends: other tokens that end an answer, the usual one first.
         pad_token: the token after an answer's end.
         mask_token_id, mask_token: the mask, and its name in the tokenizer, where `config.json` does not say.
+        own_keys: keys of `config.json` that only this family reads; other families refuse them.
         rule, window, alg: how to decode where the user does not say; the first two are its preset `balanced`. The tree of
             guesses needs a shift of 1. Without one the default is `threshold:tau=0.9` on `sliding`, which verifies no
             guesses: on the bundled model it takes 0.403 tiles of 32 rows a useful token where the tree takes 0.196, and 88.0 %
@@ -91,6 +109,7 @@ class Family(ABC):
     pad_token: str | None = None
     mask_token_id: int | None = None
     mask_token: str | None = None
+    own_keys: frozenset[str] = frozenset()
     rule: str = PRESETS["balanced"]["rule"]
     window: str = PRESETS["balanced"]["window"]
     alg: str = "entropy"
@@ -127,7 +146,8 @@ class Family(ABC):
                 f"attention_bias {json.dumps(config['attention_bias'])} is not supported: {self.name} has no biases"
             )
         own = {"mask_token_id": mask, "qkv_bias": self.qkv_bias, "qk_norm": self.qk_norm, "block_length": self.block_length}
-        read = ModelConfig.from_dict({**config, **own, "head_dim": head_dim if self.states_head_dim else None})
+        own |= {"head_dim": head_dim if self.states_head_dim else None, **dict.fromkeys(self.own_keys)}
+        read = ModelConfig.from_dict({**config, **own})
         if head_dim not in (None, read.head_dim):
             raise ConfigError(
                 f"head_dim {json.dumps(head_dim)} is not supported: it must be hidden_size / num_attention_heads,"

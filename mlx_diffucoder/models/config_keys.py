@@ -35,7 +35,7 @@ REASONS = {
     "hidden_act": "only 'silu'",
     "use_sliding_window": "the network attends to the whole canvas",
     "is_causal": "the network attends to the whole canvas",
-    "expand_token_id": "the canvas of such a model (DreamOn) changes its length, and this program's does not",
+    "expand_token_id": "only a model of the family DreamOn changes the length of its canvas",
 }
 
 ROPE_BLOCKS = ("rope_parameters", "rope_scaling")

@@ -199,6 +199,8 @@ class _File:
 
 
 def _header(format: int, tokenizer: Tokenizer, canvas: Canvas, config: GenerationConfig, model: str) -> dict[str, Any]:
+    if canvas.sizes:
+        raise TraceError("--trace: a trace has a canvas of one length, and this model changes it; leave --trace out")
     return {
         KEY: format,
         "version": __version__,

@@ -23,7 +23,7 @@ from mlx_diffucoder.divergence.kl import Divergence, readings
 from mlx_diffucoder.divergence.masking import masked_canvases
 from mlx_diffucoder.errors import CheckpointError, ConfigError, ConvertError, TaskError
 from mlx_diffucoder.evaluation.compare import Checkpoint, compare
-from mlx_diffucoder.generation import forbidden_ids
+from mlx_diffucoder.forbidden import forbidden_ids
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from ..conftest import DATA

@@ -13,7 +13,7 @@ import numpy as np
 from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.decoding.reference import reference_decode
 from mlx_diffucoder.decoding.rules.schedule import commit_share
-from mlx_diffucoder.generation import forbidden_ids
+from mlx_diffucoder.forbidden import forbidden_ids
 
 
 class Whole:

@@ -12,7 +12,7 @@ from mlx_diffucoder import GenerationConfig, generate_batch, load, stream_batch,
 from mlx_diffucoder.decoding.windows import block_causal
 from mlx_diffucoder.decoding.windows.block_causal import plan_forward
 from mlx_diffucoder.errors import ConfigError
-from mlx_diffucoder.generation import forbidden_ids
+from mlx_diffucoder.forbidden import forbidden_ids
 from mlx_diffucoder.infilling.fill import fill
 
 from ..conftest import DATA

@@ -11,7 +11,8 @@ from mlx_diffucoder.config import ALGORITHMS
 from mlx_diffucoder.decoding.reference import reference_decode
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.errors import CheckpointError
-from mlx_diffucoder.generation import canvas_of, forbidden_ids
+from mlx_diffucoder.forbidden import forbidden_ids
+from mlx_diffucoder.generation import canvas_of
 
 PROMPT = [1, 2, 3, 4]
 exact = partial(GenerationConfig.preset, "exact")

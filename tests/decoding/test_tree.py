@@ -18,7 +18,8 @@ from mlx_diffucoder.decoding.windows.base import StepResult
 from mlx_diffucoder.decoding.windows.tree import rejected_guesses, walk
 from mlx_diffucoder.decoding.windows.tree_plan import Guesses, Node, RowPlan, plan_row, visible_rows
 from mlx_diffucoder.errors import ConfigError
-from mlx_diffucoder.generation import canvas_of, forbidden_ids
+from mlx_diffucoder.forbidden import forbidden_ids
+from mlx_diffucoder.generation import canvas_of
 
 END = frozenset({99})
 PROMPTS = [[3, 5, 7, 11, 13, 17, 19], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22], [1]]

@@ -17,7 +17,8 @@ from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.decoding.windows.drafts import Choices, draft_sets, drafts_of
 from mlx_diffucoder.errors import ConfigError
-from mlx_diffucoder.generation import Answer, canvas_of, forbidden_ids
+from mlx_diffucoder.forbidden import forbidden_ids
+from mlx_diffucoder.generation import Answer, canvas_of
 
 from ..conftest import DATA
 from . import oracle

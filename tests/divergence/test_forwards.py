@@ -13,7 +13,7 @@ from mlx_diffucoder.data import HELD_OUT, Text, encode_samples, read_samples
 from mlx_diffucoder.divergence.forwards import outputs, outputs_by_layer
 from mlx_diffucoder.divergence.kl import Divergence, readings
 from mlx_diffucoder.divergence.masking import masked_canvases
-from mlx_diffucoder.generation import forbidden_ids
+from mlx_diffucoder.forbidden import forbidden_ids
 
 from ..conftest import DATA
 

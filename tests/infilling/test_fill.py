@@ -8,7 +8,7 @@ from mlx_diffucoder import GenerationConfig, fill, infill
 from mlx_diffucoder.decoding.hole_layout import unwrapped
 from mlx_diffucoder.decoding.likelihood import every_second, log_probabilities
 from mlx_diffucoder.errors import ConfigError, PromptError
-from mlx_diffucoder.generation import forbidden_ids
+from mlx_diffucoder.forbidden import forbidden_ids
 from mlx_diffucoder.infilling.context import context_of
 from mlx_diffucoder.infilling.lengths import search
 from mlx_diffucoder.infilling.task import Attempt

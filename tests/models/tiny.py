@@ -18,6 +18,7 @@ SHAPE = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 OWN = {
     "CoDA": ("coda-a", {"head_dim": 32}),
     "Dream": ("dream-a", {}),
+    "DreamOn": ("dreamon-a", {}),
     "LLaDA": (
         "dream-a",
         {
