@@ -72,6 +72,19 @@ def test_in_the_middle_there_is_what_is_known_and_what_was_taken_back(terminal, 
 
 
 @needs_tmux
+def test_a_rejected_guess_is_dim_until_the_next_step(terminal, tmp_path):
+    path = made_trace(tmp_path / "run.jsonl", HELLO, [(0.1, [0], []), (0.4, [1], []), (60, [2], [])])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1]["rejected"], lines[2]["rejected"] = [[3, 4, 6], [10, 10, 10]], [[5], [10]]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    screen = terminal()
+    screen.start("trace", "show", path)
+    lines = screen.wait(lambda shown: "2 forwards" in shown).splitlines()
+    assert lines[0] == "def hello·def" + "·" * (len(HELLO) - 4)
+    assert re.search(r"2m(\x1b\[\d+m)*·\x1b\[3mdef", screen.screen("-e"))  # dim, and italic
+
+
+@needs_tmux
 def test_a_prefill_stands_before_the_masks(terminal, tmp_path):
     trace = tmp_path / "run.jsonl"
     diffucode(*ASK, "--prefill", "def process(k", "--trace", trace)

@@ -258,6 +258,22 @@ def test_the_page_shows_the_step_that_is_asked_for(page):
 
 
 @needs_chromium
+def test_the_page_shows_rejected_guesses_in_place_of_masks(tmp_path):
+    trace = made_trace(
+        tmp_path / "run.jsonl", ["a", " b", "\n", "d", "e"], [(0.1, [0, 1, 2], []), (0.2, [3], [0]), (0.3, [0, 4], [])]
+    )
+    # Guesses at the places 0 (masked again), 3 (committed) and 4 (masked).
+    bad_copy(trace, trace, 3, lambda line: line[:-1] + ',"rejected":[[2,5,6],[11,11,11]]}')
+    assert diffucode("trace", "plot", trace).returncode == 0
+    assert all("guess" not in kinds for kinds, _ in cells(browse(tmp_path / "run.html", "step=1", "--dump-dom")))
+    second = cells(browse(tmp_path / "run.html", "step=2", "--dump-dom"))
+    assert [(kinds.split()[0], text) for kinds, text in second if kinds.startswith(("back", "guess"))] == [
+        ("back", "×"),
+        ("guess", "b"),
+    ]
+
+
+@needs_chromium
 def test_the_page_shows_the_text_around_holes_in_place(tmp_path):
     (tmp_path / "a.py").write_text("def f(x):\n    <FILL:2>\n    return <FILL:1>\n")
     args = ["-m", TINY, "--preset", "exact", "--trace", tmp_path / "run.jsonl"]
