@@ -15,6 +15,7 @@ from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
 from .context import Part, texts_and_lengths
 from .lengths import resized, search
+from .middle import fill_middles
 from .task import InfillTask
 
 CONTEXT = 512
@@ -97,14 +98,21 @@ def fill(
     """
     config = (config or GenerationConfig(**HOLES)).within(HOLES["max_tokens"])
     check_settings(config, instruction, context, tries)
-    task = InfillTask(model, tokenizer, *texts_and_lengths(parts), config, instruction, context, trace)
+    given = (model, tokenizer, *texts_and_lengths(parts), config, instruction, context, trace)
+    with synchronized():
+        if "infill" in model.family.cannot:
+            return Filled(**fill_middles(*given))
+        return _searched(InfillTask(*given), instruction, context, tries)
+
+
+def _searched(task: InfillTask, instruction: str | None, context: int, tries: int) -> Filled:
+    """The holes at their most probable lengths. The arguments are as for `fill`."""
     if instruction is None and not any(task.context.ids):
         raise ConfigError(f"context {context} shows the model nothing; raise it, or give an instruction", field="context")
-    with synchronized():
-        best, score, agreed = resized(task) if task.resizes else search(task, tries)
-    if trace:
-        trace.kept = best.number
-    shown = task.context
+    best, score, agreed = resized(task) if task.resizes else search(task, tries)
+    if task.trace:
+        task.trace.kept = best.number
+    shown, tokenizer = task.context, task.tokenizer
     return Filled(
         holes=[unwrapped(tokenizer.decode(ids), *ends) for ids, *ends in zip(best.ids, shown.leads, shown.tails, strict=True)],
         score=score,

@@ -83,7 +83,6 @@ class InfillTask:
         budget: int,
         trace: TraceWriter | None,
     ):
-        model.family.refuse("infill")
         self.resizes = tokenizer.sizes is not None and set(lengths) == {None}
         if self.resizes and config.window == HOLES["window"] and "rule" in config.auto:  # neither was asked for
             config = replace(config, rule=model.family.rule, window=model.family.window)

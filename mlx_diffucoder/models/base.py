@@ -94,6 +94,8 @@ class Family(ABC):
         publications: what the publishers of the family's models state, the last for any other model.
         cannot: what these models cannot do (`infill`, or `window NAME`), each with the reason, which ends an
             error's line.
+        middle: for models that cannot see the text after a hole, the tokens for filling in the middle, by what each stands
+            before: `prefix`, `suffix` and `middle`, in the order of a prompt. A tokenizer need not have them.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Family(ABC):
     alg: str = "entropy"
     publications: tuple[Publication, ...] = ()
     cannot: Mapping[str, str] = field(default_factory=dict)
+    middle: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.shift and self.window.startswith("tree"):

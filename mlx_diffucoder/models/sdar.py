@@ -49,5 +49,6 @@ SDAR = _SDAR(
     window="block-causal:length=4",
     alg="maskgit_plus",
     cannot=NO_SUFFIX,
+    middle={"prefix": "<|fim_prefix|>", "suffix": "<|fim_suffix|>", "middle": "<|fim_middle|>"},  # Qwen's
     publications=(Publication(None, PUBLISHED),),
 )

@@ -33,5 +33,6 @@ STABLE_DIFFCODER = _StableDiffCoder(
     window="block-causal:length=4",
     alg="maskgit_plus",
     cannot=NO_SUFFIX,
+    middle={"suffix": "<[fim-suffix]>", "prefix": "<[fim-prefix]>", "middle": "<[fim-middle]>"},  # as Seed-Coder's card has them
     publications=(Publication(None, {"max_tokens": 512}),),  # the card's example: one token a step
 )
