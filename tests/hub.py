@@ -94,6 +94,7 @@ class LocalHub:
                     hub.asked.append((path, since))
                 if (reply := hub.answer(path, since)) is None:
                     time.sleep(600)
+                    return
                 status, headers, body, sent = reply
                 self.send_response(status)
                 for key, value in {**headers, "Content-Length": str(len(body))}.items():

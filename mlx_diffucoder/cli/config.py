@@ -75,7 +75,7 @@ def list_settings(
     return 1 if settings.problems else 0
 
 
-@app.command("get", cls=Command, epilog=examples("diffucode config get generate.max_tokens"))
+@app.command("get", cls=Command, epilog=examples("diffucode config get generate.temp"))
 def get_setting(context: typer.Context, key: KeyArgument, quiet: Quiet = False) -> int:
     """Print one value: your default, or else the program's."""
     settings = Settings.of(context)

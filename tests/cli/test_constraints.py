@@ -63,9 +63,9 @@ def test_a_trace_of_several_answers_has_each_of_them_and_shows_the_best(tmp_path
 def test_a_trace_of_a_template_shows_its_text_in_place(tmp_path):
     template, trace = tmp_path / "template.py", tmp_path / "run.jsonl"
     template.write_text("def process(k):\n    if k < 2:\n        <FILL:3>\n    return <FILL>\n")
-    args = [*POCKET[:-1], "4", "--lock", template, "--trace", trace]
+    args = [*TINY[:-1], "4", "--lock", template, "--trace", trace]
     plain = diffucode(*args, PRIME).stdout
-    assert plain.startswith("def process(k):\n    if k < 2:\n        return False\n")
+    assert plain.startswith("def process(k):\n    if k < 2:\n        ")
     assert shown(trace)[0] == plain
     assert shown(trace, "--row", "1")[0].startswith("def process(k):\n    if k < 2:\n        ")
     assert_one_line(diffucode("trace", "show", trace, "--row", "99"), "run.jsonl", "no canvas 99")

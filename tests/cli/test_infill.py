@@ -48,6 +48,7 @@ def test_pocket_fills_a_hole_so_that_the_function_works(holey):
         assert number in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_that_was_trained_to_infill_finds_what_two_holes_held_and_how_long_it_was(holey):
     holey.write_text("def f(nums):\n    total = 0\n<FILL>\n        if x % 2 == 0:\n<FILL>\n    return total\n")
     prompt = "Write a function f(nums) that returns the sum of the even numbers in nums."

@@ -284,13 +284,13 @@ def test_blocks_can_go_on_to_the_end_of_the_canvas_as_published(pocket):
 def test_an_answer_ends_at_the_ids_of_the_configuration_or_at_none(pocket, window):
     def ends(end_ids):
         rule = "schedule" if window == "drafts" else "threshold"
-        config = GenerationConfig(max_tokens=48, rule=rule, window=window, end_ids=end_ids)
+        config = GenerationConfig(max_tokens=20, rule=rule, window=window, end_ids=end_ids)
         *_, step = stream_generate(*pocket, "Implement f(n): return n squared.", config)
-        return Answer.of(pocket[1], step, len(step.tokens) - 48, config)
+        return Answer.of(pocket[1], step, len(step.tokens) - 20, config)
 
-    usual, newline = ends(None), pocket[1].encode("\n")[0]
+    usual, endless, newline = ends(None), ends(()), pocket[1].encode("\n")[0]
     assert usual.ended and ends(tuple(pocket[1].end_ids)) == usual
-    assert not ends(()).ended and ends(()).useful_tokens == 48
+    assert not endless.ended and endless.useful_tokens == 20
     assert ends([newline]).ids == usual.ids[: usual.ids.index(newline)]
 
 
