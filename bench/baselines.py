@@ -15,8 +15,8 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_diffucoder.config import GenerationConfig
+from mlx_diffucoder.device import synchronized
 from mlx_diffucoder.errors import BenchError
-from mlx_diffucoder.generation import synchronized
 from mlx_diffucoder.hub import cached
 from mlx_diffucoder.memory import check_fits
 

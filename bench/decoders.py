@@ -23,8 +23,9 @@ from mlx_diffucoder.decoding.result import Step
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.rules.base import Candidates, CommitRule, WithoutMemory, largest
 from mlx_diffucoder.decoding.windows import window_for
+from mlx_diffucoder.device import synchronized
 from mlx_diffucoder.forbidden import forbidden_ids
-from mlx_diffucoder.generation import Answer, decode_canvas, ends_of, stream_generate, synchronized
+from mlx_diffucoder.generation import Answer, decode_canvas, ends_of, stream_generate
 
 from .ceilings import Ceilings
 from .roofline import Work, ideal_seconds

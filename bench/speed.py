@@ -14,10 +14,10 @@ from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.windows import window_for
-from mlx_diffucoder.decoding.windows.base import ForwardOutput, StepResult, Window, WindowState
+from mlx_diffucoder.decoding.windows.base import Forward, ForwardOutput, StepResult, Window, WindowState
+from mlx_diffucoder.device import synchronized
 from mlx_diffucoder.forbidden import forbidden_ids
-from mlx_diffucoder.generation import synchronized
-from mlx_diffucoder.models.transformer import DiffusionModel, LayerKV
+from mlx_diffucoder.models.transformer import DiffusionModel, LayerKV, PositionedKVCache
 
 from .ceilings import Ceilings
 from .decoders import canvas_of, rule_of
@@ -74,7 +74,8 @@ class ForwardCurve:
     def _window(self, width: int) -> tuple[mx.array, LayerKV]:
         at = mx.arange(self._length - width, self._length)[None]
         attended = mx.ones((1, 1, 1, self._length), dtype=mx.bool_)
-        return self._model.window(self._tokens[:, -width:], at, attended, at, self._cache)
+        kv = PositionedKVCache(at, self._length, self._cache)
+        return self._model.model(self._tokens[:, -width:], at, attended, kv), kv.layers
 
     @property
     def timings(self) -> dict[int, Timing]:
@@ -125,7 +126,7 @@ class Probe:
     def __init__(self, model: DiffusionModel, clock: Clock):
         self._model, self._clock = model, clock
         self.config, self.family, self.shift = model.config, model.family, model.shift
-        self.model, self.window = partial(self._timed, model.model), partial(self._timed, model.window)
+        self.model = partial(self._timed, model.model)
 
     def _timed(self, forward: Any, *given: Any) -> Any:
         mx.eval([one for one in given if isinstance(one, mx.array)])
@@ -162,8 +163,8 @@ class _WatchedState:
     def __init__(self, state: WindowState, clock: Clock):
         self._state, self._clock = state, clock
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
-        output = self._state.forward(tokens, on_host, recheck)
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
+        output = yield from self._state.forward(tokens, on_host, recheck)
         self._clock.queued()
         return output
 

@@ -21,10 +21,11 @@ from mlx_diffucoder.checkpoint import weights_digest
 from mlx_diffucoder.config import PRESETS, GenerationConfig
 from mlx_diffucoder.data import HELD_OUT, read_samples
 from mlx_diffucoder.decoding.likelihood import mean_log_probability
+from mlx_diffucoder.device import synchronized
 from mlx_diffucoder.errors import BenchError
 from mlx_diffucoder.evaluation.orders import CONFIDENCE, left_to_right
 from mlx_diffucoder.forbidden import forbidden_ids
-from mlx_diffucoder.generation import prompt_ids, synchronized
+from mlx_diffucoder.generation import prompt_ids
 
 from .chip import read_card
 from .decoders import Run, denoised

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from .config import GenerationConfig
 from .decoding.likelihood import mean_log_probability
+from .device import synchronized
 from .errors import ConfigError, TaskError
 from .evaluation import Limits, code_of
 from .evaluation.run import run_answer
 from .file_kinds import read_bytes
 from .forbidden import forbidden_ids
-from .generation import Answer, canvas_of, stream_batch, synchronized
+from .generation import Answer, canvas_of, stream_batch
 from .models.transformer import DiffusionModel
 from .tasks import Task, read_tasks
 from .tokenizer import Tokenizer
@@ -91,7 +92,7 @@ def best_of(
     if trace:
         steps = trace.batch(canvas_of(tokenizer, [prompt] * count, config), steps)
     *_, last = steps
-    nfe, positions, rows = last[0].nfe, count * last[0].positions, last[0].rows
+    positions, rows = sum(step.positions for step in last), max((step.rows for step in last), key=len)
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
     found = []
     with synchronized():
@@ -99,10 +100,10 @@ def best_of(
             answer = Answer.of(tokenizer, step, len(prompt), config)
             ids = step.tokens[: len(prompt) + answer.useful_tokens].tolist()
             score, forwarded = mean_log_probability(model, ids, len(prompt), tokenizer.mask_id, forbidden)
-            nfe, positions, rows = nfe + 1, positions + forwarded, (*rows, forwarded)
+            positions, rows = positions + forwarded, (*rows, forwarded)
             found.append(Ranked(answer, score, row))
     found.sort(key=lambda one: -one.score)
-    return Ranking(found, nfe, positions, rows)
+    return Ranking(found, len(rows), positions, rows)
 
 
 def read_tests(path: Path, prompt: str) -> Task:

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import mlx.core as mx
 
@@ -26,3 +28,12 @@ def apple_generation() -> int | None:
     architecture = os.environ.get("MLX_METAL_GPU_ARCH") or str(mx.device_info().get("architecture", ""))
     found = re.match(r"applegpu_g(\d+)", architecture)  # g13 is an M1's
     return int(found.group(1)) - 12 if found else None
+
+
+@contextmanager
+def synchronized() -> Iterator[None]:
+    """Wait at the end for a forward that is still running: the interpreter must not end before it."""
+    try:
+        yield
+    finally:
+        mx.synchronize()

@@ -1,7 +1,6 @@
 """Text generation: from prompts to ids, canvases, streams of steps, and answers."""
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from .decoding.rules import rule_for
 from .decoding.step import ROWS
 from .decoding.windows import window_for
 from .decoding.windows.base import Window
+from .device import synchronized
 from .errors import ConfigError, PromptError
 from .forbidden import forbidden_ids
 from .formatting import format_bytes
@@ -155,7 +155,11 @@ def stream_batch(
     *,
     hooks: Hooks | None = None,
 ) -> Iterator[tuple[Step, ...]]:
-    """`stream_generate` for several prompts in one left-padded batch: it yields a `Step` for each prompt."""
+    """`stream_generate` for several prompts in one batch: it yields a `Step` for each prompt.
+
+    An answer in a batch is that of its prompt alone. Only of equal prompts each draws its own random numbers. An answer that
+    is finished takes part in no more forwards, and its step stays as it is.
+    """
     config = (config or GenerationConfig()).for_model(model)
     ids = _ids_of(model, tokenizer, prompts, config)
     config = config.within(model.config.max_position_embeddings - max(map(len, ids)))
@@ -167,14 +171,12 @@ def stream_batch(
     canvas = canvas_of(tokenizer, ids, config)
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
 
+    def stop(step: Step) -> bool:
+        return bool(config.until) and Answer.of(tokenizer, step, len(step.tokens) - config.max_tokens, config).ended
+
     def steps() -> Iterator[tuple[Step, ...]]:
         with synchronized():
-            for rows in in_range(model, partial(decode_canvas, model, canvas, config, forbidden, hooks)):
-                yield rows
-                if config.until and all(
-                    Answer.of(tokenizer, step, len(prompt), config).ended for step, prompt in zip(rows, ids, strict=True)
-                ):
-                    return
+            yield from in_range(model, partial(decode_canvas, model, canvas, config, forbidden, hooks, stop))
 
     return steps()
 
@@ -186,12 +188,18 @@ def _ids_of(model: DiffusionModel, tokenizer: Tokenizer, prompts: Sequence[Promp
 
 
 def decode_canvas(
-    model: DiffusionModel, canvas: Canvas, config: GenerationConfig, forbidden: mx.array, hooks: Hooks | None = None
+    model: DiffusionModel,
+    canvas: Canvas,
+    config: GenerationConfig,
+    forbidden: mx.array,
+    hooks: Hooks | None = None,
+    stop: Callable[[Step], bool] | None = None,
 ) -> Iterator[tuple[Step, ...]]:
     """Denoise canvases: with the plain reference decoder for `config.reference` or hooks, else with the fast loop.
 
     Args:
         forbidden: bool `[V]`, ids never to be chosen; the reference chooses them all the same.
+        stop: as in `Batch.add`; the reference takes all its steps all the same.
     """
     allowed = None if config.reference else forbidden
     if canvas.sizes:
@@ -200,7 +208,7 @@ def decode_canvas(
         if config.reference and model.config.block_length:
             return block_reference_decode(model, canvas, config)
         return reference_decode(model, canvas, reference_rule(config), config, forbidden=allowed, hooks=hooks)
-    return denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
+    return denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden, stop=stop)
 
 
 def canvas_of(tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Canvas:
@@ -271,12 +279,3 @@ def check_memory(model: DiffusionModel, rows: int, known: int, masks: int, windo
             f" has {format_bytes(memory_size())}; ask for fewer, or for the window 'sliding'",
             field="max_tokens",
         )
-
-
-@contextmanager
-def synchronized() -> Iterator[None]:
-    """Wait at the end for a forward that is still running: the interpreter must not end before it."""
-    try:
-        yield
-    finally:
-        mx.synchronize()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, generate, load
+from mlx_diffucoder.models.transformer import PositionedKVCache
 
 pytestmark = pytest.mark.skipif(mx.default_device().type != mx.DeviceType.gpu, reason="MLX has no GPU here")
 
@@ -58,8 +59,9 @@ def test_a_forward_with_a_cache_is_the_cpus(dtype, rows):
         model, _ = load("pocket", dtype=dtype)
         tokens = mx.array(np.random.default_rng(rows).integers(0, 750, (1, 64)))
         at, attended = mx.arange(64)[None], mx.ones((1, 1, 1, 64), dtype=mx.bool_)
-        _, cache = model.window(tokens, at, attended, at, [])
-        out, _ = model.window(tokens[:, -rows:], at[:, -rows:], attended, at[:, -rows:], cache)
+        cache = PositionedKVCache(at, 64, [])
+        model.model(tokens, at, attended, cache)
+        out = model.model(tokens[:, -rows:], at[:, -rows:], attended, PositionedKVCache(at[:, -rows:], 64, cache.layers))
         return np.array(model.logits(out).astype(mx.float32))
 
     gpu, cpu = on_both(hidden)

@@ -24,8 +24,8 @@ from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
+from mlx_diffucoder.device import synchronized
 from mlx_diffucoder.formatting import format_bytes
-from mlx_diffucoder.generation import synchronized
 from mlx_diffucoder.loading import DTYPES
 from mlx_diffucoder.models.transformer import DiffusionModel
 

@@ -2,7 +2,7 @@
 
     python -m bench.studies.step
 
-times the decision of one step (`step.Stepper`: forbidden ids, nucleus, token, scores, rule, the host's
+times the decision of one step (`step.take_steps`: forbidden ids, nucleus, token, scores, rule, the host's
 one wait) on random logits of the given vocabulary, for several rules and filters, and a forward of the given
 shape: one layer and `lm_head` are timed, and the forward is put together as `--layers` times the one
 and once the other. Prints a table and ends with one line of JSON. Random weights of float32 (`--dtype`
@@ -23,7 +23,7 @@ from mlx_diffucoder.bench.shapes import SHAPES
 from mlx_diffucoder.bench.timing import timings
 from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.decoding.rules import rule_for
-from mlx_diffucoder.decoding.step import Stepper
+from mlx_diffucoder.decoding.step import StepInput, take_steps
 from mlx_diffucoder.decoding.windows.base import ForwardOutput
 from mlx_diffucoder.formatting import format_seconds
 from mlx_diffucoder.loading import DTYPES
@@ -72,14 +72,14 @@ def decision_time(fields: dict[str, Any], rows: int, vocab_size: int, dtype: mx.
     config = GenerationConfig(seed=0, max_tokens=rows, window="whole", **fields)
     rule = rule_for(config)
     forbidden = mx.arange(vocab_size) >= vocab_size - 100
-    stepper = Stepper(model, config, vocab_size - 1, forbidden, rule.needs_probs)
     tokens = mx.full((1, 2 * rows), vocab_size - 1, dtype=mx.int32)
     positions = np.arange(rows, dtype=np.int32)[None]
     masked = np.ones_like(positions, dtype=np.bool_)
     output = ForwardOutput(positions, masked, ~masked, mx.zeros((1, rows, 2)), rows, np.array([[0, rows]]))
-    state, quota, key = rule.open(), np.array([rows]), mx.random.key(0)
+    key, quota = mx.random.key(0), np.array([rows])
+    given = StepInput(output, tokens, vocab_size - 1, rule, rule.open(), quota, key, config, forbidden)
     mx.eval(model.rows, forbidden, tokens)
-    return timings(lambda: stepper.step(output, tokens, state, quota, key), trials).seconds
+    return timings(lambda: take_steps(model, [given]), trials).seconds
 
 
 def forward_time(rows: int, layers: int, vocab_size: int, dtype: mx.Dtype, trials: int) -> float:

@@ -54,7 +54,7 @@ def _decode_row(
 ) -> Iterator[Step]:
     """The steps of one text without padding, whose answer starts at `prompt`."""
     length = block_length_of(config.window)
-    tokens, (key, _), positions = text.copy(), random_sources(config), 0
+    tokens, (key, _), positions = text.copy(), random_sources(config.seed), 0
     rows: tuple[int, ...] = ()
     nothing = np.zeros(0, dtype=np.int32)
     for start in range(prompt // length * length, len(tokens), length):

@@ -1,8 +1,8 @@
 """The canvas: a batch of token ids in which some positions are masks to be filled."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -71,6 +71,12 @@ class Canvas:
                 holes[row, index : index + 1] = (position, position + count)  # an empty slice after the last text
                 position += count
         return cls(tokens, padding, holes, mask_id, pad_id, end_ids, sizes)
+
+    def each(self) -> Iterator[Self]:
+        """Each canvas of the batch alone, without its left padding."""
+        for tokens, padding, holes in zip(self.tokens, self.padding, self.holes, strict=True):
+            none = np.zeros(1, dtype=np.int32)
+            yield replace(self, tokens=tokens[None, padding:], padding=none, holes=holes[None] - padding)
 
     @property
     def start(self) -> int:

@@ -63,7 +63,7 @@ def reference_decode(
     Yields one `Step` for each canvas in each step. Raises `CheckpointError` if the network's output is not finite.
     """
     hooks = hooks or Hooks()
-    key, rng = random_sources(config)
+    key, rng = random_sources(config.seed)
     state, forward, length = rule.open(), _forward_of(model, canvas), canvas.tokens.shape[1]
     at = np.broadcast_to(np.arange(length, dtype=np.int32), canvas.tokens.shape)  # [B, L]
     tokens = mx.array(canvas.tokens)

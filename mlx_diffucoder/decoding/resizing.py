@@ -58,7 +58,7 @@ def resizing_decode(
             raise ConfigError(f"{name} {value} is not for {model.family.name}, whose canvas changes its length", field=name)
     if config.alg == "origin":
         raise ConfigError(f"alg origin is not for {model.family.name}, whose canvas changes its length", field="alg")
-    key, _ = random_sources(config)
+    key, _ = random_sources(config.seed)
     filler = _Filler(model, canvas.mask_id, ids, config, forbidden)
     keys = mx.random.split(key, len(canvas.tokens))
     rows = [

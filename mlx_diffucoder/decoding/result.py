@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -31,12 +31,12 @@ class Step:
             scale is that of `GenerationConfig.alg`.
         remasked: the positions masked again in this step, ascending, int32 `[m]`; only the rule `backtrack`
             does that.
-        nfe: forward passes so far, including this step's.
-        positions: positions forwarded so far, over all forwards.
+        nfe: forward passes so far, including this step's, of the canvases that are denoised together.
+        positions: positions of this canvas forwarded so far, over all forwards.
         window: the first position forwarded in this step, and one past the last. The canvas's last position,
             which a window may forward in addition, is not counted.
-        rows: for each forward so far, the positions in it over the whole batch. In the first one the known text is
-            left out, because an autoregressive model forwards it too.
+        rows: for each of these forwards, the positions in it over the whole batch. In a canvas's first one its known text
+            is left out, because an autoregressive model forwards it too.
         rejected: guesses that this step's forward did not confirm: positions and tokens, int32 `[k, 2]`, one a position,
             at most `MOST_REJECTED`. Only the window `tree` guesses.
         deleted, expanded: for a model that changes the canvas's length, the positions that left the canvas in this
@@ -55,6 +55,11 @@ class Step:
     rejected: NDArray[np.int32] = field(default_factory=lambda: NO_GUESSES)
     deleted: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     expanded: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+
+    def unchanged(self) -> Self:
+        """A step after this one that changes nothing: the canvas is finished, and others of its batch are not."""
+        none = np.zeros(0, dtype=np.int32)
+        return replace(self, committed=none, scores=none.astype(np.float32), remasked=none, rejected=NO_GUESSES)
 
     @classmethod
     def empty(cls, tokens: NDArray[np.int32]) -> Self:

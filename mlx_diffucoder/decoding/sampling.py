@@ -38,9 +38,16 @@ class Measurements(NamedTuple):
     probs: mx.array | None
 
 
-def random_sources(config: GenerationConfig) -> tuple[mx.array, np.random.Generator]:
-    """MLX's key and NumPy's generator for one run, from `config.seed`, or from a fresh seed where it is None."""
-    seed = secrets.randbits(64) if config.seed is None else config.seed
+def random_sources(seed: int | None, copy: int = 0) -> tuple[mx.array, np.random.Generator]:
+    """MLX's key and NumPy's generator for one run.
+
+    Args:
+        seed: None takes a fresh one.
+        copy: how many runs of the same seed and canvas come before this one; each draws its own.
+    """
+    seed = secrets.randbits(64) if seed is None else seed
+    if copy:
+        seed = int(np.random.SeedSequence((seed, copy)).generate_state(1, np.uint64)[0])
     return mx.random.key(seed), np.random.default_rng(seed)
 
 

@@ -1,8 +1,10 @@
 """One step after a forward: choose tokens, let the commit rule decide, update the canvas."""
 
+from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from ..config import GenerationConfig
 from ..errors import CheckpointError
 from ..models.transformer import DiffusionModel
-from .rules.base import Candidates, RuleState
+from .rules.base import Candidates, CommitRule, RuleState
 from .sampling import Measurements, measure
 from .windows.base import ForwardOutput, StepResult
 
@@ -19,89 +21,124 @@ ROWS = 64
 """Rows whose logits are in memory at once: those of a whole 7B canvas would take gigabytes."""
 
 
-class Stepper:
-    """Runs the steps of one generation.
+@dataclass(frozen=True, eq=False)
+class StepInput:
+    """One canvas at a step, after its forward.
 
-    Args:
-        model: turns hidden states into logits.
-        config: how tokens are drawn and scored.
+    Attributes:
+        output: the candidates and their hidden states.
+        tokens: the canvas, int32 `[1, L]`.
         mask_id: the token that a remasked position gets.
+        rule: the commit rule, and `state` its state, which is not changed.
+        quota: int64 `[1]`, as `RuleState.quota` gave it.
+        key: for the draws.
+        config: how tokens are drawn and scored.
         forbidden: bool `[V]`, ids never to be chosen; None forbids none.
-        needs_probs: as in `CommitRule`.
         needs_best: as in `sampling.measure`.
     """
 
-    def __init__(
-        self,
-        model: DiffusionModel,
-        config: GenerationConfig,
-        mask_id: int,
-        forbidden: mx.array | None,
-        needs_probs: bool,
-        needs_best: bool = False,
-    ):
-        self._model, self._config, self._mask_id = model, config, mask_id
-        self._forbidden = forbidden
-        self._measured = partial(measure, config=config, needs_probs=needs_probs, needs_best=needs_best)
+    output: ForwardOutput
+    tokens: mx.array
+    mask_id: int
+    rule: CommitRule
+    state: RuleState
+    quota: NDArray[np.int64]
+    key: mx.array
+    config: GenerationConfig
+    forbidden: mx.array | None = None
+    needs_best: bool = False
 
-    def step(
-        self, output: ForwardOutput, tokens: mx.array, state: RuleState, quota: NDArray[np.int64], key: mx.array
-    ) -> tuple[StepResult, RuleState]:
-        """Commit and remask. This is where the host waits for the device.
 
-        top-p is first applied to a part of the vocabulary. Where that part turns out to be too small, the step is
-        computed again with the whole vocabulary sorted.
+def take_steps(model: DiffusionModel, inputs: Sequence[StepInput]) -> list[tuple[StepResult, RuleState]]:
+    """Commit and remask, on each canvas as if it were alone. This is where the host waits for the device.
 
-        Args:
-            output: the candidates and their hidden states.
-            tokens: the canvas, int32 `[B, L]`.
-            state: the commit rule's state; it is not changed.
-            quota: int64 `[B]`, as `RuleState.quota` gave it.
-            key: for the draws.
+    top-p is first applied to a part of the vocabulary. Where that part turns out to be too small, the step is
+    computed again with the whole vocabulary sorted.
 
-        Returns:
-            The result, and the commit rule's state after the step.
+    Args:
+        model: turns hidden states into logits.
+        inputs: the canvases.
 
-        Raises:
-            CheckpointError: the network's output is not finite.
-        """
-        measure_key, commit_key = mx.random.split(key)
-        for sort in (False, True) if self._config.top_p < 1 else (True,):
-            after = copy(state)
-            measured = self._measure(output, tokens, measure_key, sort)
-            own = Measurements._make(None if one is None else one[:, : output.positions.shape[1]] for one in measured)
-            candidates = candidates_from(own, output.positions, output.masked, output.recheck, tokens.shape[1])
-            candidates = _made_certain(candidates, output.certain)
-            commit = after.commit(candidates, quota, commit_key)  # [B, R]
-            remask = after.remask(candidates)
-            at = mx.array(output.positions)
-            updated = mx.where(remask, self._mask_id, mx.where(commit, own.chosen, mx.take_along_axis(tokens, at, axis=1)))
-            canvas = mx.put_along_axis(tokens, at, updated.astype(tokens.dtype), axis=1)
-            mx.eval(canvas, *(one for one in measured[:-1] if one is not None), commit, remask)
-            if (np.array(measured.complete) | ~_read(output)).all():
-                break
-        check_finite(measured.confidence)
-        return _result(output, measured, commit, remask, canvas), after
+    Returns:
+        For each the result, and the commit rule's state after the step.
 
-    def _measure(self, output: ForwardOutput, tokens: mx.array, key: mx.array, sort: bool) -> Measurements:
-        """Measure every candidate, `ROWS` rows at a time."""
-        current = mx.take_along_axis(tokens, mx.array(output.positions), axis=1)
-        current = mx.pad(current, [(0, 0), (0, output.guesses)])
-        rows = max(1, ROWS // len(output.positions))
-        parts: list[Measurements] = []
-        for start in range(0, current.shape[1], rows):
-            part = slice(start, start + rows)
-            key, part_key = mx.random.split(key)
-            logits = self._model.logits(output.hidden[:, part])
-            if self._forbidden is not None:
-                logits = mx.where(self._forbidden, -mx.inf, logits)
-            parts.append(self._measured(logits, current[:, part], key=part_key, sort=sort))
-            if rows < current.shape[1]:
-                # MLX allocates when work is queued: without waiting, all parts would be in memory at once.
-                del logits
-                mx.eval(*(value for value in parts[-1] if value is not None))
-        joined = [None if one[0] is None else mx.concatenate(list(one), axis=1) for one in zip(*parts, strict=True)]
-        return Measurements._make(joined)
+    Raises:
+        CheckpointError: the network's output is not finite.
+    """
+    done: dict[int, tuple[StepResult, RuleState]] = {}
+    for sort in (False, True):
+        left = [index for index in range(len(inputs)) if index not in done]
+        measured = _measure(model, [inputs[index] for index in left], sort)
+        made = [_decide(inputs[index], one) for index, one in zip(left, measured, strict=True)]
+        mx.eval([one[:-1] for one in measured], [(commit, remask, canvas) for commit, remask, canvas, _ in made])
+        for index, one, (commit, remask, canvas, state) in zip(left, measured, made, strict=True):
+            output = inputs[index].output
+            if sort or (np.array(one.complete) | ~_read(output)).all():
+                check_finite(one.confidence)
+                done[index] = _result(output, one, commit, remask, canvas), state
+    return [done[index] for index in range(len(inputs))]
+
+
+def _decide(given: StepInput, measured: Measurements) -> tuple[mx.array, mx.array, mx.array, RuleState]:
+    """What is committed and remasked, bool `[1, R]`; the canvas and the rule's state after that."""
+    output, tokens, state = given.output, given.tokens, copy(given.state)
+    own = Measurements._make(None if one is None else one[:, : output.positions.shape[1]] for one in measured)
+    candidates = candidates_from(own, output.positions, output.masked, output.recheck, tokens.shape[1])
+    candidates = _made_certain(candidates, output.certain)
+    commit = state.commit(candidates, given.quota, mx.random.split(given.key)[1])  # [1, R]
+    remask = state.remask(candidates)
+    at = mx.array(output.positions)
+    updated = mx.where(remask, given.mask_id, mx.where(commit, own.chosen, mx.take_along_axis(tokens, at, axis=1)))
+    return commit, remask, mx.put_along_axis(tokens, at, updated.astype(tokens.dtype), axis=1), state
+
+
+class _Piece(NamedTuple):
+    """Some candidates of one canvas, whose tokens are drawn with one key."""
+
+    of: int
+    hidden: mx.array
+    current: mx.array
+    key: mx.array
+
+
+def _pieces(index: int, given: StepInput) -> Iterator[_Piece]:
+    """The candidates of one canvas, `ROWS` at most in each piece: so a draw does not depend on other canvases."""
+    output, key = given.output, mx.random.split(given.key)[0]
+    current = mx.take_along_axis(given.tokens, mx.array(output.positions), axis=1)
+    current = mx.pad(current, [(0, 0), (0, output.guesses)])
+    for start in range(0, current.shape[1], ROWS):
+        part = slice(start, start + ROWS)
+        key, part_key = mx.random.split(key)
+        yield _Piece(index, output.hidden[:, part], current[:, part], part_key)
+
+
+def _measure(model: DiffusionModel, inputs: Sequence[StepInput], sort: bool) -> list[Measurements]:
+    """Measure every candidate of every canvas, the logits of `ROWS` candidates at a time."""
+    pieces = [piece for index, given in enumerate(inputs) for piece in _pieces(index, given)]
+    parts: list[list[Measurements]] = [[] for _ in inputs]
+    while pieces:
+        sizes = accumulate(piece.current.shape[1] for piece in pieces)
+        count = max(1, sum(size <= ROWS for size in sizes))
+        now, pieces = pieces[:count], pieces[count:]
+        ends = list(accumulate(piece.current.shape[1] for piece in now))[:-1]
+        every = mx.split(model.logits(mx.concatenate([piece.hidden for piece in now], axis=1)), ends, axis=1)
+        for piece, logits in zip(now, every, strict=True):
+            given = inputs[piece.of]
+            if given.forbidden is not None:
+                logits = mx.where(given.forbidden, -mx.inf, logits)
+            needs = {"needs_probs": given.rule.needs_probs, "needs_best": given.needs_best}
+            parts[piece.of].append(measure(logits, piece.current, given.config, piece.key, sort=sort, **needs))
+        if pieces:
+            # MLX allocates when work is queued: without waiting, all logits would be in memory at once.
+            del every, logits
+            mx.eval([parts[piece.of][-1] for piece in now])
+    return [_joined(one) for one in parts]
+
+
+def _joined(parts: list[Measurements]) -> Measurements:
+    if len(parts) == 1:
+        return parts[0]
+    return Measurements._make(None if one[0] is None else mx.concatenate(list(one), axis=1) for one in zip(*parts, strict=True))
 
 
 def candidates_from(

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..generation import synchronized
+from ..device import synchronized
 from ..models.context import context_of, with_copy
 from ..models.transformer import DiffusionModel, Layer
 from .masking import Masked, batches

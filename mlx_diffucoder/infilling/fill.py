@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ..config import HOLES, GenerationConfig
 from ..decoding.hole_layout import unwrapped
+from ..device import synchronized
 from ..errors import ConfigError
-from ..generation import synchronized
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter

@@ -151,13 +151,14 @@ class InfillTask:
             steps = self.trace.batch(canvas, steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))
         *_, last = steps
         first, self.tried = self.tried + 1, self.tried + len(lengths)
-        self.nfe += last[0].nfe
-        self.positions += len(lengths) * last[0].positions
+        rows = max((step.rows for step in last), key=len)
+        self.nfe += len(rows)
+        self.positions += sum(step.positions for step in last)
         known = int((canvas.tokens != canvas.mask_id).sum() - canvas.padding.sum()) if self.rows else 0
-        self.rows += (last[0].rows[0] + known, *last[0].rows[1:])
+        self.rows += (rows[0] + known, *rows[1:])
         spans = canvas.holes - canvas.padding[:, None, None]
-        rows = enumerate(zip(last, spans, strict=True), start=first)
-        return [self._attempt(step.tokens, holes, number) for number, (step, holes) in rows]
+        every = enumerate(zip(last, spans, strict=True), start=first)
+        return [self._attempt(step.tokens, holes, number) for number, (step, holes) in every]
 
     def resized(self) -> Attempt:
         """Denoise one canvas whose holes get their lengths from the model, each at most `max_tokens`."""

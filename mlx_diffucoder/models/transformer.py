@@ -11,8 +11,9 @@ What differs between families is in `ModelConfig`: biases, norms of queries and 
 Source: Qwen2 (arXiv 2407.10671) and Qwen3 (arXiv 2505.09388), made bidirectional as in Dream 7B (arXiv 2508.15487).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Protocol
 
 import mlx.core as mx
@@ -65,6 +66,33 @@ class PositionedKVCache:
         return mx.put_along_axis(cached, mx.broadcast_to(self._slots, new.shape), new, axis=2)
 
 
+class PackedTexts:
+    """Several texts one after the other in one forward: every layer computes all their tokens at once, but attention.
+
+    Args:
+        lengths: the tokens of each text; their sum is L.
+        masks: as `mask` of `DiffusionModel.__call__`, for each text.
+        caches: a cache for each text, or None.
+    """
+
+    def __init__(self, lengths: Sequence[int], masks: Sequence[mx.array | None], caches: Sequence[KeyValues | None]):
+        self._ends, self._masks, self._caches = list(accumulate(lengths))[:-1], masks, caches
+
+    def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """Each text to itself and its cache: `[1, heads, L, head_dim]`, arguments as in `attend` and `KeyValues.update`."""
+        parts = zip(*(mx.split(one, self._ends, axis=2) for one in (queries, keys, values)), strict=True)
+        every = zip(parts, self._masks, self._caches, strict=True)
+        return mx.concatenate([attend(q, *updated(kv, layer, k, v), mask) for (q, k, v), mask, kv in every], axis=2)
+
+
+Cache = KeyValues | PackedTexts | None
+
+
+def updated(kv: KeyValues | None, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    """What a layer attends to: its own keys and values, and those of a cache if there is one."""
+    return (keys, values) if kv is None else kv.update(layer, keys, values)
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions; q, k and v may have biases and q and k norms, o has neither."""
 
@@ -82,7 +110,7 @@ class Attention(nn.Module):
             self.q_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps)
             self.k_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps)
 
-    def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
+    def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: Cache) -> mx.array:
         """`[B, L, D]` -> `[B, L, D]`; the arguments as in `DiffusionModel.__call__`."""
         B, L, _ = x.shape
         queries = self.q_proj(x).reshape(B, L, self.heads, -1)
@@ -91,9 +119,10 @@ class Attention(nn.Module):
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         queries, keys = self._rotate(queries, positions), self._rotate(keys, positions)  # [B, heads, L, head_dim]
         values = self.v_proj(x).reshape(B, L, self.kv_heads, -1).transpose(0, 2, 1, 3)
-        if kv is not None:
-            keys, values = kv.update(layer, keys, values)
-        out = attend(queries, keys, values, mask)
+        if isinstance(kv, PackedTexts):
+            out = kv.attend(layer, queries, keys, values)
+        else:
+            out = attend(queries, *updated(kv, layer, keys, values), mask)
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, -1))
 
     def _rotate(self, x: mx.array, positions: Positions) -> mx.array:
@@ -141,7 +170,7 @@ class Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
+    def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: Cache) -> mx.array:
         x = x + self.self_attn(self.input_layernorm(x), layer, positions, mask, kv)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -155,7 +184,7 @@ class Backbone(nn.Module):
         self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def __call__(self, tokens: mx.array, positions: Positions, mask: mx.array | None, kv: KeyValues | None) -> mx.array:
+    def __call__(self, tokens: mx.array, positions: Positions, mask: mx.array | None, kv: Cache) -> mx.array:
         x = self.embed_tokens(tokens)
         for index, layer in enumerate(self.layers):
             x = layer(x, index, positions, mask, kv)
@@ -230,23 +259,6 @@ class DiffusionModel(nn.Module):
         if self.config.tie_word_embeddings:
             return self.model.embed_tokens.as_linear(hidden)
         return self.lm_head(hidden)
-
-    def window(
-        self, tokens: mx.array, positions: mx.array, mask: mx.array, slots: mx.array, cache: LayerKV
-    ) -> tuple[mx.array, LayerKV]:
-        """Forward some tokens of a canvas, which also attend to the cached keys and values of others.
-
-        Args:
-            tokens, positions: int `[B, L]`.
-            mask: bool `[B, 1, 1, S]`, the slots that may be attended to.
-            slots: int `[B, L]`, the slot of each token.
-            cache: of S slots or fewer; empty for none.
-
-        Returns:
-            Hidden states `[B, L, D]`, for `logits`; and the cache with the new keys and values.
-        """
-        kv = PositionedKVCache(slots, mask.shape[-1], cache)
-        return self.model(tokens, positions, mask, kv), kv.layers
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """A checkpoint's weights under the network's names, without those it has no use for (mlx-lm's hook)."""

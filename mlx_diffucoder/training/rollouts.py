@@ -57,7 +57,7 @@ def write(model: DiffusionModel, tokenizer: Tokenizer, prompt: Sequence[int], co
     lengths = np.array([text.useful_tokens + text.unresolved_masks for text in texts], dtype=np.int64)
     padding = np.arange(tokens.shape[1]) >= len(prompt) + lengths[:, None]
     tokens = np.where(padding, np.int32(tokenizer.pad_id), tokens)
-    return Written(Answers(tokens, len(prompt), lengths), texts, last[0].positions * count)
+    return Written(Answers(tokens, len(prompt), lengths), texts, sum(step.positions for step in last))
 
 
 def rewards_of(answers: Sequence[tuple[Task, Answer]], limits: Limits) -> list[Reward]:

@@ -19,8 +19,8 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
+from ..device import synchronized
 from ..errors import TrainError
-from ..generation import synchronized
 from ..models.transformer import DiffusionModel
 from .settings import TrainSettings
 from .state import Progress, RunFolder

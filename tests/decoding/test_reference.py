@@ -37,6 +37,8 @@ def test_the_fast_loop_commits_what_the_plain_decoder_commits_at_every_step(load
     assert len(fast) > 1
     for ours, theirs in zip(fast, plain, strict=False):
         for one, other in zip(ours, theirs, strict=True):
+            if not len(one.committed):
+                continue  # the text has ended
             assert one.committed.tolist() == other.committed.tolist()
             assert one.remasked.tolist() == other.remasked.tolist()
             np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.decoding import sampling, step
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.sampling import draw
-from mlx_diffucoder.decoding.step import Stepper
+from mlx_diffucoder.decoding.step import StepInput, take_steps
 from mlx_diffucoder.decoding.windows.base import ForwardOutput
 from mlx_diffucoder.errors import CheckpointError
 
@@ -26,11 +26,12 @@ def run_step(logits, state=None, **options):
     rule = rule_for(config)
     rows = logits.shape[0]
     model = SimpleNamespace(logits=lambda hidden: mx.array(logits)[hidden[..., 0]])
-    stepper = Stepper(model, config, MASK, mx.arange(VOCAB) == MASK, rule.needs_probs)
     positions = np.arange(rows, dtype=np.int32)[None]
     masked = np.ones_like(positions, dtype=np.bool_)
     output = ForwardOutput(positions, masked, ~masked, mx.arange(rows)[None, :, None], rows, SPAN)
-    return stepper.step(output, mx.full((1, rows), MASK), state or rule.open(), np.array([rows]), KEY)
+    quota, forbidden = np.array([rows]), mx.arange(VOCAB) == MASK
+    given = StepInput(output, mx.full((1, rows), MASK), MASK, rule, state or rule.open(), quota, KEY, config, forbidden)
+    return take_steps(model, [given])[0]
 
 
 def rows_of(scale, count=4):
@@ -88,7 +89,6 @@ def test_only_a_part_of_the_logits_is_in_memory(monkeypatch):
 
     def peak(rows):
         model = SimpleNamespace(logits=lambda hidden: hidden @ head)
-        stepper = Stepper(model, config, MASK, None, False)
         positions = np.arange(rows, dtype=np.int32)[None]
         masked = np.ones_like(positions, dtype=np.bool_)
         output = ForwardOutput(positions, masked, ~masked, mx.random.normal((1, rows, 4)), rows, SPAN)
@@ -96,7 +96,8 @@ def test_only_a_part_of_the_logits_is_in_memory(monkeypatch):
         mx.clear_cache()
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        stepper.step(output, mx.full((1, rows), MASK), rule_for(config).open(), np.array([rows]), KEY)
+        rule = rule_for(config)
+        take_steps(model, [StepInput(output, mx.full((1, rows), MASK), MASK, rule, rule.open(), np.array([rows]), KEY, config)])
         return mx.get_peak_memory() - before
 
     assert peak(512) < 1.3 * peak(64)

@@ -63,8 +63,9 @@ def test_a_model_that_is_dropped_is_freed_at_once(tokens, monkeypatch, compiled)
         before = mx.get_active_memory()
         model = tiny()
         every = mx.arange(12)[None]
-        hidden, cache = model.window(tokens[:1], every, mx.ones((1, 1, 1, 12), dtype=mx.bool_), every, [])
-        mx.eval(model.logits(hidden), cache)
+        cache = transformer.PositionedKVCache(every, 12, [])
+        hidden = model.model(tokens[:1], every, mx.ones((1, 1, 1, 12), dtype=mx.bool_), cache)
+        mx.eval(model.logits(hidden), cache.layers)
         size = mx.get_active_memory() - before
         gone = weakref.ref(model)
         del model, hidden, cache

@@ -1,21 +1,21 @@
 """The protocols of a window, which decides what positions are forwarded in a step and whose K/V are cached.
 
 A window is a small frozen value: you can print it, compare it and write it to a log. `open` gives its state for
-one batch of canvases, and the fast loop calls that state's `forward` in every step. Windows and their states are
+one canvas, and the fast loop calls that state's `forward` in every step. Windows and their states are
 subclasses of the protocols, whose methods with a body are the defaults.
 
-Shapes: B canvases in the batch, L positions on a canvas, R candidates a canvas, D the width of the network.
+Shapes: B canvases, 1 in the fast loop, L positions on a canvas, R candidates a canvas, D the width of the network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.transformer import DiffusionModel, Positions, left_padded
+from ...models.transformer import DiffusionModel, KeyValues, Positions, left_padded
 from ..canvas import Canvas, selected_first
 
 
@@ -48,6 +48,22 @@ class StepResult:
     rejected: Sequence[NDArray[np.int32]] = ()
 
 
+class Part(NamedTuple):
+    """What a window asks of the network: the arguments of `Backbone`, whose hidden states `[K, L, D]` it gets back.
+
+    Attributes:
+        tokens: ids, int32 `[K, L]`. K is 1 where there is a mask or a cache.
+        positions: of the first token, or int32 `[K, L]`.
+        mask: bool, broadcast to `[1, 1, L, S]`; None attends to all keys.
+        kv: a cache.
+    """
+
+    tokens: mx.array
+    positions: int | mx.array = 0
+    mask: mx.array | None = None
+    kv: KeyValues | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class ForwardOutput:
     """The result of one forward.
@@ -59,10 +75,9 @@ class ForwardOutput:
             the rectangle.
         hidden: `[B, R, D]`, the output of the layers that predicts each candidate: shifted already, and the input
             of `DiffusionModel.logits`.
-        forwarded: positions that went through the network, in each row of the batch.
+        forwarded: positions that went through the network.
         span: int32 `[B, 2]`, the first position forwarded, and one past the last. The canvas's last position,
             which a window may forward in addition, is not counted.
-        forwards: forward passes this took; 0 where the result was known already.
         guesses: G, how many rows at the end of `hidden` belong to no candidate: `hidden` is `[B, R + G, D]`. A token is
             chosen for these too, and `WindowState.observe` decides what becomes of it.
         certain: bool `[B, R]`, candidates that every rule commits, however sure the model is; None for none.
@@ -74,16 +89,22 @@ class ForwardOutput:
     hidden: mx.array
     forwarded: int
     span: NDArray[np.int32]
-    forwards: int = 1
     guesses: int = 0
     certain: NDArray[np.bool_] | None = None
 
 
-class WindowState(Protocol):
-    """A window at work on one batch of canvases, with its K/V cache."""
+Forward = Generator[Part, mx.array, ForwardOutput]
+"""A forward: it yields what the network computes, is sent the hidden states, and returns its output.
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
-        """Forward some positions of the canvas.
+So the decoder, and not the window, calls the network: once for all canvases that it decodes together.
+"""
+
+
+class WindowState(Protocol):
+    """A window at work on one canvas, with its K/V cache."""
+
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
+        """Forward some positions of the canvas. What is known already takes no forward.
 
         Args:
             tokens: the canvas, int32 `[B, L]`, on the device.
@@ -141,7 +162,7 @@ class Window(Protocol):
         model.family.refuse(f"window {self.name}")
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
-        """Start on a batch of canvases, with an empty cache."""
+        """Start on a canvas, with an empty cache."""
         ...
 
     def __str__(self) -> str:

@@ -1,5 +1,6 @@
 """The window of block-causal models: the current block, and the block before it once."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas
-from .base import ForwardOutput, Window, WindowState, candidates_of, rows_of
+from .base import Forward, ForwardOutput, Part, Window, WindowState, candidates_of, rows_of
 from .cache import AppendedKVCache
 
 CHUNK = 512
@@ -36,7 +37,7 @@ class BlockCausal(Window):
         return min(prompt + masks, max(2 * self.length, min(prompt, chunk_of(self.length)))), min(self.length, prompt + masks)
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
-        return BlockCausalState(model, canvas, self.length)
+        return BlockCausalState(canvas, self.length)
 
 
 def chunk_of(length: int) -> int:
@@ -96,29 +97,29 @@ def plan_forward(open_masks: NDArray[np.bool_], padding: NDArray[np.int32], cach
 class BlockCausalState(WindowState):
     """`BlockCausal` at work: the cache, and how much of each text is in it."""
 
-    def __init__(self, model: DiffusionModel, canvas: Canvas, length: int):
-        self._model, self._canvas, self._length = model, canvas, length
+    def __init__(self, canvas: Canvas, length: int):
+        self._canvas, self._length = canvas, length
         self._cache = AppendedKVCache(canvas.tokens.shape[1])
         self._cached = np.zeros(len(canvas.tokens), dtype=np.int64)
         self._first = True
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
         canvas, length = self._canvas, self._length
         plan = plan_forward(canvas.open_masks(on_host), canvas.padding, self._cached, length)
-        forwards, forwarded = 1, 0
+        forwarded = 0
         # The whole blocks of the prompt; or those between two masked ones, of a prompt that has masks itself.
         while (plan.block - plan.first > (0 if self._first else length)).any():
             known = BlockPlan.known(plan.first, plan.block, chunk_of(length))
             width = int((known.end - known.first).max())
-            mx.eval(self._forward(on_host, known, width))  # not all chunks in memory at once
-            forwards, forwarded = forwards + 1, forwarded + width
+            mx.eval((yield from self._forward(on_host, known, width)))  # not all chunks in memory at once
+            forwarded += width
             plan = plan_forward(canvas.open_masks(on_host), canvas.padding, self._cached, length)
         self._first = False
         width = length * (2 if (plan.block > plan.first).any() else 1)
-        hidden = self._forward(on_host, plan, width)
-        return self._output(on_host, recheck, plan, hidden, forwards, forwarded + width)
+        hidden = yield from self._forward(on_host, plan, width)
+        return self._output(on_host, recheck, plan, hidden, forwarded + width)
 
-    def _forward(self, on_host: NDArray[np.int32], plan: BlockPlan, width: int) -> mx.array:
+    def _forward(self, on_host: NDArray[np.int32], plan: BlockPlan, width: int) -> Generator[Part, mx.array, mx.array]:
         """The hidden states `[B, width, D]` of the positions from `plan.first` on, in order; keeps the finished blocks' K/V.
 
         Rows of a forward after `plan.end` are filled up; they see only themselves, and nothing sees them.
@@ -133,7 +134,7 @@ class BlockCausalState(WindowState):
         rows = real[:, None, :] & (block[:, None, :] <= block[:, :, None]) | np.eye(width, dtype=np.bool_)
         seen = np.concatenate([np.broadcast_to(slots[:, None, :], (*rows.shape[:2], slots.shape[1])), rows], axis=-1)
         ids = np.take_along_axis(on_host, on_canvas, axis=1)
-        hidden = self._model.model(mx.array(ids), mx.array(at.astype(np.int32)), mx.array(seen)[:, None], self._cache)
+        hidden = yield Part(mx.array(ids), mx.array(at.astype(np.int32)), mx.array(seen)[:, None], self._cache)
         self._cache.keep(np.where(at < plan.block[:, None], on_canvas, -1).astype(np.int32))
         self._cached = np.maximum(self._cached, plan.block)
         return hidden
@@ -144,7 +145,6 @@ class BlockCausalState(WindowState):
         recheck: NDArray[np.bool_],
         plan: BlockPlan,
         hidden: mx.array,
-        forwards: int,
         forwarded: int,
     ) -> ForwardOutput:
         first, block, end = (one + self._canvas.padding for one in (plan.first, plan.block, plan.end))
@@ -154,4 +154,4 @@ class BlockCausalState(WindowState):
         positions, masked, recheck = candidates_of(masked, recheck & current, self._length)
         rows = np.clip(positions - first[:, None], 0, hidden.shape[1] - 1).astype(np.int32)
         span = np.stack([first, end], axis=1).astype(np.int32)
-        return ForwardOutput(positions, masked, recheck, rows_of(hidden, rows), forwarded, span, forwards)
+        return ForwardOutput(positions, masked, recheck, rows_of(hidden, rows), forwarded, span)

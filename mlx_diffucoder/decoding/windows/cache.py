@@ -6,9 +6,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.transformer import DiffusionModel, LayerKV
+from ...models.transformer import DiffusionModel, LayerKV, PositionedKVCache
 from ..canvas import Canvas, predictor_of, selected_first
-from .base import ForwardOutput, candidates_of, rows_of
+from .base import Forward, ForwardOutput, Part, candidates_of, rows_of
 
 GROWTH = 64
 """`CanvasCache` grows by so many positions at once."""
@@ -98,14 +98,14 @@ class CanvasCache:
     """
 
     def __init__(self, model: DiffusionModel, canvas: Canvas, *, multiple: int = 1, candidates: int = 1):
-        self._model, self._padding, self._length = model, canvas.padding, canvas.tokens.shape[1]
+        self._padding, self._length = canvas.padding, canvas.tokens.shape[1]
         self._multiple, self._candidates = multiple, candidates
         positions = np.broadcast_to(np.arange(self._length, dtype=np.int32), canvas.tokens.shape)
         self._predictor = predictor_of(positions, canvas.padding, model.shift)  # [B, L]
         self._slots = 0
         self._layers: LayerKV = []
 
-    def forward(self, tokens: mx.array, plan: ForwardPlan, recheck: NDArray[np.bool_]) -> ForwardOutput:
+    def forward(self, tokens: mx.array, plan: ForwardPlan, recheck: NDArray[np.bool_]) -> Forward:
         """Carry out a plan.
 
         Args:
@@ -120,14 +120,16 @@ class CanvasCache:
         index = np.take_along_axis(index, np.minimum(np.arange(width), count - 1), axis=1)
         recheck = recheck & plan.forwarded & np.take_along_axis(plan.forwarded, self._predictor, axis=1)
         positions, masked, recheck = candidates_of(plan.candidates, recheck, self._candidates)
-        hidden = self._forward(tokens, index, plan.attended)
+        part, cache = self._part(tokens, index, plan.attended)
+        hidden = yield part
+        self._layers = cache.layers
         predictors = np.take_along_axis(self._predictor, positions, axis=1)
         rows = [np.searchsorted(row[:n], wanted) for row, n, wanted in zip(index, count[:, 0], predictors, strict=True)]
         predicting = rows_of(hidden, np.minimum(np.stack(rows), width - 1))
         return ForwardOutput(positions, masked, recheck, predicting, width, _first_run(plan.forwarded))
 
-    def _forward(self, tokens: mx.array, index: NDArray[np.int32], attended: NDArray[np.bool_]) -> mx.array:
-        """Forward the positions `index` `[B, W]`, writing their K/V to the cache; `[B, W, D]`.
+    def _part(self, tokens: mx.array, index: NDArray[np.int32], attended: NDArray[np.bool_]) -> tuple[Part, PositionedKVCache]:
+        """The forward of the positions `index` `[B, W]`, and the cache that it writes their K/V to.
 
         A slot that is new, or has belonged to the canvas's last position, is not attended to before it is written.
         """
@@ -135,14 +137,10 @@ class CanvasCache:
         self._slots = min(self._length, max(self._slots, -(-furthest // GROWTH) * GROWTH))
         position_of_slot = np.append(np.arange(self._slots - 1), self._length - 1)
         at = mx.array(index)
-        hidden, self._layers = self._model.window(
-            mx.take_along_axis(tokens, at, axis=1),
-            at - mx.array(self._padding[:, None]),
-            mx.array(attended[:, position_of_slot])[:, None, None, :],
-            mx.array(np.minimum(index, self._slots - 1)),
-            self._layers,
-        )
-        return hidden
+        cache = PositionedKVCache(mx.array(np.minimum(index, self._slots - 1)), self._slots, self._layers)
+        attended_slots = mx.array(attended[:, position_of_slot])[:, None, None, :]
+        ids, positions = mx.take_along_axis(tokens, at, axis=1), at - mx.array(self._padding[:, None])
+        return Part(ids, positions, attended_slots, cache), cache
 
 
 def _first_run(forwarded: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
-from .base import ForwardOutput, StepResult, Window, WindowState, candidates_of, padded_inputs, rows_of, whole_span
+from .base import Forward, ForwardOutput, Part, StepResult, Window, WindowState, candidates_of, rows_of, whole_span
 
 
 @dataclass(frozen=True)
@@ -73,35 +73,24 @@ class DraftsState(WindowState):
     def __init__(self, model: DiffusionModel, canvas: Canvas, ahead: int):
         self._model, self._mask_id, self._padding = model, canvas.mask_id, canvas.padding
         self._sets = draft_sets(ahead)
-        rows, length = canvas.tokens.shape
-        self._drafts = np.zeros((rows, 0, length), dtype=np.int32)  # [B, K, L]
-        self._hidden = mx.zeros((0,))  # [B, K, L, D]
+        self._drafts = np.zeros((0, canvas.tokens.shape[1]), dtype=np.int32)  # [K, L]
+        self._hidden = mx.zeros((0,))  # [K, L, D]
         self._choices: Choices | None = None
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
-        is_drafted = (self._drafts == on_host[:, None, :]).all(axis=-1)  # [B, K]
-        forwards = 0
-        if not is_drafted.any(axis=1).all():
-            forwards = 1
-            self._drafts = drafts_of(on_host, self._mask_id, self._choices, self._sets)
-            self._hidden = self._forward_drafts()
-            is_drafted = np.arange(self._drafts.shape[1]) == np.zeros((len(on_host), 1))  # the canvas itself is first
-        which = mx.array(is_drafted.argmax(axis=1))[:, None, None, None]
-        hidden = mx.take_along_axis(self._hidden, which, axis=1)[:, 0]  # [B, L, D]
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
+        is_drafted, forwarded = (self._drafts == on_host).all(axis=-1), 0  # [K]
+        if not is_drafted.any():
+            (self._drafts,) = drafts_of(on_host, self._mask_id, self._choices, self._sets)
+            self._hidden = yield Part(mx.array(self._drafts))
+            is_drafted, forwarded = np.ones(1), self._drafts.size  # the canvas itself is first
+        hidden = self._hidden[int(is_drafted.argmax())][None]  # [1, L, D]
         positions, masked, recheck = candidates_of(on_host == self._mask_id, recheck)
         predicting = rows_of(hidden, predictor_of(positions, self._padding, self._model.shift))
-        _, drafts, length = self._drafts.shape
-        span = whole_span(self._padding, length)
-        return ForwardOutput(positions, masked, recheck, predicting, forwards * drafts * length, span, forwards)
+        return ForwardOutput(positions, masked, recheck, predicting, forwarded, whole_span(self._padding, on_host.shape[1]))
 
     def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
         self._choices = Choices(output.positions, result.chosen, result.scores)
         return result
-
-    def _forward_drafts(self) -> mx.array:
-        B, K, L = self._drafts.shape
-        positions, attention_mask = padded_inputs(np.repeat(self._padding, K), L)
-        return self._model.model(mx.array(self._drafts.reshape(B * K, L)), positions, attention_mask, None).reshape(B, K, L, -1)
 
 
 def drafts_of(on_host: NDArray[np.int32], mask_id: int, choices: Choices | None, sets: list[frozenset[int]]) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas
-from .base import ForwardOutput, Window, WindowState
+from .base import Forward, Window, WindowState
 from .cache import CanvasCache, ForwardPlan
 
 MULTIPLE = 8
@@ -57,7 +57,7 @@ class SlidingState(WindowState):
         self._cache_valid = np.zeros(canvas.tokens.shape, dtype=np.bool_)
         self._masks_at_refresh = int((canvas.tokens == canvas.mask_id).sum())
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
         masked = on_host == self._mask_id
         masks = int(masked.sum())
         if self._window.refresh and self._masks_at_refresh - masks >= self._window.refresh:
@@ -66,7 +66,7 @@ class SlidingState(WindowState):
         plan = plan_forward(masked, recheck, self._cache_valid, self._layout, self._window.width, self._window.suffix)
         if plan.cache_valid is not None:
             self._cache_valid = plan.cache_valid
-        return self._cache.forward(tokens, plan, recheck)
+        return (yield from self._cache.forward(tokens, plan, recheck))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from ...errors import ConfigError
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, selected_first
 from ..result import MOST_REJECTED
-from .base import ForwardOutput, StepResult, Window, WindowState, rows_of
+from .base import Forward, ForwardOutput, Part, StepResult, Window, WindowState, rows_of
 from .cache import AppendedKVCache
 from .tree_plan import SPARE, Guesses, RowPlan, plan_row, visible_rows
 
@@ -70,7 +70,7 @@ class TreeState(WindowState):
         self._guesses = [Guesses(np.zeros((shape[1], 2), np.int32), np.zeros((shape[1], 2), np.float32)) for _ in range(shape[0])]
         self._plans: list[RowPlan] = []
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
         first = not self._plans
         self._plans = self._plan(on_host)
         width = max(plan.count for plan in self._plans) if first else self._window.rows
@@ -79,7 +79,7 @@ class TreeState(WindowState):
         for row, plan in zip(kept, self._plans, strict=True):
             row[plan.known] = False
         slots = self._cache.visible(kept)[:, None, :].repeat(width, axis=1)
-        hidden = self._model.model(
+        hidden = yield Part(
             mx.array(ids),
             mx.array(positions - self._canvas.padding[:, None]),
             mx.array(np.concatenate([slots, seen], axis=-1))[:, None],

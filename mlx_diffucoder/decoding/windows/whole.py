@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
-from .base import ForwardOutput, Window, WindowState, candidates_of, padded_inputs, rows_of, whole_span
+from .base import Forward, ForwardOutput, Part, Window, WindowState, candidates_of, rows_of, whole_span
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,10 @@ class WholeState(WindowState):
 
     def __init__(self, model: DiffusionModel, canvas: Canvas):
         self._model, self._mask_id, self._padding = model, canvas.mask_id, canvas.padding
-        self._positions, self._attention_mask = padded_inputs(canvas.padding, canvas.tokens.shape[1])
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> ForwardOutput:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
         positions, masked, recheck = candidates_of(on_host == self._mask_id, recheck)
-        hidden = self._model.model(tokens, self._positions, self._attention_mask, None)  # [B, L, D]
+        hidden = yield Part(tokens)  # [B, L, D]
         predicting = rows_of(hidden, predictor_of(positions, self._padding, self._model.shift))
         length = on_host.shape[1]
         return ForwardOutput(positions, masked, recheck, predicting, length, whole_span(self._padding, length))
