@@ -146,8 +146,12 @@ def parse_choice(text: str, choices: Choices, field: str) -> tuple[str, dict[str
         raise ConfigError(f"{field} must be one of {', '.join(describe(choices))}, not {text!r}{near}", field=field)
     parameters = choices[name].parameters
     values = {key: parameter.default for key, parameter in parameters.items()}
+    seen = set[str]()
     for part in filter(None, rest.split(",")):
         key, _, value = (word.strip() for word in part.partition("="))
+        if key in seen:
+            raise ConfigError(f"{field} {name}: {key} is given twice; leave one out", field=field)
+        seen.add(key)
         if key not in values:
             known = ", ".join(values) or "none"
             raise ConfigError(f"{field} {name} has no parameter {key!r}; its parameters: {known}", field=field)

@@ -238,4 +238,5 @@ def _check_unicode(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise PromptError(f"the prompt is not valid Unicode text: character {error.start} is half of a pair") from None
+        near = ascii(text[max(0, error.start - 20) : error.start + 20])
+        raise PromptError(f"{near} is not valid Unicode text: character {error.start} is half of a pair") from None

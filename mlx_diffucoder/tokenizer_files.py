@@ -5,6 +5,7 @@ downloaded and trusted. It is Qwen2's byte-level BPE, so the fast one is built f
 hold it as `tokenizer.json`.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -164,5 +165,15 @@ def read_chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, empty where there is no file. Raises `CheckpointError`, naming the file."""
-    return read_json(path) if path.exists() else {}
+    """The JSON object in a file, empty where there is no file. Raises `CheckpointError`, naming the file.
+
+    Half of a surrogate pair is refused: JSON can spell it, but the tokenizer cannot take it.
+    """
+    value = read_json(path) if path.exists() else {}
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"{path}: holds half of a Unicode surrogate pair, which is no text; download the file again"
+        ) from None
+    return value

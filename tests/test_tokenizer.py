@@ -76,6 +76,24 @@ def test_half_a_surrogate_pair_is_refused(tokenizer):
             encode("a\udcff")
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("tokenizer_config.json", {"eos_token": "\ud800"}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9": {"content": "a\udfff"}}}),
+        ("generation_config.json", {"note": ["\ud800"]}),
+        ("special_tokens_map.json", {"eos_token": {"content": "\ud800"}}),
+        ("added_tokens.json", {"\ud800": 9}),
+    ],
+)
+def test_half_a_surrogate_pair_in_a_file_is_named(broken, edit_json, name, changes):
+    if not (broken / name).exists():
+        (broken / name).write_text("{}")
+    edit_json(broken / name, **changes)
+    with pytest.raises(CheckpointError, match=rf"{name}: holds half of a Unicode surrogate pair"):
+        Tokenizer.load(broken)
+
+
 def test_chat_template_runs_in_a_sandbox(broken, edit_json):
     edit_json(broken / "tokenizer_config.json", chat_template="{{ ''.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(CheckpointError, match="chat template fails"):

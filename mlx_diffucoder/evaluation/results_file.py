@@ -97,7 +97,9 @@ class ResultsFile:
             if whole:
                 self._read(whole.split(b"\n")[:-1], json.loads(header))
             elif not header.startswith(data):
-                raise TaskError(f"{self.path}: not a results file of diffucode eval; choose another file with --out")
+                raise TaskError(
+                    f"{self.path}: not a results file of diffucode eval; remove it, or choose another file with --out"
+                )
             self._file.truncate(len(whole))
             self._file.seek(len(whole))
             if not whole:
@@ -125,9 +127,11 @@ class ResultsFile:
     def _read(self, lines: list[bytes], wanted: dict[str, Any]) -> None:
         found = json_object(lines[0])
         if found is None or "diffucode_eval" not in found:
-            raise TaskError(f"{self.path}: not a results file of diffucode eval; choose another file with --out")
+            raise TaskError(f"{self.path}: not a results file of diffucode eval; remove it, or choose another file with --out")
         if difference := _difference(found, wanted):
-            raise TaskError(f"{self.path}: holds results of another run, {difference}; choose another file with --out")
+            raise TaskError(
+                f"{self.path}: holds results of another run, {difference}; remove it, or choose another file with --out"
+            )
         for number, line in enumerate(lines[1:], start=2):
             row = json_object(line)
             if row is None or not _is_result(row):

@@ -84,7 +84,9 @@ class RunFolder:
         self._clean()
         if self.newest() is not None:
             if not resume:
-                raise TrainError(f"{self.path}: already holds a run; continue it with --resume, or choose another folder")
+                raise TrainError(
+                    f"{self.path}: already holds a run; continue it with --resume, remove it, or choose another folder"
+                )
         elif others := [one.name for one in self.path.iterdir() if one.name not in (".lock", LOG if self._began else "")]:
             raise TrainError(f"{self.path}: holds {others[0]} but no run; choose another folder")
         else:

@@ -158,6 +158,8 @@ def test_rules_are_named_with_their_parameters_and_print_back():
     [
         ({"rule": "best"}, r"rule must be one of schedule, threshold:tau=0\.9"),
         ({"rule": "threshold:t=1"}, "no parameter 't'; its parameters: tau"),
+        ({"rule": "threshold:tau=0.5,tau=0.6"}, "tau is given twice"),
+        ({"window": "tree:rows=8, rows=9"}, "rows is given twice"),
         ({"rule": "threshold:tau=2"}, "tau must be a number from 0 to 1"),
         ({"rule": "threshold:tau=x"}, "tau must be a number from 0 to 1"),
         ({"rule": "threshold:tau=nan"}, "tau must be a number from 0 to 1"),
