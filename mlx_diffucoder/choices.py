@@ -61,21 +61,6 @@ RULES: Choices = {
             "span": Parameter(2, 0, 2**20, "How many steps in a row the change must be that small."),
         },
     ),
-    "local": Choice(
-        "Commit every token that is probable enough, and less probable ones close to it.",
-        {
-            "tau": _tau(0.9),
-            "relaxed": Parameter(0.8, 0, 1, "The smallest probability near a token that reaches tau."),
-            "radius": Parameter(4, 0, 2**20, "How many positions away is near."),
-        },
-    ),
-    "prior": Choice(
-        "Commit every token that is probable enough, and ask for more the further right it is.",
-        {
-            "tau": _tau(0.9),
-            "decay": Parameter(0.01, 0, 100, "Multiply a probability by exp(-decay) per position after the first mask."),
-        },
-    ),
     "backtrack": Choice(
         "Commit early, and mask a token again when its probability falls later.",
         {

@@ -5,8 +5,6 @@ position and layer, and only those that are attended to are put together, in ord
 no masks over keys, nothing compiled, no position forwarded twice in one forward.
 """
 
-import math
-
 import mlx.core as mx
 import numpy as np
 
@@ -166,18 +164,6 @@ class EntropyBound(Rule):
     def passes(self, i, seen):
         order = sorted(seen, key=lambda i: (entropy_of(seen[i]), i))
         return sum(entropy_of(seen[one]) for one in order[: order.index(i)]) <= self.gamma
-
-
-class Local(Rule):
-    def passes(self, i, seen):
-        anchors = [one for one in seen if seen[one].max() >= self.tau]
-        near = any(abs(i - one) <= self.radius for one in anchors)
-        return i in anchors or (near and seen[i].max() >= self.relaxed)
-
-
-class Prior(Rule):
-    def passes(self, i, seen):
-        return seen[i].max() * math.exp(-self.decay * (i - min(seen))) >= self.tau
 
 
 class Stability(Rule):

@@ -19,7 +19,7 @@ exact = partial(GenerationConfig.preset, "exact")
 
 
 RULES = ["schedule", "threshold:tau=0.3", "factor:f=1.8", "entropy-bound:gamma=6", "stability:tau=0.1,epsilon=0.3,span=1"]
-RULES += ["local:tau=0.4,relaxed=0.2,radius=2", "prior:tau=0.2,decay=0.1", "backtrack:tau=0.2,fall=0.9,limit=2"]
+RULES += ["backtrack:tau=0.2,fall=0.9,limit=2"]
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -7,7 +7,7 @@ import pytest
 from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.choices import RULES, describe
 from mlx_diffucoder.decoding.rules import rule_for
-from mlx_diffucoder.decoding.rules.adaptive import EntropyBound, Factor, LocalRelaxation, Prior, Stability, Threshold
+from mlx_diffucoder.decoding.rules.adaptive import EntropyBound, Factor, Stability, Threshold
 from mlx_diffucoder.decoding.rules.base import Candidates
 from mlx_diffucoder.decoding.rules.remask import Backtrack
 from mlx_diffucoder.decoding.rules.schedule import Schedule
@@ -18,8 +18,6 @@ EVERY = [
     Threshold(0.9),
     Factor(1.0),
     EntropyBound(0.1),
-    LocalRelaxation(0.9, 0.8, 4),
-    Prior(0.9, 0.01),
     Stability(0.9, 0.1, 1),
     Backtrack(0.9, 0.5, 1),
 ]
@@ -65,18 +63,6 @@ def test_entropy_bound_sums_the_entropies_that_come_before():
     # By rising entropy 0.04, 0.05, 0.2, 0.3; before them come 0, 0.04, 0.09, 0.29.
     assert np.array(EntropyBound(0.1).passes(given))[0].tolist() == [False, True, True, True]
     assert np.array(EntropyBound(0.05).passes(given))[0].tolist() == [False, True, True, False]
-
-
-def test_local_relaxation_is_local_to_an_anchor():
-    given = candidates([0.95, 0.85, 0.85, 0.7, 0.85], positions=[0, 1, 4, 2, 5])
-    assert committed(LocalRelaxation(0.9, 0.8, 4), given) == [0, 1, 2]
-    no_anchor = candidates([0.89, 0.85, 0.85])
-    assert committed(LocalRelaxation(0.9, 0.8, 4), no_anchor) == [0]  # the best alone
-
-
-def test_prior_decays_with_the_distance_from_the_first_mask():
-    given = candidates([0.95, 0.95, 0.95], positions=[10, 12, 20])
-    assert committed(Prior(0.9, 0.02), given) == [0, 1]  # 0.95, 0.913, 0.778
 
 
 def test_backtrack_remasks_what_lost_more_than_its_share_and_only_so_often():
@@ -147,7 +133,7 @@ def test_a_row_without_candidates_commits_nothing(rule):
 def test_rules_are_named_with_their_parameters_and_print_back():
     assert rule_for(GenerationConfig(rule="schedule")) == Schedule(256, 1e-3)
     assert rule_for(GenerationConfig(rule="threshold")) == Threshold(tau=0.9)
-    assert rule_for(GenerationConfig(rule="local:radius=2, tau=0.95")) == LocalRelaxation(0.95, 0.8, 2)
+    assert rule_for(GenerationConfig(rule="stability:span=2, tau=0.95")) == Stability(0.95, 0.001, 2)
     for spec in describe(RULES):
         GenerationConfig(rule=spec)
     assert describe(RULES)[1] == "threshold:tau=0.9"
@@ -163,7 +149,7 @@ def test_rules_are_named_with_their_parameters_and_print_back():
         ({"rule": "threshold:tau=2"}, "tau must be a number from 0 to 1"),
         ({"rule": "threshold:tau=x"}, "tau must be a number from 0 to 1"),
         ({"rule": "threshold:tau=nan"}, "tau must be a number from 0 to 1"),
-        ({"rule": "local:radius=1.5"}, "radius must be a whole number"),
+        ({"rule": "stability:span=1.5"}, "span must be a whole number"),
         ({"rule": "schedule:tau=1"}, "its parameters: none"),
         ({"window": "tiny"}, "window must be one of whole, blocks:size=32,stop=1, "),
         ({"window": "sliding:width=0"}, "width must be a whole number from 1"),

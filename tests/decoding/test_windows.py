@@ -28,8 +28,6 @@ RULES = [
     "threshold:tau=0.02",
     "factor:f=1.9",
     "entropy-bound:gamma=9",
-    "local:tau=0.02,relaxed=0.01",
-    "prior:tau=0.01",
     "stability:tau=0.02,epsilon=9,span=1",
     "backtrack:tau=0.02,fall=0.95,limit=2",
     "leftmost",
@@ -60,8 +58,6 @@ PLAIN_RULES = {
     "factor:f=1.8": partial(oracle.Factor, f=1.8),
     "entropy-bound:gamma=6": partial(oracle.EntropyBound, gamma=6),
     "stability:tau=0.1,epsilon=0.3,span=1": partial(oracle.Stability, tau=0.1, epsilon=0.3, span=1),
-    "local:tau=0.4,relaxed=0.2,radius=2": partial(oracle.Local, tau=0.4, relaxed=0.2, radius=2),
-    "prior:tau=0.2,decay=0.1": partial(oracle.Prior, tau=0.2, decay=0.1),
     "leftmost": oracle.Leftmost,
     "backtrack:tau=0.2,fall=0.9,limit=2": partial(oracle.Backtrack, tau=0.2, fall=0.9, limit=2),
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ...choices import RULES as PARAMETERS
 from ...choices import parse_choice
 from ...config import GenerationConfig
-from .adaptive import EntropyBound, Factor, LocalRelaxation, Prior, Stability, Threshold
+from .adaptive import EntropyBound, Factor, Stability, Threshold
 from .base import CommitRule
 from .block_schedule import BlockSchedule
 from .leftmost import Leftmost
@@ -21,8 +21,6 @@ RULES: dict[str, Callable[..., CommitRule]] = {
     "factor": Factor,
     "entropy-bound": EntropyBound,
     "stability": Stability,
-    "local": LocalRelaxation,
-    "prior": Prior,
     "backtrack": Backtrack,
     "leftmost": Leftmost,
 }

@@ -78,38 +78,6 @@ class EntropyBound(Adaptive):
 
 
 @dataclass(frozen=True)
-class LocalRelaxation(Adaptive):
-    """Confidence of at least `tau`; or of at least `relaxed`, within `radius` positions of one that has `tau` (LocalLeap)."""
-
-    tau: float
-    relaxed: float
-    radius: int
-
-    def passes(self, candidates: Candidates) -> mx.array:
-        anchors = candidates.masked & (candidates.confidence >= self.tau)
-        positions = candidates.positions
-        near = np.abs(positions[:, :, None] - positions[:, None, :]) <= self.radius  # [B, R, R]
-        near_anchor = (mx.array(near) & anchors[:, None, :]).any(axis=-1)
-        return anchors | near_anchor & (candidates.confidence >= self.relaxed)
-
-
-@dataclass(frozen=True)
-class Prior(Adaptive):
-    """Confidence times exp(-decay * distance from the row's first mask) of at least `tau`: favours the left.
-
-    PC-Sampler's positional weight (arXiv 2508.13021) on the threshold rule.
-    """
-
-    tau: float
-    decay: float
-
-    def passes(self, candidates: Candidates) -> mx.array:
-        positions = mx.array(candidates.positions)
-        first = mx.where(candidates.masked, positions, candidates.length).min(axis=1, keepdims=True)
-        return candidates.confidence * mx.exp(-self.decay * (positions - first)) >= self.tau
-
-
-@dataclass(frozen=True)
 class Stability(Adaptive):
     """Confidence of at least `tau`, and KL(p now || p before) below `epsilon` nats in each of the last `span` steps (KLASS).
 

@@ -47,7 +47,8 @@ class AppendedKVCache:
         return mx.concatenate([stored[0], keys], axis=2), mx.concatenate([stored[1], values], axis=2)
 
     def _move(self, stored: mx.array, rows: mx.array) -> mx.array:
-        stored = mx.pad(stored, [(0, 0), (0, 0), (0, self._slots - stored.shape[2]), (0, 0)])
+        if grown := self._slots - stored.shape[2]:  # padding by nothing would copy
+            stored = mx.pad(stored, [(0, 0), (0, 0), (0, grown), (0, 0)])
         return mx.put_along_axis(stored, mx.broadcast_to(self._moves, rows.shape), rows, axis=2)
 
     def keep(self, slots: NDArray[np.int32]) -> None:
