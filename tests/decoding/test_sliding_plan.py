@@ -134,8 +134,9 @@ def test_the_positions_of_one_hole_are_a_multiple_where_the_canvas_is_long_enoug
         low, high = run[0], run[-2] + 1 if len(run) > 1 else run[0]
         if len(parts) > 1 or not pad < low <= high < length - 1:
             continue
-        left_out = state.layout.given[row] & state.valid[row]  # known text that need not be forwarded
-        if len(run) == high - low + 1 and not left_out[high]:
+        given, valid = state.layout.given[row], state.valid[row]
+        # Known text is left out of the window where it need not be forwarded, and forwarded outside of it where it must be.
+        if len(run) == high - low + 1 and not given[high] and not (given & ~valid)[high - 1]:
             assert len(run) % MULTIPLE == 0
 
 
