@@ -136,7 +136,7 @@ def test_the_positions_of_one_hole_are_a_multiple_where_the_canvas_is_long_enoug
             continue
         given, valid = state.layout.given[row], state.valid[row]
         # Known text is left out of the window where it need not be forwarded, and forwarded outside of it where it must be.
-        if len(run) == high - low + 1 and not given[high] and not (given & ~valid)[high - 1]:
+        if len(run) == high - low + 1 and not (given & valid)[high] and not (given & ~valid)[high - 1]:
             assert len(run) % MULTIPLE == 0
 
 
