@@ -16,9 +16,9 @@ LEAST = -100.0
 
 
 def log_probabilities(
-    model: DiffusionModel, ids: Sequence[int], masks: Sequence[NDArray[np.int64]], mask_id: int, forbidden: mx.array
+    model: DiffusionModel, texts: Sequence[Sequence[int]], masks: Sequence[NDArray[np.int64]], mask_id: int, forbidden: mx.array
 ) -> list[NDArray[np.float32]]:
-    """The log-probabilities of some tokens of a text while they are masked, in one forward.
+    """The log-probabilities of some tokens of texts while they are masked, in one forward.
 
     One forward of a masked-diffusion model gives no likelihood: the probability of a token depends on which others
     the model sees. With a pair of complementary masks, as `every_second` makes, each token is predicted
@@ -27,24 +27,30 @@ def log_probabilities(
 
     Args:
         model: the network.
-        ids: the text.
-        masks: for each canvas of the batch, the positions that are masked, int64 `[n]`. With a shift of 1, leave
-            out position 0: no position predicts it.
+        texts: the ids of each canvas of the batch. A block-causal model takes texts of one length.
+        masks: for each canvas, the positions that are masked, int64 `[n]`. With a shift of 1, leave out position 0: no
+            position predicts it.
         mask_id: the mask token.
         forbidden: bool `[V]`, ids that have no probability.
 
     Returns:
         For each mask the log-probabilities of its tokens in nats, float32 `[n]`, at least `LEAST`.
     """
-    whole = np.tile(np.array(ids, dtype=np.int32), (len(masks), 1))
+    lengths = np.array([len(ids) for ids in texts])
+    inside = np.arange(lengths.max()) < lengths[:, None]  # [B, L]
+    whole = np.full(inside.shape, mask_id, dtype=np.int32)
+    whole[inside] = np.concatenate(texts)
     canvases = whole.copy()
     for canvas, positions in zip(canvases, masks, strict=True):
         canvas[positions] = mask_id
-    hidden = hidden_of(model, mx.array(canvases), mx.array(whole))  # [B, L, D]
+    if inside.all():
+        hidden = hidden_of(model, mx.array(canvases), mx.array(whole))  # [B, L, D]
+    else:  # shorter texts end in padding, which nothing sees
+        hidden = model.model(mx.array(canvases), 0, mx.array(inside)[:, None, None], None)
     return [
         np.concatenate(
             [
-                _of_rows(model, hidden[row : row + 1], np.array(ids)[part], part, forbidden)
+                _of_rows(model, hidden[row : row + 1], whole[row, part], part, forbidden)
                 for part in np.split(positions, range(ROWS, len(positions), ROWS))
             ]
         )
@@ -66,12 +72,12 @@ def mean_log_probability(
         The mean log-probability of the answer's tokens in nats, 0 without any; and the positions that were forwarded.
     """
     masks = every_second(np.arange(max(1, start), len(ids)))
-    values = np.concatenate(log_probabilities(model, ids, masks, mask_id, forbidden))
+    values = np.concatenate(log_probabilities(model, [ids] * len(masks), masks, mask_id, forbidden))
     return float(values.mean()) if len(values) else 0.0, len(masks) * len(ids)
 
 
 def _of_rows(
-    model: DiffusionModel, hidden: mx.array, tokens: NDArray[np.int64], positions: NDArray[np.int64], forbidden: mx.array
+    model: DiffusionModel, hidden: mx.array, tokens: NDArray[np.int32], positions: NDArray[np.int64], forbidden: mx.array
 ) -> NDArray[np.float32]:
     if not len(positions):
         return np.zeros(0, dtype=np.float32)

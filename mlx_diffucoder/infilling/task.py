@@ -29,6 +29,8 @@ from .context import context_of
 
 FOLLOWING = 4
 """Tokens after a hole whose probability is part of a text's score."""
+BATCH = 12
+"""Canvases that are scored in one forward."""
 
 
 class Attempt(NamedTuple):
@@ -183,23 +185,43 @@ class InfillTask:
         found = [final_tokens(tokens[start:stop], self.tokenizer.mask_id, self.ends) for start, stop in holes]
         return Attempt([ids.tolist() for ids, _ in found], [ended for _, ended in found], number)
 
-    def following_score(self, attempt: Attempt) -> list[float]:
-        """For each hole the mean log-probability of the first tokens after it, all of them masked. One forward."""
-        ids, _, following = self._positions(attempt)
-        (found,) = self._log_probabilities(ids, [np.concatenate(following)])
-        parts = np.split(found, np.cumsum([len(one) for one in following])[:-1])
-        return [float(part.mean()) if len(part) else 0.0 for part in parts]
+    def following_scores(self, attempts: Sequence[Attempt]) -> list[list[float]]:
+        """For each attempt and hole the mean log-probability of the first tokens after the hole, all of them masked."""
+        placed = [self._positions(one) for one in attempts]
+        masks = [[np.concatenate(following)] for _, _, following in placed]
+        found = self._log_probabilities([ids for ids, _, _ in placed], masks)
+        scores = []
+        for (_, _, following), (values,) in zip(placed, found, strict=True):
+            parts = np.split(values, np.cumsum([len(one) for one in following])[:-1])
+            scores.append([float(part.mean()) if len(part) else 0.0 for part in parts])
+        return scores
 
-    def score(self, attempt: Attempt) -> float:
-        """The mean log-probability of the tokens in the holes, every second one masked, and of those after them. One forward."""
-        ids, inside, following = self._positions(attempt)
-        found = np.concatenate(self._log_probabilities(ids, [*every_second(np.concatenate(inside)), np.concatenate(following)]))
-        return float(found.mean()) if len(found) else 0.0
+    def length_scores(self, lengths: Sequence[Sequence[int]]) -> list[list[float]]:
+        """`following_scores` for rows of hole lengths, while the holes are masks. One forward for each `BATCH` rows."""
+        masks = [[[self.tokenizer.mask_id] * length for length in row] for row in lengths]
+        return self.following_scores([Attempt(row, [False] * len(row), 0) for row in masks])
 
-    def _log_probabilities(self, ids: list[int], masks: list[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        self.nfe, self.positions = self.nfe + 1, self.positions + len(masks) * len(ids)
-        self.rows += (len(masks) * len(ids),)
-        return log_probabilities(self.model, ids, masks, self.tokenizer.mask_id, self.forbidden)
+    def scores(self, attempts: Sequence[Attempt]) -> list[float]:
+        """The mean log-probability of the tokens in the holes, every second one masked, and of those after them."""
+        placed = [self._positions(one) for one in attempts]
+        masks = [[*every_second(np.concatenate(inside)), np.concatenate(following)] for _, inside, following in placed]
+        found = map(np.concatenate, self._log_probabilities([ids for ids, _, _ in placed], masks))
+        return [float(values.mean()) if len(values) else 0.0 for values in found]
+
+    def _log_probabilities(
+        self, texts: list[list[int]], masks: Sequence[list[NDArray[np.int64]]]
+    ) -> list[list[NDArray[np.float32]]]:
+        """For each text and each of its masks the log-probabilities of the masked tokens; `BATCH` canvases in a forward."""
+        canvases = [(ids, mask) for ids, own in zip(texts, masks, strict=True) for mask in own]
+        found: list[NDArray[np.float32]] = []
+        for start in range(0, len(canvases), BATCH):
+            ids, some = zip(*canvases[start : start + BATCH], strict=True)
+            found += log_probabilities(self.model, ids, some, self.tokenizer.mask_id, self.forbidden)
+            forwarded = len(ids) * max(map(len, ids))
+            self.nfe, self.positions = self.nfe + 1, self.positions + forwarded
+            self.rows += (forwarded - (0 if self.rows else sum(map(len, self.texts))),)
+        values = iter(found)
+        return [[next(values) for _ in own] for own in masks]
 
     def _positions(self, attempt: Attempt) -> tuple[list[int], list[NDArray[np.int64]], list[NDArray[np.int64]]]:
         """The text with its holes filled; for each hole the positions in it, and the first ones after it."""

@@ -62,7 +62,7 @@ def test_only_a_chat_ends_its_text_with_the_token_that_ends_a_chat(dream_a, inst
 @pytest.mark.parametrize("holes", [1, 3])
 def test_every_hole_has_a_score_of_what_follows_it(dream_a, holes):
     task = InfillTask(*dream_a, ["a = "] + ["\nb = 1\n"] * holes, [1] * holes, GenerationConfig(), None, 64, None)
-    scores = task.following_score(Attempt([[5]] * holes, [False] * holes, 1))
+    (scores,) = task.following_scores([Attempt([[5]] * holes, [False] * holes, 1)])
     assert len(scores) == holes
     assert np.isfinite(scores).all()
     assert max(scores) < 0
@@ -70,17 +70,17 @@ def test_every_hole_has_a_score_of_what_follows_it(dream_a, holes):
 
 def test_lengths_above_16_are_tried_in_steps_of_at_most_a_quarter():
     class Task:
-        lengths, config, asked = (None,), GenerationConfig(max_tokens=64), []
+        lengths, texts, config, asked = (None,), ([1], []), GenerationConfig(max_tokens=64), []
 
         def attempts(self, lengths, *, exact):
             self.asked += [length for (length,) in lengths if exact]
             return [Attempt([[7] * length], [False], 0) for (length,) in lengths]
 
-        def following_score(self, attempt):
-            return [0.0]
+        def following_scores(self, attempts):
+            return [[0.0]] * len(attempts)
 
-        def score(self, attempt):
-            return 0.0
+        def scores(self, attempts):
+            return [0.0] * len(attempts)
 
     search(Task(), 2)
     assert Task.asked == [*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64]

@@ -97,10 +97,11 @@ class Task:
     """Answers of a model that was trained to infill, or was not."""
 
     lengths = (None,)
+    texts = ([1], [2])
     config = GenerationConfig(max_tokens=8)
 
-    def __init__(self, said, scores):
-        self.said, self.scores, self.asked, self.tried = said, scores, [], 0
+    def __init__(self, said, probable, expects=7):
+        self.said, self.probable, self.expects, self.asked, self.tried = said, probable, expects, [], 0
 
     def attempts(self, lengths, *, exact):
         self.asked += [length for (length,) in lengths]
@@ -110,11 +111,14 @@ class Task:
             found.append((Attempt([[7] * length], [False], 0) if exact else self.said[length])._replace(number=self.tried))
         return found
 
-    def following_score(self, attempt):
-        return [self.scores.get(tuple(attempt.ids[0]), -9.0)]
+    def length_scores(self, lengths):
+        return [[-abs(length - self.expects)] for (length,) in lengths]
 
-    def score(self, attempt):
-        return self.following_score(attempt)[0]
+    def following_scores(self, attempts):
+        return [[self.probable.get(tuple(attempt.ids[0]), -9.0)] for attempt in attempts]
+
+    def scores(self, attempts):
+        return [score for (score,) in self.following_scores(attempts)]
 
 
 def found_by(task, tries):
@@ -129,8 +133,8 @@ def ended(*ids):
 
 def test_a_model_that_says_the_same_in_any_room_is_taken_at_its_word():
     task = Task({8: ended(1, 2), 4: ended(1, 2), 2: Attempt([[1, 2]], [False], 0)}, {(1, 2): -0.3})
-    assert found_by(task, 3) == ([1, 2], 1, True)
-    assert task.asked == [8, 4, 2]
+    assert found_by(task, 3) == ([1, 2], 4, True)
+    assert task.asked == [7, 6, 8, 8, 4, 2]
     assert found_by(Task({8: ended(5)}, {}), 1) == ([5], 1, True)
 
 
@@ -139,15 +143,48 @@ def test_a_model_that_says_the_same_in_any_room_is_taken_at_its_word():
 )
 def test_otherwise_every_small_length_is_tried_and_the_most_probable_text_kept(said):
     task = Task(said, {(7, 7, 7): -0.1, (7,): -0.2, (1,): -2.0})
-    assert found_by(task, 3) == ([7, 7, 7], 3 + 3, False)
-    assert task.asked == [8, 4, 2, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert found_by(task, 3) == ([7, 7, 7], 3 + 3 + 3, False)
+    assert task.asked == [7, 6, 8, 8, 4, 2, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("expects", [1, 2, 5, 6, 8])
+def test_the_length_at_which_masks_alone_expect_what_follows_is_taken_if_its_text_is_probable(expects):
+    task = Task({}, {(7,) * expects: -0.4}, expects)
+    assert found_by(task, 3) == ([7] * expects, 1, False)
+    assert task.asked == [expects]
+
+
+def test_the_lengths_next_to_it_are_tried_before_all_others():
+    task = Task({}, {(7,) * 6: -0.4})
+    assert found_by(task, 3) == ([7] * 6, 2, False)
+    assert task.asked == [7, 6, 8]
+
+
+def test_where_nothing_follows_a_hole_no_length_is_expected():
+    task = Task({8: ended(1), 4: ended(2), 2: ended(3)}, {(7,) * 7: -0.4, (7,): -0.1})
+    task.texts = ([1], [])
+    assert found_by(task, 3) == ([7], 3 + 1, False)
+    assert task.asked[0] == 8
+
+
+def test_every_forward_of_a_search_is_counted(dream_a, monkeypatch):
+    """Those of denoising, and those for scores, with all the rows in them."""
+    model, tokenizer = dream_a
+    forwarded, network = [], type(model.model)
+    real = network.__call__
+    monkeypatch.setattr(
+        network, "__call__", lambda self, tokens, *args: forwarded.append(tokens.size) or real(self, tokens, *args)
+    )
+    filled = fill(model, tokenizer, ["a = ", None, "\nb = ", 2, "\nc\n"], GenerationConfig(max_tokens=5, window="whole"))
+    assert filled.nfe == len(forwarded) == len(filled.rows)
+    assert filled.positions == sum(forwarded)
 
 
 @pytest.mark.parametrize("tries", [1, 3])
 def test_a_model_is_taken_at_its_word_about_the_holes_whose_length_is_not_given(tries):
     said = Attempt([[1, 2], [3, 4, 5]], [True, False], 1)
     task = Task({}, {})
-    task.lengths, task.score = (None, 3), lambda attempt: -0.3
+    task.lengths, task.texts, task.scores = (None, 3), ([1], [2], []), lambda attempts: [-0.3]
     task.attempts = lambda lengths, *, exact: [said] * len(lengths)
     found = search(task, tries)
     assert (found.attempt, found.agreed) == (said, True)
@@ -158,7 +195,7 @@ def test_log_probabilities_are_those_of_one_forward_for_each_mask(dream_a, monke
     ids, forbidden = [3, 5, 7, 11, 13, 17], forbidden_ids(tokenizer, model.config.vocab_size)
     masks = every_second(np.arange(1, 6))
     assert [mask.tolist() for mask in masks] == [[1, 3, 5], [2, 4]]
-    found = log_probabilities(model, ids, masks, tokenizer.mask_id, forbidden)
+    found = log_probabilities(model, [ids] * len(masks), masks, tokenizer.mask_id, forbidden)
     for mask, values in zip(masks, found, strict=True):
         canvas = mx.array([[tokenizer.mask_id if place in mask else id for place, id in enumerate(ids)]])
         logits = np.array(mx.where(forbidden, -mx.inf, model(canvas))[0], dtype=np.float64)
@@ -166,8 +203,18 @@ def test_log_probabilities_are_those_of_one_forward_for_each_mask(dream_a, monke
             row = np.exp(logits[place - 1] - logits[place - 1].max())
             assert value == pytest.approx(np.log(row[ids[place]] / row.sum()), abs=1e-4)
     monkeypatch.setattr("mlx_diffucoder.decoding.likelihood.ROWS", 2)
-    again = log_probabilities(model, ids, masks, tokenizer.mask_id, forbidden)
+    again = log_probabilities(model, [ids] * len(masks), masks, tokenizer.mask_id, forbidden)
     assert all(np.allclose(one, other, atol=1e-5) for one, other in zip(found, again, strict=True))
+
+
+def test_texts_of_several_lengths_in_one_forward_have_the_probabilities_of_each_alone(dream_a):
+    model, tokenizer = dream_a
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+    texts, masks = [[3, 5, 7, 11, 13, 17], [3, 5], [5, 7, 11, 13]], [np.array([1, 4]), np.array([1]), np.array([2, 3])]
+    together = log_probabilities(model, texts, masks, tokenizer.mask_id, forbidden)
+    for ids, own, found in zip(texts, masks, together, strict=True):
+        (alone,) = log_probabilities(model, [ids], [own], tokenizer.mask_id, forbidden)
+        assert np.allclose(found, alone, atol=1e-4)
 
 
 def test_what_cannot_be_filled_says_why(dream_a):
@@ -192,6 +239,6 @@ def test_a_token_that_can_never_be_chosen_has_the_least_log_probability_there_is
     model, tokenizer = dream_a
     forbidden = mx.arange(768) != 3
     masks = [np.array([1, 2]), np.zeros(0, dtype=np.int64)]
-    found, empty = log_probabilities(model, [3, 5, 3], masks, tokenizer.mask_id, forbidden)
+    found, empty = log_probabilities(model, [[3, 5, 3]] * 2, masks, tokenizer.mask_id, forbidden)
     assert found.tolist() == [-100.0, 0.0]
     assert (len(empty), empty.dtype) == (0, np.float32)

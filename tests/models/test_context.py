@@ -60,7 +60,7 @@ def test_one_forward_shows_every_block_what_decoding_shows_it(diffcoder, network
 def test_the_likelihood_of_an_answer(diffcoder, network):
     model, _ = diffcoder
     masks = every_second(np.arange(5, 18))
-    found = log_probabilities(model, CLEAN[0].tolist(), masks, MASK, mx.zeros(776, dtype=mx.bool_))
+    found = log_probabilities(model, [CLEAN[0].tolist()] * 2, masks, MASK, mx.zeros(776, dtype=mx.bool_))
     for own, values in zip(masks, found, strict=True):
         masked = np.isin(np.arange(18), own)
         assert np.allclose(values, log_probs_of(network, CLEAN[0], masked)[own], atol=1e-4)

@@ -261,7 +261,7 @@ def test_a_filling_that_ctrl_c_ends_leaves_what_it_did(dream_a, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt), TraceWriter(tmp_path / "run.jsonl", dream_a[1], FILLING, "dream") as writer:
         fill(*dream_a, PARTS, FILLING, trace=writer)
     trace = read_trace(tmp_path / "run.jsonl")
-    assert (trace.end, trace.kept, trace.rows, len(trace.records)) == ("stopped", None, 3, 2)
+    assert (trace.end, trace.kept, trace.rows, len(trace.records)) == ("stopped", None, 1, 2)
 
 
 def test_what_is_refused_before_the_first_step_leaves_no_file(dream_a, tmp_path):
