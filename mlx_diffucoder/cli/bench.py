@@ -23,8 +23,8 @@ Prompt = Annotated[list[str] | None, typer.Option(help="A prompt to answer; repe
 TunePrompt = Annotated[
     list[str] | None, typer.Option("--prompt", help="A prompt to answer; repeatable.", show_default="12 small functions")
 ]
-Trials = Annotated[int, typer.Option(min=1, help="How often to measure each thing.")]
-Delay = Annotated[float, typer.Option(min=0, help="Seconds of rest before each trial.")]
+Trials = Annotated[int, typer.Option(min=1, max=10**6, help="How often to measure each thing.")]
+Delay = Annotated[float, typer.Option(min=0, max=3600, help="Seconds of rest before each trial.")]
 Measure = Annotated[bool, typer.Option("--measure", help="Measure this machine's ceilings even if the table has them.")]
 
 Shape = Annotated[
@@ -36,7 +36,7 @@ PredictedShape = Annotated[
 ]
 Bits = Annotated[int | None, options.in_model(help="With --shape: bits a weight; 16 for floats.", show_default="4")]
 ShapeLayers = Annotated[int | None, options.in_model(min=1, help="With --shape: fewer layers.", show_default="all")]
-Widest = Annotated[int, typer.Option(min=1, help="The most rows of a forward.")]
+Widest = Annotated[int, typer.Option(min=1, max=4096, help="The most rows of a forward.")]
 Baseline = Annotated[
     str | None,
     typer.Option(help="What mlx-lm runs: a folder or a cached Hub id.", show_default="Qwen2.5-Coder, or the same weights"),

@@ -166,6 +166,14 @@ def test_what_cannot_be_measured_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("option", "value"),
+    [("--delay", "inf"), ("--delay", "1e300"), ("--delay", "nan"), ("--trials", 10**20), ("--widest", 10**14)],
+)
+def test_absurd_numbers_are_refused_before_anything_is_measured(option, value):
+    assert_one_line(diffucode("bench", "run", "-m", "pocket", option, value), f"'{option}'", code=2)
+
+
+@pytest.mark.parametrize(
     ("given", "subcommand"),
     [
         (("-m", "pocket"), "run"),
