@@ -100,7 +100,7 @@ def likely(task: InfillTask) -> Found | None:
 
     best = best_of([_filled_in(task, length) for length in dict.fromkeys(min(one, longest) for one in COARSE)])
     best = best_of(near(best, FINE))
-    for lengths in ([best], near(best, (-1, 1))):
+    for lengths in filter(None, ([best], [row for row in near(best, (-1, 1)) if row != best])):
         attempts = task.attempts(lengths, exact=True)
         scores = task.scores(attempts)
         if max(scores) > LIKELY:

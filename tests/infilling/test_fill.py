@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, fill, infill
+from mlx_diffucoder.config import HOLES
 from mlx_diffucoder.decoding.hole_layout import unwrapped
 from mlx_diffucoder.decoding.likelihood import every_second, log_probabilities
 from mlx_diffucoder.errors import ConfigError, PromptError
 from mlx_diffucoder.forbidden import forbidden_ids
 from mlx_diffucoder.infilling.context import context_of
 from mlx_diffucoder.infilling.lengths import search
-from mlx_diffucoder.infilling.task import Attempt
+from mlx_diffucoder.infilling.task import Attempt, InfillTask
 
 SHORT = GenerationConfig(max_tokens=4)
 
@@ -242,3 +243,19 @@ def test_a_token_that_can_never_be_chosen_has_the_least_log_probability_there_is
     found, empty = log_probabilities(model, [[3, 5, 3]] * 2, masks, tokenizer.mask_id, forbidden)
     assert found.tolist() == [-100.0, 0.0]
     assert (len(empty), empty.dtype) == (0, np.float32)
+
+
+@pytest.mark.parametrize("longest", [1, 2])
+def test_no_canvas_is_denoised_twice_before_every_length_is_tried(dream_a, longest, monkeypatch):
+    asked = []
+    attempts = InfillTask.attempts
+
+    def recorded(task, lengths, *, exact):
+        asked.append([list(row) for row in lengths])
+        return attempts(task, lengths, exact=exact)
+
+    monkeypatch.setattr(InfillTask, "attempts", recorded)
+    fill(*dream_a, ["def f(x):\n    return", None, "\n\nprint(f(2))\n"], GenerationConfig(**{**HOLES, "max_tokens": longest}))
+    first = asked[: 1 if longest == 1 else 2]
+    rows = [tuple(row) for one in first for row in one]
+    assert len(rows) == len(set(rows)) == longest
