@@ -9,8 +9,11 @@ from .errors import ConfigError
 from .tokenizer import Tokenizer
 
 
-def forbidden_ids(tokenizer: Tokenizer, vocab_size: int, ban: Sequence[str | int] = ()) -> mx.array:
+def forbidden_ids(tokenizer: Tokenizer, vocab_size: int, ban: Sequence[str | int] = (), *, resizes: bool = False) -> mx.array:
     """The ids that are never generated, bool `[V]`: the mask token, ids without a token, and those of `ban`.
+
+    Args:
+        resizes: whether the canvas changes its length; otherwise a token that would expand it is no text, and forbidden.
 
     Raises:
         ConfigError: an entry of `ban` is not a token, or no token is left.
@@ -19,6 +22,8 @@ def forbidden_ids(tokenizer: Tokenizer, vocab_size: int, ban: Sequence[str | int
     known = tokenizer.known_ids
     forbidden[known[known < vocab_size]] = False
     forbidden[tokenizer.mask_id] = True
+    if tokenizer.sizes and not resizes:
+        forbidden[tokenizer.sizes.expand] = True
     forbidden[[_token_of(tokenizer, one, vocab_size) for one in ban]] = True
     if forbidden.all():
         raise ConfigError("ban_tokens bans every token; leave some", field="ban_tokens")

@@ -169,7 +169,8 @@ def stream_batch(
         raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
     check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window, plain=config.reference or bool(hooks))
     canvas = canvas_of(tokenizer, ids, config)
-    forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
+    resizes = tokenizer.sizes is not None
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens, resizes=resizes)
 
     def stop(step: Step) -> bool:
         return bool(config.until) and Answer.of(tokenizer, step, len(step.tokens) - config.max_tokens, config).ended

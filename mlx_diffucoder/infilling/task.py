@@ -107,10 +107,7 @@ class InfillTask:
         begin = [] if tokenizer.sizes is None or self.prompt else tokenizer.sizes.begin
         self.texts = [begin + self.prompt + first, *others]
         self.texts[-1] = self.texts[-1] + ([] if end is None else [end])
-        self.resizing = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
-        self.forbidden = self.resizing
-        if sizes := tokenizer.sizes:  # in canvases of one length it would be kept as a token
-            self.forbidden = self.resizing | (mx.arange(model.config.vocab_size) == sizes.expand)
+        self.forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
         self.ends = ends_of(tokenizer, config)
         self.no_end = self.forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(self.ends)))
         self.nfe = self.positions = self.tried = 0
@@ -170,7 +167,8 @@ class InfillTask:
         ids = {"mask_id": self.tokenizer.mask_id, "pad_id": self.tokenizer.pad_id}
         canvas = Canvas.around([self.texts], [lengths], **ids, end_ids=self.ends, sizes=sizes)
         check_memory(self.model, 1, sum(map(len, self.texts)), len(lengths) * self.config.max_tokens, Whole())
-        decode = partial(resizing_decode, self.model, canvas, sizes, self.config, forbidden=self.resizing)
+        forbidden = forbidden_ids(self.tokenizer, self.model.config.vocab_size, self.config.ban_tokens, resizes=True)
+        decode = partial(resizing_decode, self.model, canvas, sizes, self.config, forbidden=forbidden)
         steps = in_range(self.model, decode)
         if self.trace:
             steps = self.trace.batch(canvas, steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))

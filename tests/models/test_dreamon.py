@@ -7,6 +7,7 @@ import pytest
 from mlx_diffucoder import GenerationConfig, fill, generate_batch, load
 from mlx_diffucoder.config import HOLES
 from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.forbidden import forbidden_ids
 from mlx_diffucoder.models import family_of
 from mlx_diffucoder.models.dreamon import DREAMON
 
@@ -33,6 +34,12 @@ def test_a_dream_configuration_with_an_expand_token_is_dreamons(dreamon):
 def test_an_id_that_cannot_be_is_named(name, wrong):
     with pytest.raises(ConfigError, match=rf"^(expand_token_id|{name}) "):
         DREAMON.read_config(RAW | {name: wrong})
+
+
+def test_a_token_that_expands_a_canvas_is_chosen_only_where_the_canvas_can_expand(dreamon):
+    model, tokenizer = dreamon
+    fixed, resizing = (forbidden_ids(tokenizer, model.config.vocab_size, resizes=one) for one in (False, True))
+    assert (fixed != resizing).tolist() == [id == tokenizer.sizes.expand for id in range(model.config.vocab_size)]
 
 
 def test_a_missing_delete_token_is_named():
