@@ -78,6 +78,11 @@ class Canvas:
             none = np.zeros(1, dtype=np.int32)
             yield replace(self, tokens=tokens[None, padding:], padding=none, holes=holes[None] - padding)
 
+    def copies(self) -> list[int]:
+        """For each canvas of the batch, how many before it are equal to it: `copy` of `sampling.random_sources`."""
+        texts = [one.tokens.tobytes() for one in self.each()]
+        return [texts[:row].count(text) for row, text in enumerate(texts)]
+
     @property
     def start(self) -> int:
         """The start of the first hole of any row."""

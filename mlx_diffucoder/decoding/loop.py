@@ -7,7 +7,6 @@ tested against.
 Source: `diffusion_generate` (Dream, arXiv 2508.15487; DiffuCoder, arXiv 2506.20639).
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import mlx.core as mx
@@ -48,11 +47,9 @@ def denoise(
     Raises:
         CheckpointError: the network's output is not finite.
     """
-    batch, seen, ids = Batch(model), Counter[bytes](), list[int]()
-    for one in canvas.each():
-        text = one.tokens.tobytes()
-        ids.append(batch.add(one, rule, window, config, forbidden=forbidden, stop=stop, copy=seen[text]))
-        seen[text] += 1
+    batch, ids = Batch(model), list[int]()
+    for one, copy in zip(canvas.each(), canvas.copies(), strict=True):
+        ids.append(batch.add(one, rule, window, config, forbidden=forbidden, stop=stop, copy=copy))
     steps: dict[int, Step] = {}
     while batch:
         steps = {id: step.unchanged() for id, step in steps.items()} | batch.step()

@@ -18,11 +18,13 @@ from ..config import GenerationConfig
 from ..errors import ConfigError
 from ..models.base import SizeIds
 from ..models.transformer import DiffusionModel
+from .batch import forward_together
 from .canvas import Canvas
 from .result import Step
 from .sampling import measure, random_sources
 from .step import check_finite
 from .torch_topk import torch_topk
+from .windows.base import Part
 
 Ids = NDArray[np.int32]
 START = 4
@@ -58,17 +60,21 @@ def resizing_decode(
             raise ConfigError(f"{name} {value} is not for {model.family.name}, whose canvas changes its length", field=name)
     if config.alg == "origin":
         raise ConfigError(f"alg origin is not for {model.family.name}, whose canvas changes its length", field="alg")
-    key, _ = random_sources(config.seed)
     filler = _Filler(model, canvas.mask_id, ids, config, forbidden)
-    keys = mx.random.split(key, len(canvas.tokens))
-    rows = [
-        filler.steps(tokens[padding:], row_key)
-        for tokens, padding, row_key in zip(canvas.tokens, canvas.padding, keys, strict=True)
-    ]
-    last: list[Step | None] = [None] * len(rows)
-    while any(steps := [next(row, None) for row in rows]):
-        last = [step or before for step, before in zip(steps, last, strict=True)]
-        yield tuple(step for step in last if step)
+    every = zip(canvas.each(), canvas.copies(), strict=True)
+    rows = [_Row(filler, one.tokens[0], random_sources(config.seed, copy)[0]) for one, copy in every]
+    waiting, sizes = [row for row in rows if row.masks()], tuple[int, ...]()
+    if not waiting:
+        yield tuple(row.step for row in rows)
+    while waiting:
+        texts = [row.step.tokens for row in waiting]
+        sizes += (sum(len(text) if sizes else int((text == canvas.mask_id).sum()) for text in texts),)
+        for row in rows:
+            row.step = row.step.unchanged()
+        for row, hidden in zip(waiting, forward_together(model, [Part(mx.array(text[None])) for text in texts]), strict=True):
+            row.take(hidden, sizes)
+        waiting = [row for row in waiting if row.masks()]
+        yield tuple(row.step for row in rows)
 
 
 def after_step(positions: NDArray[np.int32], step: Step) -> NDArray[np.int32]:
@@ -111,17 +117,51 @@ class _Hole:
         start, stop: its positions on the canvas, as they are now.
         room: how many positions more it may have.
         budget: how many expansions are left.
+        forwards: how many forwards are left.
     """
 
     start: int
     stop: int
     room: int
     budget: int
+    forwards: int
+
+
+class _Row:
+    """One canvas while its holes are filled, one after the other. Its next forward is of `step.tokens`, int32 `[L]`."""
+
+    def __init__(self, filler: "_Filler", tokens: Ids, key: mx.array):
+        self._filler, self._key, self.step, self._positions = filler, key, Step.empty(tokens), 0
+        self._left = len(runs_of(tokens == filler.mask_id))  # holes that were not opened yet
+        self._hole = _Hole(0, 0, 0, 0, 0)
+
+    def masks(self) -> list[int]:
+        """The masks of the hole to fill, which is the next one if the last is filled or took too long; empty at the end."""
+        tokens, hole = self.step.tokens, self._hole
+        found = (hole.start + np.flatnonzero(tokens[hole.start : hole.stop] == self._filler.mask_id)).tolist()
+        if found and hole.forwards:
+            return found
+        if not self._left:
+            return []
+        self._hole = self._filler.open(len(tokens), *runs_of(tokens == self._filler.mask_id)[-self._left])
+        self._left -= 1
+        return self.masks()
+
+    def take(self, hidden: mx.array, rows: tuple[int, ...]) -> None:
+        """Take a step with what the network computed of the canvas, `[1, L, D]`; `rows` as in `Step`."""
+        tokens, masked = self.step.tokens, np.array(self.masks(), dtype=np.int32)
+        choose_key, commit_key, self._key = mx.random.split(self._key, 3)
+        chosen, scores = self._filler.choose(hidden, tokens, masked, self._hole, choose_key)
+        best = self._filler.best(scores, commit_key)
+        commits = {int(masked[one]): (int(chosen[one]), float(scores[one])) for one in best}
+        step, self._hole = self._filler.step(tokens, masked, commits, self._hole)
+        self._positions += len(tokens)
+        self.step = replace(step, index=len(rows) - 1, nfe=len(rows), positions=self._positions, rows=rows)
 
 
 @dataclass(frozen=True)
 class _Filler:
-    """Fills one canvas after another; the attributes are as in `resizing_decode`."""
+    """What the canvases of a batch share; the attributes are as in `resizing_decode`."""
 
     model: DiffusionModel
     mask_id: int
@@ -129,32 +169,8 @@ class _Filler:
     config: GenerationConfig
     forbidden: mx.array | None
 
-    def steps(self, tokens: Ids, key: mx.array) -> Iterator[Step]:
-        """The steps of one canvas, int32 `[L]`."""
-        nfe, positions, rows = 0, 0, tuple[int, ...]()
-        holes = len(runs_of(tokens == self.mask_id))
-        if not holes:
-            yield Step.empty(tokens)
-        for left in range(holes, 0, -1):
-            start, stop = runs_of(tokens == self.mask_id)[-left]
-            hole, limit = self._open(len(tokens), start, stop)
-            for _ in range(limit):
-                masked = np.arange(hole.start, hole.stop, dtype=np.int32)
-                masked = masked[tokens[masked] == self.mask_id]
-                if not len(masked):
-                    break
-                choose_key, commit_key, key = mx.random.split(key, 3)
-                chosen, scores = self._choose(tokens, masked, hole, choose_key)
-                best = self._best(scores, commit_key)
-                nfe, positions = nfe + 1, positions + len(tokens)
-                rows = (*rows, len(tokens) if rows else int((tokens == self.mask_id).sum()))  # as in `Step.rows`
-                commits = {int(masked[one]): (int(chosen[one]), float(scores[one])) for one in best}
-                step, hole = self._step(tokens, masked, commits, hole)
-                tokens = step.tokens
-                yield replace(step, index=nfe - 1, nfe=nfe, positions=positions, rows=rows)
-
-    def _open(self, length: int, start: int, stop: int) -> tuple[_Hole, int]:
-        """A hole before its first step, and the most forwards that it may take."""
+    def open(self, length: int, start: int, stop: int) -> _Hole:
+        """A hole before its first step."""
         room = self.config.max_tokens - (stop - start)
         if room < 0:
             raise ConfigError(
@@ -162,12 +178,11 @@ class _Filler:
             )
         longest = length + room - start  # the reference counts the text after the hole too
         budget = 2 * longest if self.config.expand_budget is None else self.config.expand_budget
-        return _Hole(start, stop, room, budget), 2 * longest + 2 * budget
+        return _Hole(start, stop, room, budget, 2 * longest + 2 * budget)
 
-    def _choose(self, tokens: Ids, masked: Ids, hole: _Hole, key: mx.array) -> tuple[Ids, NDArray[np.float32]]:
-        """A token and a score for each masked position `[M]`. One forward of the whole canvas."""
-        predictors = mx.array(np.maximum(masked - self.model.shift, 0))[None]
-        logits = self.model(mx.array(tokens)[None], rows=predictors)
+    def choose(self, hidden: mx.array, tokens: Ids, masked: Ids, hole: _Hole, key: mx.array) -> tuple[Ids, NDArray[np.float32]]:
+        """A token and a score for each masked position `[M]`."""
+        logits = self.model.logits(hidden, mx.array(np.maximum(masked - self.model.shift, 0))[None])
         if self.forbidden is not None:
             logits = mx.where(self.forbidden, -mx.inf, logits)
         if not (hole.room and hole.budget):
@@ -176,7 +191,7 @@ class _Filler:
         check_finite(measured.confidence)
         return np.array(measured.chosen[0]).astype(np.int32), np.array(measured.scores[0])
 
-    def _best(self, scores: NDArray[np.float32], key: mx.array) -> NDArray[np.int64]:
+    def best(self, scores: NDArray[np.float32], key: mx.array) -> NDArray[np.int64]:
         """Which of the scores `[M]` to commit: the best, or with `alg_temp` a draw from softmax(score / alg_temp)."""
         count = min(self.config.tokens_per_step, len(scores))
         if self.config.alg_temp > 0:
@@ -187,7 +202,7 @@ class _Filler:
             return np.array(torch_topk(scores.tolist(), count), dtype=np.int64)
         return np.argsort(-scores, kind="stable")[:count]
 
-    def _step(self, tokens: Ids, masked: Ids, commits: dict[int, tuple[int, float]], hole: _Hole) -> tuple[Step, _Hole]:
+    def step(self, tokens: Ids, masked: Ids, commits: dict[int, tuple[int, float]], hole: _Hole) -> tuple[Step, _Hole]:
         """Commit, delete and expand.
 
         Args:
@@ -218,4 +233,5 @@ class _Filler:
             window=(0, len(tokens)),
         )
         grown = len(expanded) - len(deleted)
-        return step, _Hole(hole.start, hole.stop + grown, hole.room - grown, hole.budget - len(expanded))
+        left = (hole.room - grown, hole.budget - len(expanded), hole.forwards - 1)
+        return step, _Hole(hole.start, hole.stop + grown, *left)

@@ -59,7 +59,8 @@ class Step:
     def unchanged(self) -> Self:
         """A step after this one that changes nothing: the canvas is finished, and others of its batch are not."""
         none = np.zeros(0, dtype=np.int32)
-        return replace(self, committed=none, scores=none.astype(np.float32), remasked=none, rejected=NO_GUESSES)
+        still = replace(self, committed=none, scores=none.astype(np.float32), remasked=none, rejected=NO_GUESSES)
+        return replace(still, deleted=none, expanded=none)
 
     @classmethod
     def empty(cls, tokens: NDArray[np.int32]) -> Self:

@@ -119,15 +119,29 @@ def test_holes_are_filled_one_after_the_other(dreamon):
         assert (left[1:4] == mask).all() or not first
 
 
-def test_prompts_of_a_batch_are_filled_as_alone_and_a_filled_one_costs_nothing(dreamon, expected):
-    prompts = [recorded(expected, case)[0] for case in CASES[:5]]
-    config = GenerationConfig(max_tokens=20)
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_prompts_of_a_batch_share_forwards_and_are_filled_as_alone(dreamon, expected, temperature):
+    different = dict.fromkeys(tuple(recorded(expected, case)[0]) for case in CASES)
+    prompts = list(map(list, different))[:4]
+    config = GenerationConfig(max_tokens=20, temperature=temperature, seed=5)
     alone = [list(stream_generate(*dreamon, prompt, config)) for prompt in prompts]
     together = list(stream_batch(*dreamon, prompts, config))
     assert len(together) == max(map(len, alone))
     for row, steps in enumerate(alone):
         assert together[-1][row].tokens.tolist() == steps[-1].tokens.tolist()
         assert together[-1][row].positions == steps[-1].positions
+        changed = [step for step in (step[row] for step in together) if len(step.committed) + len(step.deleted)]
+        assert len(changed) <= len(steps)  # a filled one changes no more
+    rows = max((step.rows for step in together[-1]), key=len)
+    assert len(rows) == len(together)
+    known = sum(token != dreamon[1].mask_id for prompt in prompts for token in prompt)
+    assert sum(rows) + known == sum(step.positions for step in together[-1])
+
+
+def test_equal_prompts_draw_their_own_numbers(dreamon, expected):
+    prompt, _ = recorded(expected, CASES[0])
+    *_, last = stream_batch(*dreamon, [prompt] * 3, GenerationConfig(max_tokens=20, temperature=1.2, seed=5))
+    assert len({tuple(step.tokens.tolist()) for step in last}) > 1
 
 
 @pytest.mark.parametrize(
