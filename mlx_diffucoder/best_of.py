@@ -12,7 +12,7 @@ from .evaluation import Limits, code_of
 from .evaluation.run import run_answer
 from .file_kinds import read_bytes
 from .forbidden import forbidden_ids
-from .generation import Answer, canvas_of, stream_batch
+from .generation import Answer, canvas_of, stream_batch, tokens_left
 from .models.transformer import DiffusionModel
 from .tasks import Task, read_tasks
 from .tokenizer import Tokenizer
@@ -87,7 +87,7 @@ def best_of(
     """
     if count > 1 and config.temperature == 0 and not config.alg_temp and config.alg != "origin":
         raise ConfigError(f"temperature 0 gives the same answer {count} times; set it above 0", field="temperature")
-    config = config.within(model.config.max_position_embeddings - len(prompt))
+    config = config.within(tokens_left(model, tokenizer, list(prompt)))
     steps = stream_batch(model, tokenizer, [prompt] * count, config)
     if trace:
         steps = trace.batch(canvas_of(tokenizer, [prompt] * count, config), steps)

@@ -15,7 +15,7 @@ from .decoding.canvas import Canvas, count_up_to_end, final_tokens, text_before
 from .decoding.loop import denoise
 from .decoding.overflow import in_range
 from .decoding.reference import Hooks, reference_decode, reference_rule
-from .decoding.resizing import resizing_canvas, resizing_decode
+from .decoding.resizing import resizing_canvas, resizing_decode, runs_of
 from .decoding.result import Step
 from .decoding.rules import rule_for
 from .decoding.step import ROWS
@@ -124,7 +124,7 @@ def stream_traced(
         TraceError: as `trace.writer.traced`.
     """
     ids = prompt_ids(model, tokenizer, prompt, config)
-    config = config.for_model(model).within(model.config.max_position_embeddings - len(ids))
+    config = config.for_model(model).within(tokens_left(model, tokenizer, ids))
     steps = stream_generate(model, tokenizer, ids, config)
     if trace is None:
         return (step for step in steps)
@@ -144,7 +144,9 @@ def generate_batch(
     config = config or GenerationConfig()
     ids = _ids_of(model, tokenizer, prompts, config)
     *_, last = stream_batch(model, tokenizer, ids, config, hooks=hooks)
-    return [Answer.of(tokenizer, step, len(own), config).text for step, own in zip(last, ids, strict=True)]
+    # The masks of a prompt are holes for a model that changes their length; the answer begins with the first.
+    starts = [own.index(tokenizer.mask_id) if tokenizer.sizes and tokenizer.mask_id in own else len(own) for own in ids]
+    return [Answer.of(tokenizer, step, start, config).text for step, start in zip(last, starts, strict=True)]
 
 
 def stream_batch(
@@ -162,7 +164,7 @@ def stream_batch(
     """
     config = (config or GenerationConfig()).for_model(model)
     ids = _ids_of(model, tokenizer, prompts, config)
-    config = config.within(model.config.max_position_embeddings - max(map(len, ids)))
+    config = config.within(min(tokens_left(model, tokenizer, one) for one in ids))
     window = window_for(config)
     window.check(model)
     if hooks and config.window != "whole":
@@ -246,15 +248,25 @@ def prompt_ids(model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, conf
         ids = ids + tokenizer.encode_plain(config.prefill)
     if not ids:
         raise PromptError("the prompt is empty: say what code to write")
-    if len(ids) >= context:
+    if (left := tokens_left(model, tokenizer, ids)) < 1:
         raise PromptError(f"the prompt is {len(ids)} tokens long, but the model's context is {context}; shorten the prompt")
-    if len(ids) + config.within(context - len(ids)).max_tokens > context:
+    if config.within(left).max_tokens > left:
+        taken = len(ids) - ids.count(tokenizer.mask_id) if tokenizer.sizes else len(ids)
         raise PromptError(
             f"max_tokens {config.max_tokens} does not fit: the model's context is {context} tokens and"
-            f" the prompt takes {len(ids)} of them, so at most {context - len(ids)} are left",
+            f" the prompt takes {taken} of them, so at most {left} are left{' for each hole' if tokenizer.sizes else ''}",
             field="max_tokens",
         )
     return ids
+
+
+def tokens_left(model: DiffusionModel, tokenizer: Tokenizer, ids: list[int]) -> int:
+    """The largest `max_tokens` that fits the model's context after a prompt, or in each hole where their lengths change."""
+    left = model.config.max_position_embeddings - len(ids)
+    if tokenizer.sizes is None:
+        return left
+    holes = len(runs_of(np.array(ids) == tokenizer.mask_id))
+    return (left + ids.count(tokenizer.mask_id)) // holes if holes else left - 1  # without a hole an end token is added
 
 
 def _token_ids(prompt: Sequence[int], vocab_size: int) -> list[int]:

@@ -157,12 +157,13 @@ class Conversation:
 
     def _ask(self, text: str, chat: Chat) -> None:
         """Answer a message; it joins `chat` together with the finished part of its answer."""
+        from ..generation import tokens_left
         from ..trace.writer import next_trace
 
         self.last = text
         _, model, tokenizer, config = self.opened
         prefill = tokenizer.encode_plain(config.prefill)
-        most = model.config.max_position_embeddings - config.max_tokens - len(prefill)
+        most = tokens_left(model, tokenizer, prefill) - config.max_tokens
         tokenizer.check_length(text, model.config.max_position_embeddings)
         ids, dropped = chat.prompt(tokenizer, text, most)
         file = next_trace(self.trace) if self.trace else None

@@ -31,7 +31,7 @@ class Run:
 
     def __init__(self, opened: "Opened", prompt: "Prompt", *, stream: bool, live: bool, trace: Path | None, tile: int = 32):
         from ..decoding.rules import rule_for
-        from ..generation import Answer, prompt_ids
+        from ..generation import Answer, prompt_ids, tokens_left
 
         self.name, self.model, self.tokenizer, self.config = opened
         self.stream, self.trace = stream, (trace, self.name) if trace else None
@@ -39,7 +39,7 @@ class Run:
         # A rule that masks tokens again may change text that was final.
         self.streams = stream and not self.live and rule_for(self.config).max_commits == 1
         self.ids = prompt_ids(self.model, self.tokenizer, prompt, self.config)
-        self.config = self.config.within(self.model.config.max_position_embeddings - len(self.ids))
+        self.config = self.config.within(tokens_left(self.model, self.tokenizer, self.ids))
         self.answer, self.tile = Answer(), tile
         self.last: Step | None = None
         self.seconds = self.drawing = 0.0

@@ -100,11 +100,11 @@ class InfillTask:
             raise PromptError(
                 "instruction is needed: there is no text around the hole, so say what to write", field="instruction"
             )
-        left = self._tokens_left()
+        begin = [] if tokenizer.sizes is None or self.prompt else tokenizer.sizes.begin
+        left = self._tokens_left(len(begin))
         self.context = context_of(tokenizer, texts, min(budget, left // (2 * len(lengths))))
         first, *others = self.context.ids
         end = tokenizer.end_id(chat=instruction is not None and not config.raw) if self.context.shows_end else None
-        begin = [] if tokenizer.sizes is None or self.prompt else tokenizer.sizes.begin
         self.texts = [begin + self.prompt + first, *others]
         self.texts[-1] = self.texts[-1] + ([] if end is None else [end])
         self.forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
@@ -113,11 +113,11 @@ class InfillTask:
         self.nfe = self.positions = self.tried = 0
         self.rows: tuple[int, ...] = ()
 
-    def _tokens_left(self) -> int:
-        """Tokens of the model's context that are left for the text around the holes, at their longest."""
+    def _tokens_left(self, begin: int) -> int:
+        """Tokens of the model's context that are left for the text around the holes, at their longest, after `begin`."""
         holes = sum(length or self.config.max_tokens for length in self.lengths)
         limit = self.model.config.max_position_embeddings
-        left = limit - len(self.prompt) - holes - 1
+        left = limit - len(self.prompt) - begin - holes - 1
         if left < 0:
             what = f"a hole of {holes} tokens does" if len(self.lengths) == 1 else f"holes of {holes} tokens do"
             raise PromptError(

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from mlx_diffucoder import GenerationConfig, fill, generate_batch, load
+from mlx_diffucoder import GenerationConfig, fill, generate, generate_batch, load, stream_generate
 from mlx_diffucoder.config import HOLES
-from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.errors import ConfigError, PromptError
 from mlx_diffucoder.forbidden import forbidden_ids
+from mlx_diffucoder.generation import prompt_ids, tokens_left
 from mlx_diffucoder.models import family_of
 from mlx_diffucoder.models.dreamon import DREAMON
 
@@ -83,3 +84,23 @@ def test_the_command_fills_and_says_what_it_forwarded(tmp_path):
     assert said["text"].startswith("def f(x):\n    return ")
     assert (said["tried"], len(said["lengths"])) == (1, 1)
     assert sum(said["rows"].values()) == said["nfe"]
+
+
+LIMIT = 2048  # the context of the fixture
+
+
+@pytest.mark.parametrize(
+    ("prompt", "most"),
+    [([10] * 100, LIMIT - 101), ([10, *[757] * 100, 11], LIMIT - 2), ([10, 757, 11, 757, 757, 12], (LIMIT - 3) // 2)],
+)
+def test_the_context_has_room_for_the_text_and_each_hole_at_its_longest(dreamon, prompt, most):
+    model, tokenizer = dreamon
+    assert tokens_left(model, tokenizer, prompt) == most
+    prompt_ids(model, tokenizer, prompt, GenerationConfig(max_tokens=most))
+    with pytest.raises(PromptError, match=rf"^max_tokens {most + 1} does not fit: .* at most {most} are left for each hole$"):
+        prompt_ids(model, tokenizer, prompt, GenerationConfig(max_tokens=most + 1))
+
+
+def test_the_answer_to_a_prompt_with_a_hole_begins_at_the_hole(dreamon):
+    *_, last = stream_generate(*dreamon, [10, 757, 757, 11, 12], config := GenerationConfig(max_tokens=6, expand_budget=3))
+    assert generate(*dreamon, [10, 757, 757, 11, 12], config) == dreamon[1].decode(last.tokens[1:].tolist())
