@@ -193,9 +193,9 @@ def tuning_lines(tuning: Tuning, path: Path) -> Iterator[str]:
         mark = " chosen" if point is tuning.chosen else " preset's" if point is own else ""
         numbers = f"{point.nfe:8}  {point.useful_tokens:6}  {format_seconds(point.per_token):>16}  {point.same:4}"
         yield f"{point.rows:4}  {point.rule:18}  {numbers}{mark}"
-    share = tuning.chosen.per_token / own.per_token
+    share = f"{100 * tuning.chosen.per_token / own.per_token:.0f} % of the preset's time, estimated"
     yield f"{'':6}{LOOSER} is never stored: a few prompts do not show what it loses"
-    yield f"{'':6}{tuning.chosen.rule} on {tuning.chosen.window}: {100 * share:.0f} % of the preset's time, estimated"
+    yield f"{'':6}{tuning.chosen.rule} on {tuning.chosen.window}: {'the preset itself' if tuning.chosen is own else share}"
     yield ""
     yield from _orders(tuning.orders)
     yield f"stored in {path}"

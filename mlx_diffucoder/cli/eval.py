@@ -122,6 +122,8 @@ def _evaluate(context: typer.Context) -> int:
     if orders and infilling:
         raise ConfigError("--compare-orders is for answers; these tasks are holes", field="--compare-orders")
     config = options.decoding_config(context, HOLES if infilling else CONFIDENCE if orders else None)
+    if orders and config.rule == "leftmost":
+        raise ConfigError("--compare-orders compares the rule leftmost with another; name that one", field="--rule")
     config = replace(config, seed=config.seed or 0)
     ks, limits = sorted({1, *(given["k"] or [])}), options.limits_of(given)
     files = {name: _file_of(given["out"], name) for name in (ORDERS if orders else ("",))}
@@ -199,7 +201,7 @@ def _collect(
     from .progress import counting
 
     try:
-        with counting(" ".join(filter(None, ("evaluating", name))), total) as advance:
+        with counting(f"evaluating, {name}" if name else "evaluating", total) as advance:
             advance(len(results))
             for result in coming:
                 if keep:
@@ -230,14 +232,12 @@ def _report_orders(
     _print_table(next(iter(runs.values())).name, summaries, costs=True)
     for name, answers in runs.items():
         put("{}: {rule} on {window}".format(name, **answers.report["config"]))
-    put(
-        f"passed in both: {difference.both}; only from left to right: {difference.only_left_to_right};"
-        f" only by confidence: {difference.only_confidence}; in neither: {difference.neither}"
-    )
+    put(f"passed: {difference.both} in both orders, {difference.neither} in neither")
+    put(f"passed: {difference.only_left_to_right} only from left to right, {difference.only_confidence} only by confidence")
     if difference.points is not None and difference.interval is not None:
         low, high = difference.interval
         ends = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
-        put(f"pass@1 from left to right, less that by confidence: {100 * difference.points:+.1f} points ({ends})")
+        put(f"left to right gains {100 * difference.points:+.1f} points of pass@1 ({ends})")
 
 
 def _print_table(name: str, summaries: "Mapping[str, Summary]", *, costs: bool) -> None:

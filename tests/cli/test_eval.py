@@ -110,8 +110,11 @@ def test_two_orders_are_compared_answer_by_answer_and_their_files_continue(tmp_p
     before = [file.read_bytes() for file in files]
     shown = run(*options, "--rule", "schedule").stdout
     assert [file.read_bytes() for file in files] == before
-    for words in ("left-to-right", "confidence", "passed in both: 0", "+0.0 points (95 % interval +0.0 to +0.0)"):
+    gain = "+0.0 points of pass@1 (95 % interval +0.0 to +0.0)"
+    for words in ("left-to-right", "confidence", "0 in both orders, 2 in neither", gain):
         assert words in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert_one_line(run(*options, "--rule", "leftmost"), "--compare-orders compares the rule leftmost with another", code=2)
     assert_one_line(run(*options, "--rule", "threshold:tau=0.5"), "r-confidence.jsonl", "another run")
 
 
