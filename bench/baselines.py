@@ -161,5 +161,5 @@ def folder_of(name: str) -> Path:
 def coder_for(subject: Subject) -> str | None:
     """The Qwen2.5-Coder of a 7B's shape and bits, if it is in the Hub's cache; None otherwise, and for random weights."""
     name = CODERS.get(int(subject.work.bits_per_weight))
-    alike = dimensions(subject.model.config) == dimensions(SHAPES["7b"])
+    alike = dimensions(subject.model.config) == dimensions(SHAPES["7b"].config)
     return name if name and alike and not subject.random and cached(name) else None

@@ -27,7 +27,7 @@ from .subjects import drawn
 Floats = NDArray[np.float32]
 ROWS = (1, 4, 8, 13, 24, 32, 33, 64, 128)
 """Rows of a forward: before, on and after the limits between MLX's kernels."""
-LAYER = replace(SHAPES["7b"], num_hidden_layers=1, vocab_size=8192, mask_token_id=0)
+LAYER = replace(SHAPES["7b"].config, num_hidden_layers=1, vocab_size=8192, mask_token_id=0)
 ALLOWED = {"bfloat16": 4e-2, "float16": 5e-3}
 """The largest errors that pass, as a share of the largest logit."""
 ON_CPU = 10

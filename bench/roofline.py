@@ -204,7 +204,7 @@ def predict_shape(
         raise BenchError("--nfe and --positions go together: how many forwards, and of how many positions in all", field="--nfe")
     if name not in SHAPES:
         raise BenchError(f"--shape must be {one_of(list(SHAPES), name)}", field="--shape")
-    shape, each = SHAPES[name], bits_per_weight(bits)
+    shape, each = SHAPES[name].config, bits_per_weight(bits)
     weights = shape.parameters
     # Of embeddings few rows are read, unless they are the head too.
     embeddings = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size

@@ -19,7 +19,7 @@ from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from .roofline import Work
-from .shapes import FAMILIES, SHAPES, bits_per_weight, dimensions
+from .shapes import SHAPES, bits_per_weight, dimensions
 
 GROUP_SIZE = 64
 """Weights that share a quantization scale."""
@@ -127,7 +127,7 @@ def drawn(config: ModelConfig, bits: int, dtype: str, seed: int = 0, family: Fam
 
 def _shape(name: str) -> tuple[Family, ModelConfig]:
     if name in SHAPES:
-        return FAMILIES.get(name, DREAM), SHAPES[name]
+        return SHAPES[name].family, SHAPES[name].config
     folder = found_here(name)
     if folder is None:
         known = ", ".join(SHAPES)

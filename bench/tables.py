@@ -15,7 +15,7 @@ from .chip import Card
 from .decoders import AUTOREGRESSIVE, TIME_BUDGET, Decoder, SideBySide, break_even_rate
 from .roofline import published
 from .run import Results
-from .shapes import MODELS
+from .shapes import SHAPES
 from .speed import LABELS
 from .timing import spread_text
 from .tuning import LOOSER, PRESET, Orders, Tuning, own_point
@@ -149,7 +149,7 @@ def _milliseconds(time: dict[str, float]) -> str:
 def prediction_lines(prediction: dict[str, Any], ceilings: Ceilings) -> Iterator[str]:
     """The results of `bench predict`, from what `predict_shape` returns."""
     size = format_bytes(prediction["weight_bytes"])
-    yield f"PREDICTED, not measured: {MODELS[prediction['shape']]}, {prediction['bits']} bits ({size}), on {ceilings.chip}"
+    yield f"PREDICTED, not measured: {SHAPES[prediction['shape']].name}, {prediction['bits']} bits ({size}), on {ceilings.chip}"
     yield from ceilings.lines()
     overhead = f"{format_seconds(ceilings.overhead)} a forward" if ceilings.overhead else "not known: times are lower bounds"
     yield f"{'overhead':10} {overhead}"

@@ -31,6 +31,7 @@ ORDER = [
     "hub",
     "adapter",
     "memory",
+    "catalogue",
     "loading",
     "tasks",
     "data",

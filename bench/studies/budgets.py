@@ -23,7 +23,7 @@ DEFAULT = 32
 
 def costs() -> Iterator[tuple[str, int, dict[int, float]]]:
     """The chip, the bits of a weight, and by rows the time of an answer as a multiple of the default's."""
-    shape = SHAPES["7b"]
+    shape = SHAPES["7b"].config
     forwarded = shape.parameters - shape.vocab_size * shape.hidden_size  # of embeddings few are read
     for name, bits in product(known_chips(), (4, 8, 16)):
         if ceilings := ceilings_of(name):

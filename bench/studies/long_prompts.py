@@ -21,7 +21,7 @@ from mlx_diffucoder.bench.shapes import SHAPES
 from mlx_diffucoder.formatting import format_bytes, format_seconds
 from mlx_diffucoder.models.attend import attend
 
-SHAPE = SHAPES["7b"]
+SHAPE = SHAPES["7b"].config
 
 
 def measured(arrays: tuple[mx.array, mx.array, mx.array], trials: int, *, chunked: bool) -> tuple[float, int, mx.array]:

@@ -29,7 +29,7 @@ from mlx_diffucoder.formatting import format_bytes
 from mlx_diffucoder.loading import DTYPES
 from mlx_diffucoder.models.transformer import DiffusionModel
 
-SHAPE = SHAPES["7b"]
+SHAPE = SHAPES["7b"].config
 BYTES_4_BIT = SHAPE.parameters * bits_per_weight(4) / 8
 
 

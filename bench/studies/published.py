@@ -59,7 +59,7 @@ def main() -> None:
     off = [check for check in found if abs(check.error) > CLOSE]
     print(f"{len(found) - len(off)} of {len(found)} within {CLOSE:.0%}")
     print("where the chip is not stated, the chips that could be it; predicted tokens/s (published ones):")
-    for line in without_chip(SHAPES["7b"].parameters):
+    for line in without_chip(SHAPES["7b"].config.parameters):
         print(line)
 
 

@@ -84,7 +84,7 @@ def decision_time(fields: dict[str, Any], rows: int, vocab_size: int, dtype: mx.
 
 def forward_time(rows: int, layers: int, vocab_size: int, dtype: mx.Dtype, trials: int) -> float:
     """Seconds of a forward of `rows` positions through `layers` layers and `lm_head`."""
-    config = replace(SHAPES["7b"], num_hidden_layers=1, vocab_size=vocab_size, mask_token_id=vocab_size - 1)
+    config = replace(SHAPES["7b"].config, num_hidden_layers=1, vocab_size=vocab_size, mask_token_id=vocab_size - 1)
     model = DiffusionModel(config)
     model.set_dtype(dtype)
     layer, head = model.model.layers[0], model.lm_head

@@ -32,7 +32,7 @@ def main(
 ) -> None:
     """Compute the memory of LoRA training at the 7B's shape."""
     rows: list[dict[str, Any]] = []
-    model = DiffusionModel(SHAPES["7b"])  # lazy: its weights are never computed
+    model = DiffusionModel(SHAPES["7b"].config)  # lazy: its weights are never computed
     if bits < 16:
         nn.quantize(model, group_size=64, bits=bits)
     model.set_dtype(DTYPES[dtype])

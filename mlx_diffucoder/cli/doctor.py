@@ -92,7 +92,7 @@ def _memory(total: int) -> dict[str, Any]:
 
     rows = []
     for bits in BITS:
-        size = int(SHAPES["7b"].parameters * bits_per_weight(bits) / 8)
+        size = int(SHAPES["7b"].config.parameters * bits_per_weight(bits) / 8)
         rows.append({"bits": bits, "bytes": size, "memory_to_run": memory_to_run(size), "fits": fit_of(size)})
     return {"total": total, "recommended": working_set(), "7b": rows}
 

@@ -11,8 +11,8 @@ from .command import Command, examples
 from .output import note, put
 
 if TYPE_CHECKING:
-    from ..bench.catalogue import Published
     from ..bench.ceilings import Ceilings
+    from ..catalogue import Published
 
 app = typer.Typer()
 
@@ -31,7 +31,7 @@ def models(chip: Chip = None, as_json: options.Json = False, quiet: options.Quie
     Scores are the publishers'. Speeds are predicted, not measured: an autoregressive model of the same size writes so many
     tokens a second, and from so many useful tokens a tile (or a forward of a block) a diffusion model is faster.
     """
-    from ..bench.catalogue import CATALOGUE
+    from ..catalogue import CATALOGUE
 
     ceilings = _ceilings(chip)
     listed = [_described(one, ceilings) for one in CATALOGUE]
@@ -57,23 +57,24 @@ def _ceilings(chip: str | None) -> "Ceilings | None":
 
 def _described(model: "Published", ceilings: "Ceilings | None") -> dict[str, Any]:
     from ..bench.roofline import predict_shape
-    from ..bench.shapes import bits_per_weight
+    from ..bench.shapes import SHAPES, bits_per_weight
     from ..hub import cached
     from ..memory import fit_of, memory_to_run
 
     sizes = []
+    shape = next(name for name, one in SHAPES.items() if one.config is model.config)
     for bits in WIDTHS:
         weights = model.config.parameters * bits_per_weight(bits) / 8
         size: dict[str, Any] = {"bits": bits, "weight_bytes": int(weights), "memory_bytes": memory_to_run(int(weights))}
         size["fits"] = fit_of(weights)
         if ceilings is not None:
-            found = predict_shape(ceilings, bits, name=model.shape)
+            found = predict_shape(ceilings, bits, name=shape)
             size["predicted"] = {key: found[key] for key in PREDICTED if key in found}
         sizes.append(size)
     return {
         "name": model.name,
         "repo": model.repo,
-        "family": model.family,
+        "family": model.family.name,
         "parameters": model.config.parameters,
         "licence": model.licence,
         "good_at": model.good_at,

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -27,6 +28,7 @@ from mlx_diffucoder.bench.roofline import Work
 from mlx_diffucoder.bench.subjects import Subject, random_subject
 from mlx_diffucoder.bench.tables import _break_even
 from mlx_diffucoder.bench.timing import take_turns
+from mlx_diffucoder.catalogue import CATALOGUE
 from mlx_diffucoder.errors import BenchError
 
 from ..conftest import DATA
@@ -236,7 +238,7 @@ def test_a_coder_is_taken_for_a_7b_of_its_bits_that_is_cached_and_never_for_rand
     monkeypatch.setattr(baselines, "cached", lambda name: asked.append(name) or DATA)
     assert coder_for(subject) is None
     assert asked == []
-    monkeypatch.setitem(baselines.SHAPES, "7b", subject.model.config)
+    monkeypatch.setitem(baselines.SHAPES, "7b", replace(CATALOGUE[0], config=subject.model.config))
     bits = int(subject.work.bits_per_weight)
     monkeypatch.setitem(baselines.CODERS, bits, "Qwen/its-coder")
     assert coder_for(subject) == "Qwen/its-coder"

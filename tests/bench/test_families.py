@@ -12,9 +12,10 @@ from mlx_diffucoder.bench.ceilings import ceilings_named
 from mlx_diffucoder.bench.decoders import denoised, reference_of
 from mlx_diffucoder.bench.roofline import predict_shape
 from mlx_diffucoder.bench.run import Plan, rates_of
-from mlx_diffucoder.bench.shapes import FAMILIES, MODELS, SHAPES
+from mlx_diffucoder.bench.shapes import SHAPES
 from mlx_diffucoder.bench.subjects import Subject, random_subject
 from mlx_diffucoder.bench.tuning import tune
+from mlx_diffucoder.catalogue import CATALOGUE
 from mlx_diffucoder.errors import BenchError
 
 from ..conftest import DATA
@@ -22,18 +23,24 @@ from ..conftest import DATA
 M4 = ceilings_named("M4 Max")
 
 
+def shrink(monkeypatch, name):
+    """Make a shape small."""
+    small = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16}
+    config = replace(SHAPES[name].config, num_attention_heads=4, num_key_value_heads=2, **small)
+    monkeypatch.setitem(subjects.SHAPES, name, replace(SHAPES[name], config=config))
+
+
 @pytest.fixture(scope="module")
 def diffcoder():
     return Subject("diffcoder", *load(DATA / "stable-diffcoder-a"), random=False)
 
 
-def test_every_shape_has_a_family_a_name_and_its_published_number_of_weights():
-    assert SHAPES.keys() == FAMILIES.keys() == MODELS.keys()
-    billions = {name: round(shape.parameters / 1e9, 2) for name, shape in SHAPES.items()}
+def test_every_shape_has_its_family_and_its_published_number_of_weights():
+    billions = {name: round(one.config.parameters / 1e9, 2) for name, one in SHAPES.items()}
     published = {"7b": 7.62, "stable-diffcoder-8b": 8.25, "sdar-8b": 8.19, "llada-8b": 8.02, "open-dcoder-0.5b": 0.49}
     assert billions == published | {"coda-1.7b": 2.03}  # its head is its own
-    for name, family in FAMILIES.items():
-        assert (SHAPES[name].block_length, SHAPES[name].qk_norm) == (family.block_length, family.qk_norm)
+    for one in CATALOGUE:
+        assert (one.config.block_length, one.config.qk_norm) == (one.family.block_length, one.family.qk_norm)
 
 
 def test_a_block_model_is_predicted_at_the_rows_of_its_forwards():
@@ -57,11 +64,9 @@ def test_the_baseline_around_the_same_weights_is_the_autoregressive_model_of_tha
 
 
 def test_random_weights_of_a_block_model_commit_at_most_a_block(monkeypatch):
-    small = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-    shape = replace(SHAPES["stable-diffcoder-8b"], num_attention_heads=4, num_key_value_heads=2, head_dim=16, **small)
-    monkeypatch.setitem(subjects.SHAPES, "stable-diffcoder-8b", shape)
+    shrink(monkeypatch, "stable-diffcoder-8b")
     subject = random_subject("stable-diffcoder-8b", 16, "float32")
-    assert subject.model.family is FAMILIES["stable-diffcoder-8b"]
+    assert subject.model.family is SHAPES["stable-diffcoder-8b"].family
     config = GenerationConfig(max_tokens=16).for_model(subject.model)
     assert rates_of(Plan([], config, 8, 1, 0, None, None, False), subject) == [1, 2, 4]
     with pytest.raises(BenchError, match="--tokens-per-forward must be at most 4, the positions in a block, not 8"):
@@ -72,11 +77,10 @@ def test_random_weights_of_a_block_model_commit_at_most_a_block(monkeypatch):
 
 @pytest.mark.parametrize("name", ["llada-8b", "open-dcoder-0.5b", "coda-1.7b"])
 def test_random_weights_of_other_families_decode_as_their_family_does(monkeypatch, name):
-    small = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16}
-    monkeypatch.setitem(subjects.SHAPES, name, replace(SHAPES[name], num_attention_heads=4, num_key_value_heads=2, **small))
+    shrink(monkeypatch, name)
     subject = random_subject(name, 16, "float32")
     config = GenerationConfig(max_tokens=8).for_model(subject.model)
-    assert subject.model.family is FAMILIES[name]
+    assert subject.model.family is SHAPES[name].family
     assert denoised(subject, [5, 6, 7], config, 2.0).nfe == 4
     assert denoised(subject, [5, 6, 7], reference_of(config), None).nfe <= 8
     if not subject.model.shift:

@@ -81,7 +81,7 @@ def test_bfloat16_is_slower_where_it_is_emulated_and_more_than_one_row_is_multip
 
 
 def test_a_shapes_parameters_are_those_of_the_network():
-    assert SHAPES["7b"].parameters == 7_615_616_512  # 15,231,233,024 bytes of bfloat16 on the Hub
+    assert SHAPES["7b"].config.parameters == 7_615_616_512  # 15,231,233,024 bytes of bfloat16 on the Hub
     for name in ("dream-a", "dream-b"):  # the second ties its embeddings
         config = ModelConfig.from_dict(read_json(DATA / name / "config.json"))
         model = DiffusionModel(config)
@@ -136,7 +136,7 @@ def test_a_chips_prompt_speed_follows_from_the_other_chips_of_its_generation():
 
 
 def test_break_even_is_what_the_published_speeds_give():
-    work = Work(parameters=SHAPES["7b"].parameters, bits_per_weight=4.5)
+    work = Work(parameters=SHAPES["7b"].config.parameters, bits_per_weight=4.5)
     # Tokens/s of llama.cpp's prompt and generation at 4.5 bits: the time of 32 prompt tokens over that of one generated.
     for chip, prompt, generate in (("M1 Max", 530, 61.2), ("M2", 180, 21.9), ("M4 Max", 886, 83.1)):
         assert break_even(ceilings_named(chip), work) == pytest.approx(32 / prompt * generate, rel=0.25)
@@ -144,7 +144,7 @@ def test_break_even_is_what_the_published_speeds_give():
 
 
 def test_speeds_without_a_chip_are_listed_for_the_chips_that_could_be_it():
-    lines = list(without_chip(SHAPES["7b"].parameters))
+    lines = list(without_chip(SHAPES["7b"].config.parameters))
     assert any(line.startswith("M4 Pro: ") for line in lines)
     assert not any(line.startswith(("M1: ", "M5 Max: ")) for line in lines)
     assert "not predicted" in lines[-1]

@@ -15,6 +15,7 @@ from mlx_diffucoder.bench.shapes import dimensions
 from mlx_diffucoder.bench.speed import ForwardCurve, Splitting, forward_rows
 from mlx_diffucoder.bench.subjects import Subject, random_subject
 from mlx_diffucoder.bench.timing import Timing, take_turns, timings
+from mlx_diffucoder.catalogue import CATALOGUE
 from mlx_diffucoder.errors import BenchError, CheckpointError
 from mlx_diffucoder.files import read_json
 
@@ -150,7 +151,7 @@ def test_sections_take_turns_after_a_warm_up_of_each():
 
 @pytest.mark.parametrize(("bits", "stored"), [(4, 4.5), (8, 8.5), (16, 16)])
 def test_random_weights_have_the_shape_and_the_bits_asked_for(monkeypatch, bits, stored):
-    monkeypatch.setitem(subjects.SHAPES, "tiny", TINY)
+    monkeypatch.setitem(subjects.SHAPES, "tiny", replace(CATALOGUE[0], config=TINY))
     made = random_subject("tiny", bits, "bfloat16", layers=2)
     assert made.random
     assert made.work.parameters == replace(TINY, num_hidden_layers=2).parameters

@@ -17,7 +17,7 @@ def test_a_prediction_is_labelled_in_every_line_that_holds_one():
     assert done.returncode == 0
     assert done.stderr == ""
     first, *lines = done.stdout.splitlines()
-    assert first.startswith("PREDICTED, not measured: DiffuCoder-7B, 4 bits (4.28 GB), on Apple M5 Max (40 GPU cores)")
+    assert first.startswith("PREDICTED, not measured: DiffuCoder-7B-cpGRPO, 4 bits (4.28 GB), on Apple M5 Max (40 GPU cores)")
     assert "rows   predicted ms" in lines
     assert any(line.startswith("16 to 128: computed from MLX's choice of kernels") for line in lines)
     for line in lines:

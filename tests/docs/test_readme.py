@@ -105,7 +105,7 @@ def test_the_sizes_of_the_7b_are_those_that_doctor_computes(page):
     rows = re.findall(r"^\| .*? GB.*? \| (\d+).*? \| ([\d.]+) GB \| about ([\d.]+) GB \|$", page.read_text(), re.M)
     assert {int(bits) for bits, _, _ in rows} == {4, 8, 16}
     for bits, size, memory in rows:
-        computed = int(SHAPES["7b"].parameters * bits_per_weight(int(bits)) / 8)
+        computed = int(SHAPES["7b"].config.parameters * bits_per_weight(int(bits)) / 8)
         assert (size, memory) == (f"{computed / 1e9:.2f}", f"{memory_to_run(computed) / 1e9:.1f}")
 
 
