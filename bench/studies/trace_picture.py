@@ -49,6 +49,7 @@ def main(
 
 def figure_of(pyplot: Any, trace: Trace) -> Any:
     """Four plots: commit order, tokens per step, confidence by distance, autoregressiveness."""
+    trace = trace.on_final
     figure, ((order, scores), (counts, left)) = pyplot.subplots(
         2, 2, figsize=(13, 8), layout="constrained", width_ratios=(3, 2), height_ratios=(2, 1)
     )

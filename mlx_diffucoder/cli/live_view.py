@@ -83,14 +83,16 @@ class Live:
 
     def _resize(self, step: "Step") -> None:
         """Move what is marked with the canvas, and mark the masks that are new."""
-        from ..decoding.resizing import after_step
+        from ..decoding.result import after_step
+
+        changes = (step.deleted, step.expanded)
 
         def moved(positions: set[int]) -> set[int]:
             left = np.array(sorted(positions), dtype=np.int32) + self._start
-            return set((after_step(left[~np.isin(left, step.deleted)], step) - self._start).tolist())
+            return set((after_step(left[~np.isin(left, step.deleted)], *changes) - self._start).tolist())
 
-        self._holes = after_step(self._holes + self._start, step) - self._start
-        new = after_step(step.expanded, step) - self._start
+        self._holes = after_step(self._holes + self._start, *changes) - self._start
+        new = after_step(step.expanded, *changes) - self._start
         self._fresh = moved(self._fresh)
         self._remasked = moved(self._remasked) | set(new.tolist()) | set((new + 1).tolist())
         self._inserted += len(step.expanded)

@@ -211,6 +211,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "positions per useful token": "-" if positions is None else f"{positions:.1f}",
         "useful tokens per second": f"{row['useful_tokens_per_second']:.1f}",
         "tokens remasked": f"{row['remasked']}",
+        "masks inserted, deleted": f"{row['inserted']}, {row['deleted']}",
         **{f"local autoregressiveness@{k}": share(row["local_autoregressiveness"][str(k)]) for k in KS},
         **{f"global autoregressiveness@{k}": share(row["global_autoregressiveness"][str(k)]) for k in KS},
     }

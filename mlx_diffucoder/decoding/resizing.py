@@ -20,7 +20,7 @@ from ..models.base import SizeIds
 from ..models.transformer import DiffusionModel
 from .batch import forward_together
 from .canvas import Canvas
-from .result import Step
+from .result import Step, after_step, resized
 from .sampling import measure, random_sources
 from .step import check_finite
 from .torch_topk import torch_topk
@@ -75,12 +75,6 @@ def resizing_decode(
             row.take(hidden, sizes)
         waiting = [row for row in waiting if row.masks()]
         yield tuple(row.step for row in rows)
-
-
-def after_step(positions: NDArray[np.int32], step: Step) -> NDArray[np.int32]:
-    """Where positions, or the edges of holes, of any shape are after a step that changed the canvas's length."""
-    gone, new = ((positions[..., None] > one).sum(axis=-1, dtype=np.int32) for one in (step.deleted, step.expanded))
-    return positions - gone + new
 
 
 def resizing_canvas(
@@ -222,11 +216,9 @@ class _Filler:
 
         after = tokens.copy()
         after[written] = [commits[at][0] for at in written.tolist()]
-        copies = np.ones(len(tokens), dtype=np.int32)
-        copies[deleted], copies[expanded] = 0, 2
         step = replace(
-            Step.empty(np.repeat(after, copies)),
-            committed=(np.cumsum(copies, dtype=np.int32) - copies)[written],
+            Step.empty(resized(after, deleted, expanded)),
+            committed=after_step(written, deleted, expanded),
             scores=np.array([commits[at][1] for at in written.tolist()], dtype=np.float32),
             deleted=deleted,
             expanded=expanded,

@@ -69,6 +69,18 @@ class Step:
         return cls(0, tokens, none, none.astype(np.float32), none, 0, 0)
 
 
+def after_step(positions: NDArray[np.int32], deleted: NDArray[np.int32], expanded: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Where positions, or the edges of holes, of any shape are after a step that changed the canvas's length."""
+    return (positions - np.searchsorted(deleted, positions) + np.searchsorted(expanded, positions)).astype(np.int32)
+
+
+def resized(values: NDArray[Any], deleted: NDArray[np.int32], expanded: NDArray[np.int32]) -> NDArray[Any]:
+    """Values of each position `[L]` after such a step: a position that became two has its value twice."""
+    copies = np.ones(len(values), dtype=np.int32)
+    copies[deleted], copies[expanded] = 0, 2
+    return np.repeat(values, copies)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stats:
     """The numbers to report with every speed.

@@ -15,7 +15,8 @@ from ..decoding.hole_layout import HoleLayout
 from ..decoding.likelihood import every_second, log_probabilities
 from ..decoding.loop import denoise
 from ..decoding.overflow import in_range
-from ..decoding.resizing import START, after_step, resizing_decode
+from ..decoding.resizing import START, resizing_decode
+from ..decoding.result import after_step
 from ..decoding.rules import rule_for
 from ..decoding.windows import window_for
 from ..decoding.windows.whole import Whole
@@ -174,7 +175,7 @@ class InfillTask:
             steps = self.trace.batch(canvas, steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))
         holes = canvas.holes[0]
         for (step,) in steps:
-            holes = after_step(holes, step)
+            holes = after_step(holes, step.deleted, step.expanded)
         self.tried, self.nfe, self.positions = self.tried + 1, self.nfe + step.nfe, self.positions + step.positions
         self.rows += step.rows
         return self._attempt(step.tokens, holes, self.tried)

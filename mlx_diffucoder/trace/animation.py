@@ -1,9 +1,10 @@
 """A trace as an animated SVG: the canvas as it fills, for a README or a slide.
 
 The picture uses CSS animations only: no script, no font to load, no link. Every token has its place in the final
-text, so nothing moves: a mask is a dot there until a token is committed. A guess that is rejected is there while the forward
-that rejects it runs, cut to its place. Without animation (an old viewer, or a
-reader who asked for reduced motion) the picture shows the final text. Pure: a trace in, text out.
+text, so nothing moves: a mask is a dot there until a token is committed. A mask that the model inserts is a dot from then on,
+and a bar flashes where one leaves. A guess that is rejected is there while the forward that rejects it runs, cut to its place.
+Without animation (an old viewer, or a reader who asked for reduced motion) the picture shows the final text. Pure: a trace
+in, text out.
 """
 
 import math
@@ -11,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from itertools import pairwise, zip_longest
+from itertools import accumulate, pairwise, zip_longest
 from pathlib import Path
 
 from rich.cells import set_cell_size
@@ -21,6 +22,7 @@ from ..files import check_output
 from ..formatting import visible
 from .cells import Cell, cells_of, guess_text
 from .grid import Grid, Slot, slots_of
+from .record import Resizing
 from .run import Trace
 from .svg import COLUMN, MARGIN, ROW, STYLE, Film, text_element
 
@@ -61,17 +63,19 @@ def animation_of(trace: Trace, *, title: str | None = None, speed: float = 1.0, 
     Raises:
         TraceError: the canvas has too many tokens for a picture.
     """
+    resizings, trace = trace.resizings, trace.on_final
     if (count := len(trace.masked) - trace.canvas.start + trace.prefix_length) > MOST:
         raise TraceError(f"{trace.path}: has {count} tokens, and an animation shows at most {MOST}; trace plot shows it")
     times = [LEAD + record.seconds / speed for record in trace.records]
     film = Film((times[-1] if times else LEAD) + HOLD)
     heading = textwrap.wrap(visible(title or trace.header["model"]), columns)
     top = LINE + (len(heading) - 1) * ROW
-    rows = _draw_canvas(film, trace, times, columns, top + PADDING)
+    changes = list(zip(resizings, times, strict=bool(resizings)))
+    rows = _draw_canvas(film, trace, times, changes, columns, top + PADDING)
     bottom = top + 2 * PADDING + rows * ROW
     width, height = 2 * MARGIN + columns * COLUMN, bottom + LINE
     speed_mark = "" if speed == 1 else f"{speed:g}x speed"
-    _draw_numbers(film, trace, times, columns - len(speed_mark) - 1, bottom + 10)
+    _draw_numbers(film, trace, times, resizings, columns - len(speed_mark) - 1, bottom + 10)
     label = escape(f"{visible(trace.header['model'])} fills {int(trace.masked.sum())} masks in {trace.stats.nfe} forwards")
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" \
 role="img" aria-label="{label}">
@@ -121,11 +125,14 @@ def guesses_of(trace: Trace, times: Sequence[float]) -> dict[int, list[tuple[flo
     return found
 
 
-def _draw_canvas(film: Film, trace: Trace, times: Sequence[float], columns: int, top: int) -> int:
+def _draw_canvas(
+    film: Film, trace: Trace, times: Sequence[float], changes: Sequence[tuple[Resizing, float]], columns: int, top: int
+) -> int:
     """Dots, guesses, tokens, highlights and crosses; returns how many rows they take."""
     first = trace.canvas.start - trace.prefix_length
     slots = dict(enumerate(slots_of(_final_cells(trace, first), Grid(columns)), start=first))
     wanted, guesses = trace.useful, guesses_of(trace, times)
+    new = {position: time for resizing, time in changes for position in resizing.inserted.tolist()}
     written: dict[int, list[Commit]] = {position: [] for position in slots}
     for commit in commits_of(trace, times):
         if commit.position in slots:
@@ -134,7 +141,7 @@ def _draw_canvas(film: Film, trace: Trace, times: Sequence[float], columns: int,
         if trace.masked[position]:
             column, row, width = slot.spans[0]
             x, y = MARGIN + COLUMN * (column + width / 2), top + ROW * row + 12
-            masked = _masked_times(written[position])
+            masked = _masked_times(written[position], new.get(position, 0.0))
             if wanted[position]:
                 masked = _draw_guesses(film, trace, guesses.get(position, ()), masked, slot, top)
             film.show("dots", masked, f'<circle class="dot" cx="{x:g}" cy="{y}" r="2"/>' if masked else "")
@@ -144,6 +151,10 @@ def _draw_canvas(film: Film, trace: Trace, times: Sequence[float], columns: int,
         shown = written[position] if wanted[position] or not trace.masked[position] else []
         for commit, following in zip_longest(shown, shown[1:]):
             _draw_commit(film, trace, commit, slot, top, following.start if following else NEVER)
+    for resizing, time in changes:
+        for position in set(resizing.before_deleted.tolist()) & slots.keys():
+            column, row, _ = slots[position].spans[0]
+            film.show("fresh", [(time, time + MARKED)], _boxes(Slot([], [(column, row, 0)]), top, "gone"))
     return 1 + max((row for slot in slots.values() for _, row, _ in slot.spans), default=0)
 
 
@@ -164,13 +175,13 @@ def _final_cells(trace: Trace, first: int) -> list[Cell]:
     return cells
 
 
-def _masked_times(commits: Sequence[Commit]) -> list[tuple[float, float]]:
-    """When there is a mask, of a position that had one at the start."""
+def _masked_times(commits: Sequence[Commit], start: float) -> list[tuple[float, float]]:
+    """When there is a mask, of a position that had its first at `start`."""
     if not commits:
-        return [(0.0, NEVER)]
+        return [(start, NEVER)]
     gaps = [(one.stop, other.start) for one, other in pairwise(commits) if one.remasked]
     after = [(commits[-1].stop, NEVER)] if commits[-1].remasked else []
-    return [(0.0, commits[0].start), *gaps, *after]
+    return [(start, commits[0].start), *gaps, *after]
 
 
 def _draw_guesses(
@@ -226,15 +237,21 @@ def _boxes(slot: Slot, top: int, name: str) -> str:
     )
 
 
-def _draw_numbers(film: Film, trace: Trace, times: Sequence[float], columns: int, top: int) -> None:
+def _draw_numbers(
+    film: Film, trace: Trace, times: Sequence[float], resizings: Sequence[Resizing], columns: int, top: int
+) -> None:
     """The line below the canvas, step by step, and the bar above it."""
     wanted = trace.useful
     total = int(wanted.sum()) or 1
     nfes = [0, *(record.nfe for record in trace.records)]
     useful = [0, *(int((step.tokens != trace.canvas.mask_id)[wanted].sum()) for step in trace.steps())]
-    for nfe, count, (start, stop) in zip(nfes, useful, pairwise([0.0, *times, NEVER]), strict=True):
+    inserted, deleted = (list(accumulate((len(getattr(one, name)) for one in resizings), initial=0)) for name in Resizing._fields)
+    every = zip(nfes, useful, pairwise([0.0, *times, NEVER]), strict=True)
+    for number, (nfe, count, (start, stop)) in enumerate(every):
         parts = [f"{nfe} forward{'' if nfe == 1 else 's'}"]
-        parts += [f"{count} useful tokens", f"{count / nfe:.1f} per forward"] if nfe else []
+        parts += [f"{count} useful tokens"] if nfe else []
+        parts += [f"{inserted[number]} inserted, {deleted[number]} deleted"] if resizings else []
+        parts += [f"{count / nfe:.1f} per forward"] if nfe else []
         while len(text := " · ".join(parts)) > columns:
             parts.pop()
         film.show("numbers", [(start, stop)], _line(text, top))

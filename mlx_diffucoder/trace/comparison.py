@@ -1,13 +1,16 @@
 """Compare two traces, in numbers."""
 
+from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoding.result import after_step
 from ..statistics import order_agreement
 from .autoregressiveness import committed_in, global_autoregressiveness, local_autoregressiveness
-from .run import Record, Trace
+from .run import Trace
 
 KS = (1, 2, 4, 8)
 """The k of the autoregressiveness measures."""
@@ -26,6 +29,8 @@ def numbers(trace: Trace) -> dict[str, Any]:
         **stats,
         "steps": len(trace.records),
         "remasked": sum(len(record.remasked) for record in trace.records),
+        "inserted": sum(len(record.expanded) for record in trace.records),
+        "deleted": sum(len(record.deleted) for record in trace.records),
         "local_autoregressiveness": {str(k): local_autoregressiveness(steps, masked, k) for k in KS},
         "global_autoregressiveness": {str(k): global_autoregressiveness(steps, masked, k) for k in KS},
     }
@@ -47,23 +52,23 @@ def agreement(one: Trace, other: Trace) -> dict[str, Any]:
 
 
 def first_difference(one: Trace, other: Trace) -> int | None:
-    """The first step, counted from 1, that commits or remasks other tokens or positions; None if there is none."""
-    for number, (a, b) in enumerate(zip(one.records, other.records, strict=False), start=1):
-        if _changes(one, a) != _changes(other, b):
-            return number
-    if len(one.records) == len(other.records):
-        return None
-    return min(len(one.records), len(other.records)) + 1
+    """The first step, counted from 1, that changes other tokens or positions; None if there is none."""
+    pairs = enumerate(zip_longest(_changes(one), _changes(other)), start=1)
+    return next((number for number, (a, b) in pairs if a != b), None)
 
 
-def _changes(trace: Trace, record: Record) -> list[list[int]]:
-    """The changes of a step. Positions count from the start of their hole: the holes of two runs may differ in length."""
-    starts = trace.canvas.holes[0, :, 0]
-    found = [record.tokens.tolist()]
-    for at in (record.committed, record.remasked):
-        hole = np.maximum(np.searchsorted(starts, at, side="right") - 1, 0)
-        found += [hole.tolist(), (at - starts[hole]).tolist()]
-    return found
+def _changes(trace: Trace) -> Iterator[list[list[int]]]:
+    """The changes of each step. Positions count from the start of their hole: the holes of two runs may differ in length."""
+    after = trace.canvas.holes[0]
+    for record in trace.records:
+        before, after = after, after_step(after, record.deleted, record.expanded)
+        found = [record.tokens.tolist()]
+        on_after, on_before = (record.committed, record.remasked), (record.deleted, record.expanded)
+        for starts, lists in ((after[:, 0], on_after), (before[:, 0], on_before)):
+            for at in lists:
+                hole = np.maximum(np.searchsorted(starts, at, side="right") - 1, 0)
+                found += [hole.tolist(), (at - starts[hole]).tolist()]
+        yield found
 
 
 def _commit_steps(one: Trace, other: Trace) -> list[NDArray[np.int32]]:
@@ -71,7 +76,7 @@ def _commit_steps(one: Trace, other: Trace) -> list[NDArray[np.int32]]:
 
     These are the positions before the holes, and in each hole those of the shorter text.
     """
-    steps = [committed_in(trace.records, len(trace.masked)) for trace in (one, other)]
+    steps = [committed_in(trace.on_final.records, len(trace.final)) for trace in (one, other)]
     spans = [[(0, trace.canvas.start), *trace.spans] for trace in (one, other)]
     lengths = [min(end - start for start, end in pair) for pair in zip(*spans, strict=True)]
     return [

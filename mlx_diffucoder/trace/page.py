@@ -10,7 +10,8 @@ from typing import Any
 from ..errors import ConfigError
 from ..plotting import check_plot
 from .reader import text_or_bytes
-from .run import Record, Trace
+from .record import Record
+from .run import Trace
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -58,6 +59,8 @@ def _row(record: Record, start: int) -> dict[str, Any]:
         "scores": [float(f"{score:.4g}") if math.isfinite(score) else None for score in scores[at >= 0].tolist()],
         "back": [position for position in (record.remasked - start).tolist() if position >= 0],
         "others": [others[others >= 0].tolist(), filled[others >= 0].tolist()],
+        "deleted": [position for position in (record.deleted - start).tolist() if position >= 0],
+        "expanded": [position for position in (record.expanded - start).tolist() if position >= 0],
         "rejected": [guessed[guessed >= 0].tolist(), guesses[guessed >= 0].tolist()],
         "window": [max(0, end - start) for end in record.window],
         "nfe": record.nfe,

@@ -1,7 +1,8 @@
 """Read the file that `writer` wrote. Needs no model.
 
-A file of format 3 holds one answer. One of format 4 holds several canvases, denoised together or one batch after another:
-a line opens each of them, and the lines of its steps name it. Formats 1 and 2 are the same without rejected guesses.
+A file of format 5 holds one answer. One of format 6 holds several canvases, denoised together or one batch after another:
+a line opens each of them, and the lines of its steps name it. Formats 3 and 4 are the same for canvases that keep their
+length, and 1 and 2 without rejected guesses.
 """
 
 from collections.abc import Sequence
@@ -17,11 +18,12 @@ from ..decoding.hole_layout import HoleLayout
 from ..errors import TraceError
 from ..file_kinds import read_bytes
 from ..files import json_object
-from .run import Record, Trace
+from .record import Record
+from .run import Trace
 
-FORMAT, ROWS_FORMAT = 3, 4
+FORMAT, ROWS_FORMAT = 5, 6
 """The formats of a trace of one answer, and of several canvases."""
-READ = (1, 2, FORMAT, ROWS_FORMAT)
+READ = range(1, ROWS_FORMAT + 1)
 KEY = "diffucode_trace"
 LARGEST, LARGEST_FILE = 2**17, 2**24  # the most masks of a canvas, and the most tokens of all canvases together
 LONGEST_PIECE = 2**10  # the most bytes of a token
@@ -54,7 +56,7 @@ class _File:
     """A trace file, as far as it was read.
 
     Attributes:
-        texts: the ids around the holes, of format 2.
+        texts: the ids around the holes, of format 6.
         runs: for each canvas its trace, and the time when its run started.
         size: the tokens of all canvases.
     """
@@ -80,7 +82,7 @@ class _File:
                 f"{path}, line 1: a trace of format {header[KEY]}, written by diffucode {header.get('version')}; this is"
                 f" {__version__} and reads formats {READ[0]} to {READ[-1]}: read it with the version that wrote it"
             )
-        header[KEY] = ROWS_FORMAT if header[KEY] in (2, ROWS_FORMAT) else FORMAT
+        header[KEY] = FORMAT if header[KEY] % 2 else ROWS_FORMAT
         try:
             return cls._of(path, header)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -102,7 +104,7 @@ class _File:
             if not 0 <= start <= len(tokens):
                 raise ValueError("its numbers do not fit together")
             file = cls(path, header, _pieces(header), [tokens[:start], []], None)
-            file._open([len(tokens) - start], 0.0)
+            file._open([len(tokens) - start], 0.0, tokens)
             return file
         texts = [_unpacked(text, header["mask"]) for text in header["texts"]]
         layout = _layout(header["frame"], texts) if "frame" in header else None
@@ -128,7 +130,8 @@ class _File:
         else:
             self._step(line)
 
-    def _open(self, lengths: list[int], start: float) -> None:
+    def _open(self, lengths: list[int], start: float, tokens: Sequence[int] | None = None) -> None:
+        """Start on a canvas. An answer's has `tokens`: text of its own may follow its masks."""
         if not all(length >= 0 for length in lengths) or sum(lengths) > LARGEST:
             raise ValueError("a canvas cannot have such a length")
         self.size += sum(map(len, self.texts)) + sum(lengths)
@@ -136,6 +139,8 @@ class _File:
             raise ValueError(f"the canvases have more than {LARGEST_FILE} tokens")
         special = {"mask_id": self.header["mask"], "pad_id": self.header["pad"], "end_ids": self.header["ends"]}
         canvas = Canvas.around([self.texts], [lengths], **special)
+        if tokens is not None:
+            canvas = replace(canvas, tokens=np.array([tokens], dtype=np.int32))
         trace = Trace(self.path, self.header, canvas, self.pieces, self.layout, row=len(self.runs) + 1)
         self.runs.append((trace, start))
 
@@ -147,7 +152,12 @@ class _File:
         last = trace.records[-1].seconds if trace.records else 0.0
         if (seconds := _seconds(line) - start) < last:
             raise ValueError("its time is before that of the step before it")
-        trace.records.append(Record.of(line, trace.canvas.tokens.shape[1], seconds))
+        before = trace.records[-1].length if trace.records else trace.canvas.tokens.shape[1]
+        record = Record.of(line, before, seconds)
+        self.size += max(0, record.length - before)
+        if record.length > max(before, LARGEST) or self.size > LARGEST_FILE:
+            raise ValueError("a canvas cannot have such a length")
+        trace.records.append(record)
         self.pieces.update(_pieces(line))
         written = (*line["tokens"], *(id for key in ("others", "rejected") for id in line.get(key, ([], []))[1]))
         if unknown := [id for id in written if id not in self.pieces]:

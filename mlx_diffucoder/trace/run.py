@@ -1,90 +1,20 @@
 """A run that was recorded: one canvas, its steps with their times, and the text that they made. Needs no model."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..decoding.canvas import Canvas, final_tokens, text_before
 from ..decoding.hole_layout import HoleLayout, unwrapped
-from ..decoding.result import MOST_REJECTED, Stats, Step
+from ..decoding.result import Stats, Step, after_step, resized
 from .autoregressiveness import Part, within
-
-LARGEST_SCORE = 3e38  # float32 holds no more
-
-
-@dataclass(frozen=True, eq=False)
-class Record:
-    """One step of a trace: a `Step` without its canvas, and its time.
-
-    Attributes:
-        index, nfe, positions, window, committed, remasked, scores: as in `Step`.
-        rows: as in `Step`, of this step's forwards only; empty in traces of 0.1.0.
-        seconds: from the start of the run to the end of the step.
-        tokens: the committed ids, int32 `[n]`.
-        others: positions and ids of tokens that were written in another way (padding, a hook), two int32 `[m]`.
-        rejected: positions and ids of guesses that the forward did not confirm, two int32 `[k]`.
-    """
-
-    index: int
-    seconds: float
-    nfe: int
-    positions: int
-    rows: tuple[int, ...]
-    window: tuple[int, int]
-    committed: NDArray[np.int32]
-    tokens: NDArray[np.int32]
-    scores: NDArray[np.float32]
-    remasked: NDArray[np.int32]
-    others: tuple[NDArray[np.int32], NDArray[np.int32]]
-    rejected: tuple[NDArray[np.int32], NDArray[np.int32]]
-
-    @classmethod
-    def of(cls, row: dict[str, Any], length: int, seconds: float) -> Self:
-        """The record in one line of a trace file.
-
-        Args:
-            row: the line's JSON object.
-            length: of the canvas, in tokens.
-            seconds: from the start of the canvas's run; the line's own time counts from the start of the file.
-
-        Raises:
-            ValueError, KeyError, TypeError: the line is not a step of such a canvas.
-        """
-        at, tokens, scores = row["at"], row["tokens"], [math.nan if score is None else score for score in row["scores"]]
-        if not all(abs(score) < LARGEST_SCORE for score in scores if math.isfinite(score)):
-            raise ValueError("a score is too large")
-        remasked, (others, other_tokens) = row.get("back", []), row.get("others", ([], []))
-        rejected, rejected_tokens = row.get("rejected", ([], []))
-        pairs = ((at, tokens), (at, scores), (others, other_tokens), (rejected, rejected_tokens))
-        if not all(len(one) == len(other) for one, other in pairs):
-            raise ValueError("its lists are not of one length")
-        if len(rejected) > MOST_REJECTED:
-            raise ValueError(f"it has more than {MOST_REJECTED} rejected guesses")
-        if not all(0 <= position < length for position in (*at, *remasked, *others, *rejected)):
-            raise ValueError("a position is off the canvas")
-        step, nfe, positions, first, end = (int(one) for one in (row["step"], row["nfe"], row["positions"], *row["window"]))
-        rows = tuple(int(one) for one in row.get("rows", ()))
-        if not all(0 <= number < 2**53 for number in (step, nfe, positions, first, end, *rows)):
-            raise ValueError("a number is not a count")
-        return cls(
-            step, seconds, nfe, positions, rows, (first, end),
-            _ids(at), _ids(tokens), np.array(scores, dtype=np.float32), _ids(remasked), (_ids(others), _ids(other_tokens)),
-            (_ids(rejected), _ids(rejected_tokens)),
-        )  # fmt: skip
-
-
-def _ids(values: Sequence[int]) -> NDArray[np.int32]:
-    ids = np.array(values, dtype=np.int32)
-    if ids.ndim != 1 or ids.tolist() != list(values):
-        raise ValueError("an id is not a whole number")
-    return ids
+from .record import Record, Resizing
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +58,15 @@ class Trace:
         for one, tokens in zip(self.records, self._canvases(), strict=True):
             tokens, rows = tokens.copy(), rows + one.rows
             counts = (one.nfe, one.positions, one.window, rows)
-            yield Step(one.index, tokens, one.committed, one.scores, one.remasked, *counts, np.stack(one.rejected, axis=1))
+            changes = (np.stack(one.rejected, axis=1), one.deleted, one.expanded)
+            yield Step(one.index, tokens, one.committed, one.scores, one.remasked, *counts, *changes)
 
     def _canvases(self) -> Iterator[NDArray[np.int32]]:
-        """The canvas after each step, int32 `[L]`: one array, which the next step changes."""
+        """The canvas after each step, int32 `[L]`; the next step may change the array."""
         tokens = self.canvas.tokens[0].copy()
         for one in self.records:
+            if len(tokens) != one.length or len(one.deleted):
+                tokens = resized(tokens, one.deleted, one.expanded)
             tokens[one.committed] = one.tokens
             tokens[one.remasked] = self.canvas.mask_id
             tokens[one.others[0]] = one.others[1]
@@ -143,6 +76,45 @@ class Trace:
     def final(self) -> NDArray[np.int32]:
         """The canvas after the last step, int32 `[L]`."""
         return [self.canvas.tokens[0], *self._canvases()][-1]
+
+    @cached_property
+    def on_final(self) -> "Trace":
+        """The run as if its canvas had had its last length from the start; itself where no step changed the length.
+
+        Each position is the one that it has in the end. What was written at a position that left the canvas is left out.
+        """
+        if not self.resizings:
+            return self
+        tokens = self.canvas.tokens[0]
+        for one in self.records:
+            tokens = resized(tokens, one.deleted, one.expanded)
+        canvas = replace(self.canvas, tokens=tokens[None], holes=self.holes[None])
+        return replace(self, canvas=canvas, records=[record for record, _ in self._moved])
+
+    @property
+    def resizings(self) -> list[Resizing]:
+        """What each step did to the canvas's length; empty where none changed it."""
+        return [resizing for _, resizing in self._moved]
+
+    @cached_property
+    def _moved(self) -> list[tuple[Record, Resizing]]:
+        """The steps on the last canvas; empty where none changed the length."""
+        if not any(len(one.deleted) or len(one.expanded) for one in self.records):
+            return []
+        length, found = self.records[-1].length, list[tuple[Record, Resizing]]()
+        final = np.arange(length, dtype=np.int32)
+        for one in reversed(self.records):
+            record, resizing, final = one.on_final(final, length)
+            found.append((record, resizing))
+        return found[::-1]
+
+    @cached_property
+    def holes(self) -> NDArray[np.int32]:
+        """The start and end of each hole after the last step, int32 `[H, 2]`."""
+        holes = self.canvas.holes[0]
+        for one in self.records:
+            holes = after_step(holes, one.deleted, one.expanded)
+        return holes
 
     @property
     def prefix_length(self) -> int:
@@ -170,7 +142,7 @@ class Trace:
     def hole_ids(self) -> list[NDArray[np.int32]]:
         """The ids in each hole after the last step, up to its end token or the first mask."""
         final, canvas = self.final, self.canvas
-        return [final_tokens(final[start:stop], canvas.mask_id, canvas.end_ids)[0] for start, stop in canvas.holes[0]]
+        return [final_tokens(final[start:stop], canvas.mask_id, canvas.end_ids)[0] for start, stop in self.holes]
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -180,22 +152,22 @@ class Trace:
         if kept is not None:
             return [(self.canvas.start, self.canvas.start + kept)]
         spans = []
-        for start, stop in self.canvas.holes[0].tolist():
+        for start, stop in self.holes.tolist():
             ends = np.flatnonzero(np.isin(final[start:stop], list(self.canvas.end_ids)))
             spans.append((start, start + int(ends[0]) + 1 if len(ends) else stop))
         return spans
 
     @property
     def useful(self) -> NDArray[np.bool_]:
-        """The masks before the first step that are part of a text in the end, bool `[L]`: no padding."""
-        useful = self.masked.copy()
-        for (_, end), (_, stop) in zip(self.spans, self.canvas.holes[0].tolist(), strict=True):
+        """The masks that are part of a text in the end, bool `[L]` on the canvas after the last step: no padding."""
+        useful = self.on_final.masked.copy()
+        for (_, end), (_, stop) in zip(self.spans, self.holes.tolist(), strict=True):
             useful[end:stop] = False
         return useful
 
     def useful_steps(self) -> Iterator[Part]:
         """What the steps committed and remasked up to the end of each text."""
-        return within(self.records, self.useful)
+        return within(self.on_final.records, self.useful)
 
     @property
     def text(self) -> str:

@@ -24,7 +24,7 @@ from .. import __version__
 from ..config import GenerationConfig
 from ..decoding.canvas import Canvas
 from ..decoding.hole_layout import HoleLayout
-from ..decoding.result import Step
+from ..decoding.result import Step, resized
 from ..errors import TraceError
 from ..files import check_output, open_locked
 from ..tokenizer import Tokenizer
@@ -199,8 +199,6 @@ class _File:
 
 
 def _header(format: int, tokenizer: Tokenizer, canvas: Canvas, config: GenerationConfig, model: str) -> dict[str, Any]:
-    if canvas.sizes:
-        raise TraceError("--trace: a trace has a canvas of one length, and this model changes it; leave --trace out")
     return {
         KEY: format,
         "version": __version__,
@@ -241,11 +239,12 @@ class _Lines:
 
     def changed_by(self, step: Step) -> bool:
         """Whether the step changed this canvas; a finished row waits for the others of its batch."""
-        return bool(len(step.committed) or len(step.remasked) or (self._tokens != step.tokens).any())
+        lists = (step.committed, step.remasked, step.deleted, step.expanded)
+        return any(map(len, lists)) or not np.array_equal(self._tokens, step.tokens)
 
     def step(self, step: Step, seconds: float) -> dict[str, Any]:
         """The line of a step that was over after `seconds`."""
-        expected = self._tokens.copy()
+        expected = resized(self._tokens, step.deleted, step.expanded)
         expected[step.committed] = step.tokens[step.committed]
         expected[step.remasked] = step.tokens[step.remasked]
         others = np.flatnonzero(expected != step.tokens)
@@ -264,6 +263,9 @@ class _Lines:
         }
         if len(step.remasked):
             row["back"] = step.remasked.tolist()
+        for name in ("deleted", "expanded"):
+            if len(positions := getattr(step, name)):
+                row[name] = positions.tolist()
         if len(others):  # padding after the end of a text, or tokens that a hook wrote
             row["others"] = [others.tolist(), step.tokens[others].tolist()]
         if len(step.rejected):

@@ -136,7 +136,7 @@ def test_every_verb_names_file_and_line_of_what_is_damaged(runs, tmp_path, verb)
 
 
 def test_a_trace_of_another_version_and_one_that_is_not_there(runs, tmp_path):
-    bad = bad_copy(runs / "exact.jsonl", tmp_path / "bad.jsonl", 1, lambda line: line.replace('_trace":3', '_trace":7'))
+    bad = bad_copy(runs / "exact.jsonl", tmp_path / "bad.jsonl", 1, lambda line: line.replace('_trace":5', '_trace":7'))
     assert_one_line(diffucode("trace", "show", bad), f"{bad}, line 1: a trace of format 7, written by diffucode 0.1.0")
     assert_one_line(diffucode("trace", "show", tmp_path / "none"), "none: cannot be read (No such file")
 

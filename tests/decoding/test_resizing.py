@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_diffucoder import GenerationConfig, load, stream_batch, stream_generate
-from mlx_diffucoder.decoding.resizing import after_step, runs_of
+from mlx_diffucoder.decoding.resizing import runs_of
+from mlx_diffucoder.decoding.result import after_step
 from mlx_diffucoder.errors import ConfigError
 
 from ..conftest import DATA
@@ -71,7 +72,7 @@ def test_a_step_tells_how_its_canvas_came_from_the_one_before(dreamon, expected,
         assert rebuilt.tolist() == step.tokens.tolist()
         assert len(step.committed) == len(step.scores)
         assert step.window == (0, len(before))
-        holes, before = after_step(holes, step), step.tokens.tolist()
+        holes, before = after_step(holes, step.deleted, step.expanded), step.tokens.tolist()
     ((start, stop),) = holes
     assert stop - start == case["generated"]
 
@@ -97,7 +98,7 @@ def test_limits_hold_and_known_text_stays(dreamon, holes, most, per_step, budget
     spans = np.array(runs_of(np.array(prompt) == tokenizer.mask_id), dtype=np.int32)
     expanded = 0
     for step in stream_generate(model, tokenizer, prompt, config):
-        spans, expanded = after_step(spans, step), expanded + len(step.expanded)
+        spans, expanded = after_step(spans, step.deleted, step.expanded), expanded + len(step.expanded)
         assert all(stop - start <= most for start, stop in spans)
     assert expanded <= budget * len(holes)
     edges = [0, *spans.flatten().tolist(), len(step.tokens)]

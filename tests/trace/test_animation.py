@@ -14,7 +14,8 @@ from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.hole_layout import HoleLayout
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.trace.animation import LEAD, animation_of, check_animation, commits_of
-from mlx_diffucoder.trace.run import Record, Trace
+from mlx_diffucoder.trace.record import Record
+from mlx_diffucoder.trace.run import Trace
 
 MASK, END, PAD = 0, 1, 2
 SVG = "{http://www.w3.org/2000/svg}"
@@ -26,9 +27,13 @@ def ids(values):
 
 
 def trace_of(length, steps, pieces=WORDS, prompt=(5, 6), layout=None, texts=None, lengths=None):
-    """A trace of steps `(committed, remasked, others)`, each `{position: token}` but for the second, a list."""
+    """A trace of steps `(committed, remasked, others, rejected, deleted, expanded)`: `{position: token}`, or a list of positions.
+
+    Those of the end of a step may be left out.
+    """
     special = {"mask_id": MASK, "pad_id": PAD, "end_ids": frozenset({END})}
     canvas = Canvas.around([texts or [list(prompt), []]], [lengths or [length]], **special)
+    every, at = ((*step, *({}, [], [])[len(step) - 3 :]) for step in steps), canvas.tokens.shape[1]
     records = [
         Record(
             index=number,
@@ -43,8 +48,11 @@ def trace_of(length, steps, pieces=WORDS, prompt=(5, 6), layout=None, texts=None
             remasked=ids(remasked),
             others=(ids(list(others)), ids(list(others.values()))),
             rejected=(ids(list(guesses)), ids(list(guesses.values()))),
+            deleted=ids(deleted),
+            expanded=ids(expanded),
+            length=(at := at - len(deleted) + len(expanded)),
         )
-        for number, (committed, remasked, others, guesses) in enumerate((*step, {})[:4] for step in steps)
+        for number, (committed, remasked, others, guesses, deleted, expanded) in enumerate(every)
     ]
     header = {"model": "a & <b>", "config": {}}
     return Trace(Path("run.jsonl"), header, canvas, pieces, layout, records=records, end="done", seconds=3.0)

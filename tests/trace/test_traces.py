@@ -63,7 +63,7 @@ def test_rejected_guesses_come_back_and_traces_of_before_have_none(dream_b, tmp_
     assert found == [step.rejected.tolist() for step in steps]
     assert any(found)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines[0]["diffucode_trace"] -= 2
+    lines[0]["diffucode_trace"] -= 4
     for line in lines[1:]:
         line.pop("rejected", None)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -150,7 +150,7 @@ def damaged(path, number, change):
     [
         (1, '{"rows": 1}', "not a trace"),
         (1, "", "not a trace"),
-        (1, lambda row: row.update(diffucode_trace=5, version="9.9"), "format 5, written by diffucode 9.9"),
+        (1, lambda row: row.update(diffucode_trace=7, version="9.9"), "format 7, written by diffucode 9.9"),
         (1, lambda row: row.pop("canvas"), "'canvas' is missing"),
         (1, lambda row: row.update(start=9999), "do not fit"),
         (1, lambda row: row.update(canvas=[5, -(10**12)]), "so many masks"),
