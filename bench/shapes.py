@@ -1,11 +1,8 @@
 """Shapes of models, for work that needs no weights."""
 
-from mlx_diffucoder.catalogue import CATALOGUE, QWEN_7B
+from mlx_diffucoder.catalogue import BITS, CATALOGUE, QWEN_7B
 from mlx_diffucoder.errors import BenchError
 from mlx_diffucoder.models.base import ModelConfig
-
-BITS = (2, 3, 4, 5, 6, 8, 16)
-"""The widths of a weight: those that MLX quantizes to, and 16 for floats."""
 
 SHAPES = {"7b": CATALOGUE[0]} | {one.name.lower(): one for one in CATALOGUE if one.config is not QWEN_7B}
 """Shape name -> a model that has this shape."""

@@ -18,6 +18,7 @@ from mlx_diffucoder.data import Sample, encode_samples, read_samples
 from mlx_diffucoder.errors import ConvertError
 from mlx_diffucoder.files import check_disk, new_folder
 from mlx_diffucoder.hub import Download, Progress, headers_only
+from mlx_diffucoder.installed import full_name
 from mlx_diffucoder.loading import DTYPES, local_folder, resolve
 from mlx_diffucoder.tokenizer import Tokenizer
 from mlx_diffucoder.tokenizer_files import copy_unchanged
@@ -58,11 +59,11 @@ def make_plan(
     Raises:
         DiffucoderError: as `convert`.
     """
-    config = config or ConvertConfig()
+    config, source = config or ConvertConfig(), full_name(source)
     samples = _samples(config)
     with contextlib.ExitStack() as stack:
         if config.target_bpw is None and local_folder(source) is None:
-            folder = stack.enter_context(headers_only(os.fspath(source), refresh=refresh))
+            folder = stack.enter_context(headers_only(source, refresh=refresh))
         else:
             folder = resolve(source, refresh=refresh, before_download=before_download)
         return _prepare(folder, config, Tokenizer.load(folder), samples, measuring=measuring).plan
@@ -102,7 +103,7 @@ def convert(
         DiffucoderError: `source` cannot be loaded, a weight holds infinities or NaNs, no widths reach the target size,
             or the calibration texts cannot be used.
     """
-    config, out = config or ConvertConfig(), Path(out)
+    config, source, out = config or ConvertConfig(), full_name(source), Path(out)
     samples = _samples(config)
     with new_folder(out) as unfinished:  # first, so that nothing is downloaded for a folder that cannot be written
         folder = resolve(source, refresh=refresh, before_download=before_download, progress=downloading)

@@ -2,10 +2,15 @@
 
 The scores are the publishers' own, of HumanEval and MBPP; they were not measured here. A licence is blank where it is not
 known. Gated pages and newer releases can say something else: read the card before you use a model.
+
+You can name one by its short name, with bits a weight or without: `stable-diffcoder:4bit`, `stable-diffcoder`.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from .errors import CheckpointError
 from .models.base import Family, ModelConfig
 from .models.coda import CODA
 from .models.dream import DREAM
@@ -18,11 +23,12 @@ from .models.stable_diffcoder import STABLE_DIFFCODER
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A published model.
+    """A published model. Its weights have 16 bits as they are published.
 
     Attributes:
         name: how people call it.
         repo: its Hub id.
+        converted: Hub ids of conversions to MLX, by their bits.
         family, config: the family and the shape of its network.
         good_at: what it is for, in a few words.
         human_eval, mbpp: pass@1 in percent, as `source` states it; None where it does not.
@@ -39,7 +45,31 @@ class Published:
     mbpp: float | None = None
     source: str = "model card"
     licence: str | None = None
+    converted: Mapping[int, str] = field(default_factory=dict)
 
+    @property
+    def short_name(self) -> str:
+        """The name in lower case, without the size and what follows it."""
+        return re.split(r"-\d", self.name.lower())[0]
+
+    @property
+    def repos(self) -> Mapping[int, str]:
+        """The Hub ids of its weights, by their bits."""
+        return {**self.converted, PUBLISHED_BITS: self.repo}
+
+    @property
+    def usual_bits(self) -> int:
+        """The bits to take when nobody names some: those of a conversion that is on the Hub, or else 4."""
+        return max(self.converted, default=4)
+
+    def at(self, bits: int) -> str:
+        """The short name with bits: `stable-diffcoder:4bit`."""
+        return f"{self.short_name}:{bits}bit"
+
+
+PUBLISHED_BITS = 16
+BITS = (2, 3, 4, 5, 6, 8, PUBLISHED_BITS)
+"""The bits of a weight: those that MLX quantizes to, and 16 for floats."""
 
 QWEN_7B = ModelConfig(
     vocab_size=152_064,
@@ -62,6 +92,7 @@ CATALOGUE = (
         human_eval=73.2,
         mbpp=67.5,
         source="arXiv 2506.20639",
+        converted={8: "mlx-community/DiffuCoder-7B-cpGRPO-8bit"},
     ),
     Published(
         name="Stable-DiffCoder-8B",
@@ -192,3 +223,24 @@ CATALOGUE = (
     ),
 )
 """The model that this program was made for comes first."""
+
+
+def find(name: str) -> tuple[Published, int | None] | None:
+    """The model that a short name or a full one names, and its bits, if the name has some; None for any other name.
+
+    >>> find("Stable-DiffCoder:4bit")[1], find("coda")[1], find("apple/DiffuCoder-7B-cpGRPO")
+    (4, None, None)
+
+    Raises:
+        CheckpointError: there are no such bits.
+    """
+    head, colon, bits = name.partition(":")
+    model = next((one for one in CATALOGUE if head.lower() in (one.short_name, one.name.lower())), None)
+    if model is None:
+        return None
+    if not colon:
+        return model, None
+    count = bits.lower().removesuffix("bit")
+    if count not in map(str, BITS):
+        raise CheckpointError(f"{name}: bits must be one of {', '.join(map(str, BITS))}, as in {model.at(4)}, not {bits!r}")
+    return model, int(count)

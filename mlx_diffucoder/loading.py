@@ -11,15 +11,17 @@ from mlx.utils import tree_flatten
 
 from . import hub
 from .adapter import apply_adapter
+from .catalogue import CATALOGUE
 from .checkpoint import build
 from .device import apple_generation
 from .errors import CheckpointError, ConfigError, did_you_mean, one_of
 from .hub import Download, Progress
+from .installed import full_name
 from .memory import bytes_of, check_fits, keep_resident, memory_size
 from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
 
-DEFAULT_MODEL = "mlx-community/DiffuCoder-7B-cpGRPO-8bit"
+DEFAULT_MODEL = CATALOGUE[0].converted[8]
 """The model of the command line when you name none."""
 POCKET = "pocket"
 """The name of the bundled checkpoint, which is never downloaded."""
@@ -38,7 +40,7 @@ def load(
 
     Args:
         name: `"pocket"`, a folder (the Hub's original layout or mlx-lm's converted one), or a Hub id: `"owner/name"`
-            or `"owner/name@revision"`.
+            or `"owner/name@revision"`, or a name that `diffucode models` lists.
         dtype: the type to compute in, `"float32"`, `"float16"` or `"bfloat16"`; None for `default_dtype`. Of
             quantized weights only the scales change.
         lazy: leave each weight in its file until it is first needed.
@@ -120,9 +122,10 @@ def resolve(
         CheckpointError, ConfigError: the name is neither a folder nor a Hub id, or the repository has no such model.
         HubError: the Hub cannot be reached or does not have the model.
     """
+    name = full_name(name)
     if (folder := local_folder(name)) is not None:
         return folder
-    return hub.fetch_model(os.fspath(name), refresh=refresh, before_download=before_download, progress=progress)
+    return hub.fetch_model(name, refresh=refresh, before_download=before_download, progress=progress)
 
 
 def local_folder(name: str | os.PathLike[str]) -> Path | None:
@@ -142,13 +145,15 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
     name = os.fspath(name)
     if hub.parse_id(name) is None:
         near = did_you_mean(name, known_models())
-        raise CheckpointError(f'{name}: no such folder, and not a Hub id ("owner/name") or "{POCKET}"{near}')
+        raise CheckpointError(
+            f'{name}: no such folder, and not a Hub id ("owner/name"), "{POCKET}" or a name of `diffucode models`{near}'
+        )
     return None
 
 
 def known_models() -> list[str]:
-    """Names for `load`: the bundled model, the default, and the models in the Hub's cache that this program runs."""
-    return list(dict.fromkeys((POCKET, DEFAULT_MODEL, *hub.cached_models())))
+    """Names for `load`: the bundled model, the default, those in the Hub's cache that run, and those of the catalogue."""
+    return list(dict.fromkeys((POCKET, DEFAULT_MODEL, *hub.cached_models(), *(one.short_name for one in CATALOGUE))))
 
 
 def source_card(folder: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ ORDER = [
     "adapter",
     "memory",
     "catalogue",
+    "installed",
     "loading",
     "tasks",
     "data",

@@ -13,6 +13,7 @@ from ..config import PUBLISHED, GenerationConfig
 from ..errors import BenchError, ConfigError, HubError, TrainError
 from ..formatting import format_bytes
 from ..hub import Download, parse_id
+from ..installed import CONVERSIONS, full_name
 from ..loading import DEFAULT_MODEL, POCKET, check_dtype, load, local_folder, resolve
 from ..memory import fit_of, memory_to_run, working_set
 from .options import DECODING_FIELDS
@@ -57,7 +58,8 @@ class ModelOption(NamedTuple):
 
 
 def at_revision(name: str, revision: str | None) -> str:
-    """`OWNER/NAME@REVISION`. Raises `ConfigError` where a revision has no meaning."""
+    """What `full_name` makes of a name, as `OWNER/NAME@REVISION`. Raises `ConfigError` where a revision has no meaning."""
+    name = full_name(name)
     if not revision:
         return name
     about = f"--revision {revision}"
@@ -190,38 +192,47 @@ def with_tuned(config: GenerationConfig, model: "DiffusionModel", *, wanted: boo
     return replace(config, rule=tuned["rule"], window=tuned["window"])
 
 
-def check_download(download: Download, *, yes: bool, ask: bool) -> None:
-    """Print what a download takes, check that it fits, and ask for permission.
+def check_download(download: Download, *, yes: bool, ask: bool, converted: tuple[Path, int] | None = None) -> None:
+    """Print what a download takes, and what its conversion does, check that it fits, and ask for permission.
 
     Args:
         yes: the user gave `--yes`: do not ask, nor refuse a model that is too large for the memory.
         ask: ask before the download.
+        converted: the folder that the model is converted into, and the bytes of the result.
 
     Raises:
         HubError: it does not fit on the disk or in memory, or permission is refused.
     """
-    free, memory = free_disk(download.folder), format_bytes(working_set())
-    missing, needed = format_bytes(download.missing), format_bytes(memory_to_run(download.total))
-    lacks = f": {download.damaged[0]} is damaged in the cache" if download.damaged else " is not on this machine"
-    note(
-        f"{download.repo}{lacks}: {missing} to download into {download.folder} ({format_bytes(free)} free)."
-        f" Running it needs about {needed} of the {memory} of memory that a program may use here.",
-    )
-    if download.missing > free:
-        raise HubError(
-            f"{download.repo}: not enough disk space in {download.folder}: {missing} needed, {format_bytes(free)} free;"
-            f" free some, set HF_HOME to a folder on another disk, or use -m {POCKET}"
-        )
-    if fit_of(download.total) == "no" and not yes:
+    steps = [(download.missing, "download", download.folder, "HF_HOME")]
+    steps += [(converted[1], "write", converted[0], CONVERSIONS)] if converted else []
+    steps = [step for step in steps if step[0]]
+    weights = converted[1] if converted else download.total
+    needed, memory = format_bytes(memory_to_run(weights)), format_bytes(working_set())
+    lacks = f"{download.damaged[0]} is damaged in the cache" if download.damaged else "not on this machine"
+    note(f"{download.repo}: {lacks if download.missing else 'on this machine'}")
+    for size, verb, folder, _ in steps:
+        note(f"  {format_bytes(size)} to {verb} into {folder} ({format_bytes(free_disk(folder))} free)")
+    note(f"  about {needed} of memory to run it, of {memory} that a program may use here")
+    disks: dict[int, int] = {}
+    for size, _, folder, variable in steps:
+        there, free = existing(folder).stat().st_dev, free_disk(folder)
+        disks[there] = disks.get(there, 0) + size
+        if disks[there] > free:
+            raise HubError(
+                f"{download.repo}: not enough disk space in {folder}: {format_bytes(disks[there])} needed, {format_bytes(free)}"
+                f" free; free some, set {variable} to a folder on another disk, or use -m {POCKET}"
+            )
+    if fit_of(weights) == "no" and not yes:
         raise HubError(
             f"{download.repo}: not enough memory to run it: about {needed} needed, and a program may use {memory} here;"
             " name a smaller model with -m (4 bits take half of 8), or download it anyway with --yes"
         )
     if ask and not yes:
+        verb = "convert" if converted else "download"
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise HubError(f"{download.repo}: not downloaded; run again with --yes to download it, or use -m {POCKET}")
-        if not typer.confirm("Download it?", err=True):
-            raise HubError(f"{download.repo}: not downloaded; -m {POCKET} needs no download")
+            raise HubError(f"{download.repo}: not {verb}ed; run again with --yes to {verb} it, or use -m {POCKET}")
+        if not typer.confirm("Download and convert it?" if len(steps) > 1 else f"{verb.capitalize()} it?", err=True):
+            raise HubError(f"{download.repo}: not {verb}ed; -m {POCKET} needs no download")
 
 
 def show_hub_bars() -> None:
@@ -234,6 +245,11 @@ def show_hub_bars() -> None:
 
 def free_disk(folder: Path) -> int:
     """Free bytes on the disk of a folder, which need not exist yet."""
+    return shutil.disk_usage(existing(folder)).free
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder

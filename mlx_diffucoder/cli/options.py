@@ -56,7 +56,7 @@ Model = Annotated[
     in_model(
         "--model",
         "-m",
-        help='A folder, a Hub id, or "pocket" (bundled).',
+        help='A folder, a Hub id, "pocket" (bundled), or a name from diffucode models.',
         show_default="DIFFUCODE_MODEL, or the 8-bit DiffuCoder-7B-cpGRPO",
         autocompletion=complete_model,
     ),

@@ -26,6 +26,7 @@ __all__ = [
     "fetch_model",
     "headers_only",
     "hub_errors",
+    "missing_files",
     "parse_id",
 ]
 

@@ -247,7 +247,7 @@ def test_a_hub_id_is_downloaded_once_and_no_code_with_it(hub, tmp_path):
     with local_hub("someone/dream-b", TINY) as (endpoint, served):
         done = diffucode("generate", "-m", "someone/dream-b", "--max-tokens", "3", "hi", env=hub(endpoint))
         assert done.returncode == 0, done.stderr
-        assert "someone/dream-b is not on this machine" in done.stderr
+        assert "someone/dream-b: not on this machine" in done.stderr
         assert "model.safetensors" in served.weights
         assert not [name for name in served.weights if name.endswith((".py", ".jsonl"))]
         served.asked.clear()
@@ -278,8 +278,10 @@ def test_no_model_named_means_the_7b_and_asks_for_yes_where_nobody_can_answer(hu
     with local_hub(DEFAULT_MODEL, TINY) as (endpoint, served):
         done = diffucode("generate", "--max-tokens", "3", "hi", env=hub(endpoint))
         assert done.returncode == 1
-        what, refused = done.stderr.splitlines()
-        assert "to download into" in what
+        what, size, memory, refused = done.stderr.splitlines()
+        assert DEFAULT_MODEL in what
+        assert "to download into" in size
+        assert "of memory" in memory
         assert "--yes" in refused
         assert served.weights == []
         done = diffucode("generate", "--max-tokens", "3", "--yes", "hi", env=hub(endpoint))

@@ -8,6 +8,8 @@ from mlx_diffucoder.catalogue import CATALOGUE
 from mlx_diffucoder.hub import parse_id
 from mlx_diffucoder.models import FAMILIES
 
+from ..conftest import DATA
+from ..hub import local_hub
 from .command import assert_one_line, diffucode
 
 
@@ -52,3 +54,107 @@ def test_an_unknown_chip_is_one_line(chip):
     done = diffucode("models", "--chip", chip)
     assert_one_line(done)
     assert "M4 Max" in done.stderr
+
+
+NAME, REPO, SOURCE = "diffucoder", CATALOGUE[0].repo, DATA / "dream-a"
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Runs a command on a machine of its own, with a Hub that has one model; `machine.served` is what it was asked for."""
+    with local_hub(REPO, SOURCE) as (endpoint, served):
+        env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        env["DIFFUCODE_CONVERSIONS"] = str(tmp_path / "made")
+
+        def run(*args, **more):
+            return diffucode(*args, env=env | more)
+
+        run.served, run.env = served, env
+        yield run
+
+
+def here(machine):
+    """Name -> state of what is on a machine."""
+    said = json.loads(machine("models", "--json").stdout)
+    return {one["name"]: one["state"] for one in said["on_this_machine"]}
+
+
+def test_a_model_is_pulled_converted_run_listed_and_removed_by_its_name(machine, tmp_path):
+    refused = machine("models", "pull", f"{NAME}:4bit")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "--yes to convert it" in refused.stderr.splitlines()[-1]
+    assert machine.served.weights == [] and not list((tmp_path / "made").iterdir())
+
+    pulled = machine("models", "pull", f"{NAME}:4bit", "--yes")
+    assert (pulled.returncode, pulled.stdout) == (0, f"{NAME}:4bit\n"), pulled.stderr
+    assert here(machine) == {f"{NAME}:4bit": "converted", f"{NAME}:16bit": "downloaded"}
+    machine.served.asked.clear()
+    again = json.loads(machine("models", "pull", f"{NAME}:4", "--json").stdout)
+    assert again["path"] == str(tmp_path / "made" / f"{NAME}-4bit")
+    config = json.loads((tmp_path / "made" / f"{NAME}-4bit" / "config.json").read_text())
+    assert config["quantization"]["bits"] == 4
+    run = machine("generate", "--json", "-m", NAME.upper(), "--max-tokens", 2, "hi")
+    assert json.loads(run.stdout)["model"] == str(tmp_path / "made" / f"{NAME}-4bit")
+    assert machine("convert", f"{NAME}:16bit", tmp_path / "out", "--dry-run").returncode == 0
+    assert machine.served.asked == []
+
+    listed = machine("models").stdout
+    assert f"  {NAME}:4bit " in listed and "fits here; converted" in listed
+    refused = machine("models", "rm", NAME)
+    assert refused.returncode == 1 and len(here(machine)) == 2
+    removed = machine("models", "rm", f"{NAME}:16bit", "--yes")
+    assert (removed.returncode, removed.stdout) == (0, f"{NAME}:16bit\n")
+    assert list((tmp_path / "hf" / "hub").glob("models--*")) == [] and here(machine) == {f"{NAME}:4bit": "converted"}
+    assert json.loads(machine("models", "rm", NAME, "--yes", "--json").stdout)["removed"][0]["state"] == "converted"
+    assert here(machine) == {} and list((tmp_path / "made").iterdir()) == []
+
+
+def test_what_is_in_the_cache_is_converted_without_the_network_and_only_after_asking(machine):
+    assert machine("models", "pull", f"{NAME}:16bit").returncode == 0
+    offline = {"HF_HUB_OFFLINE": "1"}
+    assert "--yes to convert it" in machine("models", "pull", f"{NAME}:6bit", **offline).stderr
+    assert machine("models", "pull", f"{NAME}:6bit", "--yes", **offline).returncode == 0
+    assert json.loads(machine("generate", "--json", "-m", NAME, "--max-tokens", 2, "hi").stdout)["model"].endswith("-6bit")
+
+
+def test_a_stopped_download_is_listed_continued_and_can_be_removed(machine):
+    machine.served.faults = [(404, "00002", 9, {})]
+    assert machine("models", "pull", REPO).returncode == 1
+    assert here(machine) == {f"{NAME}:16bit": "incomplete"}
+    assert_one_line(machine("generate", "-m", NAME, "hi"), f"{NAME} is not on this machine; run `diffucode models pull {NAME}`")
+    machine.served.faults = []
+    assert machine("models", "pull", f"{NAME}:16bit").returncode == 0
+    assert here(machine) == {f"{NAME}:16bit": "downloaded"}
+    assert machine("models", "rm", REPO, "-y").returncode == 0
+    assert here(machine) == {}
+
+
+def test_a_folder_of_that_name_goes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "coda").mkdir()
+    assert_one_line(diffucode("generate", "-m", "coda", "hi"), "coda/config.json: no such file")
+
+
+BAD = [
+    (("generate", "-m", "coda:8bit", "hi"), "coda:8bit is not on this machine; run `diffucode models pull coda:8bit`"),
+    (("convert", "coda", "out", "-q"), "coda is not on this machine; run `diffucode models pull coda`"),
+    (("compare", "pocket", "sdar:4", "--limit", "1"), "sdar:4 is not on this machine"),
+    (("generate", "-m", "coda:7bit", "hi"), "coda:7bit: bits must be one of 2, 3, 4, 5, 6, 8, 16, as in coda:4bit"),
+    (("generate", "-m", "stable-difcoder:4bit", "hi"), "did you mean 'stable-diffcoder'?"),
+    (("models", "pull", "drem-coder"), "did you mean 'dream-coder'?"),
+    (("models", "pull", "coda:"), "bits must be one of"),
+    (("models", "rm", "coda"), "coda is not on this machine; `diffucode models` lists what is"),
+    (("models", "rm", "someone/model"), "someone/model is not on this machine"),
+    (("models", "rm", "./folder"), "name a Hub id (owner/name) or one of diffucoder, stable-diffcoder"),
+    (("models", "pull", "pocket"), "pocket comes with this program"),
+]
+
+
+@pytest.mark.parametrize(("args", "said"), BAD, ids=lambda value: " ".join(value[:3]) if isinstance(value, tuple) else "")
+def test_a_name_that_cannot_be_used_is_one_line(args, said, tmp_path):
+    assert_one_line(diffucode(*args, env={"HF_HOME": str(tmp_path)}), said)
+
+
+def test_short_names_are_unique_and_no_hub_ids():
+    names = [name for one in CATALOGUE for name in (one.short_name, one.name.lower())]
+    assert len(set(names)) == len(names) and not any("/" in name for name in names)
