@@ -119,11 +119,13 @@ def tune(subject: Subject, prompts: list[str], config: GenerationConfig, trials:
 
     Raises:
         PromptError: a prompt does not fit into the model's context.
-        BenchError: the model is block-causal, or has no shift: it cannot decode on the window `tree`.
+        BenchError: the model cannot decode on the window `tree`, as it is block-causal, changes its canvas or has no shift.
     """
     family = subject.model.family
     if subject.model.config.block_length:
         raise BenchError(f"{family.name} models decode in blocks of fixed length; there is nothing to tune")
+    if subject.tokenizer.sizes:
+        raise BenchError(f"{family.name} models forward the whole canvas, whose length they change; there is nothing to tune")
     if subject.model.shift != 1:
         raise BenchError(f"{family.name} models cannot decode on the window tree, whose rows are tuned; there is nothing to tune")
     config = replace(config, seed=0)

@@ -110,6 +110,10 @@ WINDOWS: Choices = {
 """What `GenerationConfig.window` can name. `decoding/windows/` holds the code."""
 
 
+class DefaultWindow(str):
+    """A window that nobody asked for: a family of models that cannot use it decodes on its own."""
+
+
 class DefaultLength(int):
     """A `max_tokens` that nobody set: another window has another one, and a short context cuts it."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self
 
-from .choices import RULES, WINDOWS, DefaultLength, parse_choice
+from .choices import RULES, WINDOWS, DefaultLength, DefaultWindow, parse_choice
 from .errors import ConfigError, one_of
 
 MAX_STEPS = 2**20  # with more, float32 cannot tell one timestep of the schedule from the next
@@ -26,7 +26,7 @@ PUBLISHED = "published"
 """The preset of a model's own settings, as its publisher states them: `Family.published`."""
 PRESET_NAMES = (*PRESETS, PUBLISHED)
 
-HOLES: Mapping[str, Any] = {"max_tokens": 64, "window": "sliding:width=64,suffix=0"}
+HOLES: Mapping[str, Any] = {"max_tokens": 64, "window": DefaultWindow("sliding:width=64,suffix=0")}
 """Defaults for infilling; `max_tokens` is the length of the longest hole that is tried."""
 
 
@@ -155,9 +155,7 @@ class GenerationConfig:
     def _check_constraints(self) -> None:
         if not isinstance(self.prefill, str):
             raise self._wrong("prefill", "text")
-        for name in ("until", "ban_tokens", "end_ids"):  # JSON has lists
-            if getattr(self, name) is None and name == "end_ids":
-                continue
+        for name in ("until", "ban_tokens", *(() if self.end_ids is None else ("end_ids",))):  # JSON has lists
             if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), tuple | list):
                 raise self._wrong(name, "a list")
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -242,6 +240,8 @@ class GenerationConfig:
         """
         family: Defaults = model.family
         block_length: int = model.config.block_length
+        if isinstance(self.window, DefaultWindow) and (block_length or family.window == "whole"):
+            return replace(self, window="auto", rule="auto" if "rule" in self.auto else self.rule).for_model(model)
         config = replace(self, **self._usual(family, block_length), auto=frozenset())
         if (config.window.partition(":")[0] == "block-causal") != bool(block_length):
             fits = f"they need block-causal:length={block_length}" if block_length else "their attention is not block-causal"

@@ -63,6 +63,11 @@ def of_model(
         _make(folder / name)
     opened = open_model(context, config, verbose=True)
     configs = {"": opened.config}
+    if orders and opened.tokenizer.sizes:
+        raise ConfigError(
+            f"--compare-orders is not for {opened.model.family.name} models, whose canvas changes its length",
+            field="--compare-orders",
+        )
     if orders:
         configs = {"left-to-right": left_to_right(opened.config, opened.model.shift), "confidence": opened.config}
     return {

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from ..choices import DefaultWindow
 from ..config import EPS, PRESETS, GenerationConfig
 from ..statistics import confidence_interval
 from .run import Result
 
-CONFIDENCE: Mapping[str, Any] = {"rule": "schedule", "window": "sliding:width=24,suffix=4"}
+CONFIDENCE: Mapping[str, Any] = {"rule": "schedule", "window": DefaultWindow("sliding:width=24,suffix=4")}
 """The most certain mask first: one token a step, of the 24 masks from the first one on."""
 
 

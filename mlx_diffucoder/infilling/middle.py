@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from ..config import HOLES, GenerationConfig
+from ..config import GenerationConfig
 from ..decoding.hole_layout import unwrapped
 from ..decoding.likelihood import mean_log_probability
 from ..decoding.overflow import in_range
@@ -66,8 +66,6 @@ def fill_middles(
         raise ConfigError(f"{name} models fill a hole without an instruction; leave it out", field="instruction")
     if trace and len(lengths) > 1:
         raise ConfigError(f"trace holds one text, and {name} models fill one hole after another; trace one hole", field="trace")
-    if config.window == HOLES["window"]:  # the default for holes, which a user need not have asked for
-        config = replace(config, window="auto", rule="auto" if "rule" in config.auto else config.rule)
     config, found = config.for_model(model), list[Middle]()
     for number, length in enumerate(lengths):
         before = "".join(text + hole for text, hole in zip(texts, [*(one.text for one in found), ""], strict=False))

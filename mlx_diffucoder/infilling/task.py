@@ -1,7 +1,6 @@
 """A text with holes, ready to be denoised with holes of any lengths, and scores for what was written into them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import HOLES, GenerationConfig
+from ..config import GenerationConfig
 from ..decoding.canvas import Canvas, final_tokens
 from ..decoding.hole_layout import HoleLayout
 from ..decoding.likelihood import every_second, log_probabilities
@@ -87,8 +86,6 @@ class InfillTask:
         trace: TraceWriter | None,
     ):
         self.resizes = tokenizer.sizes is not None and set(lengths) == {None}
-        if self.resizes and config.window == HOLES["window"] and "rule" in config.auto:  # neither was asked for
-            config = replace(config, rule=model.family.rule, window=model.family.window)
         config = config.for_model(model)
         window_for(config).check(model)
         self.model, self.tokenizer, self.config, self.lengths, self.trace = model, tokenizer, config, lengths, trace

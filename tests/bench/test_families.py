@@ -93,6 +93,9 @@ def test_the_reference_of_a_block_model_is_its_own(diffcoder):
     assert denoised(diffcoder, [9, 8, 7], config, None).nfe == 8
 
 
-def test_there_is_nothing_to_tune_for_a_block_model(diffcoder):
-    with pytest.raises(BenchError, match="Stable-DiffCoder models decode in blocks of fixed length; there is nothing to tune"):
-        tune(diffcoder, ["add"], GenerationConfig(), 1, 0.0, None)
+@pytest.mark.parametrize(
+    ("name", "reason"), [("stable-diffcoder-a", "decode in blocks of fixed length"), ("dreamon-a", "forward the whole canvas")]
+)
+def test_there_is_nothing_to_tune_for_a_family_with_one_window(name, reason):
+    with pytest.raises(BenchError, match=f"models {reason}.*; there is nothing to tune$"):
+        tune(Subject(name, *load(DATA / name), random=False), ["add"], GenerationConfig(), 1, 0.0, None)

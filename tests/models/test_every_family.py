@@ -6,10 +6,12 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_diffucoder import GenerationConfig, generate, infill, load, stream_generate
+from mlx_diffucoder.config import HOLES
 from mlx_diffucoder.convert import ConvertConfig, convert
 from mlx_diffucoder.divergence.forwards import outputs_by_layer
 from mlx_diffucoder.divergence.masking import Masked
 from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.evaluation.orders import CONFIDENCE
 from mlx_diffucoder.models import FAMILIES
 from mlx_diffucoder.training.learners import Tuning, from_checkpoint
 
@@ -84,6 +86,19 @@ def test_it_infills_or_says_why_not(folder):
         return
     config = GenerationConfig(max_tokens=4, window="auto" if tokenizer.sizes else "sliding")
     assert isinstance(infill(model, tokenizer, "a = 1\n", "b = 2\n", config), str)
+
+
+@pytest.mark.parametrize("usual", [HOLES, CONFIDENCE], ids=["holes", "orders"])
+def test_a_window_that_nobody_asked_for_gives_way_to_the_family_s_own(folder, usual):
+    model, tokenizer = load(folder)
+    config = GenerationConfig(**usual).for_model(model)
+    own = folder.name in BLOCK_CAUSAL or tokenizer.sizes
+    assert config.window == (model.family.window if own else usual["window"])
+    assert "rule" in usual or config.rule == (model.family.rule if own else "threshold:tau=0.9")
+    if own:
+        with pytest.raises(ConfigError, match=r"^window sliding"):
+            asked = GenerationConfig(**{**usual, "window": str(usual["window"])})
+            list(stream_generate(model, tokenizer, PROMPT, asked))
 
 
 def test_layer_by_layer_it_computes_what_the_whole_network_does(folder):
