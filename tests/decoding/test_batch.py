@@ -39,12 +39,12 @@ def alone(loaded, prompt, config):
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 0.8, "top_p": 0.9}, {"temperature": 0.8, "alg": "maskgit_plus"}], ids=str)
 @pytest.mark.parametrize("window", WINDOWS)
-def test_every_step_in_a_batch_is_that_of_the_prompt_alone(pocket, forwarded, window, fields):
-    config = GenerationConfig(max_tokens=24, rule="threshold", window=window, seed=5, **fields)
-    histories = [alone(pocket, prompt, config) for prompt in PROMPTS]
+def test_every_step_in_a_batch_is_that_of_the_prompt_alone(dream_b, forwarded, window, fields):
+    config = GenerationConfig(max_tokens=14, rule="threshold:tau=0.4", window=window, seed=5, **fields)
+    histories = [alone(dream_b, prompt, config) for prompt in PROMPTS]
     one_by_one = sum(forwarded)
     forwarded.clear()
-    together = list(stream_batch(*pocket, PROMPTS, config))
+    together = list(stream_batch(*dream_b, PROMPTS, config))
     assert sum(forwarded) == one_by_one == sum(step.positions for step in together[-1])
     assert len(together) == max(map(len, histories)) > min(map(len, histories))
     for row, history in enumerate(histories):
@@ -102,25 +102,25 @@ def add(batch, loaded, prompt, config):
     return batch.add(canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
 
 
-def test_canvases_of_any_settings_join_at_any_step_and_become_what_they_are_alone(pocket):
+def test_canvases_of_any_settings_join_at_any_step_and_become_what_they_are_alone(dream_b):
     configs = [GenerationConfig(seed=number, **fields) for number, fields in enumerate(MIXED)]
-    prompts = [pocket[1].encode(PROMPTS[number % 3]) for number in range(len(configs))]
-    batch, joined, found = Batch(pocket[0]), [], {}
+    prompts = [dream_b[1].encode(PROMPTS[number % 3]) for number in range(len(configs))]
+    batch, joined, found = Batch(dream_b[0]), [], {}
     while batch or len(joined) < len(configs):
         if len(joined) < len(configs):
-            joined.append(add(batch, pocket, prompts[len(joined)], configs[len(joined)]))
+            joined.append(add(batch, dream_b, prompts[len(joined)], configs[len(joined)]))
         steps = batch.step()
         assert set(batch._rows) <= set(steps) <= set(joined)
         for number, step in steps.items():
             found.setdefault(number, []).append(step.tokens.tolist())
     for number, prompt, config in zip(joined, prompts, configs, strict=True):
-        assert found[number] == [step.tokens.tolist() for step in alone(pocket, prompt, config)], config
+        assert found[number] == [step.tokens.tolist() for step in alone(dream_b, prompt, config)], config
 
 
-def test_a_canvas_that_is_cancelled_leaves_at_once_and_frees_its_memory(pocket, forwarded):
-    config, prompts = GenerationConfig(max_tokens=60), [pocket[1].encode(prompt) for prompt in PROMPTS]
-    batch = Batch(pocket[0])
-    first, second = (add(batch, pocket, prompt, config) for prompt in prompts[:2])
+def test_a_canvas_that_is_cancelled_leaves_at_once_and_frees_its_memory(dream_b, forwarded):
+    config, prompts = GenerationConfig(max_tokens=60), [dream_b[1].encode(prompt) for prompt in PROMPTS]
+    batch = Batch(dream_b[0])
+    first, second = (add(batch, dream_b, prompt, config) for prompt in prompts[:2])
     batch.step()
     gone, canvas = weakref.ref(batch._rows[first]._window_state), batch._rows[first]._canvas
     batch.cancel(first)
@@ -133,17 +133,17 @@ def test_a_canvas_that_is_cancelled_leaves_at_once_and_frees_its_memory(pocket, 
         found |= batch.step()
     assert list(found) == [second]
     assert set(forwarded) == {32}
-    assert found[second].tokens.tolist() == alone(pocket, prompts[1], config)[-1].tokens.tolist()
+    assert found[second].tokens.tolist() == alone(dream_b, prompts[1], config)[-1].tokens.tolist()
     assert batch.step() == {}
 
 
 @pytest.mark.parametrize("window", ["tree", "sliding", "whole"])
-def test_what_is_computed_for_one_canvas_does_not_reach_another(pocket, window):
+def test_what_is_computed_for_one_canvas_does_not_reach_another(dream_b, window):
     """In the same forwards as others of any text, a canvas has the same hidden states to the last few bits."""
     config = GenerationConfig(max_tokens=30, window=window, rule="threshold")
-    prompts = [pocket[1].encode(prompt) for prompt in PROMPTS]
-    (one,) = {step.scores.tobytes() for step in alone(pocket, prompts[2], config)[:1]}
-    rows = next(stream_batch(*pocket, prompts, config))
+    prompts = [dream_b[1].encode(prompt) for prompt in PROMPTS]
+    (one,) = {step.scores.tobytes() for step in alone(dream_b, prompts[2], config)[:1]}
+    rows = next(stream_batch(*dream_b, prompts, config))
     np.testing.assert_allclose(np.frombuffer(one, np.float32), rows[2].scores, rtol=1e-3, atol=1e-5)
 
 

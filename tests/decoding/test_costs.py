@@ -7,6 +7,7 @@ from mlx_diffucoder.decoding.loop import denoise
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.decoding.windows.sliding import MULTIPLE
+from mlx_diffucoder.forbidden import forbidden_ids
 from mlx_diffucoder.generation import canvas_of
 
 PROMPTS = [[3, 5, 7, 11, 13, 17, 19], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22], [1]]
@@ -15,9 +16,9 @@ WINDOWS += ["sliding:width=5,suffix=2", "sliding:width=9,suffix=0,refresh=3", "t
 
 
 @pytest.fixture
-def forwards(dream_a, monkeypatch):
+def forwards(dream_b, monkeypatch):
     """The shape `[B, L]` of the tokens of each forward."""
-    model, shapes = dream_a[0], []
+    model, shapes = dream_b[0], []
     backbone = type(model.model)
     plain = backbone.__call__
     monkeypatch.setattr(backbone, "__call__", lambda self, ids, *args: shapes.append(ids.shape) or plain(self, ids, *args))
@@ -26,27 +27,27 @@ def forwards(dream_a, monkeypatch):
 
 @pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_forwards_and_positions_of_a_run_are_those_that_each_row_had_in_the_network(dream_a, forwards, window, prompts):
-    *_, last = stream_batch(*dream_a, prompts, GenerationConfig(max_tokens=14, rule="threshold:tau=0.3", window=window))
+def test_forwards_and_positions_of_a_run_are_those_that_each_row_had_in_the_network(dream_b, forwards, window, prompts):
+    *_, last = stream_batch(*dream_b, prompts, GenerationConfig(max_tokens=14, rule="threshold:tau=0.4", window=window))
     assert len(forwards) == max(step.nfe for step in last) > 1
     assert sum(rows * positions for rows, positions in forwards) == sum(step.positions for step in last)
 
 
 @pytest.mark.parametrize("window", ["whole", "drafts:ahead=3", "sliding:width=3"])
 @pytest.mark.parametrize("hole", [3, None])
-def test_forwards_and_positions_of_an_infill_are_those_of_all_canvases_and_scores(dream_a, forwards, window, hole):
-    filled = fill(*dream_a, ["a = ", hole, "\n"], GenerationConfig(max_tokens=4, window=window), tries=2)
+def test_forwards_and_positions_of_an_infill_are_those_of_all_canvases_and_scores(dream_b, forwards, window, hole):
+    filled = fill(*dream_b, ["a = ", hole, "\n"], GenerationConfig(max_tokens=4, window=window), tries=2)
     assert len(forwards) == filled.nfe
     assert sum(rows * positions for rows, positions in forwards) == filled.positions
 
 
-@pytest.mark.parametrize("rule", ["leftmost", "threshold:tau=0.3"])
+@pytest.mark.parametrize("rule", ["leftmost", "threshold:tau=0.4"])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_the_extent_of_a_window_is_the_most_that_it_forwards_and_not_much_more(dream_a, monkeypatch, window, rule):
+def test_the_extent_of_a_window_is_the_most_that_it_forwards_and_not_much_more(dream_b, monkeypatch, window, rule):
     known, masks = len(PROMPTS[0]), 40
     config = GenerationConfig(max_tokens=masks, rule=rule, window=window)
-    canvas, subject, outputs = canvas_of(dream_a[1], PROMPTS[:1], config), window_for(config), []
-    state = type(subject.open(dream_a[0], canvas))
+    canvas, subject, outputs = canvas_of(dream_b[1], PROMPTS[:1], config), window_for(config), []
+    state = type(subject.open(dream_b[0], canvas))
     plain = state.forward
 
     def forward(self, *args):
@@ -54,7 +55,8 @@ def test_the_extent_of_a_window_is_the_most_that_it_forwards_and_not_much_more(d
         return outputs[-1]
 
     monkeypatch.setattr(state, "forward", forward)
-    list(denoise(dream_a[0], canvas, rule_for(config), subject, config))
+    forbidden = forbidden_ids(dream_b[1], dream_b[0].config.vocab_size)
+    list(denoise(dream_b[0], canvas, rule_for(config), subject, config, forbidden=forbidden))
     positions, candidates = subject.extent(known, masks)
     most, most_candidates = max(one.forwarded for one in outputs), max(one.positions.shape[1] for one in outputs)
     if window.startswith("sliding"):  # the width of a forward is a multiple

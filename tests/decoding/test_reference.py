@@ -18,15 +18,15 @@ PROMPT = [1, 2, 3, 4]
 exact = partial(GenerationConfig.preset, "exact")
 
 
-RULES = ["schedule", "threshold:tau=0.3", "factor:f=1.8", "entropy-bound:gamma=6", "stability:tau=0.1,epsilon=0.3,span=1"]
-RULES += ["backtrack:tau=0.2,fall=0.9,limit=2"]
+RULES = ["schedule", "threshold:tau=0.4", "factor:f=1.8", "entropy-bound:gamma=6", "stability:tau=0.1,epsilon=0.3,span=1"]
+RULES += ["backtrack:tau=0.4,fall=0.9,limit=2"]
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("options", [{}, {"alg": "topk_margin"}, {"top_p": 0.9}, {"top_k": 300, "alg": "maskgit_plus"}])
-def test_the_fast_loop_commits_what_the_plain_decoder_commits_at_every_step(loaded, rule, options):
+def test_the_fast_loop_commits_what_the_plain_decoder_commits_at_every_step(dream_b, rule, options):
     """In a batch with masks in its prompts; where text has ended, the fast loop stops and the plain decoder goes on."""
-    model, tokenizer = loaded
+    model, tokenizer = dream_b
     mask = tokenizer.mask_id
     prompts = [[mask, 5, 6, mask, 7], [1, 2, 3, 4, 5, 6, mask, 8]]
     config = GenerationConfig(max_tokens=14, steps=14 if rule == "schedule" else None, rule=rule, window="whole", **options)

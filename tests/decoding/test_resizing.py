@@ -5,7 +5,7 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffucoder import GenerationConfig, load, stream_batch, stream_generate
@@ -77,6 +77,7 @@ def test_a_step_tells_how_its_canvas_came_from_the_one_before(dreamon, expected,
     assert stop - start == case["generated"]
 
 
+@settings(max_examples=40)
 @given(
     holes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     most=st.integers(4, 9),

@@ -25,11 +25,11 @@ from . import oracle
 
 RULES = [
     "schedule",
-    "threshold:tau=0.02",
+    "threshold:tau=0.4",
     "factor:f=1.9",
     "entropy-bound:gamma=9",
-    "stability:tau=0.02,epsilon=9,span=1",
-    "backtrack:tau=0.02,fall=0.95,limit=2",
+    "stability:tau=0.4,epsilon=9,span=1",
+    "backtrack:tau=0.4,fall=0.95,limit=2",
     "leftmost",
 ]
 WINDOWS = ["whole", "sliding:width=1,suffix=0", "sliding:width=5,suffix=2", "sliding:width=9,refresh=3"]
@@ -54,28 +54,28 @@ PLAIN_WINDOWS = {
 }
 PLAIN_RULES = {
     "schedule": partial(oracle.Schedule, steps_planned=LENGTH),
-    "threshold:tau=0.3": partial(oracle.Threshold, tau=0.3),
+    "threshold:tau=0.4": partial(oracle.Threshold, tau=0.4),
     "factor:f=1.8": partial(oracle.Factor, f=1.8),
     "entropy-bound:gamma=6": partial(oracle.EntropyBound, gamma=6),
     "stability:tau=0.1,epsilon=0.3,span=1": partial(oracle.Stability, tau=0.1, epsilon=0.3, span=1),
     "leftmost": oracle.Leftmost,
-    "backtrack:tau=0.2,fall=0.9,limit=2": partial(oracle.Backtrack, tau=0.2, fall=0.9, limit=2),
+    "backtrack:tau=0.4,fall=0.9,limit=2": partial(oracle.Backtrack, tau=0.4, fall=0.9, limit=2),
 }
 
 
-def pairs():
+def pairs(rules=tuple(PLAIN_RULES), windows=tuple(PLAIN_WINDOWS)):
     """Every rule with every window. Two rules with all windows, and a third of the other pairs, are enough for each change."""
-    for number, (rule, window) in enumerate(product(PLAIN_RULES, PLAIN_WINDOWS)):
+    for number, (rule, window) in enumerate(product(rules, windows)):
         quick = rule.startswith(("threshold", "backtrack")) or number % 3 == 0
         yield pytest.param(rule, window, marks=() if quick else pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("rule", "window"), [*pairs()])
-def test_every_rule_on_every_window_equals_a_plain_oracle_at_every_step(dream_a, rule, window):
+def test_every_rule_on_every_window_equals_a_plain_oracle_at_every_step(dream_b, rule, window):
     config = GenerationConfig(max_tokens=LENGTH, rule=rule, window=window)
-    history = [step.tokens.tolist() for step in stream_generate(*dream_a, PROMPTS[0], config)]
-    canvas = canvas_of(dream_a[1], [PROMPTS[0]], config)
-    expected = oracle.decode(dream_a, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas)
+    history = [step.tokens.tolist() for step in stream_generate(*dream_b, PROMPTS[0], config)]
+    canvas = canvas_of(dream_b[1], [PROMPTS[0]], config)
+    expected = oracle.decode(dream_b, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas)
     assert len(history) == len(expected) > 1
     assert history[:-1] == expected[:-1]
 
@@ -90,16 +90,16 @@ def test_a_cache_that_grows_equals_the_plain_oracle(dream_b):
 
 
 @pytest.mark.parametrize("window", PLAIN_WINDOWS)
-@pytest.mark.parametrize("rule", ["threshold:tau=0.3", "backtrack:tau=0.2,fall=0.9,limit=2"])
-def test_a_model_without_a_shift_is_decoded_as_the_plain_oracle_decodes_it(dream_a, monkeypatch, rule, window):
+@pytest.mark.parametrize("rule", ["threshold:tau=0.4", "backtrack:tau=0.4,fall=0.9,limit=2"])
+def test_a_model_without_a_shift_is_decoded_as_the_plain_oracle_decodes_it(dream_b, monkeypatch, rule, window):
     """The same weights, read as if each position's own output predicted it."""
-    monkeypatch.setattr(type(dream_a[0]), "shift", 0)
-    mask = dream_a[1].mask_id
+    monkeypatch.setattr(type(dream_b[0]), "shift", 0)
+    mask = dream_b[1].mask_id
     # A masked first token has a prediction of its own here. The plain blocks do not know masks in a prompt.
     prompt = PROMPTS[0] if window.startswith("blocks") else [mask, *PROMPTS[0]]
     config = GenerationConfig(max_tokens=LENGTH, rule=rule, window=window)
-    history = [step.tokens.tolist() for step in stream_generate(*dream_a, prompt, config)]
-    expected = oracle.decode(dream_a, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas_of(dream_a[1], [prompt], config))
+    history = [step.tokens.tolist() for step in stream_generate(*dream_b, prompt, config)]
+    expected = oracle.decode(dream_b, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas_of(dream_b[1], [prompt], config))
     assert len(history) == len(expected) > 1
     assert history[:-1] == expected[:-1]
 
@@ -107,10 +107,11 @@ def test_a_model_without_a_shift_is_decoded_as_the_plain_oracle_decodes_it(dream
 HOLES = [([3, 5, 7, 11, 13], 4), ([17, 19, 23, 29, 31, 37, 41], 13), ([2], 6), ([43, 47, 53, 59, 61, 67, 71, 73], 0)]
 
 
-@pytest.mark.parametrize("window", ["whole", *(name for name in PLAIN_WINDOWS if name.startswith("sliding"))])
-@pytest.mark.parametrize("rule", [name for name in PLAIN_RULES if name != "schedule"])
-def test_holes_in_a_text_are_filled_as_a_plain_oracle_fills_them_at_every_step(dream_a, rule, window):
-    model, tokenizer = dream_a
+@pytest.mark.parametrize(
+    ("rule", "window"), [*pairs([*PLAIN_RULES][1:], [name for name in PLAIN_WINDOWS if name.startswith(("whole", "sliding"))])]
+)
+def test_holes_in_a_text_are_filled_as_a_plain_oracle_fills_them_at_every_step(dream_b, rule, window):
+    model, tokenizer = dream_b
     special = {"mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id, "end_ids": tokenizer.end_ids}
     texts, lengths = [text for text, _ in HOLES], [count for _, count in HOLES][:-1]
     canvas = Canvas.around([texts], [lengths], **special)
@@ -118,17 +119,17 @@ def test_holes_in_a_text_are_filled_as_a_plain_oracle_fills_them_at_every_step(d
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
     steps = denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
     history = [step.tokens.tolist() for (step,) in steps]
-    expected = oracle.decode(dream_a, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas)
+    expected = oracle.decode(dream_b, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas)
     assert len(history) == len(expected) > 1
     assert history[:-1] == expected[:-1]
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_refreshed_at_every_step_and_as_wide_as_the_canvas_it_equals_the_whole(loaded, rule):
+@pytest.mark.parametrize("rule", [rule for rule in RULES if not rule.startswith("backtrack")])  # refreshes count what is left
+def test_refreshed_at_every_step_and_as_wide_as_the_canvas_it_equals_the_whole(dream_b, rule):
     for prompt in PROMPTS:
         whole = GenerationConfig(max_tokens=20, rule=rule, window="whole")
         frozen = GenerationConfig(max_tokens=20, rule=rule, window="sliding:width=64,refresh=1")
-        for one, other in zip(stream_generate(*loaded, prompt, whole), stream_generate(*loaded, prompt, frozen), strict=True):
+        for one, other in zip(stream_generate(*dream_b, prompt, whole), stream_generate(*dream_b, prompt, frozen), strict=True):
             assert one.tokens.tolist() == other.tokens.tolist()
 
 
@@ -142,12 +143,12 @@ def test_without_refresh_it_does_not_equal_the_whole_and_forwards_less(dream_b):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_batch_slides_each_row_as_alone(loaded, rule):
+def test_a_batch_slides_each_row_as_alone(dream_b, rule):
     config = GenerationConfig(max_tokens=16, rule=rule, window="sliding:width=6,suffix=2")
-    together = list(stream_batch(*loaded, PROMPTS, config))
+    together = list(stream_batch(*dream_b, PROMPTS, config))
     for row, prompt in enumerate(PROMPTS):
-        *_, alone = stream_generate(*loaded, prompt, config)
-        ends = [i for i in range(len(prompt), len(alone.tokens)) if alone.tokens[i] in loaded[1].end_ids]
+        *_, alone = stream_generate(*dream_b, prompt, config)
+        ends = [i for i in range(len(prompt), len(alone.tokens)) if alone.tokens[i] in dream_b[1].end_ids]
         text = slice(0, ends[0] + 1 if ends else None)
         assert together[-1][row].tokens[text].tolist() == alone.tokens[text].tolist()
 
@@ -176,11 +177,11 @@ def test_stopping_at_the_end_changes_no_token_of_the_text(pocket):
     "options", [{}, {"alg": "maskgit_plus"}, {"steps": 9}, {"rule": "threshold:tau=0.5"}, {"temperature": 1.0}]
 )
 @pytest.mark.parametrize("ahead", [1, pytest.param(2, marks=pytest.mark.slow), 8])
-def test_drafts_decode_as_the_whole_canvas_at_every_step(loaded, options, ahead):
-    for prompt in PROMPTS:
-        whole = list(stream_generate(*loaded, prompt, GenerationConfig.preset("exact", max_tokens=12, seed=1, **options)))
+def test_drafts_decode_as_the_whole_canvas_at_every_step(dream_b, options, ahead):
+    for prompt in PROMPTS[:2]:
+        whole = list(stream_generate(*dream_b, prompt, GenerationConfig.preset("exact", max_tokens=12, seed=1, **options)))
         drafts = GenerationConfig.preset("exact", max_tokens=12, seed=1, **options | {"window": f"drafts:ahead={ahead}"})
-        for one, other in zip(whole, stream_generate(*loaded, prompt, drafts), strict=True):
+        for one, other in zip(whole, stream_generate(*dream_b, prompt, drafts), strict=True):
             assert one.tokens.tolist() == other.tokens.tolist()
             assert other.nfe <= one.nfe
 
@@ -276,23 +277,25 @@ def test_blocks_can_go_on_to_the_end_of_the_canvas_as_published(pocket):
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_an_answer_ends_at_the_ids_of_the_configuration_or_at_none(pocket, window):
+def test_an_answer_ends_at_the_ids_of_the_configuration_or_at_none(dream_b, monkeypatch, window):
     def ends(end_ids):
-        rule = "schedule" if window == "drafts" else "threshold"
-        config = GenerationConfig(max_tokens=20, rule=rule, window=window, end_ids=end_ids)
-        *_, step = stream_generate(*pocket, "Implement f(n): return n squared.", config)
-        return Answer.of(pocket[1], step, len(step.tokens) - 20, config)
+        config = GenerationConfig(max_tokens=20, rule="leftmost", window=window, end_ids=end_ids)
+        *_, step = stream_generate(*dream_b, PROMPTS[0], config)
+        return Answer.of(dream_b[1], step, len(step.tokens) - 20, config)
 
-    usual, endless, newline = ends(None), ends(()), pocket[1].encode("\n")[0]
-    assert usual.ended and ends(tuple(pocket[1].end_ids)) == usual
+    endless = ends(())
     assert not endless.ended and endless.useful_tokens == 20
-    assert ends([newline]).ids == usual.ids[: usual.ids.index(newline)]
+    end = endless.ids[9]
+    assert ends([end]).ids == endless.ids[: endless.ids.index(end)]
+    monkeypatch.setattr(dream_b[1], "end_ids", frozenset({end}))
+    assert ends(None) == ends([end])
+    assert ends(None).ended
 
 
-def test_drafts_decode_a_batch_as_the_whole_canvas(loaded):
+def test_drafts_decode_a_batch_as_the_whole_canvas(dream_b):
     def canvases(window):
         config = GenerationConfig(max_tokens=9, rule="schedule", window=window)
-        return [[row.tokens.tolist() for row in rows] for rows in stream_batch(*loaded, PROMPTS, config)]
+        return [[row.tokens.tolist() for row in rows] for rows in stream_batch(*dream_b, PROMPTS, config)]
 
     assert canvases("drafts:ahead=4") == canvases("whole")
 
@@ -317,7 +320,7 @@ MODEL, TOKENIZER = load(DATA / "dream-b")
 MASK = TOKENIZER.mask_id
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     prompts=st.lists(st.lists(st.one_of(st.integers(0, 752), st.just(757)), min_size=1, max_size=9), min_size=1, max_size=3),
     max_tokens=st.integers(1, 14),
