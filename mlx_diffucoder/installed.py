@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,16 +86,13 @@ def installed() -> list[Installed]:
     folders = {model.at(bits): conversion_of(model, bits) for model in CATALOGUE for bits in BITS}
     made = {name: folder for name, folder in folders.items() if (folder / "config.json").exists()}
     found = [Installed(name, None, folder, _bytes(folder), whole=True) for name, folder in made.items()]
-    try:
-        repos = scan_cache_dir(constants().HF_HUB_CACHE).repos
-    except CacheNotFound:
-        repos = frozenset()
-    runs = cached_models()
-    for repo in repos:
-        if repo.repo_type == "model" and repo.repo_id in runs:
-            size = repo.size_on_disk + _bytes(repo.repo_path / "blobs", "*" + INCOMPLETE)
-            whole = any(not missing_files(one.snapshot_path) for one in repo.revisions)
-            found.append(Installed(short.get(repo.repo_id, repo.repo_id), repo.repo_id, repo.repo_path, size, whole))
+    with hub_errors("the Hub's cache", "read", "check HF_HOME"), suppress(CacheNotFound):
+        runs = cached_models()
+        for repo in scan_cache_dir(constants().HF_HUB_CACHE).repos:
+            if repo.repo_type == "model" and repo.repo_id in runs:
+                size = repo.size_on_disk + _bytes(repo.repo_path / "blobs", "*" + INCOMPLETE)
+                whole = any(not missing_files(one.snapshot_path) for one in repo.revisions)
+                found.append(Installed(short.get(repo.repo_id, repo.repo_id), repo.repo_id, repo.repo_path, size, whole))
     return sorted(found, key=lambda one: (one.name, one.repo or ""))
 
 

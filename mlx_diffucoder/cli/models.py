@@ -100,24 +100,20 @@ def pull(name: Name, yes: PullYes = False, as_json: options.Json = False, quiet:
 def _convert(model: "Published", bits: int, *, yes: bool) -> None:
     """Convert a published model into the folder of conversions. It is downloaded first if necessary."""
     from ..bench.shapes import bits_per_weight
-    from ..convert import ConvertConfig, Plan, convert
-    from ..hub import Download
+    from ..convert import ConvertConfig, convert
+    from ..hub import Download, cached
     from ..installed import conversion_of
     from .model_option import check_download
     from .progress import Converting
 
-    out, agreed = conversion_of(model, bits), list[Download]()
+    out, size = conversion_of(model, bits), int(model.config.parameters * bits_per_weight(bits) / 8)
 
-    def check(download: Download, size: float = model.config.parameters * bits_per_weight(bits) / 8) -> None:
-        agreed.append(download)
-        check_download(download, yes=yes, ask=True, converted=(out, int(size)))
-
-    def before_writing(plan: Plan) -> None:
-        if not agreed:  # nothing was to download
-            check(Download(model.repo, plan.bytes_in, 0, out), plan.bytes_out)
-        bars.start(plan.bytes_in)
+    def check(download: Download) -> None:
+        check_download(download, yes=yes, ask=True, converted=(out, size))
 
     note(f"{model.at(bits)}: no conversion is known on the Hub, so one is made here")
+    if cached(model.repo):
+        check(Download(model.repo, 0, 0, out))
     with Converting() as bars:
         convert(
             model.repo,
@@ -125,7 +121,7 @@ def _convert(model: "Published", bits: int, *, yes: bool) -> None:
             ConvertConfig(quantize=True, q_bits=bits),
             before_download=check,
             downloading=bars.download,
-            before_writing=before_writing,
+            before_writing=lambda plan: bars.start(plan.bytes_in),
             progress=bars.advance,
             run_as=model.at(bits),
         )

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 
 from ..formatting import format_bytes, visible
 from .output import note
@@ -77,8 +78,8 @@ def reading() -> Iterator[Callable[[str, int, int], None]]:
 
     Yields a function that takes the name of a file or layer, the bytes so far, and the bytes in all.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    progress = _bars(*columns)
+    numbers = (kind(table_column=Column(no_wrap=True)) for kind in (DownloadColumn, TransferSpeedColumn, TimeRemainingColumn))
+    progress = _bars(TextColumn("{task.description}"), BarColumn(), *numbers)
     task = progress.add_task("", total=None)
 
     def show(name: str, done: int, total: int) -> None:

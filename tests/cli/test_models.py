@@ -1,10 +1,12 @@
 """`diffucode models`: what is listed, what fits, and what is predicted."""
 
 import json
+import re
 
 import pytest
 
 from mlx_diffucoder.catalogue import CATALOGUE
+from mlx_diffucoder.cli import model_option
 from mlx_diffucoder.hub import parse_id
 from mlx_diffucoder.models import FAMILIES
 
@@ -127,6 +129,25 @@ def test_a_stopped_download_is_listed_continued_and_can_be_removed(machine):
     assert here(machine) == {f"{NAME}:16bit": "downloaded"}
     assert machine("models", "rm", REPO, "-y").returncode == 0
     assert here(machine) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("free_disk", lambda folder: 4 * 10**9, "not enough disk space in .*made/diffucoder-4bit: 4.29 GB needed"),
+        ("fit_of", lambda size: "no", "not enough memory to run it: about 4.71 GB needed"),
+    ],
+)
+def test_a_conversion_that_does_not_fit_downloads_nothing(machine, monkeypatch, name, value, said):
+    monkeypatch.setattr(model_option, name, value)
+    done = machine("models", "pull", f"{NAME}:4bit")
+    assert done.returncode == 1 and re.search(said, done.stderr.splitlines()[-1])
+    assert machine.served.weights == []
+
+
+def test_a_cache_that_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "hub").touch()
+    assert_one_line(diffucode("models", env={"HF_HOME": str(tmp_path)}), "the Hub's cache: cannot be read", "check HF_HOME")
 
 
 def test_a_folder_of_that_name_goes_first(tmp_path, monkeypatch):
