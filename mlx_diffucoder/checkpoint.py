@@ -76,7 +76,7 @@ def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
     stored = _for_network(headers, family, untied)
     if config.tie_word_embeddings and _has_own_head(stored):
         config, raw = untied, raw | {"tie_word_embeddings": False}
-    elif raw.get("tie_word_embeddings") is None and not any(name in stored for name in HEAD):
+    elif family.tied(raw) is None and not any(name in stored for name in HEAD):
         config, raw = replace(config, tie_word_embeddings=True), raw | {"tie_word_embeddings": True}
     stored = _for_network(headers, family, config)
     model = DiffusionModel(config, family)

@@ -22,7 +22,7 @@ from .decoding.step import ROWS
 from .decoding.windows import window_for
 from .decoding.windows.base import Window
 from .device import synchronized
-from .errors import ConfigError, PromptError
+from .errors import PromptError
 from .forbidden import forbidden_ids
 from .formatting import format_bytes
 from .memory import memory_size
@@ -167,11 +167,11 @@ def stream_batch(
     config = config.within(min(tokens_left(model, tokenizer, one) for one in ids))
     window = window_for(config)
     window.check(model)
-    if hooks and config.window != "whole":
-        raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
+    resizes = tokenizer.sizes is not None
+    if hooks:
+        hooks.check(model, config, resizes=resizes)
     check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window, plain=config.reference or bool(hooks))
     canvas = canvas_of(tokenizer, ids, config)
-    resizes = tokenizer.sizes is not None
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens, resizes=resizes)
 
     def stop(step: Step) -> bool:

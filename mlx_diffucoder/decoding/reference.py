@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import GenerationConfig
+from ..errors import ConfigError
 from ..models.transformer import DiffusionModel
 from .canvas import Canvas, predictor_of
 from .result import Step
@@ -40,6 +41,14 @@ class Hooks:
 
     def __bool__(self) -> bool:
         return self.logits is not None or self.tokens is not None
+
+    def check(self, model: DiffusionModel, config: GenerationConfig, *, resizes: bool) -> None:
+        """Raise `ConfigError` unless each step forwards the whole canvas, and its length stays (not `resizes`)."""
+        reason = "changes its length" if resizes else "is decoded block after block" if model.config.block_length else ""
+        if reason:
+            raise ConfigError(f"hooks see the whole canvas, which {reason} with {model.family.name} models", field="hooks")
+        if config.window != "whole":
+            raise ConfigError("window must be 'whole' for hooks: they see the whole canvas", field="window")
 
 
 def reference_decode(

@@ -86,6 +86,8 @@ class Family(ABC):
         text_ends: other tokens that end an answer, the usual one first.
         pad_token: the token after an answer's end.
         mask_token_id, mask_token: the mask, and its name in the tokenizer, where `config.json` does not say.
+        tying: keys of `config.json` by which a checkpoint may say whether its head is its embeddings, the first one that is
+            there counts.
         own_keys: keys of `config.json` that only this family reads; other families refuse them.
         rule, window, alg: how to decode where the user does not say; the first two are its preset `balanced`. The tree of
             guesses needs a shift of 1. Without one the default is `threshold:tau=0.9` on `sliding`, which verifies no
@@ -111,6 +113,7 @@ class Family(ABC):
     pad_token: str | None = None
     mask_token_id: int | None = None
     mask_token: str | None = None
+    tying: tuple[str, ...] = ("tie_word_embeddings",)
     own_keys: frozenset[str] = frozenset()
     rule: str = PRESETS["balanced"]["rule"]
     window: str = PRESETS["balanced"]["window"]
@@ -157,6 +160,10 @@ class Family(ABC):
                 f" which is {read.head_dim}"
             )
         return read
+
+    def tied(self, config: Mapping[str, Any]) -> Any:
+        """What a parsed `config.json` says about the head: whether it is the embeddings, or None."""
+        return next((config[key] for key in self.tying if config.get(key) is not None), None)
 
     def weight_name(self, stored: str, config: ModelConfig) -> str | None:
         """The network's name of a weight that a checkpoint calls `stored`; None for a weight that it has no use for.

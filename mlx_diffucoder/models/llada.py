@@ -65,7 +65,7 @@ class _LLaDA(Family):
         ours["vocab_size"] = config.get("embedding_size") or config["vocab_size"]  # the rows of the embeddings
         ours["num_key_value_heads"] = config.get("n_kv_heads") or config["n_heads"]
         ours["rms_norm_eps"] = config.get("rms_norm_eps", 1e-5)
-        ours["tie_word_embeddings"] = config.get("tie_word_embeddings", config.get("weight_tying"))
+        ours["tie_word_embeddings"] = self.tied(config)
         return super().read_config(ours | {"mask_token_id": config.get("mask_token_id")}, added)
 
     def weight_name(self, stored: str, config: ModelConfig) -> str | None:
@@ -86,5 +86,6 @@ LLADA = _LLaDA(
     text_ends=("<|endoftext|>",),
     pad_token="<|endoftext|>",
     mask_token_id=126336,
+    tying=("tie_word_embeddings", "weight_tying"),  # the first is ours, in converted checkpoints
     alg="maskgit_plus",
 )

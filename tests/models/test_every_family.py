@@ -8,6 +8,7 @@ from mlx.utils import tree_flatten
 from mlx_diffucoder import GenerationConfig, generate, infill, load, stream_generate
 from mlx_diffucoder.config import HOLES
 from mlx_diffucoder.convert import ConvertConfig, convert
+from mlx_diffucoder.decoding.reference import Hooks
 from mlx_diffucoder.divergence.forwards import outputs_by_layer
 from mlx_diffucoder.divergence.masking import Masked
 from mlx_diffucoder.errors import ConfigError
@@ -99,6 +100,18 @@ def test_a_window_that_nobody_asked_for_gives_way_to_the_family_s_own(folder, us
         with pytest.raises(ConfigError, match=r"^window sliding"):
             asked = GenerationConfig(**{**usual, "window": str(usual["window"])})
             list(stream_generate(model, tokenizer, PROMPT, asked))
+
+
+def test_hooks_see_the_whole_canvas_or_are_refused(folder):
+    model, tokenizer = load(folder)
+    seen, config = [], GenerationConfig(max_tokens=4, rule="schedule", window="auto")
+    hooks = Hooks(tokens=lambda index, tokens, logits: seen.append(tokens.shape) or tokens)
+    if folder.name in BLOCK_CAUSAL or tokenizer.sizes:
+        with pytest.raises(ConfigError, match=f"^hooks see the whole canvas, which .* with {folder.name} models$"):
+            stream_generate(model, tokenizer, PROMPT, config, hooks=hooks)
+    else:
+        list(stream_generate(model, tokenizer, PROMPT, config, hooks=hooks))
+    assert seen == ([] if folder.name in BLOCK_CAUSAL or tokenizer.sizes else [(1, len(PROMPT) + 4)] * 5)
 
 
 def test_layer_by_layer_it_computes_what_the_whole_network_does(folder):

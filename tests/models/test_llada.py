@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, load, stream_generate
-from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.convert import convert
+from mlx_diffucoder.errors import CheckpointError, ConfigError
 from mlx_diffucoder.models.llada import LLADA
 
 from . import llada_oracle
@@ -77,3 +78,31 @@ def test_the_mask_is_the_published_one_where_no_file_names_it(oracle):
 def test_a_configuration_that_it_does_not_compute_is_one_line(oracle, changes, line):
     with pytest.raises(ConfigError, match=f"^{line}"):
         LLADA.read_config(oracle[0] | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "head", "tied"),
+    [
+        ({"weight_tying": False}, False, None),
+        ({"weight_tying": None}, False, True),
+        ({"weight_tying": True}, False, True),
+        ({"weight_tying": False}, True, False),
+        ({"weight_tying": True}, True, False),
+    ],
+)
+def test_a_head_that_is_missing_is_the_embeddings_unless_the_configuration_denies_it(tmp_path, edit_json, changes, head, tied):
+    folder = tiny_checkpoint("LLaDA", tmp_path)
+    edit_json(folder / "config.json", **changes)
+    if not head:
+        weights = mx.load(str(folder / "model.safetensors"))
+        del weights["model.transformer.ff_out.weight"]
+        mx.eval(weights)
+        mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    if tied is None:
+        with pytest.raises(CheckpointError, match=r"missing weight lm_head\.weight$"):
+            load(folder)
+        return
+    model, _ = load(folder)
+    assert model.config.tie_word_embeddings is tied
+    again, _ = load(convert(folder, tmp_path / "out"))
+    assert again.config.tie_word_embeddings is tied
