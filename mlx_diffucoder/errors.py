@@ -30,6 +30,10 @@ class PromptError(DiffucoderError, ValueError):
     """A prompt is empty, too long for the model's context, or not text."""
 
 
+class ContextError(PromptError):
+    """A prompt, or what it asks for, does not fit the model's context."""
+
+
 class FileError(DiffucoderError):
     """A file to infill has no hole or is not text, or a file cannot be written."""
 
@@ -68,6 +72,10 @@ class ChatError(DiffucoderError):
 
 class SettingsError(DiffucoderError):
     """The file of defaults, or a variable that sets one, holds a wrong key or value."""
+
+
+class ServerError(DiffucoderError):
+    """The server cannot start: its port is taken, or it would be open to others without a key."""
 
 
 class TrainError(DiffucoderError):

@@ -12,20 +12,17 @@ import numpy as np
 from .config import GenerationConfig
 from .decoding.block_reference import block_reference_decode
 from .decoding.canvas import Canvas, count_up_to_end, final_tokens, text_before
+from .decoding.extent import check_memory
 from .decoding.loop import denoise
 from .decoding.overflow import in_range
 from .decoding.reference import Hooks, reference_decode, reference_rule
 from .decoding.resizing import resizing_canvas, resizing_decode, runs_of
 from .decoding.result import Step
 from .decoding.rules import rule_for
-from .decoding.step import ROWS
 from .decoding.windows import window_for
-from .decoding.windows.base import Window
 from .device import synchronized
-from .errors import PromptError
+from .errors import ContextError, PromptError
 from .forbidden import forbidden_ids
-from .formatting import format_bytes
-from .memory import memory_size
 from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
 from .trace.writer import traced
@@ -249,10 +246,10 @@ def prompt_ids(model: DiffusionModel, tokenizer: Tokenizer, prompt: Prompt, conf
     if not ids:
         raise PromptError("the prompt is empty: say what code to write")
     if (left := tokens_left(model, tokenizer, ids)) < 1:
-        raise PromptError(f"the prompt is {len(ids)} tokens long, but the model's context is {context}; shorten the prompt")
+        raise ContextError(f"the prompt is {len(ids)} tokens long, but the model's context is {context}; shorten the prompt")
     if config.within(left).max_tokens > left:
         taken = len(ids) - ids.count(tokenizer.mask_id) if tokenizer.sizes else len(ids)
-        raise PromptError(
+        raise ContextError(
             f"max_tokens {config.max_tokens} does not fit: the model's context is {context} tokens and"
             f" the prompt takes {taken} of them, so at most {left} are left{' for each hole' if tokenizer.sizes else ''}",
             field="max_tokens",
@@ -276,19 +273,3 @@ def _token_ids(prompt: Sequence[int], vocab_size: int) -> list[int]:
     if wrong := [int(token) for token in ids if not 0 <= token < vocab_size]:
         raise PromptError(f"the prompt holds the id {wrong[0]}; the model's ids go from 0 to {vocab_size - 1}")
     return [int(token) for token in ids]
-
-
-def check_memory(model: DiffusionModel, rows: int, known: int, masks: int, window: Window, *, plain: bool = False) -> None:
-    """Refuse canvases that one forward cannot be held of, before MLX runs out of memory on them."""
-    positions, candidates = window.extent(known, masks)
-    # What an MLP holds of every position, who precedes whom, and the logits of a few rows; in float32.
-    activations = positions * 16 * model.config.intermediate_size + candidates * candidates * 16
-    # The plain reference decoder holds the logits of the whole canvas.
-    logits = rows * positions if plain else ROWS
-    needed = rows * activations + logits * 16 * model.config.vocab_size
-    if needed > memory_size():
-        raise PromptError(
-            f"max_tokens {masks} takes about {format_bytes(needed)} on this window ({window}), and this machine"
-            f" has {format_bytes(memory_size())}; ask for fewer, or for the window 'sliding'",
-            field="max_tokens",
-        )

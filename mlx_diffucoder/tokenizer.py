@@ -13,7 +13,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from .chat_template import render
-from .errors import CheckpointError, ConfigError, PromptError
+from .errors import CheckpointError, ConfigError, ContextError, PromptError
 from .files import read_json
 from .models import family_of
 from .models.base import SpecialIds
@@ -217,7 +217,9 @@ class Tokenizer:
         pieces = (text[start : start + size] for start in range(0, len(text), size) if len(text) > size)
         counts = accumulate(len(self.encode_plain(piece)) - SLACK for piece in pieces)
         if len(text) > self.longest_token * limit or any(count > limit for count in counts):
-            raise PromptError(f"{len(text)} characters are more than the {limit} tokens of the model's context; shorten the text")
+            raise ContextError(
+                f"{len(text)} characters are more than the {limit} tokens of the model's context; shorten the text"
+            )
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         if self.chat_template is None:

@@ -47,6 +47,7 @@ ORDER = [
     "convert",
     "training",
     "bench",
+    "server",
     "cli",
     "__main__",
     "pocket",

@@ -19,7 +19,14 @@ from .command import Option, Words, commands_of, options_of, with_option, words_
 
 CONFIG = "DIFFUCODE_CONFIG"
 PREFIX = "DIFFUCODE_"
-OTHER_VARIABLES = (CONFIG, "DIFFUCODE_DEBUG", "DIFFUCODE_PROFILES", "DIFFUCODE_CONVERSIONS", "DIFFUCODE_NO_WIRED_MEMORY")
+OTHER_VARIABLES = (
+    CONFIG,
+    "DIFFUCODE_API_KEY",
+    "DIFFUCODE_CONVERSIONS",
+    "DIFFUCODE_DEBUG",
+    "DIFFUCODE_NO_WIRED_MEMORY",
+    "DIFFUCODE_PROFILES",
+)
 """Variables that set no default."""
 OWN = "config"
 """The command that has no defaults: it must work when the others have wrong ones."""

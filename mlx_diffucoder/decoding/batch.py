@@ -5,7 +5,7 @@ forwards: in each, their tokens stand one after the other, and none sees another
 positions alone and in any batch, and one that is finished costs nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 
 import mlx.core as mx
@@ -79,27 +79,30 @@ class Batch:
         """Let a canvas leave at once, and free its memory; nothing happens if it has left already."""
         self._rows.pop(id, None)
 
-    def step(self) -> dict[int, Step]:
-        """Take one step on each canvas.
+    def step(self, ids: Collection[int] | None = None) -> dict[int, Step]:
+        """Take one step on each canvas, or on those of `ids`; the others wait, and stay as they are.
 
-        When it returns, the next forward is already running.
+        When it returns, their next forward is already running.
 
         Returns:
-            The step of each canvas by its id. The last step of a canvas is the one after which no mask is left; or, for
-            a window that `stops_at_end`, its text cannot change any more: it then has padding after its end tokens.
+            The step of each of these canvases by its id. The last step of a canvas is the one after which no mask
+            is left; or, for a window that `stops_at_end`, its text cannot change any more: it then has padding after its end
+            tokens.
 
         Raises:
             CheckpointError: the network's output is not finite.
         """
-        steps = {id: Step.empty(row.on_host[0]) for id, row in self._rows.items() if not row.masks}
-        rows = [row for row in self._rows.values() if row.masks]
+        taken = {id: row for id, row in self._rows.items() if ids is None or id in ids}
+        steps = {id: Step.empty(row.on_host[0]) for id, row in taken.items() if not row.masks}
+        rows = [row for row in taken.values() if row.masks]
         self._forward([row for row in rows if not row.forwarded])
         for row, (result, state) in zip(rows, take_steps(self._model, [row.step_input() for row in rows]), strict=True):
             row.take(result, state)
-        steps |= {id: row.step for id, row in self._rows.items() if row.step is not None}
+        steps |= {id: row.step for id, row in taken.items() if row.step is not None}
         self._rows = {id: row for id, row in self._rows.items() if not row.done}
-        self._forward(list(self._rows.values()))
-        mx.async_eval([row.output.hidden for row in self._rows.values()])
+        left = [row for row in taken.values() if not row.done]
+        self._forward(left)
+        mx.async_eval([row.output.hidden for row in left])
         return steps
 
     def _forward(self, rows: Sequence["_Row"]) -> None:

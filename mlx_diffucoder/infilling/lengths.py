@@ -3,7 +3,8 @@
 A canvas needs a number of masks for each hole, but the length of the text is not known. The stages, in order:
 
 1. `given`: the caller names every length. One canvas.
-2. `told_by_model`: one canvas of the longest length; the model ends each text itself with an end token.
+2. `told_by_model`: one canvas of a short length, and then one of the longest if the model does not end each text itself with an
+   end token (`rows_to_try`).
 3. `likely`: holes of masks only, of some lengths and then of those around the best: at the right length the model finds the
    tokens after the hole the most probable. One canvas of that length, or else one of each length next to it. The text is
    taken if it is probable enough.
@@ -27,6 +28,7 @@ EXACT = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64)
 BATCH = 8  # canvases denoised together in the exhaustive stage
 FINALISTS = 4  # texts whose own tokens are scored, too
 COARSE, FINE = (3, 7, 11, 15), (-2, -1, 1, 2)  # lengths the stage `likely` tries first, and the steps from the best of them
+SHORT = 24  # tokens of a hole before the longest is tried, in the stage `told_by_model`
 LIKELY = -0.5  # nats: the least score of a text of the length that masks alone told
 AGREED = -1.0  # nats: the least mean log-probability of a text that canvases agree on
 
@@ -53,14 +55,14 @@ def search(task: InfillTask, tries: int) -> Found:
     """
     if None not in task.lengths:
         return given(task)
-    if tries > 1 and (found := likely(task)):
+    if tries == 1:
+        return told_by_model(task) or exhaustive(task, [])
+    if found := likely(task):
         return found
     longest = task.config.max_tokens
     lengths = dict.fromkeys(max(1, longest >> halvings) for halvings in range(tries))
     attempts = task.attempts([_filled_in(task, length) for length in lengths], exact=False)
     attempts = [one for one in attempts if _has_given_lengths(task, one)]
-    if attempts and len(lengths) == 1:
-        return told_by_model(task, attempts[0])
     return agreed(task, attempts) or exhaustive(task, attempts)
 
 
@@ -76,9 +78,19 @@ def resized(task: InfillTask) -> Found:
     return Found(only, task.scores([only])[0], agreed=True)
 
 
-def told_by_model(task: InfillTask, attempt: Attempt) -> Found:
-    """Take the texts of one canvas as they are."""
-    return Found(attempt, task.scores([attempt])[0], agreed=_is_ended(task, attempt))
+def told_by_model(task: InfillTask) -> Found | None:
+    """Take the texts as the model ends them; None where it ended one before its given length."""
+    for row in rows_to_try(task):
+        (attempt,) = task.attempts([row], exact=False)
+        if is_ended(task, attempt):
+            break
+    return Found(attempt, task.scores([attempt])[0], is_ended(task, attempt)) if _has_given_lengths(task, attempt) else None
+
+
+def rows_to_try(task: InfillTask) -> list[list[int]]:
+    """The holes' lengths on a first canvas, and on a second if the model did not end every text on the first."""
+    longest = task.config.max_tokens
+    return [_filled_in(task, length) for length in dict.fromkeys((min(SHORT, longest), longest))]
 
 
 def likely(task: InfillTask) -> Found | None:
@@ -110,7 +122,7 @@ def likely(task: InfillTask) -> Found | None:
 
 def agreed(task: InfillTask, attempts: Sequence[Attempt]) -> Found | None:
     """The texts that two canvases agree on, if the model ended them, none is empty and they are probable; else None."""
-    complete = (one for one in attempts if _is_ended(task, one) and all(one.ids))
+    complete = (one for one in attempts if is_ended(task, one) and all(one.ids))
     found = next((one for one in complete if sum(other.key == one.key for other in attempts) > 1), None)
     if found is None or (score := task.scores([found])[0]) <= AGREED:
         return None
@@ -151,6 +163,6 @@ def _has_given_lengths(task: InfillTask, attempt: Attempt) -> bool:
     return all(length in (None, len(ids)) for length, ids in zip(task.lengths, attempt.ids, strict=True))
 
 
-def _is_ended(task: InfillTask, attempt: Attempt) -> bool:
+def is_ended(task: InfillTask, attempt: Attempt) -> bool:
     """Whether the model ended the text of every hole whose length is not given."""
     return all(ended or length is not None for length, ended in zip(task.lengths, attempt.ended, strict=True))

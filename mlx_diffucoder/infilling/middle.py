@@ -22,7 +22,16 @@ from ..generation import Answer, canvas_of, decode_canvas, ends_of, prompt_ids
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
-from .context import context_of
+from .context import Context, context_of
+
+
+class MiddlePrompt(NamedTuple):
+    """A hole as a prompt: its ids, how to decode, bool `[V]` the ids never to be chosen, and the text that is shown."""
+
+    ids: list[int]
+    config: GenerationConfig
+    forbidden: mx.array
+    shown: Context
 
 
 class Middle(NamedTuple):
@@ -57,19 +66,16 @@ def fill_middles(
         ConfigError: the tokenizer lacks the tokens, the configuration is not for the model, or there are an instruction or
             several holes to trace.
     """
-    tokens, name = _middle_tokens(model, tokenizer), model.family.name
-    if not tokens:
-        model.family.refuse("infill")
-    if not any(text.strip() for text in texts):
-        raise PromptError("there is no text around the hole: the model has nothing to go by")
+    name = model.family.name
     if instruction is not None:
         raise ConfigError(f"{name} models fill a hole without an instruction; leave it out", field="instruction")
     if trace and len(lengths) > 1:
         raise ConfigError(f"trace holds one text, and {name} models fill one hole after another; trace one hole", field="trace")
-    config, found = config.for_model(model), list[Middle]()
+    found = list[Middle]()
     for number, length in enumerate(lengths):
         before = "".join(text + hole for text, hole in zip(texts, [*(one.text for one in found), ""], strict=False))
-        found.append(_fill_one(model, tokenizer, (before, texts[number + 1]), length, config, tokens, budget, trace))
+        asked = middle_prompt(model, tokenizer, (before, texts[number + 1]), length, config, budget)
+        found.append(_fill_one(model, tokenizer, asked, trace))
     if trace:
         trace.kept = 1
     return {
@@ -85,37 +91,44 @@ def fill_middles(
     }
 
 
-def _fill_one(
+def middle_prompt(
     model: DiffusionModel,
     tokenizer: Tokenizer,
     around: tuple[str, str],
     length: int | None,
     config: GenerationConfig,
-    tokens: dict[str, int],
     budget: int,
-    trace: TraceWriter | None,
-) -> Middle:
-    """Fill the hole between two texts. With a length, no end token is written."""
+) -> MiddlePrompt:
+    """The hole between two texts as a prompt. With a length, no end token is allowed. Raises as `fill_middles`."""
+    tokens = middle_tokens(model, tokenizer)
+    if not tokens:
+        model.family.refuse("infill")
+    if not any(text.strip() for text in around):
+        raise PromptError("there is no text around the hole: the model has nothing to go by")
+    config = replace(config.for_model(model), max_tokens=length or config.max_tokens)
     shown = context_of(tokenizer, around, budget)
     parts = {"prefix": shown.ids[0], "suffix": shown.ids[1], "middle": list[int]()}
-    prompt = [id for text, token in tokens.items() for id in (token, *parts[text])]
-    config = replace(config, max_tokens=length or config.max_tokens)
-    prompt_ids(model, tokenizer, prompt, config)  # raises where they do not fit
+    ids = [id for text, token in tokens.items() for id in (token, *parts[text])]
+    prompt_ids(model, tokenizer, ids, config)  # raises where they do not fit
     banned = {*tokens.values(), *(ends_of(tokenizer, config) if length else ())}
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
     forbidden = forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(banned)))
-    canvas = canvas_of(tokenizer, [prompt], config)
+    return MiddlePrompt(ids, config, forbidden, shown)
+
+
+def _fill_one(model: DiffusionModel, tokenizer: Tokenizer, asked: MiddlePrompt, trace: TraceWriter | None) -> Middle:
+    ids, config, forbidden, shown = asked
+    canvas = canvas_of(tokenizer, [ids], config)
     steps = in_range(model, partial(decode_canvas, model, canvas, config, forbidden))
     *_, (last,) = trace.batch(canvas, steps) if trace else steps
-    answer = Answer.of(tokenizer, last, len(prompt), config)
-    ids = [*prompt, *answer.ids]
-    score, forwarded = mean_log_probability(model, ids, len(prompt), tokenizer.mask_id, forbidden)
+    answer = Answer.of(tokenizer, last, len(ids), config)
+    score, forwarded = mean_log_probability(model, [*ids, *answer.ids], len(ids), tokenizer.mask_id, forbidden)
     text = unwrapped(tokenizer.decode(answer.ids), shown.leads[0], shown.tails[0])
     seen = sum(map(len, shown.ids))
     return Middle(text, answer, score, seen, last.nfe + 1, last.positions + forwarded, (*last.rows, forwarded))
 
 
-def _middle_tokens(model: DiffusionModel, tokenizer: Tokenizer) -> dict[str, int]:
+def middle_tokens(model: DiffusionModel, tokenizer: Tokenizer) -> dict[str, int]:
     """The family's tokens for it: their ids by the text that each stands before, in order; empty where one is missing."""
     vocabulary = tokenizer.vocabulary
     ids = {text: vocabulary[token] for text, token in model.family.middle.items() if token in vocabulary}

@@ -1,6 +1,7 @@
 """A text with holes, ready to be denoised with holes of any lengths, and scores for what was written into them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..config import GenerationConfig
 from ..decoding.canvas import Canvas, final_tokens
+from ..decoding.extent import check_memory
 from ..decoding.hole_layout import HoleLayout
 from ..decoding.likelihood import every_second, log_probabilities
 from ..decoding.loop import denoise
@@ -19,9 +21,9 @@ from ..decoding.result import after_step
 from ..decoding.rules import rule_for
 from ..decoding.windows import window_for
 from ..decoding.windows.whole import Whole
-from ..errors import PromptError
+from ..errors import ContextError, PromptError
 from ..forbidden import forbidden_ids
-from ..generation import check_memory, ends_of
+from ..generation import ends_of
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
@@ -118,7 +120,7 @@ class InfillTask:
         left = limit - len(self.prompt) - begin - holes - 1
         if left < 0:
             what = f"a hole of {holes} tokens does" if len(self.lengths) == 1 else f"holes of {holes} tokens do"
-            raise PromptError(
+            raise ContextError(
                 f"{what} not fit: the model's context is {limit} tokens and the instruction takes {len(self.prompt)} of them,"
                 f" so at most {max(0, left + holes)} are left"
             )
@@ -131,13 +133,7 @@ class InfillTask:
             lengths: for each canvas the tokens of its holes.
             exact: whether every hole is filled to its last token; otherwise the model may end a text earlier.
         """
-        canvas = Canvas.around(
-            [self.texts] * len(lengths),
-            lengths,
-            mask_id=self.tokenizer.mask_id,
-            pad_id=self.tokenizer.pad_id,
-            end_ids=self.ends,
-        )
+        canvas = self.canvas(lengths)
         rule, window = rule_for(self.config), window_for(self.config)
         longest = max(map(sum, lengths))
         check_memory(self.model, len(lengths), canvas.tokens.shape[1] - longest, longest, window)
@@ -155,17 +151,16 @@ class InfillTask:
         self.rows += (rows[0] + known, *rows[1:])
         spans = canvas.holes - canvas.padding[:, None, None]
         every = enumerate(zip(last, spans, strict=True), start=first)
-        return [self._attempt(step.tokens, holes, number) for number, (step, holes) in every]
+        return [self.attempt(step.tokens, holes, number) for number, (step, holes) in every]
 
     def resized(self) -> Attempt:
         """Denoise one canvas whose holes get their lengths from the model, each at most `max_tokens`."""
         sizes, lengths = self.tokenizer.sizes, [min(START, self.config.max_tokens)] * len(self.lengths)
         if sizes is None:
             raise ValueError("the model does not change the length of a hole")
-        ids = {"mask_id": self.tokenizer.mask_id, "pad_id": self.tokenizer.pad_id}
-        canvas = Canvas.around([self.texts], [lengths], **ids, end_ids=self.ends, sizes=sizes)
+        canvas = replace(self.canvas([lengths]), sizes=sizes)
         check_memory(self.model, 1, sum(map(len, self.texts)), len(lengths) * self.config.max_tokens, Whole())
-        forbidden = forbidden_ids(self.tokenizer, self.model.config.vocab_size, self.config.ban_tokens, resizes=True)
+        forbidden = self.resizing_forbidden
         decode = partial(resizing_decode, self.model, canvas, sizes, self.config, forbidden=forbidden)
         steps = in_range(self.model, decode)
         if self.trace:
@@ -175,9 +170,20 @@ class InfillTask:
             holes = after_step(holes, step.deleted, step.expanded)
         self.tried, self.nfe, self.positions = self.tried + 1, self.nfe + step.nfe, self.positions + step.positions
         self.rows += step.rows
-        return self._attempt(step.tokens, holes, self.tried)
+        return self.attempt(step.tokens, holes, self.tried)
 
-    def _attempt(self, tokens: NDArray[np.int32], holes: NDArray[np.int32], number: int) -> Attempt:
+    def canvas(self, lengths: Sequence[Sequence[int]]) -> Canvas:
+        """A canvas for each row of hole lengths."""
+        mask, pad = self.tokenizer.mask_id, self.tokenizer.pad_id
+        return Canvas.around([self.texts] * len(lengths), lengths, mask_id=mask, pad_id=pad, end_ids=self.ends)
+
+    @property
+    def resizing_forbidden(self) -> mx.array:
+        """As `forbidden`, for a canvas whose holes change their lengths."""
+        return forbidden_ids(self.tokenizer, self.model.config.vocab_size, self.config.ban_tokens, resizes=True)
+
+    def attempt(self, tokens: NDArray[np.int32], holes: NDArray[np.int32], number: int) -> Attempt:
+        """The texts on a canvas, int32 `[L]`, whose holes are at `holes`, int32 `[H, 2]`."""
         found = [final_tokens(tokens[start:stop], self.tokenizer.mask_id, self.ends) for start, stop in holes]
         return Attempt([ids.tolist() for ids, _ in found], [ended for _, ended in found], number)
 

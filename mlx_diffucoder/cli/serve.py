@@ -1,0 +1,136 @@
+"""`diffucode serve`: a server for editors and scripts."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ..config import HOLES, GenerationConfig
+from ..errors import ConfigError, ServerError, one_of
+from . import options
+from .command import Command, examples
+from .output import note, put
+
+EDITORS = ("llama.vim", "zed", "continue", "vscode", "minuet")
+in_server = options.panel("Server")
+Host = Annotated[str, in_server(help="The address to listen on. One that others can reach needs a key.")]
+Port = Annotated[int, in_server(min=0, max=65535, help="The port; 0 takes a free one.")]
+Key = Annotated[
+    str | None,
+    in_server(
+        "--api-key",
+        envvar="DIFFUCODE_API_KEY",
+        help="Answer only requests with this key. Better as DIFFUCODE_API_KEY.",
+        show_default=False,
+    ),
+]
+Parallel = Annotated[int, in_server(min=1, max=256, help="Requests that are answered at once.")]
+Queue = Annotated[int, in_server(min=0, max=10000, help="Requests that may wait; more get status 429.")]
+AllowOrigin = Annotated[
+    list[str] | None, in_server("--allow-origin", help="A web page's origin that may ask, besides this machine's; repeatable.")
+]
+IdleUnload = Annotated[
+    float | None,
+    in_server(
+        "--idle-unload",
+        min=0,
+        help="Minutes without requests after which the model's memory is given back.",
+        show_default="never",
+    ),
+]
+LogPrompts = Annotated[bool, in_server("--log-prompts", help="Print what is asked on stderr.")]
+PrintConfig = Annotated[
+    str | None,
+    in_server(
+        "--print-config",
+        metavar="EDITOR",
+        help=f"Print what to paste into an editor's settings, and end: {', '.join(EDITORS)}.",
+        autocompletion=options.among(EDITORS),
+    ),
+]
+
+app = typer.Typer()
+
+
+@app.command(
+    cls=Command,
+    epilog=examples("diffucode serve -m pocket", "diffucode serve --print-config llama.vim", "curl http://127.0.0.1:8012/health"),
+)
+def serve(
+    context: typer.Context,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    adapter: options.Adapter = None,
+    revision: options.Revision = None,
+    refresh: options.Refresh = False,
+    yes: options.Yes = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8012,
+    api_key: Key = None,
+    parallel: Parallel = 8,
+    queue: Queue = 64,
+    allow_origin: AllowOrigin = None,
+    idle_unload: IdleUnload = None,
+    log_prompts: LogPrompts = False,
+    print_config: PrintConfig = None,
+    preset: options.Preset = None,
+    rule: options.Rule = "auto",
+    window: options.Window = "auto",
+    max_tokens: options.UsualMaxTokens = None,
+    quiet: options.Quiet = False,
+) -> int:
+    """Answer editors and scripts on this machine.
+
+    It speaks the interfaces of llama.cpp (/infill, /completion), OpenAI (/v1), Ollama (/api) and Mercury, and shows a page at /.
+    The first line on stdout is its address. Nothing leaves this machine, and no request downloads a model or runs code.
+    """
+    return _serve(context.params, options.decoding_config(context))
+
+
+def _serve(given: dict[str, Any], config: GenerationConfig) -> int:
+    from ..loading import DEFAULT_MODEL
+    from ..server.editors import settings_for
+    from ..server.guard import is_loopback
+
+    local, key = is_loopback(given["host"]), given["api_key"] or None
+    if (editor := given["print_config"]) is not None:
+        if editor not in EDITORS:
+            raise ConfigError(f"--print-config must be {one_of(EDITORS, editor)}", field="--print-config")
+        put(settings_for(editor, url=_url(given["host"], given["port"]), model=given["model"] or DEFAULT_MODEL, key=key))
+        return 0
+    if not (local or key):
+        raise ServerError(f"--host {given['host']} can be reached by others; set a key with --api-key", field="--host")
+    return _run(given, config, local=local, key=key)
+
+
+def _run(given: dict[str, Any], config: GenerationConfig, *, local: bool, key: str | None) -> int:
+    from functools import partial
+
+    from ..loading import check_dtype, load
+    from ..server.app import app_of
+    from ..server.engine import Engine
+    from ..server.serve import listening
+    from ..server.serve import serve as answer
+    from ..server.state import State
+    from .model_option import ModelOption, folder_named
+
+    check_dtype(given["dtype"])
+    on = listening(given["host"], given["port"])
+    name, folder = folder_named(ModelOption.of(given))
+    opener = partial(load, folder, dtype=given["dtype"], adapter=given["adapter"], check_memory=not given["yes"])
+    idle = None if given["idle_unload"] is None else 60 * given["idle_unload"]
+    engine = Engine(opener, parallel=given["parallel"], queue=given["queue"], idle=idle)
+    holes = GenerationConfig(**HOLES)
+    state = State(engine, name, config, holes, parallel=given["parallel"], log_prompts=given["log_prompts"])
+    url = _url(given["host"], on.getsockname()[1])
+
+    def ready() -> None:
+        put(url, flush=True)
+        note(f"{name}: for editors and scripts, and a page to look at; stop it with Ctrl-C")
+
+    app = app_of(state, key=key, local=local, origins=given["allow_origin"] or ())
+    signal = answer(app, engine, on, ready)
+    return 128 + signal if signal else 0
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

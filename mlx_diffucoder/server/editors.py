@@ -1,0 +1,78 @@
+"""What to paste into an editor's settings, so that it asks this server."""
+
+from collections.abc import Mapping
+
+LLAMA_VIM = """\
+" ~/.vimrc or init.vim; nothing is needed if the server runs at its usual address
+let g:llama_config = {{ 'endpoint_fim': '{url}/infill', 'api_key': '{key}', 'n_predict': 64 }}"""
+
+ZED = """\
+// settings.json; Zed asks for a key once: any text will do where the server has none
+{{
+  "language_models": {{
+    "ollama": {{
+      "api_url": "{url}",
+      "available_models": [{{ "name": "{model}", "max_tokens": {context} }}]
+    }}
+  }},
+  "edit_predictions": {{
+    "provider": "open_ai_compatible_api",
+    "open_ai_compatible_api": {{
+      "api_url": "{url}/v1/completions",
+      "model": "{model}",
+      "prompt_format": "qwen",
+      "max_output_tokens": 64
+    }}
+  }}
+}}"""
+
+CONTINUE = """\
+# ~/.continue/config.yaml
+name: diffucode
+version: 0.0.1
+schema: v1
+models:
+  - name: diffucode
+    provider: llama.cpp
+    model: {model}
+    apiBase: {url}
+    apiKey: "{key}"
+    roles: [autocomplete, chat]
+    autocompleteOptions: {{ maxPromptTokens: 1024, debounceDelay: 150 }}"""
+
+VSCODE = """\
+// settings.json, for the extension llama-vscode
+{{ "llama-vscode.endpoint": "{url}", "llama-vscode.api_key": "{key}", "llama-vscode.n_predict": 64 }}
+// For chats: Chat > Manage Models > Ollama, with this in settings.json
+{{ "github.copilot.chat.byok.ollamaEndpoint": "{url}" }}"""
+
+MINUET = """\
+-- init.lua, for minuet-ai.nvim
+require('minuet').setup {{
+  provider = 'openai_fim_compatible',
+  n_completions = 1,
+  provider_options = {{ openai_fim_compatible = {{
+    name = 'diffucode', end_point = '{url}/v1/completions', model = '{model}',
+    api_key = function() return '{key}' end,
+    optional = {{ max_tokens = 64 }},
+  }} }},
+}}"""
+
+EDITORS: Mapping[str, str] = {
+    "llama.vim": LLAMA_VIM,
+    "zed": ZED,
+    "continue": CONTINUE,
+    "vscode": VSCODE,
+    "minuet": MINUET,
+}
+
+
+def settings_for(editor: str, *, url: str, model: str, key: str | None, context: int = 8192) -> str:
+    """What to paste.
+
+    Args:
+        editor: one of `EDITORS`.
+        url: of the server, without a path.
+        key: that it wants; None for none.
+    """
+    return EDITORS[editor].format(url=url, model=model, key=key or "none", context=context)

@@ -1,0 +1,111 @@
+"""The process of the server: its socket, its signals and its end."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ..errors import ServerError
+from .engine import Engine
+
+GRACE = 4.0
+"""Seconds that running requests have after SIGTERM before they end with their text so far."""
+CLOSING = 1.5
+"""Seconds more in which the last bytes are sent."""
+SILENT = 20.0
+"""Seconds in which a new connection must ask for something."""
+
+
+class _Protocol(H11Protocol):
+    """HTTP, but a connection on which no request begins is closed."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(SILENT, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: this program has its own exit codes."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises `ServerError` where it cannot."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(256)
+    except OSError as error:
+        what = "the port is in use; choose another with --port" if error.errno == 98 or error.errno == 48 else error.strerror
+        raise ServerError(f"{host}:{port}: cannot be listened on ({what})") from None
+    return made
+
+
+def serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callable[[], None]) -> int:
+    """Answer requests until a signal arrives or the model cannot be loaded.
+
+    Args:
+        on: the socket.
+        ready: called once requests are answered.
+
+    Returns:
+        The signal.
+
+    Raises:
+        Exception: what kept the engine from loading the model.
+    """
+    return asyncio.run(_serve(app, engine, on, ready))
+
+
+async def _serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callable[[], None]) -> int:
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(GRACE + CLOSING),
+    )
+    server, signals, loop = _Server(config), list[int](), asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        signals.append(number)
+        engine.stop(GRACE if len(signals) == 1 else 0)
+        server.should_exit = True
+        if len(signals) > 1:
+            loop.call_later(CLOSING, lambda: setattr(server, "force_exit", True))
+
+    for one in (signal.SIGINT, signal.SIGTERM):  # not the loop's own handlers, which end before the process does
+        signal.signal(one, lambda number, frame: None if loop.is_closed() else loop.call_soon_threadsafe(stop, number))
+    engine.start()
+    task = asyncio.create_task(server.serve(sockets=[on]))
+    while not (server.started or task.done()):
+        await asyncio.sleep(0.01)
+    ready()
+    while not task.done():
+        await asyncio.wait([task], timeout=0.2)
+        if engine.state == "failed":
+            server.should_exit = server.force_exit = True
+    await task
+    engine.stop(0)
+    await asyncio.to_thread(engine.join, 2.0)
+    if engine.error is not None:
+        raise engine.error
+    return signals[0] if signals else 0

@@ -1,0 +1,167 @@
+"""The engine: work joins and leaves between steps, and is what it would be alone."""
+
+import queue
+import threading
+import time
+
+import pytest
+
+from mlx_diffucoder import GenerationConfig, generate, load
+from mlx_diffucoder.config import HOLES
+from mlx_diffucoder.errors import PromptError
+from mlx_diffucoder.infilling.fill import fill
+from mlx_diffucoder.server.engine import Busy, Engine
+from mlx_diffucoder.server.work import Answering, Filling, without_repetition
+
+from .conftest import PROMPTS, wait_until
+
+LONG = GenerationConfig(max_tokens=1024, temperature=5.0, seed=1, end_ids=())
+HOLE = ("def add(a, b):\n    ", "\n\nprint(add(1, 2))\n")
+
+
+@pytest.fixture
+def engine(request):
+    made = Engine(lambda: load("pocket", dtype="float32"), **getattr(request, "param", {}))
+    made.start()
+    wait_until(lambda: made.state == "ready")
+    yield made
+    made.stop(0)
+    assert made.join(10)
+
+
+def answering(prompt=PROMPTS[1], config=None, **more):
+    return Answering(lambda tokenizer: tokenizer.encode_chat(prompt), config or GenerationConfig(max_tokens=64), **more)
+
+
+def hand_in(engine, work):
+    messages = queue.Queue()
+    return messages, engine.submit(work, messages.put)
+
+
+def last(messages):
+    while True:
+        message = messages.get(timeout=60)
+        if isinstance(message, Exception) or message.reason:
+            return message
+
+
+def test_texts_of_work_that_joins_at_different_steps_are_those_of_each_alone(engine, pocket):
+    work = [answering(prompt) for prompt in PROMPTS]
+    coming = []
+    for one in work:
+        coming.append(hand_in(engine, one)[0])
+        wait_until(lambda one=one: one.progress.nfe > 0)
+    filling = hand_in(engine, Filling(*HOLE, GenerationConfig(**HOLES)))[0]
+    assert [last(one).text for one in coming] == [generate(*pocket, one, GenerationConfig(max_tokens=64)) for one in PROMPTS]
+    assert last(filling).text == fill(*pocket, [HOLE[0], None, HOLE[1]], tries=1).holes[0]
+
+
+def test_a_hole_is_filled_while_long_answers_run(engine):
+    long = [hand_in(engine, answering(config=LONG, copy=copy)) for copy in range(6)]
+    wait_until(lambda: engine.running == 6)
+    assert last(hand_in(engine, Filling(*HOLE, GenerationConfig(**HOLES)))[0]).reason == "stop"
+    assert engine.running == 6
+    for _, cancel in long:
+        cancel()
+    wait_until(lambda: engine.running == 0)
+    assert engine.counts.cancelled == 6
+
+
+def test_forwards_stop_for_work_that_nobody_waits_for(engine):
+    messages, cancel = hand_in(engine, answering(config=LONG))
+    messages.get(timeout=30)
+    cancel()
+    wait_until(lambda: engine.running == 0)
+    before = engine.counts.forwards
+    time.sleep(0.1)
+    assert engine.counts.forwards == before
+
+
+def test_equal_work_is_done_once_and_both_get_it(engine):
+    hold = hand_in(engine, answering(config=LONG))
+    pairs = [hand_in(engine, answering(PROMPTS[0], key="same")) for _ in range(2)]
+    pairs[0][1]()  # the first one leaves; the other still gets the text
+    assert last(pairs[1][0]).reason == "stop"
+    assert engine.counts.finished == 1
+    hold[1]()
+
+
+@pytest.mark.parametrize("engine", [{"parallel": 1, "queue": 1}], indirect=True)
+def test_more_work_than_the_queue_holds_is_refused_with_a_time(engine):
+    _, cancel = hand_in(engine, answering(config=LONG))
+    wait_until(lambda: engine.running == 1)
+    hand_in(engine, answering(config=LONG))
+    with pytest.raises(Busy) as refused:
+        hand_in(engine, answering(config=LONG))
+    assert refused.value.seconds >= 1 and not refused.value.stopping
+    cancel()
+
+
+def test_at_its_deadline_work_ends_with_the_text_that_is_certain(engine):
+    progress = last(hand_in(engine, answering(config=LONG, deadline=0.5))[0])
+    assert progress.reason == "time" and "\u2592" not in progress.text
+
+
+def test_work_that_cannot_be_done_fails_alone(engine):
+    wrong = hand_in(engine, answering("word " * 5000))[0]
+    assert isinstance(last(wrong), PromptError)
+    assert last(hand_in(engine, answering())[0]).reason == "stop"
+
+
+def test_a_bug_in_one_piece_of_work_leaves_the_engine_running(engine, capsys):
+    def broken(tokenizer):
+        raise ZeroDivisionError
+
+    assert isinstance(last(hand_in(engine, Answering(broken, GenerationConfig()))[0]), ZeroDivisionError)
+    assert last(hand_in(engine, answering())[0]).reason == "stop"
+
+
+def test_stopping_ends_what_runs_and_refuses_the_rest(engine):
+    running = hand_in(engine, answering(config=LONG))[0]
+    running.get(timeout=30)
+    engine.stop(0.2)
+    assert last(running).reason == "time"
+    with pytest.raises(Busy) as refused:
+        hand_in(engine, answering())
+    assert refused.value.stopping and engine.join(10)
+
+
+@pytest.mark.parametrize("engine", [{"idle": 0.3}], indirect=True)
+def test_an_idle_model_leaves_the_memory_and_comes_back(engine):
+    first = last(hand_in(engine, answering())[0]).text
+    wait_until(lambda: engine.state == "unloaded")
+    assert last(hand_in(engine, answering())[0]).text == first
+
+
+def test_a_model_that_cannot_be_loaded_is_told_to_those_who_wait():
+    def missing():
+        raise OSError("gone")
+
+    engine = Engine(missing)
+    messages = hand_in(engine, answering())[0]
+    engine.start()
+    assert isinstance(last(messages), OSError) and engine.join(5) and engine.state == "failed"
+
+
+def test_all_work_runs_in_one_thread(engine):
+    threads = set()
+
+    def note(tokenizer):
+        threads.add(threading.current_thread().name)
+        return tokenizer.encode_chat(PROMPTS[0])
+
+    last(hand_in(engine, Answering(note, GenerationConfig(max_tokens=4)))[0])
+    assert threads == {"engine"}
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "left"),
+    [
+        ("total += x\n    return total\n", "    return total\n", "total += x\n"),
+        ("total += x\n", "    return total\n", "total += x\n"),
+        ("x\n\n", "\n\ny\n", "x\n\n"),
+        ("", "y", ""),
+    ],
+)
+def test_last_lines_that_the_suffix_repeats_are_left_out(text, suffix, left):
+    assert without_repetition(text, suffix) == left
