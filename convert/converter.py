@@ -14,12 +14,13 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_diffucoder.checkpoint import INDEX, build, stored_weights
-from mlx_diffucoder.data import Sample, encode_samples, read_samples
+from mlx_diffucoder.data import encode_samples, read_samples
 from mlx_diffucoder.errors import ConvertError
 from mlx_diffucoder.files import check_disk, new_folder
 from mlx_diffucoder.hub import Download, Progress, headers_only
 from mlx_diffucoder.installed import full_name
 from mlx_diffucoder.loading import DTYPES, local_folder, resolve
+from mlx_diffucoder.sample_rows import Sample
 from mlx_diffucoder.tokenizer import Tokenizer
 from mlx_diffucoder.tokenizer_files import copy_unchanged
 from mlx_diffucoder.weight_files import data_offsets

@@ -22,16 +22,16 @@ _lock = threading.Lock()
 _process: "subprocess.Popen[str] | None" = None
 
 
-def render(template: str, messages: Sequence[Mapping[str, str]], tokens: Mapping[str, str]) -> str:
-    """The text of a chat up to the start of the answer.
+def render(template: str, chats: Sequence[Sequence[Mapping[str, str]]], tokens: Mapping[str, str]) -> list[str]:
+    """The texts of chats up to the start of the answer.
 
     Args:
         template: Jinja source.
-        messages: each with a `role` and a `content`.
+        chats: messages, each with a `role` and a `content`.
         tokens: special tokens by the names that the template has for them, such as `bos_token`.
 
     Raises:
-        CheckpointError: the template fails, or takes more time, memory or text than `template_process` allows.
+        CheckpointError: the template fails for a chat, or takes more time, memory or text than `template_process` allows.
     """
     global _process
     with _lock:
@@ -46,25 +46,25 @@ def render(template: str, messages: Sequence[Mapping[str, str]], tokens: Mapping
                 start_new_session=True,  # Ctrl-C is for this process
             )
         try:
-            text, error = _ask(_process, [template, messages, tokens])
-        except BaseException:  # its answer would be taken for that of the next chat
+            texts, error = _ask(_process, [template, chats, tokens])
+        except BaseException:  # its answer would be taken for that of the next chats
             _end()
             raise
-    if text is None:
+    if error:
         raise CheckpointError(f"the checkpoint's chat template fails ({error}): use --raw to leave it out")
-    return text
+    return texts
 
 
-def _ask(process: "subprocess.Popen[str]", request: list[Any]) -> tuple[str | None, str]:
+def _ask(process: "subprocess.Popen[str]", request: list[Any]) -> tuple[list[str], str]:
     with suppress(BrokenPipeError):
         process.stdin.write(json.dumps(request) + "\n")  # type: ignore[union-attr]
         process.stdin.flush()  # type: ignore[union-attr]
     if reply := process.stdout.readline():  # type: ignore[union-attr]
-        text, error = json.loads(reply)
-        return text, error
+        texts, error = json.loads(reply)
+        return texts, error
     late = process.wait() == -signal.SIGPROF
     _end()
-    return None, f"it takes more than {SECONDS:g} s" if late else "its process ended"
+    return [], f"it takes more than {SECONDS:g} s" if late else "its process ended"
 
 
 @atexit.register

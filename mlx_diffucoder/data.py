@@ -1,47 +1,26 @@
 """Files of texts to train, calibrate or compare on: rows of JSON, and their token ids.
 
-The rows are those that data sets have: prompt and completion, chats (`messages`, ShareGPT's `conversations`), Alpaca's
-instruction and output, plain `text`, and tasks with their solutions. Not covered: tool calls in chats, content that is
-not text, and rows with a suffix.
+`sample_rows.py` has the formats of the rows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CheckpointError, DiffucoderError, TaskError, did_you_mean
-from .tasks import read_rows, task_of, text_in
+from .errors import CheckpointError, DiffucoderError, TaskError
+from .sample_rows import Sample, sample_of
+from .tasks import read_rows
 from .tokenizer import Tokenizer
 
 HELD_OUT = Path(__file__).with_name("texts.jsonl")
 """80 small Python functions with prompts in English: the unseen tasks of `bench/tasks/functions.jsonl`."""
 
-Message = dict[str, str]
-
-ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
-ROLES |= {role: role for role in ("system", "user", "assistant", "tool")}
-"""The role of a message by the names that data sets give it."""
-KNOWN = "prompt and completion, or messages, or text, or instruction and output, or is a task with a canonical_solution"
-UNUSED = ("tools", "tool_calls", "function_call", "images")
-"""Keys of rows and messages whose meaning is not covered. To leave them out would train on something else."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A row of a file: the messages of a chat (none for plain text), and the answer. `where` is its file and line."""
-
-    where: str
-    messages: tuple[Message, ...]
-    answer: str
-
-    def least_tokens(self, tokenizer: Tokenizer) -> int:
-        """The fewest tokens that a text of this length can have. To encode one that is far too long takes minutes."""
-        characters = len(self.answer) + sum(len(message["content"]) for message in self.messages)
-        return characters // tokenizer.longest_token
+TOGETHER, MOST_CHARACTERS = 100, 2**20
+"""Samples whose chats are rendered together, at most, and the characters after which no more are added."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -49,12 +28,10 @@ class Text:
     """The ids of a sample, int32 arrays.
 
     Attributes:
-        where: file and line.
         prompt: never masked; at least one id.
         answer: includes its end token, if the tokenizer has one.
     """
 
-    where: str
     prompt: NDArray[np.int32]
     answer: NDArray[np.int32]
 
@@ -86,12 +63,12 @@ def samples_in(path: Path) -> Iterator[Sample]:
     """
     where = None
     for where, row in read_rows(path):
-        yield _sample(row, where)
+        yield sample_of(row, where)
     if where is None:
         raise TaskError(f"{path}: holds no text")
 
 
-def encode_samples(samples: Sequence[Sample], tokenizer: Tokenizer, context: int) -> list[Text]:
+def encode_samples(samples: Iterable[Sample], tokenizer: Tokenizer, context: int) -> list[Text]:
     """The ids of samples. Prompts go through the checkpoint's chat template where it has one.
 
     Special tokens in messages and completions are ordinary text. They are control tokens in a plain text, and in a
@@ -101,35 +78,86 @@ def encode_samples(samples: Sequence[Sample], tokenizer: Tokenizer, context: int
     Raises:
         TaskError: a sample is longer than `context` tokens, has a single token, holds the mask token, or cannot be
             encoded; the message names the file and the row.
+        CheckpointError: the chat template fails; the message names the file and the row.
     """
-    return [_encoded(sample, tokenizer, context) for sample in samples]
+    return [text for _, text in encoded(samples, tokenizer, context)]
 
 
-def _encoded(sample: Sample, tokenizer: Tokenizer, context: int) -> Text:
-    if (least := sample.least_tokens(tokenizer)) > context:
-        raise _too_long(sample.where, f"at least {least}", context)
+def encoded(samples: Iterable[Sample], tokenizer: Tokenizer, context: int) -> Iterator[tuple[Sample, Text]]:
+    """`encode_samples` one after the other, each with its sample; a few samples are read ahead."""
+    for group in _groups(_short(samples, tokenizer, context)):
+        prompts = iter(_chat_prompts([sample for sample in group if _is_chat(sample, tokenizer)], tokenizer))
+        for sample in group:
+            prompt = next(prompts) if _is_chat(sample, tokenizer) else None
+            yield sample, _encoded(sample, tokenizer, context, prompt)
+
+
+def _short(samples: Iterable[Sample], tokenizer: Tokenizer, context: int) -> Iterator[Sample]:
+    for sample in samples:
+        if (least := sample.least_tokens(tokenizer)) > context:
+            raise _too_long(sample.where, f"at least {least}", context)
+        yield sample
+
+
+def _groups(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """Samples whose chats are rendered together: to ask the process that renders them can take longer than its work."""
+    group, size = list[Sample](), 0
+    for sample in samples:
+        group.append(sample)
+        size += sample.characters
+        if len(group) == TOGETHER or size > MOST_CHARACTERS:
+            yield group
+            group, size = [], 0
+    yield group
+
+
+def _is_chat(sample: Sample, tokenizer: Tokenizer) -> bool:
+    """Whether the prompt goes through the checkpoint's chat template."""
+    if tokenizer.chat_template is None or not sample.messages:
+        return False
+    return not any(tokenizer.starts_with_special(message["content"]) for message in sample.messages)
+
+
+def _chat_prompts(chats: list[Sample], tokenizer: Tokenizer) -> list[list[int]]:
     try:
-        prompt, answer = _ids(sample, tokenizer)
+        return tokenizer.encode_chats(sample.messages for sample in chats)
+    except DiffucoderError:  # one by one, to name it; or they take too much memory together
+        prompts = []
+        for sample in chats:
+            with _named(sample):
+                prompts.append(tokenizer.encode_messages(sample.messages))
+        return prompts
+
+
+@contextmanager
+def _named(sample: Sample) -> Iterator[None]:
+    try:
+        yield
     except CheckpointError as error:  # the template refuses these messages
         raise CheckpointError(f"{sample.where}: {error}") from None
     except DiffucoderError as error:
         raise TaskError(f"{sample.where}: {error}") from None
+
+
+def _encoded(sample: Sample, tokenizer: Tokenizer, context: int, prompt: list[int] | None) -> Text:
+    with _named(sample):
+        prompt, answer = _prompt(sample, tokenizer) if prompt is None else prompt, _answer(sample, tokenizer)
     if not prompt:  # by the shift, no row predicts the first token
         prompt, answer = answer[:1], answer[1:]
     if not answer:
         raise TaskError(f"{sample.where}: is a single token; give at least two")
     if (length := len(prompt) + len(answer)) > context:
         raise _too_long(sample.where, str(length), context)
-    return Text(sample.where, np.array(prompt, dtype=np.int32), np.array(answer, dtype=np.int32))
+    return Text(np.array(prompt, dtype=np.int32), np.array(answer, dtype=np.int32))
 
 
 def _too_long(where: str, length: str, context: int) -> TaskError:
     return TaskError(f"{where}: is {length} tokens long, but the model's context is {context}; shorten or remove it")
 
 
-def _ids(sample: Sample, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids of the prompt, and of the answer with its end token."""
-    messages, chat = sample.messages, bool(sample.messages) and tokenizer.chat_template is not None
+def _prompt(sample: Sample, tokenizer: Tokenizer) -> list[int]:
+    """The ids of a prompt that is no chat, or already rendered."""
+    messages = sample.messages
     rendered = [message["role"] for message in messages if tokenizer.starts_with_special(message["content"])]
     if rendered and len(messages) > 1:
         raise TaskError(
@@ -137,18 +165,19 @@ def _ids(sample: Sample, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
             " messages without it, or the whole chat as text"
         )
     if rendered:
-        prompt = _controlled(messages[0]["content"], tokenizer)
-    elif chat:
-        prompt = tokenizer.encode_messages(messages)
-    else:
-        prompt = tokenizer.encode_plain("\n\n".join(message["content"] for message in messages))
+        return _controlled(messages[0]["content"], tokenizer)
+    return tokenizer.encode_plain("\n\n".join(message["content"] for message in messages))
+
+
+def _answer(sample: Sample, tokenizer: Tokenizer) -> list[int]:
+    """The ids of the answer with its end token, if the tokenizer has one."""
     text, end = tokenizer.split_end(sample.answer)
-    answer = tokenizer.encode_plain(text) if messages else _controlled(text, tokenizer)
+    answer = tokenizer.encode_plain(text) if sample.messages else _controlled(text, tokenizer)
     if not answer:
         raise TaskError("holds nothing before its end token")
     if end is None:
-        end = tokenizer.end_id(chat=chat)
-    return prompt, answer if end is None else [*answer, end]
+        end = tokenizer.end_id(chat=bool(sample.messages) and tokenizer.chat_template is not None)
+    return answer if end is None else [*answer, end]
 
 
 def _controlled(text: str, tokenizer: Tokenizer) -> list[int]:
@@ -157,107 +186,3 @@ def _controlled(text: str, tokenizer: Tokenizer) -> list[int]:
     if tokenizer.mask_id in ids:
         raise TaskError("holds the mask token, which stands for a token that is not known yet; remove it")
     return ids
-
-
-def _sample(row: dict[str, Any], where: str) -> Sample:
-    row = {key: value for key, value in row.items() if value is not None}  # tables have a null for each absent column
-    _check_covered(row, where)
-    if chat := next((key for key in ("messages", "conversations") if key in row), None):
-        return _chat(row, row[chat], chat, where)
-    if isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list):
-        prompt, completion = row.get("prompt"), row.get("completion")
-        if not isinstance(prompt, list) or not isinstance(completion, list):
-            raise TaskError(f"{where}: prompt and completion must both be texts, or both be lists of messages")
-        return _chat(row, [*prompt, *completion], "prompt and completion", where)
-    if "completion" in row:
-        return _asked(row, text_in(row, "prompt", where), text_in(row, "completion", where), where)
-    if "canonical_solution" in row or "test_list" in row:
-        return _task(row, where)
-    if {"instruction", "output"} <= row.keys():
-        return _alpaca(row, where)
-    if "text" in row:
-        return Sample(where, (), text_in(row, "text", where))
-    raise TaskError(f"{where}: not a known format{_renamed(row)}; a row has {KNOWN}")
-
-
-def _check_covered(row: dict[str, Any], where: str) -> None:
-    """Raise `TaskError` for what would be dropped in silence, and train on another text than the row's."""
-    if unused := [key for key in UNUSED if row.get(key)]:
-        raise TaskError(f"{where}: {unused[0]} cannot be trained on; remove such rows, or the key from them")
-    if row.get("suffix"):
-        raise TaskError(
-            f"{where}: suffix cannot be trained on as it is; give prompt, completion and suffix together as text, and train"
-            " with --infill, which makes holes in texts"
-        )
-
-
-PAIRS = (
-    ("prompt", ("question", "query", "problem", "input", "instruction", "user", "prompt")),
-    ("completion", ("answer", "response", "solution", "output", "assistant", "chosen", "code", "content")),
-)
-"""What data sets call a prompt and its completion, to say what to rename."""
-
-
-def _renamed(row: dict[str, Any]) -> str:
-    """What to rename in a row of unknown format, or the keys that it has."""
-    found = [(to, next((name for name in names if isinstance(row.get(name), str)), None)) for to, names in PAIRS]
-    if all(name for _, name in found):
-        return ": rename " + " and ".join(f"{name} to {to}" for to, name in found if name != to)
-    return f": it has {', '.join(key[:40] for key in [*row][:8]) or 'no keys'}"
-
-
-def _task(row: dict[str, Any], where: str) -> Sample:
-    task = task_of({key: value for key, value in row.items() if key != "suffix"}, where)  # it is empty
-    if task.solution is None:
-        raise TaskError(f"{where}: has no solution; add canonical_solution, or code for MBPP")
-    # The prompt of a stub asks for a markdown code block.
-    answer = task.solution if task.stub is None else f"```python\n{task.solution.strip()}\n```"
-    return _asked({}, task.prompt, answer, where)
-
-
-def _alpaca(row: dict[str, Any], where: str) -> Sample:
-    more = text_in(row, "input", where, empty=True) if "input" in row else ""
-    prompt = "\n\n".join(part for part in (text_in(row, "instruction", where), more) if part.strip())
-    history = row.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
-        raise TaskError(f"{where}: history must be a list of pairs, an instruction and its answer")
-    before = [{"role": role, "content": text} for turn in history for role, text in zip(("user", "assistant"), turn, strict=True)]
-    last = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text_in(row, "output", where)}]
-    return _chat(row, [*before, *last], "history", where)
-
-
-def _asked(row: dict[str, Any], prompt: str, answer: str, where: str) -> Sample:
-    return Sample(where, (*_system(row, where), {"role": "user", "content": prompt}), answer)
-
-
-def _chat(row: dict[str, Any], messages: Any, key: str, where: str) -> Sample:
-    """A chat, whose last message is the answer."""
-    if not isinstance(messages, list) or len(messages) < 2 or not all(isinstance(one, dict) for one in messages):
-        raise TaskError(f"{where}: {key} must be a list of two or more objects with a role and a content")
-    *before, last = (_message(one, f"{where}: {key}") for one in messages)
-    if last["role"] != "assistant":
-        raise TaskError(f"{where}: the last of {key} must be the assistant's, not the {last['role']}'s")
-    system = [] if before[0]["role"] == "system" else _system(row, where)
-    return Sample(where, (*system, *before), last["content"])
-
-
-def _system(row: dict[str, Any], where: str) -> Iterable[Message]:
-    """The message of a row's `system`, where it has one."""
-    text = text_in(row, "system", where, empty=True) if "system" in row else ""
-    return [{"role": "system", "content": text}] if text.strip() else []
-
-
-def _message(given: dict[str, Any], where: str) -> Message:
-    """A message, with `role` and `content`, or with ShareGPT's `from` and `value`."""
-    role_key, content_key = ("from", "value") if "from" in given else ("role", "content")
-    _check_covered({key: given[key] for key in UNUSED if key in given}, where)
-    named = text_in(given, role_key, where)
-    if named not in ROLES:
-        raise TaskError(
-            f"{where}: {role_key} {named[:40]!r} is not known{did_you_mean(named, ROLES)}; known are {', '.join(ROLES)}"
-        )
-    content = given.get(content_key)
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        given = {content_key: "".join(text_in(part, "text", where, empty=True) for part in content)}
-    # An empty system message is what some templates need to leave out their own.
-    return {"role": ROLES[named], "content": text_in(given, content_key, where, empty=ROLES[named] == "system")}

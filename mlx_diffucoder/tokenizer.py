@@ -149,24 +149,32 @@ class Tokenizer:
 
     def encode_messages(self, given: Iterable[Mapping[str, str]]) -> list[int]:
         """`encode_chat` of several messages, each with a `role` and a `content`. Raises as `encode_chat`."""
-        messages = [dict(message) for message in given]
-        for message in messages:
-            _check_unicode(message["content"])
+        return self.encode_chats([given])[0]
+
+    def encode_chats(self, given: Iterable[Iterable[Mapping[str, str]]]) -> list[list[int]]:
+        """`encode_messages` of several chats, which takes less time than one by one. Raises as `encode_chat`."""
+        chats = [[dict(message) for message in messages] for messages in given]
+        contents = "".join(message["content"] for messages in chats for message in messages)
+        _check_unicode(contents)
         # Special tokens in the messages are replaced by marks that no message contains. So every special token
         # in the rendered text is the template's own.
-        left, right = _unused_marks("".join(message["content"] for message in messages))
-        hidden = [f"{left}{i}{right}" for i in range(len(self._added))]
-        for message in messages:
-            for token, name in zip(self._added, hidden, strict=True):
-                message["content"] = message["content"].replace(token, name)
-        rendered = self._render(messages)
+        left, right = _unused_marks(contents)
+        hidden = {token: f"{left}{i}{right}" for i, token in enumerate(self._added)}
+        for messages in chats:
+            for message in messages:
+                for token, name in hidden.items():
+                    message["content"] = message["content"].replace(token, name)
+        return [self._ids_of(rendered, hidden) for rendered in self._render(chats)]
+
+    def _ids_of(self, rendered: str, hidden: Mapping[str, str]) -> list[int]:
+        """The ids of a rendered chat. `hidden` holds what stands for each added token in the messages."""
         _check_unicode(rendered)
         ids: list[int] = []
         for piece in self._split_added.split(rendered):
             if piece in self._added:
                 ids.append(self._added[piece])
                 continue
-            for token, name in zip(self._added, hidden, strict=True):
+            for token, name in hidden.items():
                 piece = piece.replace(name, token)
             ids += self.encode_plain(piece)
         return ids
@@ -221,12 +229,12 @@ class Tokenizer:
                 f"{len(text)} characters are more than the {limit} tokens of the model's context; shorten the text"
             )
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
+    def _render(self, chats: list[list[dict[str, str]]]) -> list[str]:
         if self.chat_template is None:
             raise CheckpointError("this checkpoint has no chat template: use --raw (GenerationConfig(raw=True))")
         named = {key: value for key, value in self._settings.items() if key.endswith("_token")}
         tokens = {key: token_text(value) for key, value in named.items()}
-        return render(self.chat_template, messages, {key: text for key, text in tokens.items() if text is not None})
+        return render(self.chat_template, chats, {key: text for key, text in tokens.items() if text is not None})
 
 
 def _unused_marks(text: str) -> tuple[str, str]:

@@ -46,7 +46,7 @@ def test_a_template_gives_what_transformers_makes_of_it(name):
     theirs = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     expected = theirs.apply_chat_template(MESSAGES, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=True)
     ours.chat_template = TEMPLATES[name]
-    assert ours._render([dict(message) for message in MESSAGES]) == expected
+    assert ours._render([[dict(message) for message in MESSAGES]]) == [expected]
 
 
 def test_tokens_are_those_of_either_file(broken, edit_json):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mlx_diffucoder import load
-from mlx_diffucoder.data import HELD_OUT, encode_samples, read_samples
+from mlx_diffucoder.data import HELD_OUT, TOGETHER, encode_samples, read_samples
 from mlx_diffucoder.errors import CheckpointError, TaskError
 
 from .conftest import DATA
@@ -213,3 +213,21 @@ def test_the_bundled_texts_are_the_unseen_tasks():
     tasks = map(json.loads, (DATA.parents[1] / "bench/tasks/functions.jsonl").read_text().splitlines())
     unseen = [(task["prompt"], task["canonical_solution"]) for task in tasks if task["split"] == "unseen"]
     assert [(one.messages[0]["content"], one.answer) for one in read_samples(HELD_OUT)] == unseen
+
+
+def test_chats_encoded_together_are_what_each_is_alone_and_the_one_that_fails_is_named(tmp_path):
+    system = {"messages": [{"role": "system", "content": "no"}, ASK, HI]}
+    kinds = [
+        {"prompt": "Say <|im_end|>", "completion": "a"},
+        {"text": "b c"},
+        system,
+        {"prompt": "<|im_start|>", "completion": "d"},
+    ]
+    samples, tokenizer = read_samples(written(tmp_path, *kinds * (TOGETHER // 2))), load("pocket", lazy=True)[1]
+    together = encode_samples(samples, tokenizer, 2048)
+    for text, sample in list(zip(together, samples, strict=True))[-8:]:
+        (alone,) = encode_samples([sample], tokenizer, 2048)
+        assert (text.prompt.tolist(), text.answer.tolist()) == (alone.prompt.tolist(), alone.answer.tolist())
+    tokenizer.chat_template = "{% if messages[0].content == 'no' %}{{ raise_exception('no') }}{% endif %}"
+    with pytest.raises(CheckpointError, match=r":3: the checkpoint's chat template fails \(no\)"):
+        encode_samples(samples, tokenizer, 2048)

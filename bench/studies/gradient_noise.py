@@ -51,7 +51,7 @@ def main(
         rows = []
         print(f"{'least-t':>8} {'infill':>7} {'signal':>8} {'noise':>8} {'ratio':>8} {'positions':>10}")
         for (least, share), chosen in zip(pairs, settings, strict=True):
-            row = measure(learner.model, Batches(read.train.kept[:texts], learner.tokenizer, chosen), batches)
+            row = measure(learner.model, Batches([*read.train.kept][:texts], learner.tokenizer, chosen), batches)
             if not row["noise"] > 0:
                 raise BenchError(f"{data}: the gradients of all batches are the same; give more texts")
             row["ratio"] = row["signal"] / row["noise"]

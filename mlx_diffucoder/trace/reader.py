@@ -46,7 +46,7 @@ def read_trace(path: Path, row: int | None = None) -> Trace:
     for number, line in enumerate(lines[1:], start=2):
         try:
             file.read_line(json_object(line))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise TraceError(f"{path}, line {number}: damaged ({_reason(error)}); remove it and all lines after it") from None
     return file.trace(row)
 
@@ -85,7 +85,7 @@ class _File:
         header[KEY] = FORMAT if header[KEY] % 2 else ROWS_FORMAT
         try:
             return cls._of(path, header)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise TraceError(f"{path}, line 1: damaged ({_reason(error)}); record the run again") from None
 
     @classmethod
@@ -107,9 +107,9 @@ class _File:
             file._open([len(tokens) - start], 0.0, tokens)
             return file
         texts = [_unpacked(text, header["mask"]) for text in header["texts"]]
-        layout = _layout(header["frame"], texts) if "frame" in header else None
-        if len(texts) < 2 or (layout is None and len(texts) > 2):
+        if len(texts) < 2 or ("frame" not in header and len(texts) > 2):
             raise ValueError("its texts do not fit together")
+        layout = _layout(header["frame"], texts) if "frame" in header else None
         return cls(path, header, _pieces(header), texts, layout)
 
     def read_line(self, line: dict[str, Any] | None) -> None:

@@ -226,7 +226,7 @@ def test_the_gradients_noise_is_measured_for_each_way_to_draw_batches(tmp_path):
 
 def test_batches_that_are_all_the_same_have_no_noise_and_others_do(dream_b):
     model, tokenizer = dream_b
-    examples = [Text("", np.arange(5, 9), np.arange(9, 9 + count)) for count in range(4, 12)]
+    examples = [Text(np.arange(5, 9), np.arange(9, 9 + count)) for count in range(4, 12)]
     drawn = Batches(examples, tokenizer, TrainSettings(steps=1, batch_size=2, max_length=32))
 
     class Same:

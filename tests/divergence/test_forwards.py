@@ -32,7 +32,7 @@ def canvases(first_pocket):
 
 def test_outputs_are_of_the_rows_to_the_left_of_the_masks(loaded):
     model, tokenizer = loaded
-    canvases = masked_canvases([Text("", (5, 6), (7, 8, 9, 10, 11)), Text("", (5,), (12, 13, 14))], tokenizer.mask_id)
+    canvases = masked_canvases([Text((5, 6), (7, 8, 9, 10, 11)), Text((5,), (12, 13, 14))], tokenizer.mask_id)
     found = mx.concatenate(list(outputs(model, canvases).logits(4)))
     wanted = [model(mx.array(one.tokens)[None])[0, mx.array(one.positions - 1)] for one in canvases]
     assert mx.allclose(found, mx.concatenate(wanted), atol=1e-4)
@@ -44,7 +44,7 @@ def test_layer_by_layer_gives_the_same_bits(checkpoint, tmp_path, bits):
     if bits:
         folder = convert(checkpoint, tmp_path / "out", ConvertConfig(quantize=True, q_bits=bits, q_group_size=32))
     model, tokenizer = load(folder)
-    canvases = masked_canvases([Text("", (5, 6), tuple(range(7, 30))), Text("", (5,), (12, 13, 14))], tokenizer.mask_id)
+    canvases = masked_canvases([Text((5, 6), tuple(range(7, 30))), Text((5,), (12, 13, 14))], tokenizer.mask_id)
     opened, told = [], []
     wanted = outputs(model, canvases)
 
@@ -87,7 +87,7 @@ def test_outputs_keep_the_head_they_were_made_with(dream_b, tmp_path):
     import mlx.nn as nn
 
     model, tokenizer = load(DATA / "dream-a")
-    canvases = masked_canvases([Text("", (5, 6), (7, 8, 9))], tokenizer.mask_id)
+    canvases = masked_canvases([Text((5, 6), (7, 8, 9))], tokenizer.mask_id)
     reference = outputs(model, canvases)
     before = mx.concatenate(list(reference.logits(100)))
     mx.eval(before)
@@ -105,7 +105,7 @@ from pathlib import Path
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 folder = Path(sys.argv[1])
-canvases = masked_canvases([Text("", (5, 6), tuple(range(7, 30)))], 60)
+canvases = masked_canvases([Text((5, 6), tuple(range(7, 30)))], 60)
 outputs(build(Path(sys.argv[2]))[0], canvases)  # what MLX itself takes
 before = peak()
 if sys.argv[3] == "whole":

@@ -68,7 +68,7 @@ def test_the_likelihood_of_an_answer(diffcoder, network):
 
 def test_the_outputs_that_are_compared_and_calibrated_on(diffcoder, network):
     model, _ = diffcoder
-    canvases = masked_canvases([Text("a line", CLEAN[0, :5], CLEAN[0, 5:])], MASK)
+    canvases = masked_canvases([Text(CLEAN[0, :5], CLEAN[0, 5:])], MASK)
     expected = np.concatenate([as_decoding_sees(network, one.clean, one.tokens == MASK)[one.positions] for one in canvases])
     for made in (outputs(model, canvases), outputs_by_layer(lambda: load(FOLDER, lazy=True)[0], canvases)):
         found = np.concatenate([np.array(one) for one in made.logits(64)])

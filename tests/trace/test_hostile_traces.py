@@ -16,6 +16,7 @@ from mlx_diffucoder.trace.page import page_of
 from mlx_diffucoder.trace.reader import LARGEST, read_trace
 
 ABSURD = {"mask": 3, "pad": 2, "ends": [1], "pieces": {"5": "a", "6": " b"}, "version": "0", "model": "m", "tokenizer": "t"}
+FRAME = {"prompt": 0, "leads": [], "tails": []}
 
 
 def head(**changes):
@@ -58,6 +59,8 @@ def written(tmp_path, rows):
         ([head(), step(nfe=10**300)], "line 2: damaged (a number is not a count)"),
         ([head(), step(positions=-1)], "line 2: damaged (a number is not a count)"),
         ([head(), step(scores=[1e300])], "line 2: damaged (a score is too large)"),
+        ([rows_head(texts=[], frame=FRAME)], "line 1: damaged (its texts do not fit together)"),
+        ([rows_head(texts=[[5]], frame=FRAME)], "line 1: damaged (its texts do not fit together)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
