@@ -84,7 +84,7 @@ ABSURD = {
 }
 
 
-ALIKE = ("loop that sets", "filler")
+ALIKE = ("loop that sets", "filler", "power")
 """They take all of their time, as `loop` does."""
 
 

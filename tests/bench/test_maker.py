@@ -168,7 +168,7 @@ def test_training_alone_is_filled_with_numbers_letters_and_names_that_evaluation
     def filled_with(made, pattern):
         return {found for task in made for found in re.findall(pattern, task.prompt)}
 
-    usual, wider = (list(tasks(2500, 0, "train", nested=0, wide=wide)) for wide in (0, 0.5))
+    usual, wider = (list(tasks(2000, 0, "train", nested=0, wide=wide)) for wide in (0, 0.5))
     judged = [*tasks(400, 0, "unseen"), *tasks(400, 0, "seen")]
     above = r"(?:greater|bigger) than (\d+)"
     assert max(map(int, filled_with(wider, above))) > 90 > 20 >= max(map(int, filled_with(judged, above)))

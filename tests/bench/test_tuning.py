@@ -85,7 +85,7 @@ def test_few_rows_and_low_thresholds_commit_only_what_was_verified():
 
 def test_the_points_are_those_of_the_decoder_at_each_setting(dream_b):
     subject = Subject("dream-b", *dream_b, random=False)
-    config = GenerationConfig(max_tokens=20, seed=0)
+    config = GenerationConfig(max_tokens=8, seed=0)
     plain = [denoised(subject, PROMPT, replace(config, rule="leftmost", window="tree:rows=32"), None).answer]
     free, paid = {1: took(1.0), 200: took(1.0)}, {1: took(1.0), 201: took(201.0)}  # by the forward; by the position
     found = list(points(subject, [PROMPT], plain, config, free))

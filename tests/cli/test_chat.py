@@ -170,11 +170,11 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(screen, tmp_path):  # noqa: 
     assert "Traceback" not in term.text
 
 
-def test_a_request_to_terminate_ends_a_chat_at_its_prompt_and_in_an_answer(tmp_path):
+def test_a_request_to_terminate_ends_a_chat_at_its_prompt_and_in_an_answer(tmp_path, endless):
     written, code = written_to_a_terminal("chat", "-m", TINY, terminate_after=(b">>>", 1), **home(tmp_path))
     assert (code, "Traceback" in written) == (143, False)
     script = subprocess.Popen(
-        [COMMAND, "chat", "-m", TINY, *ENDLESS, "--trace", tmp_path / "run.jsonl"],
+        [COMMAND, "chat", *endless, "--trace", tmp_path / "run.jsonl"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

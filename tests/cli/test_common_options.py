@@ -143,7 +143,7 @@ def unread(*args, stdin=None):
         ("--version",),
         ("generate", "--help"),
         ("generate", "-m", TINY, "--max-tokens", "4", "hi"),
-        ("convert", "pocket", "nowhere", "-q", "--dry-run"),
+        ("convert", DATA / "dream-a", "nowhere", "-q", "--dry-run"),
         ("bench", "predict", "M4 Max"),
         ("config", "list", "--all"),
     ],

@@ -7,6 +7,7 @@ from .command import assert_one_line, diffucode
 
 TINY = ("generate", "-m", DATA / "dream-b", "--max-tokens", "12")
 POCKET = ("generate", "-m", DATA / "pocket-1", "--dtype", "float32", "--max-tokens", "48")
+EVEN = "Implement process(k): return whether k is even."
 PRIME = "Implement process(k): return whether k is a prime number."
 
 
@@ -79,16 +80,16 @@ def test_a_trace_of_a_template_shows_its_text_in_place(tmp_path):
 
 def test_the_best_of_several_answers_and_the_first_that_passes(tmp_path):
     tests = tmp_path / "tests.py"
-    tests.write_text("assert process(7) and not process(9)\n")
-    args = [*POCKET, "-n", "2", "--temp", "0.7", "--seed", "1"]
-    report = json.loads(diffucode(*args, "--json", "--tests", tests, "--allow-code-execution", PRIME).stdout)
+    tests.write_text("assert process(8) and not process(9)\n")
+    args = [*POCKET[:-1], "24", "-n", "2", "--temp", "0.7", "--seed", "1"]
+    report = json.loads(diffucode(*args, "--json", "--tests", tests, "--allow-code-execution", EVEN).stdout)
     assert [row["passed"] for row in report["answers"]] == sorted((row["passed"] for row in report["answers"]), reverse=True)
-    best = diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME)
+    best = diffucode(*args, "--tests", tests, "--allow-code-execution", EVEN)
     assert best.stdout.removesuffix("\n") == report["answers"][0]["text"].removesuffix("\n")
     tests.write_text("assert False\n")
     args = [*TINY, *args[len(POCKET) :]]
-    assert_one_line(diffucode(*args, "--tests", tests, "--allow-code-execution", PRIME), "none of the 2 answers", "tests.py")
-    every = diffucode(*args, "-v", PRIME)
+    assert_one_line(diffucode(*args, "--tests", tests, "--allow-code-execution", EVEN), "none of the 2 answers", "tests.py")
+    every = diffucode(*args, "-v", EVEN)
     assert every.stdout.count("# answer ") == 2
     assert "positions per useful token" in every.stderr
 

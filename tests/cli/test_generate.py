@@ -14,7 +14,7 @@ from mlx_diffucoder.loading import DEFAULT_MODEL
 
 from ..conftest import DATA
 from ..hub import local_hub
-from .command import COMMAND, ENDLESS, assert_one_line, diffucode, environment
+from .command import COMMAND, assert_one_line, diffucode, environment
 
 TINY = DATA / "dream-b"
 SHORT = ("-m", TINY, "--max-tokens", "6")
@@ -208,10 +208,10 @@ def test_a_folder_that_is_not_there():
     assert_one_line(diffucode("generate", "-m", "./nowhere", "hi"), "./nowhere", "no such folder")
 
 
-def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path):
+def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path, endless):
     trace = tmp_path / "run.jsonl"
     process = subprocess.Popen(
-        [COMMAND, "generate", "-m", TINY, *ENDLESS, "--trace", trace, "--json", "hi"],
+        [COMMAND, "generate", *endless, "--trace", trace, "--json", "hi"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -226,7 +226,7 @@ def test_ctrl_c_keeps_what_is_finished_and_exits_130(tmp_path):
     assert process.returncode == 130, err
     report = json.loads(out)
     assert report["finish_reason"] == "interrupted"
-    assert 0 < report["nfe"] < 1900
+    assert 0 < report["nfe"] < 20_000
     assert b"Traceback" not in err
 
 

@@ -10,11 +10,11 @@ from mlx_diffucoder.cli.live_view import FRAMES, SHARE, Live, Painter
 from mlx_diffucoder.trace.reader import read_trace
 
 from ..conftest import DATA
-from .command import COMMAND, ENDLESS, diffucode, environment
+from .command import COMMAND, diffucode, environment
 from .terminal import made_trace, needs_tmux, written_to_a_terminal
 
 TINY = DATA / "dream-b"
-ASK = ("generate", "-m", "pocket", "--max-tokens", "64", "Implement process(k): return whether k is a prime number.")
+ASK = ("generate", "-m", "pocket", "--max-tokens", "24", "Implement process(k): return whether k is a prime number.")
 HELLO = ["def", " hello", "(", "name", "):", "\n", "    ", "return", ' "', "漢字", '"', " +", " name", "\n"]
 TEXT = "".join(HELLO)
 
@@ -147,9 +147,9 @@ def test_a_resized_terminal_is_drawn_anew_with_nothing_left_over(terminal, tmp_p
 
 
 @needs_tmux
-def test_ctrl_c_in_the_middle_keeps_the_finished_text(terminal):
+def test_ctrl_c_in_the_middle_keeps_the_finished_text(terminal, endless):
     screen = terminal()
-    screen.start("generate", "-m", TINY, *ENDLESS, "hi")
+    screen.start("generate", *endless, "hi")
     screen.wait(lambda shown: re.search(r"(\d{2,}) forwards", shown))
     screen.send("C-c")
     shown = screen.finish()
@@ -160,8 +160,8 @@ def test_ctrl_c_in_the_middle_keeps_the_finished_text(terminal):
     assert len(shown.split("exit=130")[0].strip()) >= 10
 
 
-def test_a_request_to_terminate_keeps_the_finished_text_and_gives_the_cursor_back():
-    written, code = written_to_a_terminal("generate", "-m", TINY, *ENDLESS, "hi", terminate_after=(b" forwards", 4))
+def test_a_request_to_terminate_keeps_the_finished_text_and_gives_the_cursor_back(endless):
+    written, code = written_to_a_terminal("generate", *endless, "hi", terminate_after=(b" forwards", 4))
     assert code == 143
     drawn, text = written.rsplit("\x1b[?25h", 1)
     assert " forwards" in drawn.rsplit("\x1b[?25l", 1)[1]  # the canvas was there, and the cursor was not

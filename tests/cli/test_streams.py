@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from .command import COMMAND, diffucode, environment
 from .terminal import written_to_a_terminal
 
 CLI = Path(__file__).parents[2] / "mlx_diffucoder" / "cli"
+GENERATE = f"generate -m '{DATA / 'dream-b'}' --max-tokens 4 hi"
 HOSTILE = "a\x1b[31mb\x00c\u202ed\x9be"
 
 
@@ -28,8 +30,13 @@ def in_shell(line):
     return subprocess.run(["sh", "-c", line], env=environment(D=str(COMMAND)), capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("command", ["--version", "config path", "generate -m pocket --max-tokens 4 hi"])
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    [
+        *(pair for pair in product(["--version", GENERATE], [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])),
+        ("config path", "<&- >&- 2>&-"),
+    ],
+)
 def test_a_closed_stream_changes_nothing_else(command, closed):
     done = in_shell(f'"$D" {command} {closed}')
     assert done.returncode == 0
@@ -47,13 +54,13 @@ def test_an_error_that_quotes_a_very_long_value_keeps_its_start_and_its_end(tmp_
 
 def test_a_file_does_not_take_the_place_of_a_closed_stdout(tmp_path):
     trace = tmp_path / "run.jsonl"
-    assert in_shell(f'"$D" generate -m pocket --max-tokens 4 --trace {trace} hi >&- 2>&-').returncode == 0
+    assert in_shell(f'"$D" {GENERATE} --trace {trace} >&- 2>&-').returncode == 0
     for line in trace.read_text().splitlines():
         json.loads(line)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-@pytest.mark.parametrize("command", ["--version", "--help", "rules", "config list --all", "generate -m pocket --max-tokens 4 hi"])
+@pytest.mark.parametrize("command", ["--version", "--help", "rules", "config list --all", GENERATE])
 def test_a_full_disk_under_stdout_is_one_line(command):
     done = in_shell(f'"$D" {command} >/dev/full')
     assert done.returncode == 1
@@ -62,7 +69,7 @@ def test_a_full_disk_under_stdout_is_one_line(command):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_under_stderr_stops_nothing():
-    done = in_shell('"$D" generate -m pocket --max-tokens 4 -v hi 2>/dev/full')
+    done = in_shell(f'"$D" {GENERATE} -v 2>/dev/full')
     assert done.returncode == 0
     assert done.stdout
 

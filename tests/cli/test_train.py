@@ -82,7 +82,7 @@ def stopped(command, step, how):
 @pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_and_then_stopped_goes_on_to_the_same_bits(tmp_path, rows, how):
     run = tmp_path / "run"
-    command = scratch(tmp_path, rows, run, "--steps", 120, "--save-every", 4)
+    command = scratch(tmp_path, rows, run, "--steps", 80, "--save-every", 4)
     assert stopped(command, 5, signal.SIGKILL)[0] == -signal.SIGKILL
     (killed,) = [one.name for one in run.glob("step-*")]
     assert_one_line(diffucode(*command), "already holds a run")
@@ -93,7 +93,7 @@ def test_a_run_that_was_killed_and_then_stopped_goes_on_to_the_same_bits(tmp_pat
     assert int(kept[5:]) >= int(killed[5:]) + 3
     assert not (run / "config.json").exists()
     assert diffucode(*command, "--resume").returncode == 0
-    assert diffucode(*scratch(tmp_path, rows, tmp_path / "whole", "--steps", 120)).returncode == 0
+    assert diffucode(*scratch(tmp_path, rows, tmp_path / "whole", "--steps", 80)).returncode == 0
     assert same(tmp_path / "whole" / "model.safetensors", run / "model.safetensors")
 
 

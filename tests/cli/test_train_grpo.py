@@ -44,7 +44,7 @@ def flags(tasks, out, *more, max_tokens=24, model="pocket"):
 def test_a_run_learns_from_what_its_answers_earn(tmp_path, tasks):
     tasks.write_text(tasks.read_text().splitlines()[0] + "\n")
     more = ("--steps", 1, "--group", 2, "--prompts-per-step", 1, "--report-every", 1, "--valid", tasks, "--json")
-    done = diffucode(*flags(tasks, tmp_path / "out", *more))
+    done = diffucode(*flags(tasks, tmp_path / "out", *more, max_tokens=20))
     assert done.returncode == 0, done.stderr
     assert "1 tasks, 2 answers each to 1 at a time, 1 steps; about" in done.stderr
     assert "reward " in done.stderr

@@ -7,7 +7,7 @@ import pytest
 from ..conftest import DATA
 from .command import assert_one_line, diffucode
 
-MODEL = ("-m", DATA / "dream-b", "--max-tokens", 24)
+MODEL = ("-m", DATA / "dream-b", "--max-tokens", 8)
 
 
 @pytest.fixture(scope="module")

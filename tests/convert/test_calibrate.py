@@ -150,7 +150,7 @@ def test_swaps_are_all_that_fit_the_cheapest_first(seed):
 
 
 @pytest.mark.parametrize("held", [1, pytest.param(2**30, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["dream-a", "dream-b"])
+@pytest.mark.parametrize("name", [pytest.param("dream-a", marks=pytest.mark.slow), "dream-b"])
 def test_a_layer_measured_alone_is_the_model_with_that_layer_rounded(name, texts_file, monkeypatch, held):
     checkpoint = DATA / name
     monkeypatch.setattr(sensitivity, "MOST_HELD", held)

@@ -109,7 +109,7 @@ def test_a_function_named_as_the_tests_own_is_still_the_one_tested():
 @pytest.mark.parametrize(
     "text",
     [
-        "```\n" * 3000,
+        "```\n" * 2000,
         "(" * 5000,
         '"""\n' * 1501,
         "- x\n" * 3000,

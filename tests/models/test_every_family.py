@@ -123,7 +123,7 @@ def test_layer_by_layer_it_computes_what_the_whole_network_does(folder):
     assert mx.allclose(outputs.head(outputs.rows[0]), logits[mx.array(at - model.shift)], atol=1e-3)
 
 
-@pytest.mark.parametrize("steps", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [12, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_lora_lowers_the_loss(folder, tmp_path, steps):
     learner = from_checkpoint(folder, folder.name, Tuning(tune="lora", rank=4), 0)
     job = job_of(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from dataclasses import fields
 
 import numpy as np
@@ -184,11 +185,18 @@ def test_a_damaged_line_is_named(trace_file, number, change, said):
 PARTS = ["def f(x):\n    ", None, "\n\n    y = ", 3, "\n"]
 
 
+@pytest.fixture(scope="module")
+def filling(dream_a, tmp_path_factory):
+    path = tmp_path_factory.mktemp("filling") / "fill.jsonl"
+    with TraceWriter(path, dream_a[1], FILLING, "dream") as writer:
+        return fill(*dream_a, PARTS, FILLING, instruction="hi", tries=2, trace=writer), path
+
+
 @pytest.fixture
-def filled(dream_a, tmp_path):
+def filled(filling, tmp_path):
     """What two holes were filled with, and what was written down of it: two lengths side by side, then others."""
-    with TraceWriter(tmp_path / "fill.jsonl", dream_a[1], FILLING, "dream") as writer:
-        return fill(*dream_a, PARTS, FILLING, instruction="hi", tries=2, trace=writer)
+    shutil.copyfile(filling[1], tmp_path / "fill.jsonl")
+    return filling[0]
 
 
 def test_every_canvas_of_a_filling_comes_back_and_which_was_kept(dream_a, tmp_path, filled, monkeypatch):

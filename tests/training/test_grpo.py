@@ -124,7 +124,7 @@ def test_what_earns_more_becomes_more_probable(tmp_path, tasks, monkeypatch):
     )
     seen = []
     run(
-        job_of(tasks, steps=32, group=8, prompts_per_step=3, updates=4, batch_size=48, learning_rate=1e-1),
+        job_of(tasks, steps=24, group=8, prompts_per_step=3, updates=4, batch_size=48, learning_rate=1e-1),
         tmp_path / "out",
         seen=seen,
     )

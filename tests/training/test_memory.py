@@ -76,7 +76,7 @@ def measured(model):
         {"vocab": 16384},
         {"checkpointing": True, "layers": 8},
         {"vocab": 16384, "checkpointing": True},
-        {"bits": 4, "dtype": mx.bfloat16, "layers": 2},
+        {"bits": 4, "dtype": mx.bfloat16, "layers": 1},
     ],
     ids=str,
 )
