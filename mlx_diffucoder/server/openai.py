@@ -185,7 +185,7 @@ async def completions(request: Request, state: State) -> Response:
         raise Problem(400, "prompt: from 1 to 64 texts can be asked for at once", param="prompt", code="invalid_value")
     first = head("cmpl-", "text_completion", state)
     if body.stream:
-        return await streamed(request, state.engine, works, TextForm(first), body.usage)
+        return await streamed(request, state.engine, works, TextForm(first, bool(body.diffusing)), body.usage)
     results = await done(request, state.engine, works)
     choices = [
         {"index": number, "text": echoed + one.text, "finish_reason": REASONS[one.reason or "stop"]}
@@ -195,17 +195,18 @@ async def completions(request: Request, state: State) -> Response:
 
 
 def _of_prompt(body: CompletionBody, prompt: str | list[int], state: State) -> list[Work]:
-    sampling, copies = body.sampling(body.max_tokens), body.n or 1
+    sampling = body.sampling(body.max_tokens)
+    copies, shows = body.n or 1, bool(body.diffusing and body.stream)
     around = rendered(prompt) if isinstance(prompt, str) else None
     if body.suffix and isinstance(prompt, str):
         around = (prompt, body.suffix)  # type: ignore[assignment]
     if around:
-        return state.filling(around, sampling, copies=copies)
+        return state.filling(around, sampling, copies=copies, shows=shows)
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         raise Problem(400, "prompt: is empty", param="prompt", code="invalid_value")
     if isinstance(prompt, str):
-        return state.answering(lambda tokenizer: tokenizer.encode(prompt), prompt, sampling, copies=copies)
-    return state.answering(lambda tokenizer: list(prompt), tuple(prompt), sampling, copies=copies)
+        return state.answering(lambda tokenizer: tokenizer.encode(prompt), prompt, sampling, copies=copies, shows=shows)
+    return state.answering(lambda tokenizer: list(prompt), tuple(prompt), sampling, copies=copies, shows=shows)
 
 
 def head(prefix: str, kind: str, state: State) -> dict[str, Any]:

@@ -17,16 +17,22 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def usage_of(results: Sequence[Progress]) -> dict[str, int]:
-    """The tokens of some results of one request."""
-    prompt, completion = (sum(getattr(one, name) for one in results) for name in ("prompt_tokens", "tokens"))
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    """The tokens of some results of one request, and what they took: two fields more than OpenAI's."""
+    names = {"prompt_tokens": "prompt_tokens", "completion_tokens": "tokens", "forwards": "nfe", "positions": "positions"}
+    found = {name: sum(getattr(one, own) for one in results) for name, own in names.items()}
+    return {**found, "total_tokens": found["prompt_tokens"] + found["completion_tokens"]}
 
 
 class TextForm:
-    """The chunks of a streamed completion."""
+    """The chunks of a streamed completion.
 
-    def __init__(self, head: Mapping[str, Any]):
-        self.head = head
+    Args:
+        head: the fields that every chunk begins with.
+        diffusing: each chunk holds the whole text so far, with its masks, and replaces the one before.
+    """
+
+    def __init__(self, head: Mapping[str, Any], diffusing: bool):
+        self.head, self._diffusing = head, diffusing
 
     def first(self, number: int) -> dict[str, Any] | None:
         """The chunk before the text."""
@@ -34,8 +40,13 @@ class TextForm:
 
     def more(self, number: int, sent: str, progress: Progress) -> dict[str, Any] | None:
         """The chunk with what was not `sent` yet; None for nothing new."""
-        new = progress.text[len(sent) :]
-        return self.choice(number, text=new) if new else None
+        whole = progress.text if progress.reason else progress.canvas
+        new = whole if self._diffusing else progress.text[len(sent) :]
+        return self.choice(number, **self.content(new)) if new else None
+
+    def content(self, text: str) -> dict[str, Any]:
+        """A text as this interface has it."""
+        return {"text": text}
 
     def last(self, number: int, progress: Progress) -> dict[str, Any]:
         """The chunk after the text."""
@@ -47,18 +58,16 @@ class TextForm:
 
 
 class ChatForm(TextForm):
-    """The chunks of a streamed chat. With `diffusing`, each holds the whole text so far, with its masks."""
+    """The chunks of a streamed chat."""
 
     def __init__(self, head: Mapping[str, Any], diffusing: bool):
-        super().__init__({**head, "object": "chat.completion.chunk"})
-        self._diffusing = diffusing
+        super().__init__({**head, "object": "chat.completion.chunk"}, diffusing)
 
     def first(self, number: int) -> dict[str, Any] | None:
         return self.choice(number, delta={"role": "assistant", "content": ""})
 
-    def more(self, number: int, sent: str, progress: Progress) -> dict[str, Any] | None:
-        new = (progress.text if progress.reason else progress.canvas) if self._diffusing else progress.text[len(sent) :]
-        return self.choice(number, delta={"content": new}) if new else None
+    def content(self, text: str) -> dict[str, Any]:
+        return {"delta": {"content": text}}
 
     def last(self, number: int, progress: Progress) -> dict[str, Any]:
         return self.choice(number, delta={}, finish_reason=REASONS[progress.reason or "stop"])
