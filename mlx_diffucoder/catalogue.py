@@ -226,7 +226,9 @@ CATALOGUE = (
 
 
 def find(name: str) -> tuple[Published, int | None] | None:
-    """The model that a short name or a full one names, and its bits, if the name has some; None for any other name.
+    """The model that a name names, and its bits, if the name has some; None for any other name.
+
+    A name is a short one or a full one, in any case, or a Hub id with bits.
 
     >>> find("Stable-DiffCoder:4bit")[1], find("coda")[1], find("apple/DiffuCoder-7B-cpGRPO")
     (4, None, None)
@@ -235,7 +237,8 @@ def find(name: str) -> tuple[Published, int | None] | None:
         CheckpointError: there are no such bits.
     """
     head, colon, bits = name.partition(":")
-    model = next((one for one in CATALOGUE if head.lower() in (one.short_name, one.name.lower())), None)
+    names = {name.lower(): one for one in CATALOGUE for name in (one.short_name, one.name, *((one.repo,) if colon else ()))}
+    model = names.get(head.lower())
     if model is None:
         return None
     if not colon:

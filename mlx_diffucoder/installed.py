@@ -48,16 +48,21 @@ def conversion_of(model: Published, bits: int) -> Path:
     return conversions() / f"{model.short_name}-{bits}bit"
 
 
+def converted(name: str) -> Path | None:
+    """The folder of the conversion that a name with bits stands for; None if there is none. Raises as `find`."""
+    model, bits = find(name) or (None, None)
+    folder = conversion_of(model, bits) if model and bits else None
+    return folder if folder and (folder / "config.json").exists() else None
+
+
 def place_of(model: Published, bits: int) -> str | None:
-    """The folder of a conversion, or the Hub id of one in the cache; None if neither is on this machine."""
-    folder, repo = conversion_of(model, bits), model.repos.get(bits)
-    if (folder / "config.json").exists():
-        return str(folder)
-    return repo if repo and cached(repo) else None
+    """A conversion's name, or the Hub id of weights in the cache; None if neither is on this machine."""
+    name, repo = model.at(bits), model.repos.get(bits)
+    return name if converted(name) else repo if repo and cached(repo) else None
 
 
 def full_name(name: str | os.PathLike[str]) -> str:
-    """The folder or Hub id that a name such as `stable-diffcoder:4bit` stands for; any other name as it is.
+    """A name such as `stable-diffcoder`, as the Hub id or the name with bits that it stands for; any other name as it is.
 
     A folder of that name goes first. Without bits it is the quantized model with the most bits, or else the published one.
 
@@ -83,8 +88,7 @@ def installed() -> list[Installed]:
     from huggingface_hub.errors import CacheNotFound
 
     short = {repo: model.at(bits) for model in CATALOGUE for bits, repo in model.repos.items()}
-    folders = {model.at(bits): conversion_of(model, bits) for model in CATALOGUE for bits in BITS}
-    made = {name: folder for name, folder in folders.items() if (folder / "config.json").exists()}
+    made = {name: folder for model in CATALOGUE for name in map(model.at, BITS) if (folder := converted(name))}
     found = [Installed(name, None, folder, _bytes(folder), whole=True) for name, folder in made.items()]
     with hub_errors("the Hub's cache", "read", "check HF_HOME"), suppress(CacheNotFound):
         runs = cached_models()

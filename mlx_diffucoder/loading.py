@@ -16,7 +16,7 @@ from .checkpoint import build
 from .device import apple_generation
 from .errors import CheckpointError, ConfigError, did_you_mean, one_of
 from .hub import Download, Progress
-from .installed import full_name
+from .installed import converted, full_name
 from .memory import bytes_of, check_fits, keep_resident, memory_size
 from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
@@ -129,7 +129,7 @@ def resolve(
 
 
 def local_folder(name: str | os.PathLike[str]) -> Path | None:
-    """The folder of the bundled model or of a path that exists; None for a Hub id.
+    """The folder of the bundled model, of a path that exists or of a conversion's name; None for a Hub id.
 
     Raises:
         CheckpointError: the name is neither a folder nor a Hub id.
@@ -143,6 +143,8 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
     except (OSError, RuntimeError, ValueError) as error:  # too long, no permission, no such user
         raise CheckpointError(f"{os.fspath(name)[:200]}: cannot be read ({_first_line(error)})") from None
     name = os.fspath(name)
+    if folder := converted(name):
+        return folder
     if hub.parse_id(name) is None:
         near = did_you_mean(name, known_models())
         raise CheckpointError(

@@ -38,8 +38,8 @@ def test_without_a_known_chip_no_speed_is_made_up():
     assert ("tokens/s" in done.stdout) == ("no speeds are predicted" not in done.stderr)
 
 
-def test_json_has_the_sizes_that_convert_would_write():
-    said = json.loads(diffucode("models", "--json", "--chip", "M4 Pro").stdout)
+def test_json_has_the_sizes_that_convert_would_write(tmp_path):
+    said = json.loads(diffucode("models", "--json", "--chip", "M4 Pro", env={"HF_HOME": str(tmp_path)}).stdout)
     assert said["predicted_for"].startswith("Apple M4 Pro")
     by_name = {one["name"]: one for one in said["models"]}
     first = by_name["DiffuCoder-7B-cpGRPO"]
@@ -91,12 +91,12 @@ def test_a_model_is_pulled_converted_run_listed_and_removed_by_its_name(machine,
     assert (pulled.returncode, pulled.stdout) == (0, f"{NAME}:4bit\n"), pulled.stderr
     assert here(machine) == {f"{NAME}:4bit": "converted", f"{NAME}:16bit": "downloaded"}
     machine.served.asked.clear()
-    again = json.loads(machine("models", "pull", f"{NAME}:4", "--json").stdout)
+    again = json.loads(machine("models", "pull", f"{REPO}:4", "--json").stdout)
     assert again["path"] == str(tmp_path / "made" / f"{NAME}-4bit")
     config = json.loads((tmp_path / "made" / f"{NAME}-4bit" / "config.json").read_text())
     assert config["quantization"]["bits"] == 4
     run = machine("generate", "--json", "-m", NAME.upper(), "--max-tokens", 2, "hi")
-    assert json.loads(run.stdout)["model"] == str(tmp_path / "made" / f"{NAME}-4bit")
+    assert json.loads(run.stdout)["model"] == f"{NAME}:4bit"
     assert machine("convert", f"{NAME}:16bit", tmp_path / "out", "--dry-run").returncode == 0
     assert machine.served.asked == []
 
@@ -116,7 +116,7 @@ def test_what_is_in_the_cache_is_converted_without_the_network_and_only_after_as
     offline = {"HF_HUB_OFFLINE": "1"}
     assert "--yes to convert it" in machine("models", "pull", f"{NAME}:6bit", **offline).stderr
     assert machine("models", "pull", f"{NAME}:6bit", "--yes", **offline).returncode == 0
-    assert json.loads(machine("generate", "--json", "-m", NAME, "--max-tokens", 2, "hi").stdout)["model"].endswith("-6bit")
+    assert json.loads(machine("generate", "--json", "-m", NAME, "--max-tokens", 2, "hi").stdout)["model"] == f"{NAME}:6bit"
 
 
 def test_a_stopped_download_is_listed_continued_and_can_be_removed(machine):
@@ -165,6 +165,7 @@ BAD = [
     (("models", "pull", "drem-coder"), "did you mean 'dream-coder'?"),
     (("models", "pull", "coda:"), "bits must be one of"),
     (("models", "rm", "coda"), "coda is not on this machine; `diffucode models` lists what is"),
+    (("models", "pull", "someone/model:4bit"), "name a Hub id (owner/name) or one of"),
     (("models", "rm", "someone/model"), "someone/model is not on this machine"),
     (("models", "rm", "./folder"), "name a Hub id (owner/name) or one of diffucoder, stable-diffcoder"),
     (("models", "pull", "pocket"), "pocket comes with this program"),
