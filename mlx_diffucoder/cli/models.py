@@ -60,7 +60,7 @@ def models(context: typer.Context, chip: Chip = None, as_json: options.Json = Fa
         return 0
     put("\n\n".join("\n".join(lines) for lines in (*map(_lines, listed), _installed_lines(here))))
     if ceilings is None:
-        note('note: no speeds are predicted for this machine; --chip "M4 Max" predicts for that chip')
+        note('note: no speeds are predicted for this machine; try --chip "M4 Max"')
     return 0
 
 
@@ -89,7 +89,7 @@ def pull(name: Name, yes: PullYes = False, as_json: options.Json = False, quiet:
     with reading() as show:
         folder = resolve(source, before_download=lambda what: check_download(what, yes=yes, ask=False), progress=show)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    note(f"{wanted} is on this machine, {format_bytes(size)}; run it with: diffucode generate -m {wanted} ...")
+    note(f"{wanted} is on this machine, {format_bytes(size)}. Run it with:\n  diffucode generate -m {wanted} ...")
     if as_json:
         put_json({"name": wanted, "path": str(folder), "bytes": size})
     else:
