@@ -16,7 +16,7 @@ from .chat_template import render
 from .errors import CheckpointError, ConfigError, ContextError, PromptError
 from .files import read_json
 from .models import family_of
-from .models.base import SpecialIds
+from .models.base import SpecialIds, ids_of
 from .models.config_keys import refuse_unsupported
 from .tokenizer_files import added_tokens, read_chat_template, read_fast, read_optional_json, token_text
 
@@ -82,10 +82,11 @@ class Tokenizer:
         fast = read_fast(folder, settings)
         try:
             family = family_of(config, added_tokens(folder))
-            eos = token_text(settings.get("eos_token"))
-            special = family.special_ids(config, generation, fast.token_to_id, fast.get_vocab_size(), eos)
             path = folder / "generation_config.json"
             refuse_unsupported({key: value for key, value in generation.items() if key not in family.own_keys})
+            ids_of(generation, "eos_token_id")
+            path, eos = folder / "config.json", token_text(settings.get("eos_token"))
+            special = family.special_ids(config, generation, fast.token_to_id, fast.get_vocab_size(), eos)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         return cls(fast, special, chat_template=read_chat_template(folder, settings), settings=settings)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..config import PRESETS
+from ..config import PRESETS, is_number
 from ..errors import ConfigError
+from .model_config import LARGEST
 from .model_config import ModelConfig as ModelConfig
 from .weight_names import HEAD
 
@@ -191,14 +192,15 @@ class Family(ABC):
             eos_token: the token that the tokenizer's settings name as the end of a text.
 
         Raises:
-            ConfigError: nothing names the mask.
+            ConfigError: nothing names the mask, or two things name different ones; or an id is no id.
         """
         mask = self._mask(config, id_of)
         if not isinstance(mask, int):
             raise ConfigError("mask_token_id is missing; a diffusion model needs a mask token")
         tokens = (self.chat_end, *self.text_ends)
-        named = [config.get("eos_token_id"), generation.get("eos_token_id"), config.get("pad_token_id")]
-        ends = frozenset(_ids([*named, *map(id_of, (*tokens, eos_token or self.chat_end))])) - {mask}
+        named = [*ids_of(config, "eos_token_id"), *ids_of(generation, "eos_token_id"), *ids_of(config, "pad_token_id")]
+        found = (id for id in map(id_of, (*tokens, eos_token or self.chat_end)) if id is not None)
+        ends = frozenset({*named, *found} - {mask})
         pad = id_of(self.pad_token) if self.pad_token else None
         pad = config.get("pad_token_id") if pad is None else pad
         if not isinstance(pad, int) or not 0 <= pad < vocab_size:
@@ -229,6 +231,8 @@ class Family(ABC):
     def _mask(self, config: Mapping[str, Any], id_of: Callable[[str], int | None]) -> Any:
         named = id_of(self.mask_token) if self.mask_token else None
         stated = config.get("mask_token_id")
+        if None not in (stated, named) and stated != named:
+            raise ConfigError(f"mask_token_id is {json.dumps(stated)}, but the token {self.mask_token} is {named}")
         return next((mask for mask in (stated, self.mask_token_id, named) if mask is not None), None)
 
 
@@ -244,7 +248,14 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _ids(values: Iterable[Any]) -> set[int]:
-    """Ids from values that may be an id, a list of ids, or None."""
-    lists = (value if isinstance(value, list) else [value] for value in values)
-    return {id for ids in lists for id in ids if isinstance(id, int) and 0 <= id < 2**31}
+def ids_of(config: Mapping[str, Any], key: str) -> list[int]:
+    """The ids that a key of a parsed file gives: one, a list of them, or none. -1 stands for none.
+
+    Raises:
+        ConfigError: a value is no id.
+    """
+    value = config.get(key)
+    ids = value if isinstance(value, list) else [value]
+    if not all(id is None or (is_number(id, int) and -1 <= id < LARGEST["vocab_size"]) for id in ids):
+        raise ConfigError(f"{key} is {json.dumps(value)}, which is no token id")
+    return [id for id in ids if id is not None and id >= 0]

@@ -18,6 +18,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": (False,),
     "is_causal": (False,),
     "clip_qkv": (),
+    "mlp_bias": (False,),
     "logit_scale": (1,),
     "logits_scaling": (1,),
     "norm_type": ("rms", "rmsnorm"),

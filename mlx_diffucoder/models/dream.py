@@ -11,7 +11,7 @@ from .base import Family, Publication
 
 class _Dream(Family):
     def recognizes(self, config: Mapping[str, Any], added: Mapping[str, int]) -> bool:
-        return config.get("model_type") == "Dream" and config.get("expand_token_id") is None
+        return config.get("model_type") == "Dream" and config.get("expand_token_id") is None and "<|expand|>" not in added
 
 
 # One token a step and the score `entropy`, which are the defaults. The publishers' decoders are the reference's schedule.

@@ -1,6 +1,7 @@
 """DreamOn: Dream, with two tokens by which the model changes the length of a hole.
 
-Its `config.json` differs from Dream's by `expand_token_id`. The token that deletes a position is `eos_token_id`.
+Its `config.json` differs from Dream's by `expand_token_id`, the id of the token `<|expand|>`. The token that deletes a
+position is `eos_token_id`.
 
 Source: DreamOn (arXiv 2602.01326).
 """
@@ -11,9 +12,9 @@ from typing import Any
 
 from ..config import is_number
 from ..errors import ConfigError
-from .base import NO_TOKENS, Family, ModelConfig, SizeIds, SpecialIds
+from .base import NO_TOKENS, Family, ModelConfig, SizeIds, SpecialIds, ids_of
 
-EXPAND, DELETE = "expand_token_id", "eos_token_id"
+EXPAND, DELETE, BEGIN = "expand_token_id", "eos_token_id", "bos_token_id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class _DreamOn(Family):
     own_keys: frozenset[str] = frozenset({EXPAND})
 
     def recognizes(self, config: Mapping[str, Any], added: Mapping[str, int]) -> bool:
-        return config.get("model_type") == "Dream" and config.get(EXPAND) is not None
+        return config.get("model_type") == "Dream" and (config.get(EXPAND) is not None or "<|expand|>" in added)
 
     def read_config(self, config: Mapping[str, Any], added: Mapping[str, int] = NO_TOKENS) -> ModelConfig:
         read = super().read_config(config, added)
@@ -31,6 +32,8 @@ class _DreamOn(Family):
                 raise ConfigError(f"{name} is missing; {self.name} changes the length of a hole with it")
             if not is_number(id, int) or not 0 <= id < read.vocab_size:
                 raise ConfigError(f"{name} {id!r} is not an id of the vocabulary of {read.vocab_size}")
+        if any(id >= read.vocab_size for id in ids_of(config, BEGIN)):
+            raise ConfigError(f"{BEGIN} {config[BEGIN]!r} is not an id of the vocabulary of {read.vocab_size}")
         if len({*ids.values(), read.mask_token_id}) < 3:
             raise ConfigError(f"{EXPAND} {ids[EXPAND]}, {DELETE} and mask_token_id must be three ids")
         return read
@@ -44,8 +47,7 @@ class _DreamOn(Family):
         eos_token: str | None = None,
     ) -> SpecialIds:
         special = super().special_ids(config, generation, id_of, vocab_size, eos_token)
-        begin = config.get("bos_token_id")
-        sizes = SizeIds(config[EXPAND], config[DELETE], [begin] if isinstance(begin, int) else [])
+        sizes = SizeIds(config[EXPAND], config[DELETE], ids_of(config, BEGIN)[:1])
         return replace(special, sizes=sizes)
 
 

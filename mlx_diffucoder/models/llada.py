@@ -15,11 +15,12 @@ KEYS = {
     "mlp_hidden_size": "intermediate_size",
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
     "max_sequence_length": "max_position_embeddings",
     "rope_theta": "rope_theta",
     "vocab_size": "vocab_size",
 }
-"""The keys that `config.json` must have, and ours."""
+"""The keys of `config.json`, and ours. All but `n_kv_heads` must be there."""
 MEANT: dict[str, Any] = {
     "block_type": "llama",
     "activation_type": "silu",
@@ -59,14 +60,20 @@ class _LLaDA(Family):
         for key, value in MEANT.items():
             if config.get(key) not in (None, value):
                 raise ConfigError(f"{key} {json.dumps(config[key])} is not supported: only {json.dumps(value)}")
-        if missing := next((key for key in KEYS if config.get(key) is None), None):
+        if missing := next((key for key in KEYS if config.get(key) is None and key != "n_kv_heads"), None):
             raise ConfigError(f"{missing} is missing")
-        ours = {own: config[key] for key, own in KEYS.items()}
+        ours = {own: config.get(key) for key, own in KEYS.items()}
         ours["vocab_size"] = config.get("embedding_size") or config["vocab_size"]  # the rows of the embeddings
         ours["num_key_value_heads"] = config.get("n_kv_heads") or config["n_heads"]
         ours["rms_norm_eps"] = config.get("rms_norm_eps", 1e-5)
         ours["tie_word_embeddings"] = self.tied(config)
-        return super().read_config(ours | {"mask_token_id": config.get("mask_token_id")}, added)
+        try:
+            return super().read_config(ours | {"mask_token_id": config.get("mask_token_id")}, added)
+        except ConfigError as error:
+            line = str(error)
+            for key, own in (*KEYS.items(), *([("weight_tying", "tie_word_embeddings")] if "weight_tying" in config else [])):
+                line = line.replace(own, key)  # the user's file has these
+            raise ConfigError(line) from None
 
     def weight_name(self, stored: str, config: ModelConfig) -> str | None:
         path = stored.split(".")

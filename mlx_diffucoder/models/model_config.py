@@ -92,11 +92,11 @@ class ModelConfig:
         return result
 
     def _check_shape(self, derived: bool) -> None:
+        if derived and self.num_attention_heads > 0 and self.hidden_size > 0 and self.hidden_size % self.num_attention_heads:
+            raise ConfigError(f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}")
         for name, most in LARGEST.items():
             if not 0 < getattr(self, name) <= most:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and at most {most:g}")
-        if derived and self.hidden_size % self.num_attention_heads:
-            raise ConfigError(f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}")
         if self.head_dim % 2:
             name = "hidden_size / num_attention_heads" if derived else "head_dim"
             raise ConfigError(f"{name} is {self.head_dim}; rotary positions need an even number")

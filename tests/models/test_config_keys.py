@@ -92,6 +92,7 @@ def test_a_missing_base_is_no_default(given):
         ("embedding_multiplier", 12.0),
         ("logit_scale", 0.0625),
         ("use_qk_norm", True),
+        ("mlp_bias", True),
         ("expand_token_id", 758),
         ("expand_token_id", 1),
         ("expand_token_id", 0),

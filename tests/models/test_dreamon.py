@@ -1,6 +1,7 @@
 """DreamOn: what its `config.json` must say, and that its holes get any length."""
 
 import json
+import shutil
 
 import pytest
 
@@ -41,6 +42,19 @@ def test_a_token_that_expands_a_canvas_is_chosen_only_where_the_canvas_can_expan
     model, tokenizer = dreamon
     fixed, resizing = (forbidden_ids(tokenizer, model.config.vocab_size, resizes=one) for one in (False, True))
     assert (fixed != resizing).tolist() == [id == tokenizer.sizes.expand for id in range(model.config.vocab_size)]
+
+
+def test_a_missing_expand_token_is_named_where_the_tokenizer_has_it(tmp_path, edit_json):
+    shutil.copytree(FOLDER, tmp_path / "a")
+    edit_json(tmp_path / "a" / "config.json", expand_token_id=None)
+    with pytest.raises(ConfigError, match=r"config\.json: expand_token_id is missing; DreamOn"):
+        load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("wrong", [768, 10**12, "756", True, 1.5])
+def test_a_token_to_begin_with_that_cannot_be_is_named(wrong):
+    with pytest.raises(ConfigError, match=r"^bos_token_id "):
+        DREAMON.read_config(RAW | {"bos_token_id": wrong})
 
 
 def test_a_missing_delete_token_is_named():

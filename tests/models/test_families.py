@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import pytest
 
-from mlx_diffucoder import DiffusionModel, GenerationConfig, infill, load, models, stream_generate
+from mlx_diffucoder import DiffusionModel, GenerationConfig, Tokenizer, infill, load, models, stream_generate
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.models import FAMILIES, family_of, find_family
 from mlx_diffucoder.models.base import Family, names_in
@@ -71,6 +71,23 @@ def test_special_ids_without_the_familys_tokens_are_those_of_the_files():
     assert (special.pad, special.ends, special.chat_end, special.text_end) == (4, {4, 6}, 4, 4)
     beyond = DREAM.special_ids({"mask_token_id": 9, "eos_token_id": 6, "pad_token_id": 40}, {}, {}.get, 10)
     assert beyond.pad == 6  # no token has the id that the file names
+
+
+@pytest.mark.parametrize("wrong", ["x", 1.5, True, {}, 10**12, -2, [753, "x"]])
+@pytest.mark.parametrize(
+    ("file", "key"), [("config", "eos_token_id"), ("config", "pad_token_id"), ("generation_config", "eos_token_id")]
+)
+def test_an_end_that_is_no_id_is_named_with_its_file(broken, edit_json, file, key, wrong):
+    edit_json(broken / f"{file}.json", **{key: wrong})
+    with pytest.raises(ConfigError, match=rf"/{file}\.json: {key} is .*, which is no token id$"):
+        Tokenizer.load(broken)
+
+
+def test_a_mask_that_is_not_the_token_of_its_name_is_refused(tmp_path, edit_json):
+    folder = tiny_checkpoint("Open-dCoder", tmp_path)
+    edit_json(folder / "config.json", mask_token_id=5)
+    with pytest.raises(ConfigError, match=r"config\.json: mask_token_id is 5, but the token <M> is 757$"):
+        load(folder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,10 @@ def test_the_mask_is_the_published_one_where_no_file_names_it(oracle):
         ({"rope": False}, "rope false is not supported: only true"),
         ({"include_qkv_bias": True}, "include_qkv_bias true is not supported: only false"),
         ({"activation_type": "gelu"}, 'activation_type "gelu" is not supported: only "silu"'),
-        ({"n_kv_heads": 3}, "num_key_value_heads 3 does not divide num_attention_heads 4"),
+        ({"n_kv_heads": 3}, "n_kv_heads 3 does not divide n_heads 4"),
+        ({"d_model": 1.5}, "d_model is 1.5, not a value of type int"),
+        ({"max_sequence_length": 0}, "max_sequence_length is 0; it must be above 0"),
+        ({"weight_tying": 1}, "weight_tying is 1, not a value of type bool"),
     ],
 )
 def test_a_configuration_that_it_does_not_compute_is_one_line(oracle, changes, line):
