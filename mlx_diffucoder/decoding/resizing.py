@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import GenerationConfig
+from ..config import EPS, GenerationConfig
 from ..errors import ConfigError
 from ..models.base import SizeIds
 from ..models.transformer import DiffusionModel
@@ -55,7 +55,7 @@ def resizing_decode(
             step raises.
         CheckpointError: the network's output is not finite.
     """
-    for name, usual in (("window", "whole"), ("rule", "schedule"), ("steps", None)):
+    for name, usual in (("window", "whole"), ("rule", "schedule"), ("steps", None), ("eps", EPS)):
         if (value := getattr(config, name)) != usual:
             raise ConfigError(f"{name} {value} is not for {model.family.name}, whose canvas changes its length", field=name)
     if config.alg == "origin":

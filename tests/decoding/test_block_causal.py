@@ -173,6 +173,7 @@ def test_a_row_that_has_ended_waits_for_the_others(diffcoder):
         ({"block_length": True}, "block_length must be a whole number"),
         ({"block_length": 4, "window": "whole"}, "block_length 4 does not fit the window whole"),
         ({"block_length": 4, "window": "block-causal:length=8"}, "block_length 4 does not fit the window block-causal:length=8"),
+        ({"block_length": 8193}, "window block-causal:length=8193 does not fit: the model's context is 8192 tokens"),
         ({"threshold": 1.5}, "threshold must be from 0 to 1"),
         ({"threshold": 0.5, "rule": "factor"}, "threshold is for the rule threshold, and rule is factor"),
     ],
@@ -181,6 +182,11 @@ def test_what_cannot_be_decoded_is_one_line(diffcoder, fields, named):
     with pytest.raises(ConfigError, match=f"^{named}") as caught:
         stream_generate(*diffcoder, PROMPTS[0], GenerationConfig(**fields))
     assert caught.value.field
+
+
+def test_a_block_longer_than_the_canvas_forwards_the_canvas(diffcoder):
+    *_, last = stream_generate(*diffcoder, PROMPTS[0], GenerationConfig(max_tokens=4, block_length=512, steps=4, end_ids=()))
+    assert last.positions == 4 * (len(PROMPTS[0]) + 4)
 
 
 @pytest.mark.parametrize("fields", [{"block_length": 4}, {"window": "block-causal"}])

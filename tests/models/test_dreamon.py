@@ -62,7 +62,9 @@ def test_a_missing_delete_token_is_named():
         DREAMON.read_config({key: value for key, value in RAW.items() if key != "eos_token_id"})
 
 
-@pytest.mark.parametrize("fields", [{"window": "sliding"}, {"rule": "threshold:tau=0.9"}, {"steps": 4}, {"alg": "origin"}])
+@pytest.mark.parametrize(
+    "fields", [{"window": "sliding"}, {"rule": "threshold:tau=0.9"}, {"steps": 4}, {"eps": 0.1}, {"alg": "origin"}]
+)
 def test_a_field_for_canvases_of_one_length_is_refused_and_named(dreamon, fields):
     (name,) = fields
     with pytest.raises(ConfigError, match=rf"^{name} .*DreamOn"):

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import ConfigError
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas
 from .base import Forward, ForwardOutput, Part, Window, WindowState, candidates_of, rows_of
@@ -35,6 +36,11 @@ class BlockCausal(Window):
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
         return min(prompt + masks, max(2 * self.length, min(prompt, chunk_of(self.length)))), min(self.length, prompt + masks)
+
+    def check(self, model: DiffusionModel) -> None:
+        super().check(model)
+        if self.length > (context := model.config.max_position_embeddings):
+            raise ConfigError(f"window {self} does not fit: the model's context is {context} tokens", field="window")
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
         return BlockCausalState(canvas, self.length)
@@ -115,7 +121,7 @@ class BlockCausalState(WindowState):
             forwarded += width
             plan = plan_forward(canvas.open_masks(on_host), canvas.padding, self._cached, length)
         self._first = False
-        width = length * (2 if (plan.block > plan.first).any() else 1)
+        width = min(length * (2 if (plan.block > plan.first).any() else 1), on_host.shape[1])
         hidden = yield from self._forward(on_host, plan, width)
         return self._output(on_host, recheck, plan, hidden, forwarded + width)
 
