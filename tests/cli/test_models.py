@@ -177,6 +177,8 @@ def test_a_name_that_cannot_be_used_is_one_line(args, said, tmp_path):
     assert_one_line(diffucode(*args, env={"HF_HOME": str(tmp_path)}), said)
 
 
-def test_short_names_are_unique_and_no_hub_ids():
+def test_short_names_are_unique_and_keep_what_the_publisher_states():
+    for one in CATALOGUE:  # a conversion's folder has the short name
+        assert one.family.published(one.repo) == one.family.published(f"{one.short_name}-4bit")
     names = [name for one in CATALOGUE for name in (one.short_name, one.name.lower())]
     assert len(set(names)) == len(names) and not any("/" in name for name in names)
