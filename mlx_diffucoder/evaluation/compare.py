@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from ..checkpoint import build, shards
 from ..divergence.forwards import Outputs, outputs, outputs_by_layer
@@ -16,7 +15,7 @@ from ..divergence.masking import Masked
 from ..errors import CheckpointError
 from ..forbidden import forbidden_ids
 from ..loading import DTYPES, default_dtype
-from ..memory import fit_of
+from ..memory import bytes_of, fit_of
 from ..models.base import ModelConfig
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
@@ -49,12 +48,9 @@ class Checkpoint:
     @classmethod
     def of(cls, name: str, folder: Path, dtype: str | None = None) -> Self:
         """Describe a folder. Raises `CheckpointError` or `ConfigError`, as `load` does."""
-        from mlx_lm.utils import compute_bits_per_weight
-
         model, _ = build(folder)
-        bits = compute_bits_per_weight(model)
+        bits = 8 * bytes_of(model.parameters()) / model.config.parameters
         dtype = dtype or default_dtype(model)
-        weights: Any = tree_flatten(_cast(model, dtype).parameters())
         return cls(
             name=name,
             folder=folder,
@@ -62,8 +58,8 @@ class Checkpoint:
             config=model.config,
             tokenizer=Tokenizer.load(folder),
             bytes_on_disk=sum(file.stat().st_size for file in shards(folder)),
-            bits_per_weight=float(bits),
-            memory=sum(weight.nbytes for _, weight in weights),
+            bits_per_weight=bits,
+            memory=bytes_of(_cast(model, dtype).parameters()),
         )
 
     @property

@@ -196,7 +196,7 @@ def test_an_editor_sends_and_gets_json():
 def test_a_trace_shows_every_length_that_was_tried_and_draws_the_one_that_was_kept(holey, tmp_path):
     trace, page = tmp_path / "run.jsonl", tmp_path / "run.html"
     holey.write_bytes(EVENS.replace(b"<FILL:10>\n            ", b"        if <FILL>\n            "))
-    report = json.loads(infilled(holey, "-m", "pocket", "--dtype", "float32", "--max-tokens", "4", "--json", "--trace", trace))
+    report = json.loads(infilled(holey, *TINY[:2], "--max-tokens", "4", "--json", "--trace", trace))
     done = diffucode("trace", "show", trace)
     assert done.stdout == report["text"]
     assert f"canvas {report['kept']} of {report['tried']}, the one that was kept" in done.stderr

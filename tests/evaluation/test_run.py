@@ -81,11 +81,10 @@ def test_a_hole_is_filled_and_the_whole_text_is_tested(pocket, tmp_path):
     """`filled` is what infill writes there; the tests see prompt, hole and suffix."""
     config = GenerationConfig(**HOLES | {"max_tokens": 2}, seed=0)
     right = replace(HOLE, id="a/b", tests="assert total([1, 2]) == 3")
-    wrong = replace(HOLE, id="wrong", tests="assert total([1, 2]) == 4")
-    found = list(evaluate(*pocket, [right, wrong], config, traces=Traces(tmp_path, "pocket")))
-    assert [one.kind for one in found] == ["passed", "wrong"]
-    assert found[0].answer == infill(*pocket, HOLE.prompt, HOLE.suffix, config) == "nums"
-    assert found[0].useful_tokens > 0 < found[0].nfe
+    (found,) = evaluate(*pocket, [right], config, traces=Traces(tmp_path, "pocket"))
+    assert found.kind == "passed"
+    assert found.answer == infill(*pocket, HOLE.prompt, HOLE.suffix, config) == "nums"
+    assert found.useful_tokens > 0 < found.nfe
     assert read_trace(tmp_path / "a%2Fb-0.jsonl").text == HOLE.prompt + "nums" + HOLE.suffix
 
 

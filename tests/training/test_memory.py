@@ -14,7 +14,7 @@ from mlx_diffucoder.training.recompute import recompute_layers
 from mlx_diffucoder.training.settings import TrainSettings
 from mlx_diffucoder.training.trainer import make_optimizer
 
-BATCH, LENGTH = 4, 128
+BATCH, LENGTH = 2, 128
 
 
 def built(tune="lora", bits=None, checkpointing=False, layers=4, vocab=1024, dtype=mx.float32, block_length=0):
