@@ -1,6 +1,7 @@
 """`diffucode models`: the published models that run, which of them fit this machine or are on it; fetch and remove them."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,32 +74,36 @@ def pull(name: Name, yes: PullYes = False, as_json: options.Json = False, quiet:
     BITS are 2, 3, 4, 5, 6 or 8, or 16 for the published weights. Without them you get the conversion that is on the Hub, or
     4 bits. If you stop it, what was downloaded is kept; run it again to continue.
     """
-    from ..installed import place_of
-    from ..loading import resolve
-    from .model_option import check_download
-    from .progress import reading
+    from ..installed import converted
 
     model, bits = _named(name)
-    wanted = source = name
-    if model is not None:
-        bits = bits or model.usual_bits
-        wanted = model.at(bits)
-        source = model.repos.get(bits, wanted)
-        if source == wanted and place_of(model, bits) is None:
-            _convert(model, bits, yes=yes)
-    with reading() as show:
-        folder = resolve(source, before_download=lambda what: check_download(what, yes=yes, ask=False), progress=show)
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    note(f"{wanted} is on this machine, {format_bytes(size)}. Run it with:\n  diffucode generate -m {wanted} ...")
-    if as_json:
-        put_json({"name": wanted, "path": str(folder), "bytes": size})
+    if model is None:
+        folder = _download(name, yes=yes)
     else:
-        put(wanted)
+        bits = bits or model.usual_bits
+        name, repo = model.at(bits), model.repos.get(bits)
+        folder = converted(name) or (_download(repo, yes=yes) if repo else _convert(model, bits, yes=yes))
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    note(f"{name} is on this machine, {format_bytes(size)}. Run it with:\n  diffucode generate -m {name} ...")
+    if as_json:
+        put_json({"name": name, "path": str(folder), "bytes": size})
+    else:
+        put(name)
     return 0
 
 
-def _convert(model: "Published", bits: int, *, yes: bool) -> None:
-    """Convert a published model into the folder of conversions. It is downloaded first if necessary."""
+def _download(repo: str, *, yes: bool) -> Path:
+    """The folder of a model in the Hub's cache. It is downloaded first if necessary."""
+    from ..hub import fetch_model
+    from .model_option import check_download
+    from .progress import reading
+
+    with reading() as show:
+        return fetch_model(repo, before_download=lambda what: check_download(what, yes=yes, ask=False), progress=show)
+
+
+def _convert(model: "Published", bits: int, *, yes: bool) -> Path:
+    """The folder that a published model is converted into. It is downloaded first if necessary."""
     from ..bench.shapes import bits_per_weight
     from ..convert import ConvertConfig, convert
     from ..hub import Download, cached
@@ -126,6 +131,7 @@ def _convert(model: "Published", bits: int, *, yes: bool) -> None:
             run_as=model.at(bits),
         )
     note(f"the published weights stay in the cache; diffucode models rm {model.at(16)}")
+    return out
 
 
 @app.command(cls=Command, epilog=examples("diffucode models rm stable-diffcoder:4bit", "diffucode models rm dreamon --yes"))
@@ -139,7 +145,10 @@ def rm(name: Name, yes: RemoveYes = False, as_json: options.Json = False, quiet:
     from ..installed import installed, remove
 
     model, bits = _named(name)
-    wanted = {model.at(one) for one in BITS if bits in (None, one)} if model else {(parse_id(name) or (name,))[0]}
+    repo, revision = parse_id(name) or (None, None)
+    if revision:
+        raise CheckpointError(f"{name}: all its revisions are removed together; leave out @{revision}")
+    wanted = {model.at(one) for one in BITS if bits in (None, one)} if model else {repo}
     chosen = [one for one in installed() if wanted & {one.name, one.repo}]
     if not chosen:
         raise CheckpointError(f"{name} is not on this machine; `diffucode models` lists what is")

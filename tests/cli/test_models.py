@@ -95,8 +95,6 @@ def test_a_model_is_pulled_converted_run_listed_and_removed_by_its_name(machine,
     assert again["path"] == str(tmp_path / "made" / f"{NAME}-4bit")
     config = json.loads((tmp_path / "made" / f"{NAME}-4bit" / "config.json").read_text())
     assert config["quantization"]["bits"] == 4
-    run = machine("generate", "--json", "-m", NAME.upper(), "--max-tokens", 2, "hi")
-    assert json.loads(run.stdout)["model"] == f"{NAME}:4bit"
     assert machine("convert", f"{NAME}:16bit", tmp_path / "out", "--dry-run").returncode == 0
     assert machine.served.asked == []
 
@@ -116,7 +114,9 @@ def test_what_is_in_the_cache_is_converted_without_the_network_and_only_after_as
     offline = {"HF_HUB_OFFLINE": "1"}
     assert "--yes to convert it" in machine("models", "pull", f"{NAME}:6bit", **offline).stderr
     assert machine("models", "pull", f"{NAME}:6bit", "--yes", **offline).returncode == 0
-    assert json.loads(machine("generate", "--json", "-m", NAME, "--max-tokens", 2, "hi").stdout)["model"] == f"{NAME}:6bit"
+    assert (
+        json.loads(machine("generate", "--json", "-m", NAME.upper(), "--max-tokens", 2, "hi").stdout)["model"] == f"{NAME}:6bit"
+    )
 
 
 def test_a_stopped_download_is_listed_continued_and_can_be_removed(machine):
@@ -167,6 +167,7 @@ BAD = [
     (("models", "rm", "coda"), "coda is not on this machine; `diffucode models` lists what is"),
     (("models", "pull", "someone/model:4bit"), "name a Hub id (owner/name) or one of"),
     (("models", "rm", "someone/model"), "someone/model is not on this machine"),
+    (("models", "rm", "someone/model@v1"), "someone/model@v1: all its revisions are removed together; leave out @v1"),
     (("models", "rm", "./folder"), "name a Hub id (owner/name) or one of diffucoder, stable-diffcoder"),
     (("models", "pull", "pocket"), "pocket comes with this program"),
 ]
