@@ -163,8 +163,8 @@ class _WatchedState:
     def __init__(self, state: WindowState, clock: Clock):
         self._state, self._clock = state, clock
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
-        output = yield from self._state.forward(tokens, on_host, recheck)
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
+        output = yield from self._state.forward(tokens, on_host)
         self._clock.queued()
         return output
 

@@ -45,29 +45,9 @@ def _tau(default: float) -> Parameter:
 RULES: Choices = {
     "schedule": Choice("Commit a fixed number of tokens in each step, as the reference decoder does; --steps sets the number."),
     "threshold": Choice("Commit every token that is probable enough.", {"tau": _tau(0.9)}),
-    "factor": Choice(
-        "Commit the n most probable tokens, with n as large as their probabilities allow.",
-        {"f": Parameter(1.0, 0, 100, "Token n must have a probability of at least 1 - f / (n + 1).")},
-    ),
     "entropy-bound": Choice(
         "Commit the most certain tokens until their entropies add up to a bound.",
         {"gamma": Parameter(0.1, 0, 1e6, "The bound, in nats.")},
-    ),
-    "stability": Choice(
-        "Commit a token that is probable enough and whose distribution has stopped changing.",
-        {
-            "tau": _tau(0.9),
-            "epsilon": Parameter(0.001, 0, 100, "The largest change from step to step: a KL divergence, in nats."),
-            "span": Parameter(2, 0, 2**20, "How many steps in a row the change must be that small."),
-        },
-    ),
-    "backtrack": Choice(
-        "Commit early, and mask a token again when its probability falls later.",
-        {
-            "tau": _tau(0.8),
-            "fall": Parameter(0.8, 0, 1, "Mask it again below this share of its probability at commit."),
-            "limit": Parameter(1, 0, 2**10, "How often a position can be masked again."),
-        },
     ),
     "leftmost": Choice("Commit the leftmost mask; on the window tree, only what a guess verified."),
 }

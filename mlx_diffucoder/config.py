@@ -49,13 +49,11 @@ class GenerationConfig:
 
     Attributes:
         max_tokens: the masks after the prompt, and so the longest answer, in tokens. The default is 768, and 256 on windows
-            whose cost grows with the canvas (`Choice.grows`): `whole`, `blocks…` and `drafts`. A default that does not
-            fit the model's context is cut to what is left of it.
+            whose cost grows with the canvas (`Choice.grows`); it is cut to what is left of the model's context.
         steps: the denoising steps of the schedule; None for one step a token. On the window `block-causal` the blocks of
             the answer share them equally, and with a threshold they are the most that it takes.
         alg: the score that orders the commits: `entropy`, `maskgit_plus` (the probability of the chosen token),
-            `topk_margin` (p1 - p2), or `origin` (a uniformly random order). `auto` becomes the family's: `entropy`, or
-            `maskgit_plus` for a block-causal model.
+            `topk_margin` (p1 - p2), or `origin` (a uniformly random order). `auto` becomes the family's.
         temperature: 0 takes the most probable token, a larger value draws.
         top_p: nucleus sampling: keep the most probable tokens up to this cumulative probability. Scores are
             computed from what is kept, so this matters at temperature 0 too.
@@ -65,13 +63,13 @@ class GenerationConfig:
         seed: the seed of every random choice; None for a new one each time.
         raw: use no chat template. Special tokens written in a text prompt become control tokens.
         system: the system message of the chat template.
-        rule: how many tokens a step commits: `schedule` (the reference's), or an adaptive rule with its
-            parameters, such as `threshold:tau=0.8`; see `RULES`. `auto` becomes the preset `balanced`'s rule on its
-            window, `threshold:tau=0.9` on others, and `schedule` where a field of the schedule is set (steps, eps,
-            alg_temp, alg `origin`, reference) or the window is `drafts`.
-        window: which positions a step forwards: `whole` (the reference's), or a window with its parameters, such
-            as `sliding:width=24`; see `WINDOWS`. `auto` becomes `whole` for the schedule, `sliding` for `backtrack`,
-            and the preset `balanced`'s window for other rules; for a block-causal model it becomes `block-causal`.
+        rule: how many tokens a step commits: `schedule` (the reference's), or an adaptive one, such as `threshold:tau=0.8`;
+            see `RULES`. `auto` becomes the preset `balanced`'s on its window (`leftmost` with fewer than 16 rows),
+            `threshold:tau=0.9` on others, and `schedule` where a field of the schedule is set (steps, eps, alg_temp, alg
+            `origin`, reference) or the window is `drafts`.
+        window: which positions a step forwards: `whole` (the reference's), or a window with its parameters, such as
+            `sliding:width=24`; see `WINDOWS`. `auto` becomes `whole` for the schedule, and the preset `balanced`'s window
+            for other rules; for a block-causal model it becomes `block-causal`.
         threshold: short for the rule `threshold:tau=...`.
         block_length: short for the window `block-causal:length=...`.
         prefill: the start of the answer, as text that is on the canvas from the beginning.
@@ -177,8 +175,8 @@ class GenerationConfig:
             )
         if in_blocks:
             self._check_blocks(int(parameters["length"]))
-        if window == "tree" and rule in ("schedule", "backtrack"):
-            raise ConfigError(f"rule {self.rule} cannot commit on the window tree; use threshold, or another rule", field="rule")
+        if window == "tree" and rule == "schedule":
+            raise ConfigError("rule schedule cannot commit on the window tree; use threshold, or another rule", field="rule")
         if self.threshold is not None and "window" in self.auto:
             return  # `for_model` may give it the window on which a threshold has steps and a reference
         if rule != "schedule" and (
@@ -224,10 +222,12 @@ class GenerationConfig:
             scheduled = self.steps is not None or self.eps != EPS or self.alg_temp or alg == "origin" or self.reference
             kind = window.partition(":")[0]
             usual = balanced[0] if kind in ("auto", balanced[1].partition(":")[0]) else "threshold:tau=0.9"
+            few = kind == "tree" and parse_choice(window, WINDOWS, "window")[1]["rows"] < 16
+            usual = "leftmost" if few else usual  # with few masks in view a threshold loses more
             rule = "schedule" if scheduled or kind == "drafts" else usual
             rule = rule if self.threshold is None else f"threshold:tau={self.threshold}"
         if window == "auto":
-            window = {"schedule": "whole", "backtrack": "sliding"}.get(rule.partition(":")[0], balanced[1])
+            window = "whole" if rule == "schedule" else balanced[1]
         if alg == "auto":
             alg = family.alg if family else "entropy"
         return {"rule": rule, "window": window, "alg": alg}

@@ -33,8 +33,6 @@ from mlx_diffucoder.models.transformer import DiffusionModel
 # Name -> fields of GenerationConfig.
 DECISIONS: dict[str, dict[str, Any]] = {
     "balanced": {},
-    "backtrack": {"rule": "backtrack:tau=0.7,fall=0.8"},
-    "stability": {"rule": "stability"},
     "entropy bound": {"rule": "entropy-bound"},
     "schedule, margin": {"rule": "schedule", "alg": "topk_margin"},
     "balanced, top-k 50": {"top_k": 50},
@@ -70,14 +68,12 @@ def decision_time(fields: dict[str, Any], rows: int, vocab_size: int, dtype: mx.
     )
     model = Given(tiny, mx.array(logits).astype(dtype))
     config = GenerationConfig(seed=0, max_tokens=rows, window="whole", **fields)
-    rule = rule_for(config)
     forbidden = mx.arange(vocab_size) >= vocab_size - 100
     tokens = mx.full((1, 2 * rows), vocab_size - 1, dtype=mx.int32)
     positions = np.arange(rows, dtype=np.int32)[None]
     masked = np.ones_like(positions, dtype=np.bool_)
-    output = ForwardOutput(positions, masked, ~masked, mx.zeros((1, rows, 2)), rows, np.array([[0, rows]]))
-    key, quota = mx.random.key(0), np.array([rows])
-    given = StepInput(output, tokens, vocab_size - 1, rule, rule.open(), quota, key, config, forbidden)
+    output = ForwardOutput(positions, masked, mx.zeros((1, rows, 2)), rows, np.array([[0, rows]]))
+    given = StepInput(output, tokens, rule_for(config).open(), np.array([rows]), mx.random.key(0), config, forbidden)
     mx.eval(model.rows, forbidden, tokens)
     return timings(lambda: take_steps(model, [given]), trials).seconds
 

@@ -88,7 +88,7 @@ def generate(
     """Write code from a description.
 
     A terminal shows the canvas while it is denoised, then the answer as plain text. A pipe gets the answer from left to right
-    as it becomes final; with a rule that masks tokens again, it gets the answer at the end.
+    as it becomes final.
     """
     usual = {} if lock is None else HOLES
     config, text = options.decoding_config(context, usual), read_prompt(prompt)

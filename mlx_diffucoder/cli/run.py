@@ -30,14 +30,12 @@ class Run:
     """
 
     def __init__(self, opened: "Opened", prompt: "Prompt", *, stream: bool, live: bool, trace: Path | None, tile: int = 32):
-        from ..decoding.rules import rule_for
         from ..generation import Answer, prompt_ids, tokens_left
 
         self.name, self.model, self.tokenizer, self.config = opened
         self.stream, self.trace = stream, (trace, self.name) if trace else None
         self.live = is_live(live and stream)
-        # A rule that masks tokens again may change text that was final.
-        self.streams = stream and not self.live and rule_for(self.config).max_commits == 1
+        self.streams = stream and not self.live
         self.ids = prompt_ids(self.model, self.tokenizer, prompt, self.config)
         self.config = self.config.within(tokens_left(self.model, self.tokenizer, self.ids))
         self.answer, self.tile = Answer(), tile
@@ -117,7 +115,7 @@ class Run:
             from .progress import counting
 
             with counting("denoising", self.config.max_tokens) as advance:
-                yield lambda step: advance(len(step.committed) - len(step.remasked))
+                yield lambda step: advance(len(step.committed))
 
 
 def stats_of(made: "Filled | Ranking", seconds: float, tile: int) -> "Stats":

@@ -138,14 +138,13 @@ class _Row:
         stop: Callable[[Step], bool] | None,
         copy: int,
     ):
-        self._canvas, self._rule, self._window, self._config = canvas, rule, window, config
+        self._canvas, self._window, self._config = canvas, window, config
         self._forbidden, self._stop = forbidden, stop
         self._window_state, self._rule_state = window.open(model, canvas), rule.open()
         self._key, self._rng = random_sources(config.seed, copy)
         self._tokens, self.on_host = mx.array(canvas.tokens), canvas.tokens  # [1, L], the same on device and host
-        self._to_fill = self.on_host == canvas.mask_id
-        self.masks = int(self._to_fill.sum())
-        self._known = self._to_fill.size - self.masks
+        self.masks = int((self.on_host == canvas.mask_id).sum())
+        self._known = self.on_host.size - self.masks
         self._index, self._positions = -1, 0
         self.rows: tuple[int, ...] = ()
         self.output: ForwardOutput  # of the forward that the next step is made of; once that has begun, `forwarded` is True
@@ -154,8 +153,7 @@ class _Row:
         self.done = not self.masks
 
     def forward(self) -> Forward:
-        committed = self._to_fill & (self.on_host != self._canvas.mask_id)
-        return self._window_state.forward(self._tokens, self.on_host, self._rule_state.recheck(committed))
+        return self._window_state.forward(self._tokens, self.on_host)
 
     def known_in(self, part: Part) -> int:
         """How many tokens of the known text a forward has; 0 after the first step."""
@@ -173,8 +171,6 @@ class _Row:
         return StepInput(
             self.output,
             self._tokens,
-            self._canvas.mask_id,
-            self._rule,
             self._rule_state,
             quota,
             key,
@@ -191,7 +187,7 @@ class _Row:
         self.masks = int((self.on_host == canvas.mask_id).sum())
         self._positions += output.forwarded
         self.done = not self.masks or (self._window.stops_at_end and canvas.finished(self.on_host))
-        at, commit, remask = output.positions[0], result.commit[0], result.remask[0]
+        at, commit = output.positions[0], result.commit[0]
         tokens = (canvas.padded_out(self.on_host) if self.done else self.on_host)[0]
         rejected = result.rejected[0] if result.rejected else NO_GUESSES
         self.step = Step(
@@ -199,7 +195,6 @@ class _Row:
             tokens=tokens,
             committed=at[commit],
             scores=result.scores[0, commit],
-            remasked=at[remask],
             nfe=len(self.rows),
             positions=self._positions,
             window=(int(output.span[0, 0]), int(output.span[0, 1])),

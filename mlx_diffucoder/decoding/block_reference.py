@@ -56,7 +56,6 @@ def _decode_row(
     length = block_length_of(config.window)
     tokens, (key, _), positions = text.copy(), random_sources(config.seed), 0
     rows: tuple[int, ...] = ()
-    nothing = np.zeros(0, dtype=np.int32)
     for start in range(prompt // length * length, len(tokens), length):
         end = min(start + length, len(tokens))
         block = tokens[start:end]  # a view: commits go to the canvas
@@ -72,7 +71,7 @@ def _decode_row(
             positions += end
             rows += (end if rows else end - int((text[:end] != canvas.mask_id).sum()),)
             scores = probs[commit].astype(np.float32)
-            yield Step(len(rows) - 1, tokens.copy(), commit + start, scores, nothing, len(rows), positions, (0, end), rows)
+            yield Step(len(rows) - 1, tokens.copy(), commit + start, scores, len(rows), positions, (0, end), rows)
             if not (block == canvas.mask_id).any():
                 break
         if not (block == canvas.mask_id).any() and np.isin(tokens[max(start, prompt) : end], list(canvas.end_ids)).any():

@@ -81,24 +81,23 @@ def reference_decode(
     to_fill = np.array(tokens) == canvas.mask_id
 
     # A hook that masks positions again does not keep a rule without a schedule running for ever.
-    for index in range(rule.steps or max(1, int(to_fill.sum())) * rule.max_commits):
+    for index in range(rule.steps or max(1, int(to_fill.sum()))):
         masked = np.array(tokens) == canvas.mask_id
-        quota, recheck = state.quota(index, masked.sum(axis=1), rng), state.recheck(to_fill & ~masked)
+        quota = state.quota(index, masked.sum(axis=1), rng)
         logits = forward(tokens)  # [B, L, V]
         if hooks.logits:
             logits = hooks.logits(index, tokens, logits)
         allowed = logits if forbidden is None else mx.where(forbidden, -mx.inf, logits)
 
         key, measure_key, commit_key = mx.random.split(key, 3)
-        measured = measure(allowed, tokens, config, measure_key, needs_probs=rule.needs_probs)
+        measured = measure(allowed, config, measure_key)
         check_finite(measured.confidence)
-        candidates = candidates_from(measured, at, masked, recheck, length)
+        candidates = candidates_from(measured, at, masked, length)
         commit = state.commit(candidates, quota, commit_key)  # [B, L]
-        remask = state.remask(candidates)
-        tokens = mx.where(remask, canvas.mask_id, mx.where(commit, measured.chosen, tokens)).astype(tokens.dtype)
+        tokens = mx.where(commit, measured.chosen, tokens).astype(tokens.dtype)
         if hooks.tokens:
             tokens = hooks.tokens(index, tokens, logits)
-        yield _steps(index, canvas, tokens, commit, measured.scores, remask)
+        yield _steps(index, canvas, tokens, commit, measured.scores)
         if rule.steps is None and not (np.array(tokens) == canvas.mask_id).any():
             return
 
@@ -112,11 +111,9 @@ def _forward_of(model: DiffusionModel, canvas: Canvas) -> Callable[[mx.array], m
     return lambda tokens: model(tokens, rows=predictors, positions=positions, mask=attention_mask)
 
 
-def _steps(
-    index: int, canvas: Canvas, tokens: mx.array, commit: mx.array, scores: mx.array, remask: mx.array
-) -> tuple[Step, ...]:
+def _steps(index: int, canvas: Canvas, tokens: mx.array, commit: mx.array, scores: mx.array) -> tuple[Step, ...]:
     """The step of each canvas without its left padding, from arrays `[B, L]`."""
-    arrays, length = (np.array(one) for one in (tokens, commit, scores, remask)), tokens.shape[1]
+    arrays, length = (np.array(one) for one in (tokens, commit, scores)), tokens.shape[1]
     known = int((canvas.tokens != canvas.mask_id).sum() - canvas.padding.sum())
     return tuple(
         Step(
@@ -124,13 +121,12 @@ def _steps(
             tokens=row[pad:],
             committed=np.flatnonzero(committed[pad:]).astype(np.int32),
             scores=all_scores[committed],
-            remasked=np.flatnonzero(remasked[pad:]).astype(np.int32),
             nfe=index + 1,
             positions=(index + 1) * length,
             window=(0, length - int(pad)),
             rows=(tokens.size - known, *[tokens.size] * index),
         )
-        for row, committed, all_scores, remasked, pad in zip(*arrays, canvas.padding, strict=True)
+        for row, committed, all_scores, pad in zip(*arrays, canvas.padding, strict=True)
     )
 
 

@@ -145,7 +145,7 @@ class _Row:
         """Take a step with what the network computed of the canvas, `[1, L, D]`; `rows` as in `Step`."""
         tokens, masked = self.step.tokens, np.array(self.masks(), dtype=np.int32)
         choose_key, commit_key, self._key = mx.random.split(self._key, 3)
-        chosen, scores = self._filler.choose(hidden, tokens, masked, self._hole, choose_key)
+        chosen, scores = self._filler.choose(hidden, masked, self._hole, choose_key)
         best = self._filler.best(scores, commit_key)
         commits = {int(masked[one]): (int(chosen[one]), float(scores[one])) for one in best}
         step, self._hole = self._filler.step(tokens, masked, commits, self._hole)
@@ -174,14 +174,14 @@ class _Filler:
         budget = 2 * longest if self.config.expand_budget is None else self.config.expand_budget
         return _Hole(start, stop, room, budget, 2 * longest + 2 * budget)
 
-    def choose(self, hidden: mx.array, tokens: Ids, masked: Ids, hole: _Hole, key: mx.array) -> tuple[Ids, NDArray[np.float32]]:
+    def choose(self, hidden: mx.array, masked: Ids, hole: _Hole, key: mx.array) -> tuple[Ids, NDArray[np.float32]]:
         """A token and a score for each masked position `[M]`."""
         logits = self.model.logits(hidden, mx.array(np.maximum(masked - self.model.shift, 0))[None])
         if self.forbidden is not None:
             logits = mx.where(self.forbidden, -mx.inf, logits)
         if not (hole.room and hole.budget):
             logits = mx.where(mx.arange(logits.shape[-1]) == self.ids.expand, -mx.inf, logits)
-        measured = measure(logits, mx.array(tokens[masked])[None], self.config, key, needs_probs=False)
+        measured = measure(logits, self.config, key)
         check_finite(measured.confidence)
         return np.array(measured.chosen[0]).astype(np.int32), np.array(measured.scores[0])
 

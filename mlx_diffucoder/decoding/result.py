@@ -29,8 +29,6 @@ class Step:
         committed: the positions written in this step, ascending, int32 `[n]`.
         scores: the score of each of them when it was chosen, float32 `[n]`; larger is surer. The
             scale is that of `GenerationConfig.alg`.
-        remasked: the positions masked again in this step, ascending, int32 `[m]`; only the rule `backtrack`
-            does that.
         nfe: forward passes so far, including this step's, of the canvases that are denoised together.
         positions: positions of this canvas forwarded so far, over all forwards.
         window: the first position forwarded in this step, and one past the last. The canvas's last position,
@@ -41,13 +39,14 @@ class Step:
             at most `MOST_REJECTED`. Only the window `tree` guesses.
         deleted, expanded: for a model that changes the canvas's length, the positions that left the canvas in this
             step, and those that became two masks, ascending, int32; both on the canvas before the step.
+        remasked: the positions masked again in this step, ascending, int32. No commit rule does that now; traces of
+            older versions have it.
     """
 
     index: int
     tokens: NDArray[np.int32]
     committed: NDArray[np.int32]
     scores: NDArray[np.float32]
-    remasked: NDArray[np.int32]
     nfe: int
     positions: int
     window: tuple[int, int] = (0, 0)
@@ -55,18 +54,19 @@ class Step:
     rejected: NDArray[np.int32] = field(default_factory=lambda: NO_GUESSES)
     deleted: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     expanded: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    remasked: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
 
     def unchanged(self) -> Self:
         """A step after this one that changes nothing: the canvas is finished, and others of its batch are not."""
         none = np.zeros(0, dtype=np.int32)
-        still = replace(self, committed=none, scores=none.astype(np.float32), remasked=none, rejected=NO_GUESSES)
+        still = replace(self, committed=none, scores=none.astype(np.float32), rejected=NO_GUESSES)
         return replace(still, deleted=none, expanded=none)
 
     @classmethod
     def empty(cls, tokens: NDArray[np.int32]) -> Self:
         """A step that changed nothing: the canvas `tokens`, int32 `[L]`, had no masks."""
         none = np.zeros(0, dtype=np.int32)
-        return cls(0, tokens, none, none.astype(np.float32), none, 0, 0)
+        return cls(0, tokens, none, none.astype(np.float32), 0, 0)
 
 
 def after_step(positions: NDArray[np.int32], deleted: NDArray[np.int32], expanded: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -24,18 +24,15 @@ class Measurements(NamedTuple):
     Attributes:
         complete: bool, False where a nucleus cut without a full sort cannot be relied on.
         best, best_probs: `[..., 2]`, the two most probable tokens and their probabilities; None unless asked for.
-        probs: `[..., V]`, None unless asked for.
     """
 
     chosen: mx.array
     scores: mx.array
     confidence: mx.array
     entropy: mx.array
-    current: mx.array
     complete: mx.array
     best: mx.array | None
     best_probs: mx.array | None
-    probs: mx.array | None
 
 
 def random_sources(seed: int | None, copy: int = 0) -> tuple[mx.array, np.random.Generator]:
@@ -53,11 +50,9 @@ def random_sources(seed: int | None, copy: int = 0) -> tuple[mx.array, np.random
 
 def measure(
     logits: mx.array,
-    current: mx.array,
     config: GenerationConfig,
     key: mx.array,
     *,
-    needs_probs: bool,
     needs_best: bool = False,
     sort: bool = True,
 ) -> Measurements:
@@ -65,10 +60,8 @@ def measure(
 
     Args:
         logits: `[..., V]`.
-        current: int `[...]`, the tokens on the canvas now.
         config: how tokens are drawn and scored.
         key: for the draws.
-        needs_probs: return the distributions too.
         needs_best: return the two most probable tokens too.
         sort: as in `keep_top_p`.
     """
@@ -81,11 +74,9 @@ def measure(
         scores=negative_entropy if config.alg == "entropy" else SCORES[config.alg](probs, chosen, score_key),
         confidence=probability(probs, chosen),
         entropy=-negative_entropy,
-        current=probability(probs, current),
         complete=complete,
         best=best,
         best_probs=None if best is None else mx.take_along_axis(probs, best, axis=-1),
-        probs=probs if needs_probs else None,
     )
 
 

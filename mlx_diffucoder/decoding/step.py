@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..config import GenerationConfig
 from ..errors import CheckpointError
 from ..models.transformer import DiffusionModel
-from .rules.base import Candidates, CommitRule, RuleState
+from .rules.base import Candidates, RuleState
 from .sampling import Measurements, measure
 from .windows.base import ForwardOutput, StepResult
 
@@ -28,8 +28,7 @@ class StepInput:
     Attributes:
         output: the candidates and their hidden states.
         tokens: the canvas, int32 `[1, L]`.
-        mask_id: the token that a remasked position gets.
-        rule: the commit rule, and `state` its state, which is not changed.
+        state: of the commit rule; it is not changed.
         quota: int64 `[1]`, as `RuleState.quota` gave it.
         key: for the draws.
         config: how tokens are drawn and scored.
@@ -39,8 +38,6 @@ class StepInput:
 
     output: ForwardOutput
     tokens: mx.array
-    mask_id: int
-    rule: CommitRule
     state: RuleState
     quota: NDArray[np.int64]
     key: mx.array
@@ -50,7 +47,7 @@ class StepInput:
 
 
 def take_steps(model: DiffusionModel, inputs: Sequence[StepInput]) -> list[tuple[StepResult, RuleState]]:
-    """Commit and remask, on each canvas as if it were alone. This is where the host waits for the device.
+    """Commit tokens, on each canvas as if it were alone. This is where the host waits for the device.
 
     top-p is first applied to a part of the vocabulary. Where that part turns out to be too small, the step is
     computed again with the whole vocabulary sorted.
@@ -70,26 +67,25 @@ def take_steps(model: DiffusionModel, inputs: Sequence[StepInput]) -> list[tuple
         left = [index for index in range(len(inputs)) if index not in done]
         measured = _measure(model, [inputs[index] for index in left], sort)
         made = [_decide(inputs[index], one) for index, one in zip(left, measured, strict=True)]
-        mx.eval([one[:-1] for one in measured], [(commit, remask, canvas) for commit, remask, canvas, _ in made])
-        for index, one, (commit, remask, canvas, state) in zip(left, measured, made, strict=True):
+        mx.eval([one[:-1] for one in measured], [(commit, canvas) for commit, canvas, _ in made])
+        for index, one, (commit, canvas, state) in zip(left, measured, made, strict=True):
             output = inputs[index].output
             if sort or (np.array(one.complete) | ~_read(output)).all():
                 check_finite(one.confidence)
-                done[index] = _result(output, one, commit, remask, canvas), state
+                done[index] = _result(output, one, commit, canvas), state
     return [done[index] for index in range(len(inputs))]
 
 
-def _decide(given: StepInput, measured: Measurements) -> tuple[mx.array, mx.array, mx.array, RuleState]:
-    """What is committed and remasked, bool `[1, R]`; the canvas and the rule's state after that."""
+def _decide(given: StepInput, measured: Measurements) -> tuple[mx.array, mx.array, RuleState]:
+    """What is committed, bool `[1, R]`; the canvas and the rule's state after that."""
     output, tokens, state = given.output, given.tokens, copy(given.state)
     own = Measurements._make(None if one is None else one[:, : output.positions.shape[1]] for one in measured)
-    candidates = candidates_from(own, output.positions, output.masked, output.recheck, tokens.shape[1])
+    candidates = candidates_from(own, output.positions, output.masked, tokens.shape[1])
     candidates = _made_certain(candidates, output.certain)
     commit = state.commit(candidates, given.quota, mx.random.split(given.key)[1])  # [1, R]
-    remask = state.remask(candidates)
     at = mx.array(output.positions)
-    updated = mx.where(remask, given.mask_id, mx.where(commit, own.chosen, mx.take_along_axis(tokens, at, axis=1)))
-    return commit, remask, mx.put_along_axis(tokens, at, updated.astype(tokens.dtype), axis=1), state
+    updated = mx.where(commit, own.chosen, mx.take_along_axis(tokens, at, axis=1))
+    return commit, mx.put_along_axis(tokens, at, updated.astype(tokens.dtype), axis=1), state
 
 
 class _Piece(NamedTuple):
@@ -97,19 +93,15 @@ class _Piece(NamedTuple):
 
     of: int
     hidden: mx.array
-    current: mx.array
     key: mx.array
 
 
 def _pieces(index: int, given: StepInput) -> Iterator[_Piece]:
     """The candidates of one canvas, `ROWS` at most in each piece: so a draw does not depend on other canvases."""
-    output, key = given.output, mx.random.split(given.key)[0]
-    current = mx.take_along_axis(given.tokens, mx.array(output.positions), axis=1)
-    current = mx.pad(current, [(0, 0), (0, output.guesses)])
-    for start in range(0, current.shape[1], ROWS):
-        part = slice(start, start + ROWS)
+    hidden, key = given.output.hidden, mx.random.split(given.key)[0]
+    for start in range(0, hidden.shape[1], ROWS):
         key, part_key = mx.random.split(key)
-        yield _Piece(index, output.hidden[:, part], current[:, part], part_key)
+        yield _Piece(index, hidden[:, start : start + ROWS], part_key)
 
 
 def _measure(model: DiffusionModel, inputs: Sequence[StepInput], sort: bool) -> list[Measurements]:
@@ -117,17 +109,16 @@ def _measure(model: DiffusionModel, inputs: Sequence[StepInput], sort: bool) -> 
     pieces = [piece for index, given in enumerate(inputs) for piece in _pieces(index, given)]
     parts: list[list[Measurements]] = [[] for _ in inputs]
     while pieces:
-        sizes = accumulate(piece.current.shape[1] for piece in pieces)
+        sizes = accumulate(piece.hidden.shape[1] for piece in pieces)
         count = max(1, sum(size <= ROWS for size in sizes))
         now, pieces = pieces[:count], pieces[count:]
-        ends = list(accumulate(piece.current.shape[1] for piece in now))[:-1]
+        ends = list(accumulate(piece.hidden.shape[1] for piece in now))[:-1]
         every = mx.split(model.logits(mx.concatenate([piece.hidden for piece in now], axis=1)), ends, axis=1)
         for piece, logits in zip(now, every, strict=True):
             given = inputs[piece.of]
             if given.forbidden is not None:
                 logits = mx.where(given.forbidden, -mx.inf, logits)
-            needs = {"needs_probs": given.rule.needs_probs, "needs_best": given.needs_best}
-            parts[piece.of].append(measure(logits, piece.current, given.config, piece.key, sort=sort, **needs))
+            parts[piece.of].append(measure(logits, given.config, piece.key, sort=sort, needs_best=given.needs_best))
         if pieces:
             # MLX allocates when work is queued: without waiting, all logits would be in memory at once.
             del every, logits
@@ -145,7 +136,6 @@ def candidates_from(
     measured: Measurements,
     positions: NDArray[np.int32],
     masked: NDArray[np.bool_],
-    recheck: NDArray[np.bool_],
     length: int,
 ) -> Candidates:
     """The candidates for a commit rule; the arguments are as in `Candidates`, masks on the host."""
@@ -157,9 +147,6 @@ def candidates_from(
         masked=is_masked,
         positions=positions,
         length=length,
-        recheck=mx.array(recheck),
-        current=measured.current,
-        probs=measured.probs,
     )
 
 
@@ -178,17 +165,16 @@ def _made_certain(candidates: Candidates, certain: NDArray[np.bool_] | None) -> 
 
 def _read(output: ForwardOutput) -> NDArray[np.bool_]:
     """The rows whose measurements are used, bool `[B, R + G]`."""
-    return np.pad(output.masked | output.recheck, [(0, 0), (0, output.guesses)], constant_values=True)
+    return np.pad(output.masked, [(0, 0), (0, output.guesses)], constant_values=True)
 
 
-def _result(output: ForwardOutput, measured: Measurements, commit: mx.array, remask: mx.array, tokens: mx.array) -> StepResult:
+def _result(output: ForwardOutput, measured: Measurements, commit: mx.array, tokens: mx.array) -> StepResult:
     count = output.positions.shape[1]
     chosen, scores = np.array(measured.chosen), np.array(measured.scores)
     return StepResult(
         chosen=chosen[:, :count],
         scores=np.where(output.masked, scores[:, :count], np.float32(-np.inf)),
         commit=np.array(commit),
-        remask=np.array(remask),
         tokens=tokens,
         guessed=chosen[:, count:],
         guessed_scores=scores[:, count:],

@@ -15,7 +15,6 @@ from ..decoding.canvas import text_before
 from ..decoding.hole_layout import unwrapped
 from ..decoding.resizing import START
 from ..decoding.result import Step, after_step
-from ..decoding.rules import rule_for
 from ..forbidden import forbidden_ids
 from ..generation import Answer, canvas_of, ends_of, prompt_ids, tokens_left
 from ..infilling.context import Context
@@ -151,7 +150,7 @@ class Answering:
         self.progress = Progress(prompt_tokens=len(ids))
         resizes = tokenizer.sizes is not None
         forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens, resizes=resizes)
-        streams, ended = rule_for(config).max_commits == 1, False
+        ended = False
 
         def stop(step: Step) -> bool:
             return bool(config.until) and Answer.of(tokenizer, step, len(step.tokens) - config.max_tokens, config).ended
@@ -161,7 +160,7 @@ class Answering:
             step, ended = yield lane
             lane, answer = None, Answer.of(tokenizer, step, len(ids), config)
             progress = Progress(
-                text=answer.text if ended else answer.final_text(config.until) if streams else "",
+                text=answer.text if ended else answer.final_text(config.until),
                 settled=answer.text,
                 canvas=shown(tokenizer, step.tokens[len(ids) :].tolist(), config) if self.shows else "",
                 reason=reason_of(answer) if ended else None,

@@ -59,7 +59,7 @@ class Trace:
             tokens, rows = tokens.copy(), rows + one.rows
             counts = (one.nfe, one.positions, one.window, rows)
             changes = (np.stack(one.rejected, axis=1), one.deleted, one.expanded)
-            yield Step(one.index, tokens, one.committed, one.scores, one.remasked, *counts, *changes)
+            yield Step(one.index, tokens, one.committed, one.scores, *counts, *changes, remasked=one.remasked)
 
     def _canvases(self) -> Iterator[NDArray[np.int32]]:
         """The canvas after each step, int32 `[L]`; the next step may change the array."""

@@ -239,14 +239,13 @@ class _Lines:
 
     def changed_by(self, step: Step) -> bool:
         """Whether the step changed this canvas; a finished row waits for the others of its batch."""
-        lists = (step.committed, step.remasked, step.deleted, step.expanded)
+        lists = (step.committed, step.deleted, step.expanded)
         return any(map(len, lists)) or not np.array_equal(self._tokens, step.tokens)
 
     def step(self, step: Step, seconds: float) -> dict[str, Any]:
         """The line of a step that was over after `seconds`."""
         expected = resized(self._tokens, step.deleted, step.expanded)
         expected[step.committed] = step.tokens[step.committed]
-        expected[step.remasked] = step.tokens[step.remasked]
         others = np.flatnonzero(expected != step.tokens)
         self._tokens, before = step.tokens, self._forwards
         self._forwards = len(step.rows)
@@ -261,8 +260,6 @@ class _Lines:
             "tokens": step.tokens[step.committed].tolist(),
             "scores": [_short(score) for score in step.scores.tolist()],
         }
-        if len(step.remasked):
-            row["back"] = step.remasked.tolist()
         for name in ("deleted", "expanded"):
             if len(positions := getattr(step, name)):
                 row[name] = positions.tolist()

@@ -201,8 +201,7 @@ def test_what_was_tuned_takes_the_place_of_its_presets_own_and_of_no_other(store
     assert decoding(max_tokens=9, top_p=0.9, temperature=0.5) == OTHER
     assert decoding(wanted=False) == OWN
     assert decoding(window="sliding:width=25,suffix=4")["window"] == "sliding:width=25,suffix=4"
-    assert decoding(rule="factor") == {**OWN, "rule": "factor"}
-    assert decoding(rule="backtrack")["window"].startswith("sliding")
+    assert decoding(rule="entropy-bound") == {**OWN, "rule": "entropy-bound"}
     for scheduled in ({"steps": 4}, {"reference": True}, dict(PRESETS["exact"])):
         assert decoding(**scheduled)["window"] == "whole"
 

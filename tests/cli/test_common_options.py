@@ -193,7 +193,7 @@ def complete(shell, *words):
     [
         (["gen"], "generate", "convert"),
         (["generate", "--max"], "--max-tokens", "--model"),
-        (["generate", "--rule", "t"], "threshold", "factor"),
+        (["generate", "--rule", "t"], "threshold", "schedule"),
         (["chat", "--window", "s"], "sliding", "whole"),
         (["eval", "--preset", "b"], "balanced", "exact"),
         (["bench", "run", "--alg", "t"], "topk_margin", "entropy"),

@@ -105,18 +105,18 @@ def test_the_model_for_all_verbs_can_be_set_and_a_verbs_own_goes_before_it(run, 
 
 def test_what_does_not_go_together_gives_way_to_what_is_said_nearer(configured, file):
     file.parent.mkdir()
-    file.write_text('[generate]\nrule = "backtrack"\n')
-    assert configured().rule.startswith("backtrack")
-    assert configured("--window", "whole").rule.startswith("backtrack")
+    file.write_text('[generate]\nrule = "entropy-bound"\n')
+    assert configured().rule.startswith("entropy-bound")
+    assert configured("--window", "whole").rule.startswith("entropy-bound")
     assert configured("--steps", "1").rule == configured("--reference").rule == "schedule"
     assert configured("--preset", "exact").rule == "schedule"
-    file.write_text('[generate]\nrule = "factor"\nwindow = "whole"\n')
+    file.write_text('[generate]\nrule = "leftmost"\nwindow = "whole"\n')
     assert configured("--preset", "balanced").rule == "threshold:tau=0.95"
     assert configured(DIFFUCODE_GENERATE_PRESET="exact").rule == "schedule"
-    assert configured("--window", "sliding").rule == "factor"
+    assert configured("--window", "sliding").rule == "leftmost"
     assert configured("--steps", "2").rule == "schedule"
     file.write_text("[generate]\nsteps = 1\n")
-    assert configured("--rule", "factor").steps is None
+    assert configured("--rule", "leftmost").steps is None
     assert configured("--steps", "3").steps == 3
 
 

@@ -85,7 +85,7 @@ def test_a_preset_sets_what_no_flag_says():
     assert config("--preset", "balanced") == config()
     assert config("--preset", "exact")["rule"] == config("--steps", "3")["rule"] == config("--reference")["rule"] == "schedule"
     assert config("--preset", "balanced", "--window", "whole")["window"] == "whole"
-    assert config("--preset", "balanced", "--rule", "factor:f=0.5")["rule"] == "factor:f=0.5"
+    assert config("--preset", "balanced", "--rule", "threshold:tau=0.5")["rule"] == "threshold:tau=0.5"
 
 
 def prompt_length(*args, **options):

@@ -20,7 +20,7 @@ class Whole:
     def __init__(self, model, canvas):
         self.model, self.shift, self.mask_id = model, model.shift, canvas.mask_id
         self.start, self.holes = canvas.start, canvas.holes[0].tolist()
-        self.cached, self.recheck = {}, []  # position -> layer -> (keys, values); what the rule checks again
+        self.cached = {}  # position -> layer -> (keys, values)
 
     def __call__(self, tokens, *, rows, positions, mask):
         """The logits `[1, L, V]` of the canvas `[1, L]`, zeros where nothing was forwarded."""
@@ -41,10 +41,6 @@ class Whole:
         attended = sorted(self.cached.keys() | self.fresh.keys())
         both = [(self.fresh.get(position) or self.cached[position])[layer] for position in attended]
         return mx.stack([k for k, _ in both], axis=2), mx.stack([v for _, v in both], axis=2)
-
-    def shows(self, position):
-        """Whether a committed position can be checked again: it and what predicts it were forwarded."""
-        return position in self.live and max(position - self.shift, 0) in self.live
 
     def choose(self, length, masked):
         self.live = list(range(length))
@@ -72,8 +68,7 @@ class Sliding(Whole):
         for high in [stop for _, stop in self.holes[:-1]] + [length]:
             mine = [i for i in masked if low <= i < high]
             stale = next((i for i in range(low, high) if i not in self.cached), high)
-            start = stale - self.shift * (stale in self.recheck)
-            end = high
+            start, end = stale, high
             if mine:
                 start, end = min(start, mine[0] - self.shift), mine[0] + self.width + self.suffix
                 while (end - start + 1) % 8:
@@ -81,7 +76,7 @@ class Sliding(Whole):
                 candidates += [i for i in mine if i < mine[0] + self.width]
             live |= set(range(max(start, 0), min(end, high)))
             low = high
-        predicts = {i - self.shift for i in [*masked, *self.recheck]}
+        predicts = {i - self.shift for i in masked}
         live -= (self.given & self.cached.keys()) - predicts
         self.live = sorted(live | {length - 1})
         return candidates
@@ -109,14 +104,13 @@ class Blocks(Whole):
         self.cached |= self.fresh  # valid or not
 
 
-def entropy_of(probs):
-    return -float((probs * np.log(probs + np.float32(1e-10))).sum())
-
-
 class Rule:
-    """Commits `{position: distribution}` that pass the rule's own test, `passes`, and the best."""
+    """Commits the positions that pass the rule's own test, `passes`, and the best.
 
-    steps, max_commits, needs_probs = None, 9, True
+    `seen` has the confidence and the entropy of each candidate by its position.
+    """
+
+    steps = None
 
     def __init__(self, **parameters):
         self.__dict__.update(parameters)
@@ -127,87 +121,33 @@ class Rule:
     def quota(self, index, masked, rng):
         return masked
 
-    def recheck(self, committed):
-        return np.zeros_like(committed)
-
     def commit(self, candidates, quota, key):
         shown = np.flatnonzero(np.array(candidates.masked[0])).tolist()
         if self.window:
             shown = [i for i in shown if i in self.window.candidates]
-        probs = np.array(candidates.probs[0])
-        commit = self.choose({i: probs[i] for i in shown}, int(quota[0]))
+        confidence, entropy = candidates.confidence[0].tolist(), candidates.entropy[0].tolist()
+        commit = self.choose({i: (confidence[i], entropy[i]) for i in shown}, int(quota[0]))
         return mx.array([[i in commit for i in range(candidates.length)]])
 
-    def remask(self, candidates):
-        return mx.zeros_like(candidates.recheck)
-
     def choose(self, seen, quota):
-        best = min(seen, key=lambda i: (entropy_of(seen[i]), i))
+        best = min(seen, key=lambda i: (seen[i][1], i))
         return {best} | {i for i in seen if self.passes(i, seen)}
 
 
 class Threshold(Rule):
     def passes(self, i, seen):
-        return seen[i].max() >= self.tau
-
-
-class Factor(Rule):
-    def passes(self, i, seen):
-        for rank, one in enumerate(sorted(seen, key=lambda i: (-seen[i].max(), i)), start=1):
-            if seen[one].max() < 1 - self.f / (rank + 1):
-                return False
-            if one == i:
-                return True
+        return seen[i][0] >= self.tau
 
 
 class EntropyBound(Rule):
     def passes(self, i, seen):
-        order = sorted(seen, key=lambda i: (entropy_of(seen[i]), i))
-        return sum(entropy_of(seen[one]) for one in order[: order.index(i)]) <= self.gamma
-
-
-class Stability(Rule):
-    def choose(self, seen, quota):
-        before, stable = getattr(self, "before", {}), getattr(self, "stable", {})
-        self.stable = {}
-        for i, now in seen.items():
-            still = i in before and float((now * (np.log(now + 1e-10) - np.log(before[i] + 1e-10))).sum()) < self.epsilon
-            self.stable[i] = stable[i] + 1 if still else 0
-        self.before = seen
-        return super().choose(seen, quota)
-
-    def passes(self, i, seen):
-        return seen[i].max() >= self.tau and self.stable[i] >= self.span
+        order = sorted(seen, key=lambda i: (seen[i][1], i))
+        return sum(seen[one][1] for one in order[: order.index(i)]) <= self.gamma
 
 
 class Leftmost(Rule):
     def choose(self, seen, quota):
         return {min(seen)}
-
-
-class Backtrack(Threshold):
-    def __init__(self, **parameters):
-        super().__init__(**parameters)
-        self.at_commit, self.remasked = {}, {}
-
-    def recheck(self, committed):
-        if self.window:
-            self.window.recheck = np.flatnonzero(committed[0]).tolist()
-        return committed
-
-    def choose(self, seen, quota):
-        commit = super().choose(seen, quota)
-        self.at_commit |= {i: seen[i].max() for i in commit}
-        return commit
-
-    def remask(self, candidates):
-        shown = np.flatnonzero(np.array(candidates.recheck[0])).tolist()
-        if self.window:
-            shown = [i for i in shown if self.window.shows(i)]
-        current = candidates.current[0].tolist()
-        remask = {i for i in shown if current[i] < self.fall * self.at_commit[i] and self.remasked.get(i, 0) < self.limit}
-        self.remasked |= {i: self.remasked.get(i, 0) + 1 for i in remask}
-        return mx.array([[i in remask for i in range(candidates.length)]])
 
 
 class Schedule(Rule):
@@ -224,7 +164,7 @@ class Schedule(Rule):
         return np.array([quota])
 
     def choose(self, seen, quota):
-        return set(sorted(seen, key=lambda i: (entropy_of(seen[i]), i))[:quota])
+        return set(sorted(seen, key=lambda i: (seen[i][1], i))[:quota])
 
 
 def decode(loaded, window, rule, canvas):

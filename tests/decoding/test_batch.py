@@ -90,9 +90,9 @@ MIXED = [
     {"window": "tree:rows=8", "max_tokens": 24, "rule": "leftmost"},
     {"window": "sliding", "max_tokens": 60, "temperature": 0.9, "top_p": 0.8},
     {"window": "whole", "rule": "schedule", "max_tokens": 20, "alg": "origin"},
-    {"window": "sliding", "max_tokens": 33, "rule": "backtrack:tau=0.7,fall=0.9,limit=2"},
+    {"window": "sliding", "max_tokens": 33, "rule": "entropy-bound:gamma=0.5"},
     {"window": "drafts:ahead=3", "max_tokens": 16, "rule": "threshold", "top_k": 3},
-    {"window": "blocks-dual:size=8", "max_tokens": 30, "rule": "stability"},
+    {"window": "blocks-dual:size=8", "max_tokens": 30, "rule": "threshold:tau=0.7"},
 ]
 
 

@@ -143,15 +143,6 @@ def test_a_masked_first_token_is_predicted_alike_alone_and_padded(dream_b):
     assert together[0].tokens[0] == alone.tokens[0]
 
 
-def test_a_first_token_that_was_committed_is_checked_again_alike_alone_and_padded(dream_a):
-    mask = dream_a[1].mask_id
-    config = GenerationConfig(max_tokens=20, rule="backtrack:tau=0.2,fall=0.9,limit=2", window="sliding:width=24,suffix=4")
-    prompt = [mask, 5, 6, mask, mask, 7]
-    *_, alone = stream_generate(*dream_a, prompt, config)
-    *_, together = stream_batch(*dream_a, [prompt, [1, 2, 3, 4, 5, mask, 6, 7], [9]], config)
-    assert together[0].tokens.tolist() == alone.tokens.tolist()
-
-
 @pytest.mark.parametrize("prompt", [b"hello", [1.7, 2], [True], ["a"], None, [[1, 2]], [-1], [768], []])
 def test_what_is_no_prompt_is_refused_by_the_call(dream_b, prompt):
     with pytest.raises(PromptError, match="prompt"):
@@ -215,5 +206,5 @@ def test_a_canvas_without_masks_is_one_step_that_changed_nothing_and_cost_nothin
     assert (first.tokens.tolist(), second.tokens.tolist()) == ([1, 2, 3], [4, 5])
     for step in (first, second):
         assert (step.nfe, step.positions) == (0, 0)
-        assert len(step.committed) == len(step.scores) == len(step.remasked) == 0
+        assert len(step.committed) == len(step.scores) == 0
     assert Stats(nfe=0, positions=0, useful_tokens=3, seconds=1, peak_memory_bytes=0).tokens_per_forward == 0

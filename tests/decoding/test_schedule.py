@@ -24,7 +24,7 @@ def candidates(scores):
     scores = mx.array(scores)
     positions = np.broadcast_to(np.arange(scores.shape[1], dtype=np.int32), scores.shape)
     masked = scores > -mx.inf
-    return Candidates(scores, scores, -scores, masked, positions, scores.shape[1], mx.zeros_like(masked), scores)
+    return Candidates(scores, scores, -scores, masked, positions, scores.shape[1])
 
 
 def test_schedule_commits_what_the_reference_commits_at_every_step():

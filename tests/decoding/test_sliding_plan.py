@@ -1,4 +1,4 @@
-"""The plan of a sliding window's forward: its drawing, and what must hold for any canvas, cache and recheck."""
+"""The plan of a sliding window's forward: its drawing, and what must hold for any canvas and cache."""
 
 from types import SimpleNamespace
 
@@ -18,14 +18,13 @@ SPECIAL = {"mask_id": MASK, "pad_id": 0, "end_ids": frozenset({7})}
 class State:
     """A batch in some state of its decoding, and the plan for it."""
 
-    def __init__(self, canvas, committed, recheck, cached, width, suffix, shift):
+    def __init__(self, canvas, committed, cached, width, suffix, shift):
         to_fill = canvas.tokens == MASK
         self.canvas, self.width, self.suffix, self.shift = canvas, width, suffix, shift
         self.layout = Layout.of(canvas, shift)
-        self.masked, self.recheck = to_fill & ~committed, to_fill & committed & recheck
-        self.cached = self.layout.real & cached
-        self.valid = self.cached & ~self.masked
-        self.plan = plan_forward(self.masked, self.recheck, self.cached, self.layout, width, suffix)
+        self.masked = to_fill & ~committed
+        self.valid = self.layout.real & cached & ~self.masked
+        self.plan = plan_forward(self.masked, self.valid, self.layout, width, suffix)
 
     @property
     def parts(self):
@@ -43,7 +42,7 @@ def states(draw):
     lengths = [[draw(st.integers(1, 30)) for _ in range(holes)] for _ in range(rows)]
     canvas = Canvas.around(texts, lengths, **SPECIAL)
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    flags = [random.random(canvas.tokens.shape) < draw(st.sampled_from([0, 0.1, 0.5, 0.9, 1])) for _ in range(3)]
+    flags = [random.random(canvas.tokens.shape) < draw(st.sampled_from([0, 0.1, 0.5, 0.9, 1])) for _ in range(2)]
     return State(canvas, *flags, draw(st.integers(1, 20)), draw(st.integers(0, 9)), draw(st.sampled_from([0, 1])))
 
 
@@ -55,7 +54,7 @@ def test_the_drawing_in_the_docstring_is_a_plan():
     text = lines["canvas"]
     known, committed = text.count("k"), np.array([[one == "c" for one in text]])
     canvas = Canvas.around([[[1] * known, []]], [[len(text) - known]], **SPECIAL)
-    state = State(canvas, committed, np.zeros_like(committed), flags(lines["cache_valid"], len(text)), 6, 2, 1)
+    state = State(canvas, committed, flags(lines["cache_valid"], len(text)), 6, 2, 1)
     plan = state.plan
     found = zip(
         ("forwarded", "candidates", "attended", "then valid"),
@@ -116,7 +115,7 @@ def test_everything_before_the_first_mask_of_a_hole_is_attended_to_and_valid_aft
 @given(states())
 def test_what_is_valid_is_forwarded_only_in_a_window_or_to_predict(state):
     for row, _pad, parts in state.parts:
-        needed = np.roll(state.masked[row] | state.recheck[row], -state.shift)
+        needed = np.roll(state.masked[row], -state.shift)
         forwarded, valid, layout = state.plan.forwarded[row], state.valid[row], state.layout
         assert not (forwarded & valid & layout.given[row] & ~needed)[:-1].any()
         for part in parts:
@@ -143,9 +142,9 @@ def test_the_positions_of_one_hole_are_a_multiple_where_the_canvas_is_long_enoug
 @several
 @given(states())
 def test_committing_one_candidate_a_step_fills_every_mask(state):
-    masked, cached = state.masked.copy(), state.cached
+    masked, cached = state.masked.copy(), state.valid
     for _ in range(int(state.masked.sum(axis=1).max())):
-        plan = plan_forward(masked, np.zeros_like(masked), cached, state.layout, state.width, state.suffix)
+        plan = plan_forward(masked, cached, state.layout, state.width, state.suffix)
         cached = plan.cache_valid
         for row in np.flatnonzero(masked.any(axis=1)):
             masked[row, plan.candidates[row].nonzero()[0][-1]] = False
@@ -158,8 +157,8 @@ def test_each_row_is_planned_as_the_plain_oracle_plans_it_alone(state):
     for row, pad, _parts in state.parts:
         alone = Canvas(state.canvas.tokens[[row], pad:], np.zeros(1, np.int32), state.canvas.holes[[row]] - pad, **SPECIAL)
         plain = oracle.Sliding(SimpleNamespace(shift=state.shift), alone, state.width, state.suffix)
-        masked, recheck, cached = (np.flatnonzero(one[row, pad:]).tolist() for one in (state.masked, state.recheck, state.cached))
+        masked, cached = (np.flatnonzero(one[row, pad:]).tolist() for one in (state.masked, state.valid))
         plain.given, plain.masks_then = set(np.flatnonzero(alone.tokens[0] != MASK).tolist()), len(masked)
-        plain.cached, plain.recheck = dict.fromkeys(cached), recheck
+        plain.cached = dict.fromkeys(cached)
         assert plain.choose(alone.tokens.shape[1], masked) == np.flatnonzero(state.plan.candidates[row, pad:]).tolist()
         assert plain.live == np.flatnonzero(state.plan.forwarded[row, pad:]).tolist()

@@ -9,6 +9,7 @@ import pytest
 from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.decoding import sampling, step
 from mlx_diffucoder.decoding.rules import rule_for
+from mlx_diffucoder.decoding.rules.block_schedule import BlockSchedule
 from mlx_diffucoder.decoding.sampling import draw
 from mlx_diffucoder.decoding.step import StepInput, take_steps
 from mlx_diffucoder.decoding.windows.base import ForwardOutput
@@ -28,9 +29,9 @@ def run_step(logits, state=None, **options):
     model = SimpleNamespace(logits=lambda hidden: mx.array(logits)[hidden[..., 0]])
     positions = np.arange(rows, dtype=np.int32)[None]
     masked = np.ones_like(positions, dtype=np.bool_)
-    output = ForwardOutput(positions, masked, ~masked, mx.arange(rows)[None, :, None], rows, SPAN)
+    output = ForwardOutput(positions, masked, mx.arange(rows)[None, :, None], rows, SPAN)
     quota, forbidden = np.array([rows]), mx.arange(VOCAB) == MASK
-    given = StepInput(output, mx.full((1, rows), MASK), MASK, rule, state or rule.open(), quota, KEY, config, forbidden)
+    given = StepInput(output, mx.full((1, rows), MASK), state or rule.open(), quota, KEY, config, forbidden)
     return take_steps(model, [given])[0]
 
 
@@ -57,15 +58,12 @@ def test_a_nucleus_that_is_not_all_there_is_measured_with_a_sort(scale, monkeypa
 
 def test_a_rule_that_remembers_has_seen_such_a_step_once():
     logits = rows_of(0.5)
-    rule = rule_for(GenerationConfig(rule="stability:tau=0,span=1,epsilon=100", window="whole"))
-    state = rule.open()
-    first, state = run_step(logits, state, rule="stability", top_p=0.5)
-    second, _ = run_step(logits, state, rule="stability", top_p=0.5)
-    assert first.commit.sum() == 1  # nothing is known to be stable; seeing the same step twice would make it so
-    assert second.commit.sum() == len(logits)
+    first, state = run_step(logits, BlockSchedule(block_steps=2).open(), top_p=0.5)
+    second, _ = run_step(logits, state, top_p=0.5)
+    assert first.commit.sum() == second.commit.sum() == 2  # the block's second share would be spent if it saw a step twice
 
 
-@pytest.mark.parametrize("rule", ["threshold:tau=0.3", "stability:tau=0.3,span=0", "entropy-bound:gamma=9"])
+@pytest.mark.parametrize("rule", ["threshold:tau=0.3", "entropy-bound:gamma=9"])
 def test_rows_measured_in_parts_are_measured_as_all_at_once(rule, monkeypatch):
     logits = rows_of(4, count=11)
     whole, _ = run_step(logits, rule=rule)
@@ -91,13 +89,13 @@ def test_only_a_part_of_the_logits_is_in_memory(monkeypatch):
         model = SimpleNamespace(logits=lambda hidden: hidden @ head)
         positions = np.arange(rows, dtype=np.int32)[None]
         masked = np.ones_like(positions, dtype=np.bool_)
-        output = ForwardOutput(positions, masked, ~masked, mx.random.normal((1, rows, 4)), rows, SPAN)
+        output = ForwardOutput(positions, masked, mx.random.normal((1, rows, 4)), rows, SPAN)
         mx.eval(output.hidden)
         mx.clear_cache()
         before = mx.get_active_memory()
         mx.reset_peak_memory()
         rule = rule_for(config)
-        take_steps(model, [StepInput(output, mx.full((1, rows), MASK), MASK, rule, rule.open(), np.array([rows]), KEY, config)])
+        take_steps(model, [StepInput(output, mx.full((1, rows), MASK), rule.open(), np.array([rows]), KEY, config)])
         return mx.get_peak_memory() - before
 
     assert peak(512) < 1.3 * peak(64)

@@ -16,7 +16,7 @@ from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.decoding.windows.base import StepResult
 from mlx_diffucoder.decoding.windows.tree import rejected_guesses, walk
-from mlx_diffucoder.decoding.windows.tree_plan import Guesses, Node, RowPlan, plan_row, visible_rows
+from mlx_diffucoder.decoding.windows.tree_plan import Guesses, Node, RowPlan, masks_at_first, plan_row, visible_rows
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.forbidden import forbidden_ids
 from mlx_diffucoder.generation import canvas_of
@@ -42,6 +42,7 @@ def test_the_drawing_in_the_docstring_is_a_plan():
     assert plan.nodes == paths
     assert plan.masks == [9, 10, 11, 12]
     assert plan.predictors == {9: 1, 10: 8, 11: 9, 12: 10, 13: 11}  # rows: 2 known, 6 guesses, 4 masks
+    assert plan.candidates == [9, 10, 11, 12, 13]
     assert plan.count == 12
 
 
@@ -67,15 +68,26 @@ def states(draw):
 def test_a_plan_fits_its_rows_predicts_the_first_mask_and_can_be_followed_by_another(state, first):
     stale, masks, guesses, rows, start = state
     plan = plan_row(stale, masks, guesses, rows, start, END, first=first)
-    assert plan.count - first * len(stale) <= rows
+    assert plan.count - first * len(stale) <= max(rows, 32 * first)
     assert set(stale) <= set(plan.known)
     assert list(plan.masks) == masks[: len(plan.masks)]
-    assert not masks or masks[0] in plan.predictors
+    assert not masks or masks[0] in plan.candidates
+    assert plan.candidates == list(plan.predictors)[: len(plan.candidates)]
     # All that it can commit, but what is cached at once, fits into the next forward with a mask and its predictor.
-    assert len(plan.predictors) + 2 <= rows
+    assert len(plan.candidates) + 2 <= rows
     for position, row in plan.predictors.items():
         assert plan.positions[row] == max(position - 1, start)
         assert not len(plan.known) <= row < len(plan.known) + len(plan.nodes)
+
+
+@pytest.mark.parametrize(
+    ("known", "rows", "most"),
+    [(27, 8, 5), (28, 8, 29), (40, 8, 24), (60, 8, 29), (40, 32, 29), (31, 24, 29), (11, 24, 21), (9, 64, 61)],
+)
+def test_with_few_rows_the_first_forward_fills_the_prompts_last_tile(known, rows, most):
+    plan = plan_row(list(range(known)), list(range(known, known + 99)), guesses_of(999, {}), rows, 0, END, first=True)
+    assert len(plan.masks) == masks_at_first(known, rows) == most
+    assert len(plan.candidates) == rows - 2
 
 
 @given(states())
@@ -117,11 +129,11 @@ def test_a_guess_sees_its_path_and_the_masks_after_it_and_no_one_else_sees_a_gue
 
 def test_nothing_is_verified_after_an_end():
     """Guesses 50 and, as its child, the end 99 are both right; the row of 99 says 51."""
-    plan = RowPlan([3], [Node(4, 50, -1), Node(5, 99, 0)], [4, 5, 6], {4: 0, 5: 3, 6: 4})
+    plan = RowPlan([3], [Node(4, 50, -1), Node(5, 99, 0)], [4, 5, 6], {4: 0, 5: 3, 6: 4}, [4, 5, 6])
     none = np.zeros((1, 3), dtype=np.bool_)
     rows = {"chosen": np.array([[50, 1, 2]], np.int32), "guessed": np.array([[99, 51]], np.int32)}
     scores = {"scores": np.zeros((1, 3), np.float32), "guessed_scores": np.ones((1, 2), np.float32)}
-    result = StepResult(**rows, **scores, commit=none, remask=none, tokens=mx.zeros((1, 9)))
+    result = StepResult(**rows, **scores, commit=none, tokens=mx.zeros((1, 9)))
     path, verified = walk(plan, {4: 0, 5: 1, 6: 2}, result, 0, END)
     assert path == [0, 1]
     assert verified == {4: (50, 0.0), 5: (99, 1.0)}
@@ -183,7 +195,7 @@ class Oracle:
         probs, final = self.predict(plan.known, {}, plan.masks)
         row_of = {at: index for index, at in enumerate([*plan.known, *plan.masks])}
         plain = {at: probs[row_of[max(at - 1, 0)]] for at in plan.predictors}
-        commits = {at: int(p.argmax()) for at, p in plain.items() if p.max() >= self.tau}
+        commits = {at: int(plain[at].argmax()) for at in plan.candidates if plain[at].max() >= self.tau}
 
         path, paths = {}, {()}  # the guesses that were right, and every path of the tree
         for node in plan.nodes:
@@ -194,7 +206,7 @@ class Oracle:
                     break
                 one = plan.nodes[one.parent]
             paths.add(tuple(reversed(above)))
-        for index, at in enumerate(plain):
+        for index, at in enumerate(plan.candidates):
             if index and list(path)[-1] == at - 1:
                 probs, final = self.predict(plan.known, path, plan.masks)
                 token = int(probs[len(plan.known) + len(path) - 1].argmax())
@@ -306,7 +318,7 @@ def test_a_mask_after_an_end_predicts_the_next_hole_and_is_not_kept(dream_b, bef
     assert history[:-1] == Oracle(model, canvas, 8, 2.0).decode(forbidden)[:-1]
 
 
-@pytest.mark.parametrize("rule", ["threshold:tau=0.3", "factor:f=1.8", "entropy-bound:gamma=6"])
+@pytest.mark.parametrize("rule", ["threshold:tau=0.3", "entropy-bound:gamma=6"])
 def test_a_batch_decodes_each_row_as_alone(dream_b, rule):
     config = GenerationConfig(max_tokens=24, rule=rule, window="tree:rows=12")
     *_, together = stream_batch(*dream_b, PROMPTS, config)
@@ -340,13 +352,13 @@ def test_rejected_guesses_are_those_of_the_forward_that_were_not_committed(dream
 def test_of_several_guesses_at_a_position_the_likeliest_is_shown_as_rejected():
     A, B, C, D = range(4)
     nodes = [Node(9, A, -1), Node(10, C, 0), Node(9, B, -1), Node(10, C, 2), Node(10, D, 0), Node(10, D, 2), Node(11, D, 1)]
-    plan = RowPlan([7, 8], nodes, [9, 10, 11], {})
+    plan = RowPlan([7, 8], nodes, [9, 10, 11], {}, [])
     canvas = np.full(16, 99, dtype=np.int32)
     canvas[9:11] = A, D  # A and then D were right
     assert rejected_guesses(plan, [0, 4], canvas).tolist() == [[9, B], [10, C], [11, D]]
     canvas[9] = 50  # none was
     assert rejected_guesses(plan, [], canvas).tolist() == [[9, A], [10, C], [11, D]]
-    assert rejected_guesses(RowPlan([], [], [], {}), [], canvas).shape == (0, 2)
+    assert rejected_guesses(RowPlan([], [], [], {}, []), [], canvas).shape == (0, 2)
 
 
 @pytest.mark.parametrize("slots", [1, 40])
@@ -400,10 +412,9 @@ def test_drawn_tokens_are_distributed_as_one_token_a_step_from_left_to_right(dre
     assert np.abs(pairs - (np.eye(12)[3] @ follows)[:, None] * follows).max() < 4 * np.sqrt(0.25 / len(drawn))
 
 
-@pytest.mark.parametrize("rule", ["schedule", "backtrack"])
-def test_a_rule_that_waits_or_masks_again_is_refused_with_its_name(rule):
-    with pytest.raises(ConfigError, match=f"rule {rule} cannot commit on the window tree"):
-        GenerationConfig(rule=rule, window="tree:rows=8")
+def test_the_schedule_which_commits_a_fixed_number_is_refused():
+    with pytest.raises(ConfigError, match="rule schedule cannot commit on the window tree"):
+        GenerationConfig(rule="schedule", window="tree:rows=8")
 
 
 def test_a_family_without_a_shift_is_refused_with_its_name(dream_a, monkeypatch):

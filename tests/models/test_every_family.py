@@ -62,7 +62,9 @@ def test_quantized_it_is_mx_quantize_of_every_matrix(folder, tmp_path):
             assert all(mx.array_equal(after[f"{layer}.{kind}"], one) for kind, one in kinds), name
 
 
-@pytest.mark.parametrize("fields", [{}, {"rule": "factor"}, {"steps": 4}, {"temperature": 0.8, "seed": 3}, {"window": "whole"}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"rule": "entropy-bound"}, {"steps": 4}, {"temperature": 0.8, "seed": 3}, {"window": "whole"}]
+)
 def test_it_decodes_with_its_defaults_and_refuses_at_the_call_what_it_cannot(folder, fields):
     model, tokenizer = load(folder)
     config = GenerationConfig(max_tokens=8, **fields)

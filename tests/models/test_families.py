@@ -175,7 +175,7 @@ WITHOUT_SHIFT = replace(OTHER, rule="threshold:tau=0.9", window="sliding:width=8
     ("fields", "rule", "window"),
     [
         ({}, "threshold:tau=0.9", "sliding:width=8,suffix=2"),
-        ({"rule": "factor:f=1"}, "factor:f=1", "sliding:width=8,suffix=2"),
+        ({"rule": "leftmost"}, "leftmost", "sliding:width=8,suffix=2"),
         ({"window": "blocks"}, "threshold:tau=0.9", "blocks"),
         ({"steps": 4}, "schedule", "whole"),
         ({"rule": "threshold:tau=0.95"}, "threshold:tau=0.95", "sliding:width=8,suffix=2"),

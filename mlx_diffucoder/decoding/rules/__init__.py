@@ -9,19 +9,15 @@ from collections.abc import Callable
 from ...choices import RULES as PARAMETERS
 from ...choices import parse_choice
 from ...config import GenerationConfig
-from .adaptive import EntropyBound, Factor, Stability, Threshold
+from .adaptive import EntropyBound, Threshold
 from .base import CommitRule
 from .block_schedule import BlockSchedule
 from .leftmost import Leftmost
-from .remask import Backtrack
 from .schedule import schedule_for
 
 RULES: dict[str, Callable[..., CommitRule]] = {
     "threshold": Threshold,
-    "factor": Factor,
     "entropy-bound": EntropyBound,
-    "stability": Stability,
-    "backtrack": Backtrack,
     "leftmost": Leftmost,
 }
 """The rules by the name `GenerationConfig.rule` gives them; all but `schedule`, whose parameters are fields of the config."""

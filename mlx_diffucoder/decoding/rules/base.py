@@ -1,10 +1,9 @@
 """The protocols of a commit rule, which decides what masked positions are committed in a step.
 
 A rule is a small frozen value: you can print it, compare it and write it to a log. `open` gives its state for
-one batch of canvases. In each step the decoder asks that state four questions, in this order: how many tokens to
-commit (`quota`; 0 saves the forward), which committed tokens to check again (`recheck`), which candidates to
-commit (`commit`), and which of the rechecked tokens to mask again (`remask`). Rules and their states are subclasses of
-the protocols, whose methods with a body are the defaults: a rule that never remasks and needs no distributions.
+one batch of canvases. In each step the decoder asks that state how many tokens to commit (`quota`; 0 saves the
+forward), and then which candidates (`commit`). A committed token stays. Rules and their states are subclasses of the
+protocols.
 
 Shapes: B canvases in the batch, L positions on a canvas, R candidates a canvas, V ids in the vocabulary.
 """
@@ -27,13 +26,9 @@ class Candidates:
         scores: float32 `[B, R]`, larger is surer; minus infinity where `masked` is False.
         confidence: float32 `[B, R]`, the probability of the chosen token.
         entropy: float32 `[B, R]`, nats.
-        masked: bool `[B, R]`, the positions that may be committed.
+        masked: bool `[B, R]`, the positions that may be committed. The others only fill the rectangle.
         positions: int32 `[B, R]`, where the candidates are on the canvas; no position twice in a row.
         length: L.
-        recheck: bool `[B, R]`, committed positions that are checked again. Positions that are neither
-            masked nor rechecked only fill the rectangle.
-        current: float32 `[B, R]`, the probability of the token that is at the position now.
-        probs: float32 `[B, R, V]`, the distribution the token was chosen from; None unless the rule `needs_probs`.
     """
 
     scores: mx.array
@@ -42,9 +37,6 @@ class Candidates:
     masked: mx.array
     positions: NDArray[np.int32]
     length: int
-    recheck: mx.array
-    current: mx.array
-    probs: mx.array | None = None
 
 
 class CommitRule(Protocol):
@@ -52,16 +44,6 @@ class CommitRule(Protocol):
 
     steps: int | None
     """The number of steps of its schedule; None for a rule that commits at least one token in every step."""
-
-    @property
-    def max_commits(self) -> int:
-        """How many times one position can be committed: 1, or more for a rule that remasks."""
-        return 1
-
-    @property
-    def needs_probs(self) -> bool:
-        """Whether it reads `Candidates.probs`, the whole distributions."""
-        return False
 
     def open(self) -> "RuleState":
         """Start on a batch of canvases."""
@@ -84,17 +66,9 @@ class RuleState(Protocol):
         """
         ...
 
-    def recheck(self, committed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which of the positions committed so far, bool `[B, L]`, to measure again in this step; bool `[B, L]`."""
-        return np.zeros_like(committed)
-
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
         """Which candidates to commit, bool `[B, R]`; a subset of `candidates.masked`, at most `quota` `[B]` in each row."""
         ...
-
-    def remask(self, candidates: Candidates) -> mx.array:
-        """Which of `candidates.recheck` to mask again, bool `[B, R]`; called once, after `commit`."""
-        return mx.zeros_like(candidates.recheck)
 
 
 class WithoutMemory(CommitRule, RuleState, Protocol):

@@ -27,7 +27,6 @@ class StepResult:
         chosen: int32, the token chosen at each candidate.
         scores: float32, as in `rules.base.Candidates`.
         commit: bool, where the chosen token was committed.
-        remask: bool, where a committed token was masked again.
         tokens: the canvas after the step, int32 `[B, L]`, on the device.
         guessed: int32 `[B, G]`, the token chosen at each row of `ForwardOutput.guesses`.
         guessed_scores: float32 `[B, G]`.
@@ -39,7 +38,6 @@ class StepResult:
     chosen: NDArray[np.int32]
     scores: NDArray[np.float32]
     commit: NDArray[np.bool_]
-    remask: NDArray[np.bool_]
     tokens: mx.array
     guessed: NDArray[np.int32]
     guessed_scores: NDArray[np.float32]
@@ -70,9 +68,7 @@ class ForwardOutput:
 
     Attributes:
         positions: int32 `[B, R]`, where the candidates are on the canvas; no position twice in a row.
-        masked: bool `[B, R]`, the candidates that may be committed.
-        recheck: bool `[B, R]`, committed positions that are checked again. Positions that are neither only fill
-            the rectangle.
+        masked: bool `[B, R]`, the candidates that may be committed. The others only fill the rectangle.
         hidden: `[B, R, D]`, the output of the layers that predicts each candidate: shifted already, and the input
             of `DiffusionModel.logits`.
         forwarded: positions that went through the network.
@@ -85,7 +81,6 @@ class ForwardOutput:
 
     positions: NDArray[np.int32]
     masked: NDArray[np.bool_]
-    recheck: NDArray[np.bool_]
     hidden: mx.array
     forwarded: int
     span: NDArray[np.int32]
@@ -103,13 +98,12 @@ So the decoder, and not the window, calls the network: once for all canvases tha
 class WindowState(Protocol):
     """A window at work on one canvas, with its K/V cache."""
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
         """Forward some positions of the canvas. What is known already takes no forward.
 
         Args:
             tokens: the canvas, int32 `[B, L]`, on the device.
             on_host: the same on the host.
-            recheck: bool `[B, L]`, committed positions to check again, where the window forwards what predicts them.
         """
         ...
 
@@ -169,18 +163,15 @@ class Window(Protocol):
         return ":".join(filter(None, [self.name, ",".join(f"{name}={value}" for name, value in self.parameters.items())]))
 
 
-def candidates_of(
-    masked: NDArray[np.bool_], recheck: NDArray[np.bool_], at_least: int = 1
-) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
-    """`positions`, `masked` and `recheck` of `ForwardOutput`.
+def candidates_of(masked: NDArray[np.bool_], at_least: int = 1) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """`positions` and `masked` of `ForwardOutput`.
 
     Args:
         masked: bool `[B, L]`, what may be committed.
-        recheck: bool `[B, L]`.
         at_least: the least R, as far as L allows; a window that sets it gets fewer different shapes.
     """
-    positions = selected_first(masked | recheck, at_least)
-    return positions, np.take_along_axis(masked, positions, axis=1), np.take_along_axis(recheck, positions, axis=1)
+    positions = selected_first(masked, at_least)
+    return positions, np.take_along_axis(masked, positions, axis=1)
 
 
 def rows_of(hidden: mx.array, rows: NDArray[np.int32]) -> mx.array:

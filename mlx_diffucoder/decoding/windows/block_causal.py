@@ -109,7 +109,7 @@ class BlockCausalState(WindowState):
         self._cached = np.zeros(len(canvas.tokens), dtype=np.int64)
         self._first = True
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
         canvas, length = self._canvas, self._length
         plan = plan_forward(canvas.open_masks(on_host), canvas.padding, self._cached, length)
         forwarded = 0
@@ -123,7 +123,7 @@ class BlockCausalState(WindowState):
         self._first = False
         width = min(length * (2 if (plan.block > plan.first).any() else 1), on_host.shape[1])
         hidden = yield from self._forward(on_host, plan, width)
-        return self._output(on_host, recheck, plan, hidden, forwarded + width)
+        return self._output(on_host, plan, hidden, forwarded + width)
 
     def _forward(self, on_host: NDArray[np.int32], plan: BlockPlan, width: int) -> Generator[Part, mx.array, mx.array]:
         """The hidden states `[B, width, D]` of the positions from `plan.first` on, in order; keeps the finished blocks' K/V.
@@ -145,19 +145,12 @@ class BlockCausalState(WindowState):
         self._cached = np.maximum(self._cached, plan.block)
         return hidden
 
-    def _output(
-        self,
-        on_host: NDArray[np.int32],
-        recheck: NDArray[np.bool_],
-        plan: BlockPlan,
-        hidden: mx.array,
-        forwarded: int,
-    ) -> ForwardOutput:
+    def _output(self, on_host: NDArray[np.int32], plan: BlockPlan, hidden: mx.array, forwarded: int) -> ForwardOutput:
         first, block, end = (one + self._canvas.padding for one in (plan.first, plan.block, plan.end))
         at = np.arange(on_host.shape[1])
         current = (at >= block[:, None]) & (at < end[:, None])
         masked = current & (on_host == self._canvas.mask_id)
-        positions, masked, recheck = candidates_of(masked, recheck & current, self._length)
+        positions, masked = candidates_of(masked, self._length)
         rows = np.clip(positions - first[:, None], 0, hidden.shape[1] - 1).astype(np.int32)
         span = np.stack([first, end], axis=1).astype(np.int32)
-        return ForwardOutput(positions, masked, recheck, rows_of(hidden, rows), forwarded, span)
+        return ForwardOutput(positions, masked, rows_of(hidden, rows), forwarded, span)

@@ -65,13 +65,13 @@ class BlocksState(WindowState):
         self._edges = np.array([0, *range(canvas.start, length, window.size), length])
         self._block = -1
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
         masked = on_host == self._mask_id
         block = int(np.searchsorted(self._edges[1:], masked.any(axis=0).argmax(), side="right"))
         is_new, self._block = block != self._block, block
         start, end = self._edges[block : block + 2]
         plan = plan_forward(masked, self._real, int(start), int(end), self._window.cache, is_new=is_new, shift=self._shift)
-        return (yield from self._cache.forward(tokens, plan, recheck))
+        return (yield from self._cache.forward(tokens, plan))
 
 
 def plan_forward(

@@ -106,12 +106,11 @@ class CanvasCache:
         self._slots = 0
         self._layers: LayerKV = []
 
-    def forward(self, tokens: mx.array, plan: ForwardPlan, recheck: NDArray[np.bool_]) -> Forward:
+    def forward(self, tokens: mx.array, plan: ForwardPlan) -> Forward:
         """Carry out a plan.
 
         Args:
             tokens: the canvas, int32 `[B, L]`.
-            recheck: bool `[B, L]`, positions to check again; those whose predictor is not forwarded are left out.
         """
         count = plan.forwarded.sum(axis=1, keepdims=True)
         width = -(-int(count.max()) // self._multiple) * self._multiple
@@ -119,15 +118,14 @@ class CanvasCache:
         # A row with fewer positions than the widest forwards its last one several times, which writes the same
         # K/V to the same slot.
         index = np.take_along_axis(index, np.minimum(np.arange(width), count - 1), axis=1)
-        recheck = recheck & plan.forwarded & np.take_along_axis(plan.forwarded, self._predictor, axis=1)
-        positions, masked, recheck = candidates_of(plan.candidates, recheck, self._candidates)
+        positions, masked = candidates_of(plan.candidates, self._candidates)
         part, cache = self._part(tokens, index, plan.attended)
         hidden = yield part
         self._layers = cache.layers
         predictors = np.take_along_axis(self._predictor, positions, axis=1)
         rows = [np.searchsorted(row[:n], wanted) for row, n, wanted in zip(index, count[:, 0], predictors, strict=True)]
         predicting = rows_of(hidden, np.minimum(np.stack(rows), width - 1))
-        return ForwardOutput(positions, masked, recheck, predicting, width, _first_run(plan.forwarded))
+        return ForwardOutput(positions, masked, predicting, width, _first_run(plan.forwarded))
 
     def _part(self, tokens: mx.array, index: NDArray[np.int32], attended: NDArray[np.bool_]) -> tuple[Part, PositionedKVCache]:
         """The forward of the positions `index` `[B, W]`, and the cache that it writes their K/V to.

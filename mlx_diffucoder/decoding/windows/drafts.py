@@ -77,16 +77,16 @@ class DraftsState(WindowState):
         self._hidden = mx.zeros((0,))  # [K, L, D]
         self._choices: Choices | None = None
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
         is_drafted, forwarded = (self._drafts == on_host).all(axis=-1), 0  # [K]
         if not is_drafted.any():
             (self._drafts,) = drafts_of(on_host, self._mask_id, self._choices, self._sets)
             self._hidden = yield Part(mx.array(self._drafts))
             is_drafted, forwarded = np.ones(1), self._drafts.size  # the canvas itself is first
         hidden = self._hidden[int(is_drafted.argmax())][None]  # [1, L, D]
-        positions, masked, recheck = candidates_of(on_host == self._mask_id, recheck)
+        positions, masked = candidates_of(on_host == self._mask_id)
         predicting = rows_of(hidden, predictor_of(positions, self._padding, self._model.shift))
-        return ForwardOutput(positions, masked, recheck, predicting, forwarded, whole_span(self._padding, on_host.shape[1]))
+        return ForwardOutput(positions, masked, predicting, forwarded, whole_span(self._padding, on_host.shape[1]))
 
     def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
         self._choices = Choices(output.positions, result.chosen, result.scores)

@@ -57,16 +57,16 @@ class SlidingState(WindowState):
         self._cache_valid = np.zeros(canvas.tokens.shape, dtype=np.bool_)
         self._masks_at_refresh = int((canvas.tokens == canvas.mask_id).sum())
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
         masked = on_host == self._mask_id
         masks = int(masked.sum())
         if self._window.refresh and self._masks_at_refresh - masks >= self._window.refresh:
             self._masks_at_refresh = masks
             self._cache_valid = np.zeros_like(masked)
-        plan = plan_forward(masked, recheck, self._cache_valid, self._layout, self._window.width, self._window.suffix)
+        plan = plan_forward(masked, self._cache_valid, self._layout, self._window.width, self._window.suffix)
         if plan.cache_valid is not None:
             self._cache_valid = plan.cache_valid
-        return (yield from self._cache.forward(tokens, plan, recheck))
+        return (yield from self._cache.forward(tokens, plan))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,6 @@ class Layout:
 
 def plan_forward(
     masked: NDArray[np.bool_],
-    recheck: NDArray[np.bool_],
     cache_valid: NDArray[np.bool_],
     layout: Layout,
     width: int,
@@ -126,30 +125,26 @@ def plan_forward(
 
     Args:
         masked: bool `[B, L]`.
-        recheck: bool `[B, L]`, committed positions to check again. The window starts one position earlier where
-            that is needed to predict the first position without valid K/V.
         cache_valid: bool `[B, L]`, the positions with valid K/V, as `ForwardPlan.cache_valid`.
         layout: of the canvases.
         width, suffix: as in `Sliding`.
     """
-    valid = cache_valid & ~masked  # a position that was masked again has the K/V of its former token
-    forwarded, candidates = layout.given & ~valid, np.zeros_like(masked)
+    forwarded, candidates = layout.given & ~cache_valid, np.zeros_like(masked)
     for start, end in layout.parts:
-        window, near = _window_in(masked, recheck, valid, layout, width, suffix, start, end)
+        window, near = _window_in(masked, cache_valid, layout, width, suffix, start, end)
         forwarded, candidates = forwarded | window, candidates | near
     # Given text with valid K/V is forwarded only to predict its neighbour.
-    predicts = np.roll(masked | recheck, -layout.shift, axis=1)
-    forwarded &= ~(layout.given & valid) | predicts
+    predicts = np.roll(masked, -layout.shift, axis=1)
+    forwarded &= ~(layout.given & cache_valid) | predicts
     # A row without masks waits for the others of its batch: it forwards its last position only.
     is_last = np.arange(masked.shape[1]) == masked.shape[1] - 1
     forwarded = layout.real & forwarded & masked.any(axis=1, keepdims=True) | is_last
-    attended = layout.real & (forwarded | valid)
+    attended = layout.real & (forwarded | cache_valid)
     return ForwardPlan(forwarded, candidates, attended, attended & ~masked)
 
 
 def _window_in(
     masked: NDArray[np.bool_],
-    recheck: NDArray[np.bool_],
     valid: NDArray[np.bool_],
     layout: Layout,
     width: int,
@@ -164,8 +159,7 @@ def _window_in(
     has_mask = masked.any(axis=1, keepdims=True)
     first_mask = np.where(has_mask, masked.argmax(axis=1, keepdims=True), end)
     first_stale = np.where(inside & layout.real & ~valid, at, end).min(axis=1, keepdims=True)
-    is_rechecked = np.take_along_axis(recheck, np.minimum(first_stale, len(at) - 1), axis=1)
-    low = np.minimum(first_stale - layout.shift * is_rechecked, first_mask - layout.shift * has_mask)
+    low = np.minimum(first_stale, first_mask - layout.shift * has_mask)
     high = first_mask + width + suffix
     high = high + -(high - low + 1) % MULTIPLE  # 1 for the canvas's last position
     return (at >= low) & (at < np.minimum(high, end)), masked & (at < first_mask + width)

@@ -13,7 +13,7 @@ from ..canvas import Canvas, selected_first
 from ..result import MOST_REJECTED
 from .base import Forward, ForwardOutput, Part, StepResult, Window, WindowState, rows_of
 from .cache import AppendedKVCache
-from .tree_plan import SPARE, Guesses, RowPlan, plan_row, visible_rows
+from .tree_plan import Guesses, RowPlan, masks_at_first, plan_row, visible_rows
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Tree(Window):
     Attributes:
         rows: positions in a forward, for each canvas; the first forward has those of the prompt as well. The default, 32, is
             what costs least on every chip from M1 to M5 at 4, 8 and 16 bits, by forwards counted on the bundled model and
-            times computed from MLX's kernels: 8 rows take 1.5 to 2.4 times as long, 64 rows 1.5 to 1.8 times, and 128
+            times computed from MLX's kernels: 8 rows take 1.3 to 2.0 times as long, 64 rows 1.5 to 1.8 times, and 128
             rows 1.5 to 3.4 times (`python -m bench.studies.budgets`). `bench tune` measures it.
     """
 
@@ -47,7 +47,8 @@ class Tree(Window):
         return True
 
     def extent(self, prompt: int, masks: int) -> tuple[int, int]:
-        return max(self.rows, prompt + min(self.rows - SPARE, masks)), min(self.rows, prompt + masks)
+        first = masks_at_first(prompt, self.rows)
+        return max(self.rows, prompt + min(first, masks)), min(max(self.rows, first + 1), prompt + masks)
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
         self.check(model)
@@ -70,7 +71,7 @@ class TreeState(WindowState):
         self._guesses = [Guesses(np.zeros((shape[1], 2), np.int32), np.zeros((shape[1], 2), np.float32)) for _ in range(shape[0])]
         self._plans: list[RowPlan] = []
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
         first = not self._plans
         self._plans = self._plan(on_host)
         width = max(plan.count for plan in self._plans) if first else self._window.rows
@@ -120,11 +121,11 @@ class TreeState(WindowState):
         return positions, ids, np.stack([visible_rows(plan, width) for plan in self._plans])
 
     def _output(self, hidden: mx.array, positions: NDArray[np.int32]) -> ForwardOutput:
-        masked = np.zeros(self._cached.shape, dtype=np.bool_)
-        for row, plan in zip(masked, self._plans, strict=True):
-            row[list(plan.predictors)] = True
+        predicted, masked = (np.zeros(self._cached.shape, dtype=np.bool_) for _ in range(2))
+        for row, plan in enumerate(self._plans):
+            predicted[row, list(plan.predictors)] = masked[row, plan.candidates] = True
         guesses = max(len(plan.nodes) for plan in self._plans)
-        at = selected_first(masked, self._window.rows - guesses)  # [B, R]
+        at = selected_first(predicted, self._window.rows - guesses)  # [B, R]
         masked = np.take_along_axis(masked, at, axis=1)
         rows = np.zeros((len(at), at.shape[1] + guesses), dtype=np.int32)
         span = np.zeros((len(at), 2), dtype=np.int32)
@@ -135,9 +136,7 @@ class TreeState(WindowState):
                 rows[index, at.shape[1] :][: len(plan.nodes)] = len(plan.known) + np.arange(len(plan.nodes))
                 span[index] = min(plan.positions), max(plan.positions) + 1
                 certain[index, 0] = True
-        return ForwardOutput(
-            at, masked, np.zeros_like(masked), rows_of(hidden, rows), positions.shape[1], span, guesses=guesses, certain=certain
-        )
+        return ForwardOutput(at, masked, rows_of(hidden, rows), positions.shape[1], span, guesses=guesses, certain=certain)
 
     def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
         """Commit the guesses that were right, and the token after them; keep their K/V."""
@@ -146,8 +145,9 @@ class TreeState(WindowState):
         accepted: list[list[int]] = []
         rejected = []
         for row, plan in enumerate(self._plans):
-            columns = {int(at): column for column, at in enumerate(output.positions[row]) if output.masked[row, column]}
+            columns = {int(at): column for column, at in enumerate(output.positions[row]) if int(at) in plan.predictors}
             self._renew(row, columns, result)
+            columns = {at: columns[at] for at in plan.candidates}
             path, verified = walk(plan, columns, result, row, self._canvas.end_ids)
             accepted.append(path)
             for position, (token, score) in verified.items():

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..result import TILE
+
 SPARE = 3
 """A forward has so many masks fewer than rows: the tokens that it commits must fit into the next one, with a mask."""
 
@@ -35,13 +37,15 @@ class RowPlan:
         known: positions of committed tokens, ascending: those without final K/V, and those that predict a mask.
         nodes: the guesses; parents come before their children.
         masks: positions of masks.
-        predictors: for each mask that may be committed, the index of the row that predicts it when no guess is right.
+        predictors: for each mask that is predicted, the index of the row that predicts it when no guess is right.
+        candidates: those of them that may be committed: what is committed must fit into the next forward.
     """
 
     known: Sequence[int]
     nodes: Sequence[Node]
     masks: Sequence[int]
     predictors: dict[int, int]
+    candidates: Sequence[int]
 
     @property
     def count(self) -> int:
@@ -98,19 +102,29 @@ def plan_row(
         end_ids: no guess follows one of these.
         first: whether this is the first forward, which has no guesses, and whose known tokens cost no rows.
     """
-    free = rows if first else rows - len(stale)
-    committed = set(stale)
-    if first:
-        nodes: list[Node] = []
-    else:
-        _, _, needed = choose_masks(open_masks[: max(3, rows // 4)], committed, start, free)
+    committed, nodes = set(stale), list[Node]()
+    most = masks_at_first(len(stale), rows) if first else rows - SPARE
+    free = most + SPARE - (0 if first else len(stale))
+    if not first:
+        _, _, needed = choose_masks(open_masks[: max(4, rows // 4)], committed, start, free)
         nodes = grow(open_masks, guesses, min(rows // 2, free - needed), end_ids)
-    masks, predictors, _ = choose_masks(open_masks[: rows - SPARE], committed, start, free - len(nodes))
-    known = sorted([*stale, *predictors])
+    masks, again, _ = choose_masks(open_masks[:most], committed, start, free - len(nodes))
+    known = sorted([*stale, *again])
     row_at = {position: row for row, position in enumerate(known)}
     row_at |= {position: len(known) + len(nodes) + index for index, position in enumerate(masks)}
     reached = [one for one in open_masks[: len(masks) + 1] if max(one - 1, start) in row_at]
-    return RowPlan(known, nodes, masks, {one: row_at[max(one - 1, start)] for one in reached})
+    predictors = {one: row_at[max(one - 1, start)] for one in reached}
+    return RowPlan(known, nodes, masks, predictors, reached[: rows - SPARE + 1])
+
+
+def masks_at_first(known: int, rows: int) -> int:
+    """The most masks in the first forward: what `rows` has room for, and with few rows also what fills the prompt's last tile.
+
+    Args:
+        known: tokens of the prompt.
+    """
+    least = rows - SPARE
+    return max(least, min(least + -(known + least) % TILE, TILE - SPARE))
 
 
 def choose_masks(open_masks: Sequence[int], forwarded: set[int], start: int, rows: int) -> tuple[list[int], list[int], int]:

@@ -30,9 +30,9 @@ class WholeState(WindowState):
     def __init__(self, model: DiffusionModel, canvas: Canvas):
         self._model, self._mask_id, self._padding = model, canvas.mask_id, canvas.padding
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32], recheck: NDArray[np.bool_]) -> Forward:
-        positions, masked, recheck = candidates_of(on_host == self._mask_id, recheck)
+    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
+        positions, masked = candidates_of(on_host == self._mask_id)
         hidden = yield Part(tokens)  # [B, L, D]
         predicting = rows_of(hidden, predictor_of(positions, self._padding, self._model.shift))
         length = on_host.shape[1]
-        return ForwardOutput(positions, masked, recheck, predicting, length, whole_span(self._padding, length))
+        return ForwardOutput(positions, masked, predicting, length, whole_span(self._padding, length))
