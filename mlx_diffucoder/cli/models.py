@@ -116,7 +116,7 @@ def _convert(model: "Published", bits: int, *, yes: bool) -> Path:
     def check(download: Download) -> None:
         check_download(download, yes=yes, ask=True, converted=(out, size))
 
-    note(f"{model.at(bits)}: no conversion is known on the Hub, so one is made here")
+    note(f"{model.at(bits)}: this program knows no conversion on the Hub, so it makes one")
     if cached(model.repo):
         check(Download(model.repo, 0, 0, out))
     with Converting() as bars:
