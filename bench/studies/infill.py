@@ -60,9 +60,14 @@ class Bench:
         return generate(self.model, self.tokenizer, [*prompt, *self.tokenizer.encode_plain(prefix)], config)
 
     def passes(self, task: "Task", code: str) -> bool:
-        from mlx_diffucoder.evaluation import Limits, run_program
+        return passes_with(task, code)
 
-        return run_program(code, task.tests, Limits()).passed
+
+def passes_with(task: "Task", code: str) -> bool:
+    """Whether a program passes a task's tests."""
+    from mlx_diffucoder.evaluation import Limits, run_program
+
+    return run_program(code, task.tests, Limits()).passed
 
 
 def body(task: "Task") -> tuple[list[str], int]:
