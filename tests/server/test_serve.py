@@ -6,14 +6,17 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
 from mlx_diffucoder.cli.app import app, run
+from mlx_diffucoder.server.editors import settings_for
 from mlx_diffucoder.server.serve import listening
 
+ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "mlx_diffucoder", "serve"]
 
 
@@ -70,6 +73,12 @@ def test_what_to_paste_into_an_editor_names_the_address_and_the_model(editor, ca
     done = CliRunner().invoke(app, ["serve", "--print-config", editor, "-m", "pocket", "--port", "9000"])
     assert done.exit_code == 0 and "http://127.0.0.1:9000" in done.output
     assert editor in ("llama.vim", "vscode") or "pocket" in done.output
+
+
+@pytest.mark.parametrize("editor", ["llama.vim", "zed", "continue", "vscode", "minuet"])
+def test_the_page_of_each_editor_shows_what_is_printed(editor):
+    page = ROOT / "docs" / "guides" / "editors" / f"{editor.replace('.', '-')}.md"
+    assert settings_for(editor, url="http://127.0.0.1:8012", model="pocket", key=None) in page.read_text()
 
 
 def test_an_unknown_editor_is_named():
