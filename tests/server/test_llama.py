@@ -14,11 +14,10 @@ from mlx_diffucoder.server.engine import Engine
 
 from .conftest import running, state_of
 
-HOLE = {"input_prefix": "def add(a, b):\n", "prompt": "    ", "input_suffix": "\n\nprint(add(1, 2))\n"}
+HOLE = {"input_prefix": "def add(a, b):\n", "prompt": "    ", "input_suffix": "\n\nprint(add(1, 2))\n", "n_predict": 16}
 VIM = {
     **HOLE,
     "input_extra": [{"filename": "a.py", "text": "import os\n"}],
-    "n_predict": 32,
     "n_indent": 4,
     "id_slot": 0,
     "samplers": ["top_k", "top_p", "infill"],
@@ -33,9 +32,9 @@ VIM = {
 
 
 def test_a_hole_is_what_infill_with_one_try_writes(server, pocket):
-    answer = server.http.post("/infill", json={**HOLE, "n_predict": 32}).json()
+    answer = server.http.post("/infill", json=HOLE).json()
     parts = [HOLE["input_prefix"] + HOLE["prompt"], None, HOLE["input_suffix"]]
-    expected = fill(*pocket, parts, GenerationConfig(**{**HOLES, "max_tokens": 32}), tries=1).holes[0]
+    expected = fill(*pocket, parts, GenerationConfig(**{**HOLES, "max_tokens": 16}), tries=1).holes[0]
     assert answer["content"] == expected and answer["stop"] and answer["stop_type"] == "eos"
     assert answer["timings"]["prompt_n"] > 0 and answer["generation_settings"]["n_ctx"] == 2048
 
@@ -61,8 +60,8 @@ def test_a_hole_is_streamed_with_one_end(server):
 def test_a_rendered_prompt_is_the_same_hole(server):
     plain = server.http.post("/infill", json=HOLE).json()["content"]
     prompt = f"<|fim_prefix|>{HOLE['input_prefix']}    <|fim_suffix|>{HOLE['input_suffix']}<|fim_middle|>"
-    assert server.http.post("/completion", json={"prompt": prompt}).json()["content"] == plain
-    chat = server.http.post("/v1/completions", json={"prompt": prompt, "max_tokens": 64}).json()
+    assert server.http.post("/completion", json={"prompt": prompt, "n_predict": 16}).json()["content"] == plain
+    chat = server.http.post("/v1/completions", json={"prompt": prompt, "max_tokens": 16}).json()
     assert chat["choices"][0]["text"] == plain
 
 
