@@ -122,18 +122,21 @@ def test_holes_are_filled_one_after_the_other(dreamon):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
-def test_prompts_of_a_batch_share_forwards_and_are_filled_as_alone(dreamon, expected, temperature):
+def test_prompts_of_a_batch_share_forwards_and_are_filled_as_alone(dreamon, expected, temperature, monkeypatch):
     different = dict.fromkeys(tuple(recorded(expected, case)[0]) for case in CASES)
     prompts = list(map(list, different))[:4]
     config = GenerationConfig(max_tokens=20, temperature=temperature, seed=5)
     alone = [list(stream_generate(*dreamon, prompt, config)) for prompt in prompts]
+    calls, backbone = [], type(dreamon[0].model)
+    forward = backbone.__call__
+    monkeypatch.setattr(backbone, "__call__", lambda self, *args: calls.append(args[0].size) or forward(self, *args))
     together = list(stream_batch(*dreamon, prompts, config))
-    assert len(together) == max(map(len, alone))
+    assert len(calls) == len(together) == max(map(len, alone))
     for row, steps in enumerate(alone):
         assert together[-1][row].tokens.tolist() == steps[-1].tokens.tolist()
         assert together[-1][row].positions == steps[-1].positions
-        changed = [step for step in (step[row] for step in together) if len(step.committed) + len(step.deleted)]
-        assert len(changed) <= len(steps)  # a filled one changes no more
+        for step in [one[row] for one in together[len(steps) :]] + [step.unchanged() for step in steps]:
+            assert not any(map(len, (step.committed, step.scores, step.deleted, step.expanded)))  # a filled one changes no more
     rows = max((step.rows for step in together[-1]), key=len)
     assert len(rows) == len(together)
     known = sum(token != dreamon[1].mask_id for prompt in prompts for token in prompt)

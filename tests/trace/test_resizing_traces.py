@@ -81,12 +81,25 @@ def test_a_canvas_that_is_filled_before_others_has_no_more_lines(dreamon, tmp_pa
 RESIZED = [({}, [], {}, {}, [], [2]), ({2: 10}, [], {}, {}, [4], []), ({3: 16}, [], {})]
 
 
+def dots_of(svg):
+    """The names of the animations of dots."""
+    return [name for name, dots in re.findall(r'<g class="t[ h]*" style="animation-name:(t[0-9]+)">(<circle)', svg) if dots]
+
+
+def test_a_position_is_followed_to_its_last_place():
+    twice = trace_of(2, [({}, [], {}, {}, [], [2]), ({}, [], {}, {}, [], [3]), ({}, [], {}, {}, [2], [])])
+    assert [one.inserted.tolist() for one in twice.resizings] == [[2], [3], []]
+    assert [one.before_deleted.tolist() for one in twice.resizings] == [[], [], [2]]
+
+
 def test_the_animation_has_each_token_at_its_last_place():
     trace = trace_of(2, RESIZED, lengths=[2])
     svg = animation_of(trace)
     root = ET.fromstring(svg)
     dots = [one for one in root.iter(f"{SVG}circle") if one.get("class") == "dot"]
     assert len({one.get("cx") for one in dots}) == len(dots) == 2
+    frames = [re.search(rf"@keyframes {name}{{(0%{{opacity:[01]}})", svg)[1] for name in dots_of(svg)]
+    assert sorted(frames) == ["0%{opacity:0}", "0%{opacity:1}"]  # the inserted one is not there at the start
     bars = [one for one in root.iter(f"{SVG}rect") if one.get("class") == "gone"]
     assert [one.get("width") for one in bars] == ["2"]
     texts = ["".join(one.itertext()) for one in root.iter(f"{SVG}text")]
@@ -108,7 +121,9 @@ def test_the_page_and_the_comparison_have_what_was_inserted_and_deleted(dreamon,
         "kendall_tau": 1.0,
     }
     assert agreement(one, other)["first_difference"] is not None
-    assert agreement(trace_of(2, RESIZED), trace_of(2, [*RESIZED[:1], RESIZED[2]]))["first_difference"] == 2
+    for name in (4, 5):  # another mask was deleted, or expanded
+        steps = [({}, [], {}, *({}, [], [])[: name - 3], [at]) for at in (2, 3)]
+        assert agreement(*(trace_of(2, [step]) for step in steps))["first_difference"] == 1
 
 
 @pytest.mark.parametrize(
