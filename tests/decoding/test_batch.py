@@ -76,7 +76,7 @@ def test_of_equal_prompts_each_draws_its_own_and_the_first_is_as_alone(dream_b):
 
 
 def test_an_answer_that_has_reached_its_stop_text_is_forwarded_no_more(pocket, forwarded):
-    config = GenerationConfig(max_tokens=40, until=("return",), window="tree")
+    config = GenerationConfig(max_tokens=24, until=("return",), window="tree")
     histories = [alone(pocket, prompt, config) for prompt in PROMPTS]
     one_by_one = sum(forwarded)
     forwarded.clear()

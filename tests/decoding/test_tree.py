@@ -269,9 +269,9 @@ def test_every_step_equals_a_plain_oracle_without_branches(dream_b, prompt, rows
     ],
 )
 def test_on_a_trained_model_too_where_most_guesses_are_right(pocket, rule, prompt):
-    config = GenerationConfig(max_tokens=48, rule=rule, window="tree")
+    config = GenerationConfig(max_tokens=32, rule=rule, window="tree")
     history = [step.tokens.tolist() for step in stream_generate(*pocket, prompt, config)]
-    ids = history[0][: len(history[0]) - 48]
+    ids = history[0][: len(history[0]) - 32]
     tau = TAUS[rule]
     oracle = Oracle(pocket[0], canvas_of(pocket[1], [ids], config), 32, tau)
     expected = oracle.decode(forbidden_ids(pocket[1], pocket[0].config.vocab_size))

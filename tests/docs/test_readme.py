@@ -86,7 +86,7 @@ def test_the_python_example_runs(capsys):
 
 @pytest.mark.parametrize("page", [page for page in GUIDES if page.stem in ("generate", "infill")], ids=lambda page: page.stem)
 def test_the_guides_python_examples_run(page, capsys, monkeypatch):
-    monkeypatch.setitem(HOLES, "max_tokens", 8)  # the default takes longer
+    monkeypatch.setitem(HOLES, "max_tokens", 16)  # the default takes longer
     for block in blocks(page, "python"):
         if "import" in block:
             run(block)

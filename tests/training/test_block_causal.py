@@ -24,9 +24,9 @@ def job_of(folder, **changes):
 
 
 def test_an_adapter_learns(tmp_path):
-    run(job_of(tmp_path, steps=40), tmp_path / "run")
+    run(job_of(tmp_path, steps=30), tmp_path / "run")
     losses = [loss for _, loss, _ in curve(tmp_path / "run")]
-    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    assert sum(losses[-8:]) < 0.6 * sum(losses[:8])
 
 
 @pytest.mark.parametrize(
