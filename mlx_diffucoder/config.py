@@ -179,10 +179,9 @@ class GenerationConfig:
             raise ConfigError("rule schedule cannot commit on the window tree; use threshold, or another rule", field="rule")
         if self.threshold is not None and "window" in self.auto:
             return  # `for_model` may give it the window on which a threshold has steps and a reference
-        if rule != "schedule" and (
-            (self.steps is not None and not (in_blocks and rule == "threshold")) or self.alg == "origin" or self.alg_temp
-        ):
-            raise ConfigError(f"rule {self.rule} takes no steps, alg_temp or origin; use the rule schedule", field="rule")
+        scheduled = self.alg == "origin" or self.alg_temp or self.eps != EPS
+        if rule != "schedule" and (scheduled or (self.steps is not None and not (in_blocks and rule == "threshold"))):
+            raise ConfigError(f"rule {self.rule} takes no steps, alg_temp, eps or origin; use the rule schedule", field="rule")
         if self.reference and (rule, window) not in REFERENCES:
             raise ConfigError("reference needs the rule 'schedule' and the window 'whole'", field="reference")
 

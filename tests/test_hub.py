@@ -106,6 +106,15 @@ def test_trouble_that_lasts_ends_in_a_line_within_seconds(served, kind, match, v
     assert_whole(hub.fetch_model(REPO))
 
 
+@pytest.mark.parametrize("fault", [("hang", "README", 99, None), (404, "README", 99, {})], ids=["hang", "404"])
+def test_a_model_card_that_cannot_be_fetched_is_done_without(served, fault, caplog):
+    served.faults = [fault]
+    folder = hub.fetch_model(REPO)
+    assert_whole(folder)
+    assert not (folder / "README.md").exists()
+    assert "README.md" in caplog.text and "will not know the licence" in caplog.text
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_token_is_named(served, status, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")

@@ -140,9 +140,11 @@ def _run(context: typer.Context) -> int:
         note(f"note: {warning}")
     results = measure(plan, subject, card, ceilings, waiting)
     text = json.dumps(results.report)
-    if out:
-        write_output(out, text + "\n", flag="--out")
-    put(text if given["as_json"] else "\n".join(run_lines(results, card)))
+    try:  # what took minutes is not lost where one of the two cannot be written
+        put(text if given["as_json"] else "\n".join(run_lines(results, card)), flush=True)
+    finally:
+        if out:
+            write_output(out, text + "\n", flag="--out")
     return 0
 
 

@@ -62,6 +62,7 @@ app = typer.Typer()
 
 @app.command(cls=Command, epilog=examples("diffucode compare pocket ./conversions/* --picture quality.png"))
 def compare(
+    context: typer.Context,
     base: Base,
     others: Others,
     texts: Texts = None,
@@ -90,6 +91,7 @@ def compare(
     """
     config = GenerationConfig.preset(preset, max_tokens=max_tokens, seed=0)
     options.require_code_execution(allow_code_execution or not tasks, "--tasks")
+    options.refuse_idle(context, "--tasks", ["sandbox", "max_tokens", "preset"], given=tasks is not None)
     from ..data import HELD_OUT, encode_samples, read_samples
     from ..divergence.masking import masked_canvases
     from ..evaluation.quality import check_picture, draw_picture
@@ -102,14 +104,16 @@ def compare(
     encoded = encode_samples(samples, checkpoints[0].tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
     canvases = masked_canvases(encoded, checkpoints[0].tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
     rows = _rows(checkpoints, canvases, problems, config, by_layer, sandbox)
-    if picture:
-        draw_picture(pyplot, rows, picture)
-    if as_json:
-        used = {"texts": str(texts or "bundled"), "seed": seed, "draws": draws, "dtype": dtype, "by_layer": by_layer}
-        used |= {"tasks": str(tasks), "config": config.to_dict()} if tasks else {}
-        put_json(_report(rows, encoded, canvases, used))
-    else:
-        _print_tables(rows, encoded, canvases)
+    try:  # what took minutes is not lost where one of the two cannot be written
+        if as_json:
+            used = {"texts": str(texts or "bundled"), "seed": seed, "draws": draws, "dtype": dtype, "by_layer": by_layer}
+            used |= {"tasks": str(tasks), "config": config.to_dict()} if tasks else {}
+            put_json(_report(rows, encoded, canvases, used))
+        else:
+            _print_tables(rows, encoded, canvases)
+    finally:
+        if picture:
+            draw_picture(pyplot, rows, picture)
     return 0
 
 

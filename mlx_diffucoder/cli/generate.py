@@ -90,6 +90,9 @@ def generate(
     A terminal shows the canvas while it is denoised, then the answer as plain text. A pipe gets the answer from left to right
     as it becomes final.
     """
+    options.refuse_idle(context, "--tests", ["sandbox"], given=tests is not None)
+    options.refuse_idle(context, "-n 2 or more", ["rank"], given=count > 1 or lock is not None)
+    options.refuse_idle(context, "-v or --json", ["tile"], given=verbose or as_json)
     usual = {} if lock is None else HOLES
     config, text = options.decoding_config(context, usual), read_prompt(prompt)
     options.require_code_execution(allow_code_execution or tests is None, "--tests")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import HOLES, GenerationConfig
-from ..errors import FileError
 from ..formatting import visible
 from ..infilling.editor import read_request
 from ..infilling.file import HoleFile, check_replaceable, cut, diff_of, name_of, named, newline_of, read_bytes, replace_file
@@ -84,6 +83,8 @@ def infill(
     --max-tokens. The text outside the holes does not change. An editor sends {"prefix": ..., "suffix": ...} or
     {"parts": ["a = ", null, ...]} on stdin, with - for the file, and gets JSON back.
     """
+    options.refuse_idle(context, "--write", ["backup"], given=write)
+    options.refuse_idle(context, "-v or --json", ["tile"], given=verbose or as_json or str(context.params["file"]) == "-")
     return _infill(context.params, options.decoding_config(context, HOLES))
 
 
@@ -121,8 +122,6 @@ def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
 
 def _check(given: dict[str, Any]) -> None:
     """Raise an error for options that do not go together, or a file that cannot be written."""
-    if given["backup"] is not None and not given["write"]:
-        raise FileError("--backup keeps the file that --write replaces; give both", field="--backup")
     if given["write"]:
         check_replaceable(given["file"], given["backup"])
     if given["trace"]:

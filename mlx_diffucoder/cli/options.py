@@ -17,7 +17,8 @@ import typer
 
 from ..choices import RULES, WINDOWS
 from ..config import ALGORITHMS, PRESET_NAMES, PRESETS, PUBLISHED, GenerationConfig
-from ..errors import ExecutionError
+from ..errors import ConfigError, ExecutionError
+from .command import options_of
 from .output import note
 from .settings import DTYPES, Settings
 
@@ -148,6 +149,23 @@ Tile = Annotated[int, in_output(min=1, help="Count the tiles of forwards as for 
 Quiet = Annotated[bool, in_output("--quiet", "-q", help="Print nothing on stderr but errors.")]
 Live = Annotated[bool, in_output("--live/--no-live", help="Show the canvas on a terminal while it is denoised.")]
 TraceOut = Annotated[Path | None, in_output(metavar="FILE", help="Write every step into this file, for diffucode trace.")]
+
+
+def refuse_idle(context: typer.Context, needed: str, parameters: Collection[str], *, given: bool) -> None:
+    """Raise `ConfigError` for an option on the command line that has no effect without another.
+
+    Defaults of the user are left out: they are for every run. So are options that permit something.
+
+    Args:
+        needed: the other option, in words.
+        parameters: names of the options that need it, as the function has them.
+        given: whether the other is given.
+    """
+    for option in options_of(context.command) if not given else ():
+        source = context.get_parameter_source(option.parameter)
+        if option.parameter in parameters and source is not None and source.name == "COMMANDLINE":
+            name = next((name for name in option.names if name.startswith("--")), option.names[0])
+            raise ConfigError(f"{name} has no effect without {needed}; add it, or remove {name}", field=name)
 
 
 def limits_of(given: Mapping[str, Any]) -> "Limits":

@@ -148,11 +148,12 @@ def train(
     """Train on examples, unless a subcommand follows."""
     if context.invoked_subcommand:
         refuse_options(context)
-    return 0 if context.invoked_subcommand else _train(context.params)
+    return 0 if context.invoked_subcommand else _train(context)
 
 
-def _train(given: dict[str, Any]) -> int:
-    settings = TrainSettings.of_options(given)  # before anything is read
+def _train(context: typer.Context) -> int:
+    given = context.params
+    settings = _settings(context)  # before anything is read
     from ..training.job import Data, supervised_job
     from .model_option import open_learner
     from .progress import counting
@@ -229,7 +230,7 @@ def grpo(
 def _train_grpo(context: typer.Context) -> int:
     given = context.params
     options.require_code_execution(given["allow_code_execution"], "train grpo")
-    settings = TrainSettings.of_options(given)  # before anything is read
+    settings = _settings(context)  # before anything is read
     from ..training.grpo import GrpoPlan
     from ..training.grpo_job import grpo_job, read_prompts, steps_of
     from .model_option import open_learner
@@ -246,6 +247,17 @@ def _train_grpo(context: typer.Context) -> int:
     job = grpo_job(learner, settings, plan, tasks, held_out, gradient_checkpointing=given["gradient_checkpointing"])
     options.tell_sandbox(plan.limits, given)
     return _start(job, given)
+
+
+def _settings(context: typer.Context) -> TrainSettings:
+    given = context.params
+    tune, scratch = given["tune"], given.get("from_scratch") is not None and given["tokenizer"] is not None
+    options.refuse_idle(context, "--valid", ["patience", "eval_every"], given=given["valid"] is not None)
+    options.refuse_idle(
+        context, "--tune lora or dora", ["rank", "scale", "dropout", "layers"], given=tune != "full" and not scratch
+    )
+    options.refuse_idle(context, "a trained model", ["model", "revision", "refresh"], given=not scratch)
+    return TrainSettings.of_options(given)
 
 
 def _start(job: "Job", given: dict[str, Any]) -> int:

@@ -20,8 +20,10 @@ from .cache import CachedRepo
 from .explain import NoRevision, NotOnHub, constants, hub_errors
 from .transfer import Fetch, RemoteFile, list_files
 
-SMALL_FILES = ("config.json", INDEX, "tokenizer.json", "tokenizer_config.json", "README.md", *COPIED)
-"""The files of a repository besides its weights: never code."""
+SMALL_FILES = ("config.json", INDEX, "tokenizer.json", "tokenizer_config.json", *COPIED)
+"""The files of a repository that are needed besides its weights: never code."""
+CARD = "README.md"
+"""The model card. A conversion takes the licence from it; a model runs without."""
 LIST = "the list of files"
 OTHER_FORMATS = {".gguf": "GGUF files, which are llama.cpp's", ".bin": "pickled weights", ".pt": "pickled weights"}
 ADDRESS = re.compile(
@@ -98,7 +100,7 @@ class Job:
 
     def check(self, snapshot: Path) -> list[Path]:
         """The damaged files of a snapshot."""
-        names = {*SMALL_FILES, WHOLE}
+        names = {*SMALL_FILES, CARD, WHOLE}
         with contextlib.suppress(CheckpointError):
             names |= {*shard_names(snapshot)}
         with contextlib.suppress(OSError):
@@ -171,6 +173,10 @@ class Job:
                 total, names = sum(file.size or 0 for file in wanted), tuple(file.name for file in damaged)
                 self.before_download(Download(self.repo, total, needed, self.cache.root, names))
             self.bring(SMALL_FILES)
+            try:
+                self.bring((CARD,))
+            except HubError as error:
+                _log.warning(f"{error}; it goes on without this model card, so a conversion will not know the licence")
             self.bring(weights, self.progress)
             self.cache.clean(set())
 

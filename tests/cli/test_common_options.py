@@ -14,6 +14,7 @@ import typer
 
 from mlx_diffucoder.cli.app import app
 from mlx_diffucoder.cli.command import commands_of, examples_of, options_of
+from mlx_diffucoder.errors import ConfigError
 
 from ..conftest import DATA
 from .command import COMMAND, assert_one_line, diffucode, environment
@@ -229,3 +230,25 @@ def test_a_flag_is_known_by_both_of_its_halves():
     options = {option.key: option for option in options_of(dict(COMMANDS)["compare",])}
     assert options["by_layer"].names == ("--by-layer", "--whole")
     assert (options["ratio"].kind, options["ratio"].many) == (float, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "needed"),
+    [
+        ("generate --sandbox off hi", "--sandbox", "--tests"),
+        ("generate --rank hi", "--rank", "-n 2 or more"),
+        ("generate --tile 8 hi", "--tile", "-v or --json"),
+        ("infill a.py --tile 8", "--tile", "-v or --json"),
+        ("infill a.py --backup .old", "--backup", "--write"),
+        ("compare pocket a --sandbox off", "--sandbox", "--tasks"),
+        ("compare pocket a --max-tokens 8", "--max-tokens", "--tasks"),
+        ("compare pocket a --preset exact", "--preset", "--tasks"),
+        ("train --data a --out b --patience 2", "--patience", "--valid"),
+        ("train --data a --out b --tune full --rank 2", "--rank", "--tune lora or dora"),
+        ("train --data a --out b --from-scratch c --tokenizer d -m e", "--model", "a trained model"),
+        ("train grpo --data a --out b --allow-code-execution --eval-every 2", "--eval-every", "--valid"),
+    ],
+)
+def test_an_option_without_effect_is_refused_before_anything_is_read(words, option, needed):
+    with pytest.raises(ConfigError, match=f"^{option} has no effect without {needed}; add it, or remove {option}$"):
+        typer.main.get_command(app).main(words.split(), standalone_mode=False)
