@@ -95,6 +95,7 @@ def _build_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
             if what := known_content(folder / name):
                 raise CheckpointError(f"{folder / name}: {what}") from None
         raise CheckpointError(f"{folder}: vocab.json and merges.txt do not make a tokenizer ({error})") from None
+    _check_merges(folder)
     fast = tokenizers.Tokenizer(model)
     fast.normalizer = normalizers.NFC()
     fast.pre_tokenizer = pre_tokenizers.Sequence(
@@ -117,6 +118,17 @@ def _build_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     except (AttributeError, KeyError, TypeError, ValueError):
         raise CheckpointError(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder cannot be read") from None
     return fast
+
+
+def _check_merges(folder: Path) -> None:
+    """Raise `CheckpointError` for a `merges.txt` whose end is missing: it is valid, and the ids of a text are others."""
+    lines = read_bytes(folder / "merges.txt").splitlines()
+    merges = sum(bool(line) and not line.startswith(b"#version") for line in lines)
+    needed = sum(len(token) > 1 for token in read_json(folder / "vocab.json"))
+    if merges < needed:
+        raise CheckpointError(
+            f"{folder / 'merges.txt'}: has {merges} merges, and the tokens of vocab.json need {needed}; download both again"
+        )
 
 
 def added_tokens(folder: Path) -> dict[str, int]:

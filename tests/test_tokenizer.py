@@ -122,6 +122,14 @@ def test_added_tokens_json_serves_where_the_configuration_has_no_decoder(broken,
     assert Tokenizer.load(broken).encode("<|mask|>") == [757]
 
 
+@pytest.mark.parametrize("kept", [0, 300])
+def test_a_list_of_merges_whose_end_is_missing_is_refused(broken, kept):
+    lines = (broken / "merges.txt").read_text().splitlines(keepends=True)
+    (broken / "merges.txt").write_text("".join(lines[: kept + 1]))  # the first line names a version
+    with pytest.raises(CheckpointError, match=rf"merges.txt: has {kept} merges, and the tokens of vocab.json need 497"):
+        Tokenizer.load(broken)
+
+
 def test_missing_mask_token_is_named(broken, edit_json):
     edit_json(broken / "config.json", mask_token_id=None)
     with pytest.raises(ConfigError, match="mask_token_id"):

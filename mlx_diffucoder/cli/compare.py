@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 in_pass = options.panel("Pass@1")
 WIDEST = 1000  # columns: no table is wider
+USED = ("seed", "draws", "dtype", "by_layer")
+"""Parameters that `--json` repeats."""
 MEASURES = ("KL,\nnats", "top-1,\n%", "order,\n%", "first,\n%")
 
 BaseRevision = Annotated[str | None, options.in_model("--revision", help="The base's branch, tag or commit on the Hub.")]
@@ -89,24 +91,31 @@ def compare(
     Both models fill the same masked texts. The tables show the KL divergence in nats, how often the most probable token is the
     same, how often two commits have the same order (0.5 is chance), and the perplexity.
     """
-    config = GenerationConfig.preset(preset, max_tokens=max_tokens, seed=0)
-    options.require_code_execution(allow_code_execution or not tasks, "--tasks")
+    return _compare(context)
+
+
+def _compare(context: typer.Context) -> int:
+    given = context.params
+    tasks, picture, by_layer = given["tasks"], given["picture"], given["by_layer"]
+    config = GenerationConfig.preset(given["preset"], max_tokens=given["max_tokens"], seed=0)
+    options.require_code_execution(given["allow_code_execution"] or not tasks, "--tasks")
     options.refuse_idle(context, "--tasks", ["sandbox", "max_tokens", "preset"], given=tasks is not None)
     from ..data import HELD_OUT, encode_samples, read_samples
     from ..divergence.masking import masked_canvases
     from ..evaluation.quality import check_picture, draw_picture
     from ..tasks import read_tasks
 
-    ratios, pyplot = _checked(ratio), check_picture(picture) if picture else None
-    samples = read_samples(texts or HELD_OUT, limit)
-    problems = read_tasks(tasks, infilling=False)[:limit] if tasks else []
-    checkpoints = _open([base, *others], dtype, revision, refresh=refresh, yes=yes, whole=bool(problems), by_layer=by_layer)
-    encoded = encode_samples(samples, checkpoints[0].tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
-    canvases = masked_canvases(encoded, checkpoints[0].tokenizer.mask_id, ratios=ratios, draws=draws, seed=seed)
-    rows = _rows(checkpoints, canvases, problems, config, by_layer, sandbox)
+    ratios, pyplot = _checked(given["ratio"]), check_picture(picture) if picture else None
+    samples = read_samples(given["texts"] or HELD_OUT, given["limit"])
+    problems = read_tasks(tasks, infilling=False)[: given["limit"]] if tasks else []
+    checkpoints = _open(given, whole=bool(problems))
+    tokenizer = checkpoints[0].tokenizer
+    encoded = encode_samples(samples, tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
+    canvases = masked_canvases(encoded, tokenizer.mask_id, ratios=ratios, draws=given["draws"], seed=given["seed"])
+    rows = _rows(checkpoints, canvases, problems, config, by_layer, given["sandbox"])
     try:  # what took minutes is not lost where one of the two cannot be written
-        if as_json:
-            used = {"texts": str(texts or "bundled"), "seed": seed, "draws": draws, "dtype": dtype, "by_layer": by_layer}
+        if given["as_json"]:
+            used = {"texts": str(given["texts"] or "bundled"), **{name: given[name] for name in USED}}
             used |= {"tasks": str(tasks), "config": config.to_dict()} if tasks else {}
             put_json(_report(rows, encoded, canvases, used))
         else:
@@ -126,17 +135,17 @@ def _checked(ratios: Sequence[float] | None) -> Sequence[float]:
     return ratios or RATIOS
 
 
-def _open(
-    names: list[str], dtype: str | None, revision: str | None, *, refresh: bool, yes: bool, whole: bool, by_layer: bool | None
-) -> "list[Checkpoint]":
+def _open(given: dict[str, Any], *, whole: bool) -> "list[Checkpoint]":
     """The named checkpoints, each a different folder, all comparable with the first; with `whole` they must fit in memory."""
     from ..evaluation.compare import Checkpoint, check_comparable
     from ..loading import check_dtype
     from .model_option import ModelOption, folder_named
     from .progress import waiting
 
-    check_dtype(dtype)
-    wanted = [ModelOption(name, None if number else revision, refresh, yes) for number, name in enumerate(names)]
+    check_dtype(dtype := given["dtype"])
+    about = (given["refresh"], given["yes"])
+    wanted = [ModelOption(given["base"], given["revision"], *about)]
+    wanted += [ModelOption(name, None, *about) for name in given["others"]]
     names, folders = map(list, zip(*map(folder_named, wanted), strict=True))
     with waiting("reading headers"):
         seen: dict[Path, str] = {}
@@ -147,10 +156,10 @@ def _open(
         opened = [Checkpoint.of(name, folder, dtype) for name, folder in zip(names, folders, strict=True)]
         for other in opened[1:]:
             check_comparable(opened[0], other)
-    large = [one.name for one in opened if by_layer or not one.fits]
+    large = [one.name for one in opened if given["by_layer"] or not one.fits]
     if whole and large:
         text = f"{large[0]}: --tasks needs the whole model in memory; remove --tasks or --by-layer"
-        raise ExecutionError(text, field="--by-layer" if by_layer else None)
+        raise ExecutionError(text, field="--by-layer" if given["by_layer"] else None)
     return opened
 
 

@@ -90,13 +90,20 @@ def generate(
     A terminal shows the canvas while it is denoised, then the answer as plain text. A pipe gets the answer from left to right
     as it becomes final.
     """
-    options.refuse_idle(context, "--tests", ["sandbox"], given=tests is not None)
-    options.refuse_idle(context, "-n 2 or more", ["rank"], given=count > 1 or lock is not None)
-    options.refuse_idle(context, "-v or --json", ["tile"], given=verbose or as_json)
+    _check(context)
     usual = {} if lock is None else HOLES
     config, text = options.decoding_config(context, usual), read_prompt(prompt)
-    options.require_code_execution(allow_code_execution or tests is None, "--tests")
     return _generate(context, text, config)
+
+
+def _check(context: typer.Context) -> None:
+    """Raise an error for options that do not go together."""
+    given = context.params
+    tests, several = given["tests"] is not None, given["count"] > 1 or given["lock"] is not None
+    options.require_code_execution(given["allow_code_execution"] or not tests, "--tests")
+    options.refuse_idle(context, "--tests", ["sandbox"], given=tests)
+    options.refuse_idle(context, "-n 2 or more", ["rank"], given=several)
+    options.refuse_idle(context, "-v or --json", ["tile"], given=given["verbose"] or given["as_json"])
 
 
 def _generate(context: typer.Context, prompt: str, config: GenerationConfig) -> int:
