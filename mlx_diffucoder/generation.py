@@ -16,7 +16,7 @@ from .decoding.extent import check_memory
 from .decoding.loop import denoise
 from .decoding.overflow import in_range
 from .decoding.reference import Hooks, reference_decode, reference_rule
-from .decoding.resizing import resizing_canvas, resizing_decode, runs_of
+from .decoding.resizing import resizing_canvas, runs_of
 from .decoding.result import Step
 from .decoding.rules import rule_for
 from .decoding.windows import window_for
@@ -203,7 +203,7 @@ def decode_canvas(
     """
     allowed = None if config.reference else forbidden
     if canvas.sizes:
-        return resizing_decode(model, canvas, canvas.sizes, config, forbidden=allowed)
+        return denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=allowed)
     if config.reference or hooks:
         if config.reference and model.config.block_length:
             return block_reference_decode(model, canvas, config)

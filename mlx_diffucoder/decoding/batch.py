@@ -14,6 +14,7 @@ import numpy as np
 from ..config import GenerationConfig
 from ..models.transformer import DiffusionModel, PackedTexts
 from .canvas import Canvas
+from .resizing import ResizingRow
 from .result import NO_GUESSES, Step
 from .rules.base import CommitRule, RuleState
 from .sampling import random_sources
@@ -35,7 +36,7 @@ class Batch:
     """
 
     def __init__(self, model: DiffusionModel):
-        self._model, self._rows, self._added = model, dict[int, _Row](), 0
+        self._model, self._rows, self._added = model, dict[int, _Row | ResizingRow](), 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -57,7 +58,8 @@ class Batch:
         """Let a canvas join at the next step.
 
         Args:
-            canvas: one canvas without padding; every mask on it is filled, wherever it is.
+            canvas: one canvas without padding; every mask on it is filled, wherever it is. Where its holes change their
+                length, the rule and the window must be `schedule` and `whole`.
             rule: decides which tokens are committed in a step.
             window: decides which positions are forwarded in a step.
             config: how tokens are drawn and scored.
@@ -69,10 +71,14 @@ class Batch:
             The canvas's id in `step`.
 
         Raises:
-            ConfigError: the window cannot decode with this model.
+            ConfigError: the window or the configuration cannot decode with this model.
         """
         self._added += 1
-        self._rows[self._added] = _Row(self._model, canvas, rule, window, config, forbidden, stop, copy)
+        if canvas.sizes:
+            row: _Row | ResizingRow = ResizingRow(self._model, canvas, canvas.sizes, config, forbidden, stop, copy)
+        else:
+            row = _Row(self._model, canvas, rule, window, config, forbidden, stop, copy)
+        self._rows[self._added] = row
         return self._added
 
     def cancel(self, id: int) -> None:
@@ -96,8 +102,12 @@ class Batch:
         steps = {id: Step.empty(row.on_host[0]) for id, row in taken.items() if not row.masks}
         rows = [row for row in taken.values() if row.masks]
         self._forward([row for row in rows if not row.forwarded])
-        for row, (result, state) in zip(rows, take_steps(self._model, [row.step_input() for row in rows]), strict=True):
-            row.take(result, state)
+        same = [row for row in rows if isinstance(row, _Row)]
+        for one, (result, state) in zip(same, take_steps(self._model, [one.step_input() for one in same]), strict=True):
+            one.take(result, state)
+        for row in rows:
+            if isinstance(row, ResizingRow):
+                row.take()
         steps |= {id: row.step for id, row in taken.items() if row.step is not None}
         self._rows = {id: row for id, row in self._rows.items() if not row.done}
         left = [row for row in taken.values() if not row.done]
@@ -105,11 +115,11 @@ class Batch:
         mx.async_eval([row.output.hidden for row in left])
         return steps
 
-    def _forward(self, rows: Sequence["_Row"]) -> None:
+    def _forward(self, rows: Sequence["_Row | ResizingRow"]) -> None:
         """Carry out the next forward of some canvases, all of them in one call of the network."""
-        waiting: list[tuple[_Row, Forward, mx.array | None]] = [(row, row.forward(), None) for row in rows]
+        waiting: list[tuple[_Row | ResizingRow, Forward, mx.array | None]] = [(row, row.forward(), None) for row in rows]
         while waiting:
-            asked: list[tuple[_Row, Forward, Part]] = []
+            asked: list[tuple[_Row | ResizingRow, Forward, Part]] = []
             for row, forward, hidden in waiting:
                 try:
                     asked.append((row, forward, next(forward) if hidden is None else forward.send(hidden)))

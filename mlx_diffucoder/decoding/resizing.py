@@ -7,7 +7,7 @@ what follows a hole moves with every change of its length, and cached keys are r
 Source: DreamOn (arXiv 2602.01326) and its `diffusion_generate`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -18,63 +18,16 @@ from ..config import EPS, GenerationConfig
 from ..errors import ConfigError
 from ..models.base import SizeIds
 from ..models.transformer import DiffusionModel
-from .batch import forward_together
 from .canvas import Canvas
 from .result import Step, after_step, resized
 from .sampling import measure, random_sources
 from .step import check_finite
 from .torch_topk import torch_topk
-from .windows.base import Part
+from .windows.base import Forward, ForwardOutput, Part, rows_of
 
 Ids = NDArray[np.int32]
 START = 4
 """Masks of a hole before its first step. DreamOn's results depend little on it: the model expands them."""
-
-
-def resizing_decode(
-    model: DiffusionModel, canvas: Canvas, ids: SizeIds, config: GenerationConfig, *, forbidden: mx.array | None = None
-) -> Iterator[tuple[Step, ...]]:
-    """Fill the holes of a batch of canvases, each with a text of any length up to `config.max_tokens`.
-
-    Args:
-        model: the network.
-        canvas: B canvases. Every run of masks is a hole; those of a row are filled from left to right.
-        ids: what changes a hole's length.
-        config: how tokens are drawn and scored. A step commits `tokens_per_step`. A hole may grow by one `expand_budget`
-            times; None is twice the tokens from its start to the canvas's end. With `pad_delete_to_right` a committed
-            delete also deletes every mask to its right in the hole.
-        forbidden: bool `[V]`, ids never to be chosen; expand and delete must be allowed.
-
-    Yields:
-        For each step one `Step` for each canvas, after the step's deletions and expansions. A row that is filled keeps
-        its last step and is not forwarded again. A model may delete and expand for ever, so the forwards are
-        limited as in the reference; then masks are left.
-
-    Raises:
-        ConfigError: `max_tokens` is below the length of a hole, or a field is for canvases of one length. The first
-            step raises.
-        CheckpointError: the network's output is not finite.
-    """
-    for name, usual in (("window", "whole"), ("rule", "schedule"), ("steps", None), ("eps", EPS)):
-        if (value := getattr(config, name)) != usual:
-            raise ConfigError(f"{name} {value} is not for {model.family.name}, whose canvas changes its length", field=name)
-    if config.alg == "origin":
-        raise ConfigError(f"alg origin is not for {model.family.name}, whose canvas changes its length", field="alg")
-    filler = _Filler(model, canvas.mask_id, ids, config, forbidden)
-    every = zip(canvas.each(), canvas.copies(), strict=True)
-    rows = [_Row(filler, one.tokens[0], random_sources(config.seed, copy)[0]) for one, copy in every]
-    waiting, sizes = [row for row in rows if row.masks()], tuple[int, ...]()
-    if not waiting:
-        yield tuple(row.step for row in rows)
-    while waiting:
-        texts = [row.step.tokens for row in waiting]
-        sizes += (sum(len(text) if sizes else int((text == canvas.mask_id).sum()) for text in texts),)
-        for row in rows:
-            row.step = row.step.unchanged()
-        for row, hidden in zip(waiting, forward_together(model, [Part(mx.array(text[None])) for text in texts]), strict=True):
-            row.take(hidden, sizes)
-        waiting = [row for row in waiting if row.masks()]
-        yield tuple(row.step for row in rows)
 
 
 def resizing_canvas(
@@ -121,41 +74,111 @@ class _Hole:
     forwards: int
 
 
-class _Row:
-    """One canvas while its holes are filled, one after the other. Its next forward is of `step.tokens`, int32 `[L]`."""
+class ResizingRow:
+    """One canvas of a `Batch` whose holes get texts of any length up to `config.max_tokens`, one after the other.
 
-    def __init__(self, filler: "_Filler", tokens: Ids, key: mx.array):
-        self._filler, self._key, self.step, self._positions = filler, key, Step.empty(tokens), 0
-        self._left = len(runs_of(tokens == filler.mask_id))  # holes that were not opened yet
-        self._hole = _Hole(0, 0, 0, 0, 0)
+    A model may delete and expand for ever, so the forwards are limited as in the reference; then masks are left.
 
-    def masks(self) -> list[int]:
-        """The masks of the hole to fill, which is the next one if the last is filled or took too long; empty at the end."""
-        tokens, hole = self.step.tokens, self._hole
-        found = (hole.start + np.flatnonzero(tokens[hole.start : hole.stop] == self._filler.mask_id)).tolist()
-        if found and hole.forwards:
-            return found
-        if not self._left:
-            return []
-        self._hole = self._filler.open(len(tokens), *runs_of(tokens == self._filler.mask_id)[-self._left])
-        self._left -= 1
-        return self.masks()
+    Args:
+        model: the network.
+        canvas: one canvas. Every run of masks is a hole.
+        ids: what changes a hole's length.
+        config: how tokens are drawn and scored. A step commits `tokens_per_step`. A hole may grow by one `expand_budget`
+            times; None is twice the tokens from its start to the canvas's end. With `pad_delete_to_right` a committed
+            delete also deletes every mask to its right in the hole.
+        forbidden: bool `[V]`, ids never to be chosen; expand and delete must be allowed.
+        stop, copy: as in `Batch.add`.
 
-    def take(self, hidden: mx.array, rows: tuple[int, ...]) -> None:
-        """Take a step with what the network computed of the canvas, `[1, L, D]`; `rows` as in `Step`."""
-        tokens, masked = self.step.tokens, np.array(self.masks(), dtype=np.int32)
+    Raises:
+        ConfigError: `max_tokens` is below the length of a hole, or a field is for canvases of one length.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        canvas: Canvas,
+        ids: SizeIds,
+        config: GenerationConfig,
+        forbidden: mx.array | None,
+        stop: Callable[[Step], bool] | None,
+        copy: int,
+    ):
+        check_resizing(model, config)
+        self._filler, self._stop = _Filler(model, canvas.mask_id, ids, config, forbidden), stop
+        self._tokens, (self._key, _) = canvas.tokens[0], random_sources(config.seed, copy)
+        holes = runs_of(self._tokens == canvas.mask_id)
+        if (longest := max((stop - start for start, stop in holes), default=0)) > config.max_tokens:
+            raise ConfigError(f"max_tokens {config.max_tokens} is below the {longest} masks of the hole", field="max_tokens")
+        self._left, self._hole = len(holes), _Hole(0, 0, 0, 0, 0)  # holes that were not opened yet, and the one that is
+        self._known, self._positions = int((self._tokens != canvas.mask_id).sum()), 0
+        self.rows: tuple[int, ...] = ()
+        self.output: ForwardOutput  # as in `Batch`
+        self.forwarded = False
+        self.step: Step | None = None
+        self._at = self._next_masks()
+        self.done = not self.masks
+
+    @property
+    def masks(self) -> int:
+        """The masks that the next step may fill."""
+        return len(self._at)
+
+    @property
+    def on_host(self) -> Ids:
+        """The canvas, int32 `[1, L]`."""
+        return self._tokens[None]
+
+    def known_in(self, part: Part) -> int:
+        """How many tokens of the known text a forward has; 0 after the first step."""
+        return self._known if self.step is None else 0
+
+    def forward(self) -> Forward:
+        """The next forward: of the whole canvas."""
+        length = len(self._tokens)
+        hidden = yield Part(mx.array(self.on_host))
+        predictors = np.maximum(self._at - self._filler.model.shift, 0)
+        masked, span = np.ones((1, self.masks), dtype=np.bool_), np.array([[0, length]], dtype=np.int32)
+        return ForwardOutput(self._at[None], masked, rows_of(hidden, predictors[None]), length, span)
+
+    def take(self) -> None:
+        """Take a step with the output of the last forward."""
+        length, masked = len(self._tokens), self._at
         choose_key, commit_key, self._key = mx.random.split(self._key, 3)
-        chosen, scores = self._filler.choose(hidden, masked, self._hole, choose_key)
+        chosen, scores = self._filler.choose(self.output.hidden, self._hole, choose_key)
         best = self._filler.best(scores, commit_key)
         commits = {int(masked[one]): (int(chosen[one]), float(scores[one])) for one in best}
-        step, self._hole = self._filler.step(tokens, masked, commits, self._hole)
-        self._positions += len(tokens)
-        self.step = replace(step, index=len(rows) - 1, nfe=len(rows), positions=self._positions, rows=rows)
+        step, self._hole = self._filler.step(self._tokens, masked, commits, self._hole)
+        self._tokens, self._positions, self.forwarded = step.tokens, self._positions + length, False
+        nfe, positions = len(self.rows), self._positions
+        self.step = replace(step, index=nfe - 1, nfe=nfe, positions=positions, rows=self.rows)
+        self._at = self._next_masks()
+        self.done = not self.masks or (self._stop is not None and self._stop(self.step))
+
+    def _next_masks(self) -> Ids:
+        """The masks of the hole to fill, which is the next one if the last is filled or took too long; empty at the end."""
+        tokens, hole, mask_id = self._tokens, self._hole, self._filler.mask_id
+        found = hole.start + np.flatnonzero(tokens[hole.start : hole.stop] == mask_id).astype(np.int32)
+        if len(found) and hole.forwards:
+            return found
+        if not self._left:
+            return found[:0]
+        self._hole = self._filler.open(len(tokens), *runs_of(tokens == mask_id)[-self._left])
+        self._left -= 1
+        return self._next_masks()
+
+
+def check_resizing(model: DiffusionModel, config: GenerationConfig) -> None:
+    """Raise `ConfigError` for a field that is for canvases of one length."""
+    for name, usual in (("window", "whole"), ("rule", "schedule"), ("steps", None), ("eps", EPS)):
+        if (value := getattr(config, name)) != usual:
+            raise ConfigError(f"{name} {value} is not for {model.family.name}, whose canvas changes its length", field=name)
+    if config.alg == "origin":
+        raise ConfigError(f"alg origin is not for {model.family.name}, whose canvas changes its length", field="alg")
 
 
 @dataclass(frozen=True)
 class _Filler:
-    """What the canvases of a batch share; the attributes are as in `resizing_decode`."""
+    """How holes are filled; the attributes are as in `ResizingRow`."""
 
     model: DiffusionModel
     mask_id: int
@@ -166,17 +189,13 @@ class _Filler:
     def open(self, length: int, start: int, stop: int) -> _Hole:
         """A hole before its first step."""
         room = self.config.max_tokens - (stop - start)
-        if room < 0:
-            raise ConfigError(
-                f"max_tokens {self.config.max_tokens} is below the {stop - start} masks of the hole", field="max_tokens"
-            )
         longest = length + room - start  # the reference counts the text after the hole too
         budget = 2 * longest if self.config.expand_budget is None else self.config.expand_budget
         return _Hole(start, stop, room, budget, 2 * longest + 2 * budget)
 
-    def choose(self, hidden: mx.array, masked: Ids, hole: _Hole, key: mx.array) -> tuple[Ids, NDArray[np.float32]]:
-        """A token and a score for each masked position `[M]`."""
-        logits = self.model.logits(hidden, mx.array(np.maximum(masked - self.model.shift, 0))[None])
+    def choose(self, hidden: mx.array, hole: _Hole, key: mx.array) -> tuple[Ids, NDArray[np.float32]]:
+        """A token and a score for each masked position `[M]`, from what predicts them `[1, M, D]`."""
+        logits = self.model.logits(hidden)
         if self.forbidden is not None:
             logits = mx.where(self.forbidden, -mx.inf, logits)
         if not (hole.room and hole.budget):

@@ -16,7 +16,7 @@ from ..decoding.hole_layout import HoleLayout
 from ..decoding.likelihood import every_second, log_probabilities
 from ..decoding.loop import denoise
 from ..decoding.overflow import in_range
-from ..decoding.resizing import START, resizing_decode
+from ..decoding.resizing import START
 from ..decoding.result import after_step
 from ..decoding.rules import rule_for
 from ..decoding.windows import window_for
@@ -160,8 +160,8 @@ class InfillTask:
             raise ValueError("the model does not change the length of a hole")
         canvas = replace(self.canvas([lengths]), sizes=sizes)
         check_memory(self.model, 1, sum(map(len, self.texts)), len(lengths) * self.config.max_tokens, Whole())
-        forbidden = self.resizing_forbidden
-        decode = partial(resizing_decode, self.model, canvas, sizes, self.config, forbidden=forbidden)
+        rule, window, forbidden = rule_for(self.config), window_for(self.config), self.resizing_forbidden
+        decode = partial(denoise, self.model, canvas, rule, window, self.config, forbidden=forbidden)
         steps = in_range(self.model, decode)
         if self.trace:
             steps = self.trace.batch(canvas, steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))

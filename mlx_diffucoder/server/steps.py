@@ -178,7 +178,7 @@ class Steps:
 
     def _put(self, job: Job, lane: Lane) -> None:
         """Put a canvas into the batch; one that shares no forwards stays by itself."""
-        if lane.canvas.sizes or lane.config.reference:
+        if lane.config.reference:
             job.canvas = _with_last(decode_canvas(self.model, lane.canvas, lane.config, lane.forbidden, None, lane.stop))
             return
         rule, window = rule_for(lane.config), window_for(lane.config)

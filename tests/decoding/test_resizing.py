@@ -9,9 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_diffucoder import GenerationConfig, load, stream_batch, stream_generate
+from mlx_diffucoder.decoding.batch import Batch
 from mlx_diffucoder.decoding.resizing import runs_of
 from mlx_diffucoder.decoding.result import after_step
+from mlx_diffucoder.decoding.rules import rule_for
+from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.forbidden import forbidden_ids
+from mlx_diffucoder.generation import canvas_of
 
 from ..conftest import DATA
 
@@ -141,6 +146,30 @@ def test_prompts_of_a_batch_share_forwards_and_are_filled_as_alone(dreamon, expe
     assert len(rows) == len(together)
     known = sum(token != dreamon[1].mask_id for prompt in prompts for token in prompt)
     assert sum(rows) + known == sum(step.positions for step in together[-1])
+
+
+def test_a_canvas_joins_and_leaves_a_batch_between_steps(dreamon, expected):
+    model, tokenizer = dreamon
+    config = GenerationConfig(max_tokens=20).for_model(model)
+    prompts = [recorded(expected, CASES[case])[0] for case in (3, 6)]
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size, resizes=True)
+    batch, last, shared = Batch(model), {}, 0
+    for prompt in prompts:  # the second joins after the first step of the first, beside a canvas that is cancelled
+        canvases = [canvas_of(tokenizer, [one], config) for one in (prompt, prompts[0])]
+        _, other = (
+            batch.add(one, rule_for(config), window_for(config), config, forbidden=forbidden, copy=copy)
+            for copy, one in enumerate(canvases)
+        )
+        last |= batch.step()
+        batch.cancel(other)
+        last.pop(other)
+    while batch:
+        last |= (steps := batch.step())
+        shared += len(steps) == 2
+    assert shared
+    alone = [list(stream_generate(model, tokenizer, prompt, config))[-1] for prompt in prompts]
+    assert [step.tokens.tolist() for step in last.values()] == [step.tokens.tolist() for step in alone]
+    assert [step.positions for step in last.values()] == [step.positions for step in alone]
 
 
 def test_equal_prompts_draw_their_own_numbers(dreamon, expected):
