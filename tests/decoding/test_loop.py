@@ -156,7 +156,7 @@ def test_a_string_is_no_batch(dream_b):
 
 
 def test_a_canvas_whose_logits_cannot_be_held_is_refused(dream_b, monkeypatch):
-    monkeypatch.setattr("mlx_diffucoder.generation.memory_size", lambda: 3 * 10**6)
+    monkeypatch.setattr("mlx_diffucoder.decoding.extent.memory_size", lambda: 3 * 10**6)
     with pytest.raises(PromptError, match="max_tokens 400 takes about") as caught:
         stream_generate(*dream_b, PROMPT, exact(max_tokens=400))
     assert caught.value.field == "max_tokens"
