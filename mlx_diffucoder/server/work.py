@@ -153,7 +153,7 @@ class Answering:
         ended = False
 
         def stop(step: Step) -> bool:
-            return bool(config.until) and Answer.of(tokenizer, step, len(step.tokens) - config.max_tokens, config).ended
+            return bool(config.until) and Answer.of(tokenizer, step, len(ids), config).ended
 
         lane: Lane | None = Lane(canvas_of(tokenizer, [ids], config), config, forbidden, stop, self.copy)
         while not ended:

@@ -59,6 +59,17 @@ def test_texts_of_work_that_joins_at_different_steps_are_those_of_each_alone(eng
     assert last(filling).text == fill(*dream_b, [HOLE[0], None, HOLE[1]], FILLED, tries=1).holes[0]
 
 
+def test_answers_whose_canvas_changes_its_length_are_those_of_each_alone():
+    dreamon, config = load(DATA / "dreamon-a"), GenerationConfig(max_tokens=40, until=("no such text",))
+    engine = Engine(lambda: dreamon)
+    engine.start()
+    wait_until(lambda: engine.state == "ready")
+    coming = [hand_in(engine, answering(prompt, config))[0] for prompt in PROMPTS]
+    assert [last(one).text for one in coming] == [generate(*dreamon, one, config) for one in PROMPTS]
+    engine.stop(0)
+    assert engine.join(10)
+
+
 def test_a_hole_is_filled_while_long_answers_run(engine):
     long = [hand_in(engine, answering(config=LONG, copy=copy)) for copy in range(3)]
     wait_until(lambda: engine.running == 3)
