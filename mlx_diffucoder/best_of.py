@@ -1,5 +1,7 @@
 """Best of n: several answers to one prompt, denoised in one batch, ranked by probability and by tests."""
 
+import ast
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +112,7 @@ def read_tests(path: Path, prompt: str) -> Task:
     """The tests in a Python file, or in a task file with one task.
 
     Raises:
-        TaskError: the file cannot be read, or holds no test or several tasks.
+        TaskError: the file cannot be read, is not Python, or holds no test or several tasks.
     """
     if path.suffix in (".jsonl", ".json"):
         tasks = read_tasks(path, infilling=False)
@@ -123,4 +125,13 @@ def read_tests(path: Path, prompt: str) -> Task:
         raise TaskError(f"{path}: not UTF-8 text") from None
     if not tests.strip():
         raise TaskError(f"{path}: is empty; write Python that raises unless the answer is right, such as asserts")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(tests)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise TaskError(
+            f"{path}{line}: not valid Python ({getattr(error, 'msg', None) or error}), so no answer can pass"
+        ) from None
     return Task(id=str(path), where=str(path), prompt=prompt, tests=tests)

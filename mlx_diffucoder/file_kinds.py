@@ -36,6 +36,15 @@ _BEGINNINGS = (
     (b"\x80\x02", f"{_PICKLE}, not safetensors; download safetensors"),
     (b"GGUF", "a GGUF file, which this program does not read; take the original checkpoint"),
 )
+_AS_LINES = "save its rows as JSON lines, as to_json of Hugging Face's datasets does"
+_NOT_ROWS = (
+    *_BEGINNINGS[:2],
+    (b"PAR1", f"a Parquet file; {_AS_LINES}"),
+    (b"ARROW1", f"an Arrow file; {_AS_LINES}"),
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"\xff\xfe", "is UTF-16 text; save it as UTF-8"),
+    (b"\xfe\xff", "is UTF-16 text; save it as UTF-8"),
+)
 
 
 def read_bytes(
@@ -86,3 +95,8 @@ def known_content(path: Path) -> str | None:
     except OSError:
         return None
     return next((what for mark, what in _BEGINNINGS if begin.startswith(mark)), None)
+
+
+def known_rows(data: bytes) -> str | None:
+    """What data is and what to do, if it is one of the things that people give in place of rows of JSON."""
+    return next((what for mark, what in _NOT_ROWS if data.startswith(mark)), None)

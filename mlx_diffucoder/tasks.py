@@ -19,7 +19,7 @@ from typing import Any
 
 from .errors import TaskError
 from .evalplus import differential_tests
-from .file_kinds import LARGEST, read_bytes
+from .file_kinds import LARGEST, known_rows, read_bytes
 from .formatting import format_bytes
 
 # EvalPlus's prompt for instruction-tuned models, which DiffuCoder's published figures use. Their harnesses also write
@@ -101,8 +101,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except (OSError, EOFError, zlib.error):
         raise TaskError(f"{path}: a damaged gzip file") from None
     _check_size(str(path), len(data), LARGEST, "a file of rows", "split it")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise TaskError(f"{path}: is UTF-16 text; save it as UTF-8")
+    if what := known_rows(data):
+        raise TaskError(f"{path}: {what}")
     data = data.removeprefix(b"\xef\xbb\xbf")
     if re.match(rb"\s*\[", data):
         _check_size(str(path), len(data), LARGEST_ARRAY, "a JSON array", "save it as JSON lines, one row a line")

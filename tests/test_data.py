@@ -231,3 +231,19 @@ def test_chats_encoded_together_are_what_each_is_alone_and_the_one_that_fails_is
     tokenizer.chat_template = "{% if messages[0].content == 'no' %}{{ raise_exception('no') }}{% endif %}"
     with pytest.raises(CheckpointError, match=r":3: the checkpoint's chat template fails \(no\)"):
         encode_samples(samples, tokenizer, 2048)
+
+
+@pytest.mark.parametrize(
+    ("begin", "said"),
+    [
+        (b"PAR1", "a Parquet file; save"),
+        (b"ARROW1", "an Arrow"),
+        (b"PK\x03\x04", "a zip"),
+        (b"version https://git-lfs", "LFS"),
+        (b"<!", "web"),
+    ],
+)
+def test_what_people_give_in_place_of_rows_is_named(tmp_path, begin, said):
+    (path := tmp_path / "rows.jsonl").write_bytes(begin + b"x")
+    with pytest.raises(TaskError, match=f"rows.jsonl: .*{said}"):
+        read_samples(path)

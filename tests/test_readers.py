@@ -53,3 +53,10 @@ def test_a_pipe_that_the_shell_made_is_read():
     os.close(theirs)
     with os.fdopen(ours):
         assert read_bytes(Path(f"/dev/fd/{ours}"), TaskError) == b"{}"
+
+
+@pytest.mark.parametrize("text", ["root:x:0:0\n", "def f(:\n", "x\0y", "(" * 5000])
+def test_tests_that_are_no_python_are_named_before_an_answer_is_made(tmp_path, text):
+    (path := tmp_path / "tests.py").write_text(text)
+    with pytest.raises(TaskError, match=r"tests.py.*: not valid Python \(.*\), so no answer can pass"):
+        read_tests(path, "prompt")
