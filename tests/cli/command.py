@@ -37,7 +37,7 @@ def assert_ends_at_once(process, number, code):
 
 # What makes an answer long enough to be stopped in the middle: a token a step, and none that ends the text.
 ENDLESS = ("--preset", "exact", "--window", "sliding:width=1", "--max-tokens", "1900")
-ENDLESS += ("--ban-token", "<|im_end|>", "--ban-token", "<|endoftext|>")
+ENDLESS += ("--ban-token", "<|im_end|>", "--ban-token", "<|endoftext|>", "--ban-token", "<|dlm_pad|>")
 
 
 def environment(**changes):

@@ -17,7 +17,7 @@ def endless(tmp_path_factory):
     shutil.copytree(DATA / "dream-b", folder, ignore=shutil.ignore_patterns("expected*", "reference*"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**6}))
-    return ("-m", folder, *ENDLESS, "--max-tokens", "20000")
+    return ("-m", folder, *ENDLESS, "--max-tokens", "6000")
 
 
 @pytest.fixture

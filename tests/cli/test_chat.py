@@ -149,8 +149,7 @@ def test_a_person_chats_resets_and_leaves(screen, tmp_path):  # noqa: F811
 @needs_tmux
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat(screen, tmp_path):  # noqa: F811
     saved = tmp_path / "chat.json"
-    slow = (*ENDLESS, "--ban-token", "<|dlm_pad|>")
-    term = screen(COMMAND, *POCKET, *slow, **home(tmp_path))
+    term = screen(COMMAND, *POCKET, *ENDLESS, **home(tmp_path))
     term.wait_for_prompt(1)
     term.type("-l", SQUARES)
     term.type("Enter")

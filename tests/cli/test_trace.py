@@ -68,7 +68,7 @@ def test_a_stopped_run_leaves_what_it_did(tmp_path, endless):
     assert process.wait(timeout=60) == 130
     trace = read_trace(tmp_path / "run.jsonl")
     assert trace.end == "stopped"
-    assert 3 <= len(trace.records) < 20_000
+    assert 3 <= len(trace.records) < 6000
     assert diffucode("trace", "show", tmp_path / "run.jsonl").returncode == 0
 
 
