@@ -30,6 +30,8 @@ from mlx_diffucoder.tasks import Task, read_tasks
 from .infill import body, chosen, passes_with
 from .terminal import one_line
 
+NEIGHBOURS = 8
+"""Solutions around one that is typed."""
 DEADLINES = (250, 1000, 4000)
 """Milliseconds."""
 
@@ -130,13 +132,18 @@ async def holes(client: httpx.AsyncClient, tasks: Sequence[Task], deadline: int)
     return {"deadline_ms": deadline, "passed": passed, "holes": len(tasks), "seconds": spread(seconds)}
 
 
-async def keystrokes(client: httpx.AsyncClient, tasks: Sequence[Task], *, warm: bool) -> dict[str, Any]:
-    """Type the middle line of solutions in pieces of a few characters, with a hole at the cursor after each."""
+async def keystrokes(client: httpx.AsyncClient, tasks: Sequence[Task], typed: int, *, warm: bool) -> dict[str, Any]:
+    """Type the middle line of solutions in pieces of a few characters, with a hole at the cursor after each.
+
+    Other solutions stand before and after each, so that the files have some hundred tokens.
+    """
     texts, positions, cached, seconds = list[str](), list[int](), list[int](), list[float]()
-    for task in tasks:
+    for number, task in enumerate(tasks[:typed]):
         lines, first = body(task)
         hole = min(first + (len(lines) - first) // 2, len(lines) - 1)
-        before, line, suffix = "".join(lines[:hole]), lines[hole].removesuffix("\n"), "\n" + "".join(lines[hole + 1 :])
+        others = [str(tasks[(number + typed + step) % len(tasks)].solution) + "\n\n" for step in range(NEIGHBOURS)]
+        before = "".join(others[: NEIGHBOURS // 2] + lines[:hole])
+        line, suffix = lines[hole].removesuffix("\n"), "".join(["\n", *lines[hole + 1 :], "\n\n", *others[NEIGHBOURS // 2 :]])
         for end in range(0, len(line), 3):
             start = time.perf_counter()
             asked = {"input_prefix": before, "prompt": line[:end], "input_suffix": suffix, "n_predict": 48, "cache_prompt": warm}
@@ -177,8 +184,7 @@ async def measure(
         await answer(client, texts[0], 8)
         report["answers"] = [await side_by_side(client, texts, count, 64) for count in in_flight]
         report["holes"] = [await holes(client, chosen(tasks, 100), deadline) for deadline in DEADLINES]
-        typing = chosen(tasks, typed)
-        cold, warm = [await keystrokes(client, typing, warm=one) for one in (False, True)]
+        cold, warm = [await keystrokes(client, chosen(tasks, 100), typed, warm=one) for one in (False, True)]
         same = [one == other for one, other in zip(cold.pop("texts"), warm.pop("texts"), strict=True)]
         report["keystrokes"] = {"cold": cold, "warm": warm, "count": len(same), "equal_texts": sum(same)}
         report["resident_bytes"] = await many(client, pid, texts, many_)

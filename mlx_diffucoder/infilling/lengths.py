@@ -28,7 +28,7 @@ EXACT = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64)
 BATCH = 8  # canvases denoised together in the exhaustive stage
 FINALISTS = 4  # texts whose own tokens are scored, too
 COARSE, FINE = (3, 7, 11, 15), (-2, -1, 1, 2)  # lengths the stage `likely` tries first, and the steps from the best of them
-SHORT = 24  # tokens of a hole before the longest is tried, in the stage `told_by_model`
+SHORT = 24  # tokens of a hole at most before the longest is tried, in the stage `told_by_model`
 LIKELY = -0.5  # nats: the least score of a text of the length that masks alone told
 AGREED = -1.0  # nats: the least mean log-probability of a text that canvases agree on
 
@@ -88,9 +88,14 @@ def told_by_model(task: InfillTask) -> Found | None:
 
 
 def rows_to_try(task: InfillTask) -> list[list[int]]:
-    """The holes' lengths on a first canvas, and on a second if the model did not end every text on the first."""
+    """The holes' lengths on a first canvas, and on a second if the model did not end every text on the first.
+
+    The text after the first hole stands at a multiple of half of `SHORT`. So it stays where it is while somebody types before it,
+    and so do most of its K/V (`server.kept`).
+    """
     longest = task.config.max_tokens
-    return [_filled_in(task, length) for length in dict.fromkeys((min(SHORT, longest), longest))]
+    short = SHORT - len(task.texts[0]) % (SHORT // 2)
+    return [_filled_in(task, length) for length in dict.fromkeys((min(short, longest), longest))]
 
 
 def likely(task: InfillTask) -> Found | None:

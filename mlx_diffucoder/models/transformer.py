@@ -125,6 +125,10 @@ class Attention(nn.Module):
             out = attend(queries, *updated(kv, layer, keys, values), mask)
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, -1))
 
+    def moved(self, keys: mx.array, by: int) -> mx.array:
+        """Rotated keys `[B, kv_heads, S, head_dim]`, as they would be `by` positions further to the right."""
+        return self._rotate(keys.transpose(0, 2, 1, 3), mx.full((keys.shape[0], keys.shape[2]), by)) if by else keys
+
     def _rotate(self, x: mx.array, positions: Positions) -> mx.array:
         """`[B, L, heads, head_dim]` -> `[B, heads, L, head_dim]`, rotated by the positions."""
         B, L, heads, dim = x.shape

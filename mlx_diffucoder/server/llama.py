@@ -36,6 +36,7 @@ class Common(Body):
     seed: Seed | None = None
     stop: Stops | None = None
     stream: bool | None = None
+    cache_prompt: bool | None = None
     t_max_prompt_ms: Milliseconds | None = None
     t_max_predict_ms: Milliseconds | None = None
     response_fields: list[str] | None = None
@@ -80,7 +81,12 @@ async def infill(request: Request, state: State) -> Response:
     prefix, suffix = (body.input_prefix or "") + (body.prompt or ""), body.input_suffix or ""
     if body.n_predict == 0 and not any([prefix, suffix, *extra]):
         return _whole(Progress(reason="length"), body, state)
-    works = state.filling((prefix, suffix), body.sampling, extra=extra, waits=body.waits, deadline=body.deadline)
+    keeps, warms = body.cache_prompt is not False, body.n_predict == 0
+    works = state.filling(
+        (prefix, suffix), body.sampling, extra=extra, keeps=keeps, warms=warms, waits=body.waits, deadline=body.deadline
+    )
+    if warms and keeps:
+        start(state.engine, works)  # nobody waits for it
     return await _answered(request, body, works, state)
 
 
@@ -91,7 +97,9 @@ async def completion(request: Request, state: State) -> Response:
         raise Problem(400, "prompt: is empty", param="prompt", code="invalid_value")
     prompt = body.prompt
     if isinstance(prompt, str) and (around := rendered(prompt)):
-        works = state.filling(around, body.sampling, waits=body.waits, deadline=body.deadline)
+        works = state.filling(
+            around, body.sampling, keeps=body.cache_prompt is not False, waits=body.waits, deadline=body.deadline
+        )
     elif isinstance(prompt, str):
         works = state.answering(lambda tokenizer: tokenizer.encode(prompt), prompt, body.sampling, deadline=body.deadline)
     else:

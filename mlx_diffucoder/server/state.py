@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from .. import __version__
 from ..config import GenerationConfig
-from ..infilling.fill import CONTEXT
 from ..tokenizer import Tokenizer
 from .engine import About, Engine
+from .filling import Filling
 from .problems import Problem
-from .work import Answering, Filling, Work
+from .work import Answering, Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,8 @@ class State:
         extra: Sequence[str] = (),
         copies: int = 1,
         waits: float | None = None,
+        keeps: bool = True,
+        warms: bool = False,
         deadline: float | None = None,
         shows: bool = False,
     ) -> list[Work]:
@@ -128,7 +130,7 @@ class State:
         Args:
             around: the texts before and after it.
             extra: other texts, which are shown before it as far as there is room.
-            waits: as in `Filling`.
+            waits, keeps, warms: as in `Filling`.
 
         Raises:
             Problem: the model is loaded for the first time, it cannot fill holes, or there is no text around the hole.
@@ -140,8 +142,11 @@ class State:
         if not (prefix.strip() or suffix.strip()):
             raise Problem(400, "there is no text around the hole", param="prompt", code="invalid_value")
         config = sampling.applied(self.holes)
-        shared = None if config.temperature else ("hole", prefix, suffix, config, waits, deadline, shows)
-        return [Filling(prefix, suffix, config, CONTEXT, waits, shows, copy, shared, deadline=deadline) for copy in range(copies)]
+        shared = None if config.temperature else ("hole", prefix, suffix, config, waits, keeps, warms, deadline, shows)
+        wanted = Filling(
+            prefix, suffix, config, waits=waits, keeps=keeps, warms=warms, shows=shows, key=shared, deadline=deadline
+        )
+        return [replace(wanted, copy=copy) for copy in range(copies)]
 
 
 def digest_of(text: str) -> str:

@@ -18,6 +18,7 @@ from ..generation import decode_canvas
 from ..memory import bytes_of, working_set
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
+from .kept import LARGEST, SHARE, KeptTexts
 from .work import Lane, Lanes, Progress, Work
 
 ROWS = 128
@@ -105,6 +106,7 @@ class Steps:
         self.model, self.tokenizer, self._counts = model, tokenizer, counts
         self.running: list[Job] = []
         self._batch, self._turn, self._pace = Batch(model), 0, 0.0
+        self._kept = KeptTexts(min(LARGEST, int(SHARE * working_set())))
 
     def begin(self, job: Job) -> bool:
         """Begin work. Returns whether there is memory for it now.
@@ -113,7 +115,7 @@ class Steps:
             PromptError: there never is.
             DiffucoderError: the request cannot be fulfilled.
         """
-        job.lanes = job.work.lanes(self.model, self.tokenizer, self._pace)
+        job.lanes = job.work.lanes(self.model, self.tokenizer, self._pace, self._kept)
         lane = next(job.lanes)
         if lane is None:
             raise ValueError("work begins with a canvas")
@@ -181,10 +183,10 @@ class Steps:
         if lane.config.reference:
             job.canvas = _with_last(decode_canvas(self.model, lane.canvas, lane.config, lane.forbidden, None, lane.stop))
             return
-        rule, window = rule_for(lane.config), window_for(lane.config)
+        canvas, config, forbidden, stop, copy, window = lane
+        window = window or window_for(config)
         window.check(self.model)
-        canvas, config, forbidden, stop, copy = lane
-        job.canvas = self._batch.add(canvas, rule, window, config, forbidden=forbidden, stop=stop, copy=copy)
+        job.canvas = self._batch.add(canvas, rule_for(config), window, config, forbidden=forbidden, stop=stop, copy=copy)
 
     def _turns(self) -> list[Job]:
         """Every hole, and as many answers as share `ROWS`, in turns."""

@@ -5,35 +5,27 @@ the work, takes the steps: many requests share its forwards, and each can leave 
 """
 
 import time
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..config import GenerationConfig
-from ..decoding.canvas import text_before
-from ..decoding.hole_layout import unwrapped
-from ..decoding.resizing import START
-from ..decoding.result import Step, after_step
+from ..decoding.result import Step
 from ..forbidden import forbidden_ids
 from ..generation import Answer, canvas_of, ends_of, prompt_ids, tokens_left
-from ..infilling.context import Context
-from ..infilling.fill import CONTEXT
-from ..infilling.lengths import is_ended, rows_to_try
-from ..infilling.middle import MiddlePrompt, middle_prompt
-from ..infilling.task import InfillTask
+from .kept import KeptTexts
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
     from ..decoding.canvas import Canvas
+    from ..decoding.windows.base import Window
     from ..models.transformer import DiffusionModel
     from ..tokenizer import Tokenizer
 
 MASK = "\u2592"
 """Stands for a mask in a canvas that is shown."""
-LEAST_CONTEXT = 32
-"""Tokens on each side of a hole that are shown whatever the deadline."""
 
 
 class Lane(NamedTuple):
@@ -44,6 +36,7 @@ class Lane(NamedTuple):
     forbidden: "mx.array"
     stop: Callable[[Step], bool] | None = None
     copy: int = 0
+    window: "Window | None" = None  # None for the one of `config`
 
 
 Lanes = Generator[Lane | None, tuple[Step, bool], None]
@@ -94,11 +87,12 @@ class Work(Protocol):
     deadline: float | None
     progress: Progress
 
-    def lanes(self, model: "DiffusionModel", tokenizer: "Tokenizer", pace: float) -> Lanes:
+    def lanes(self, model: "DiffusionModel", tokenizer: "Tokenizer", pace: float, kept: KeptTexts) -> Lanes:
         """Do the work.
 
         Args:
             pace: seconds that a position takes, as measured so far; 0 if nothing was.
+            kept: K/V of earlier canvases with holes.
 
         Raises:
             DiffucoderError: the request cannot be fulfilled.
@@ -138,9 +132,9 @@ class Answering:
     key: Hashable = None
     urgent: bool = False
     deadline: float | None = None
-    progress: Progress = Progress()
+    progress: Progress = field(default_factory=Progress)
 
-    def lanes(self, model: "DiffusionModel", tokenizer: "Tokenizer", pace: float) -> Lanes:
+    def lanes(self, model: "DiffusionModel", tokenizer: "Tokenizer", pace: float, kept: KeptTexts) -> Lanes:
         """As `Work.lanes`."""
         clock, config = Clock(), self.config.for_model(model)
         ids = self.prompt(tokenizer)
@@ -172,99 +166,6 @@ class Answering:
             self.progress = clock.on(progress)
 
 
-@dataclass
-class Filling:
-    """The text of a hole, as `diffucode infill --tries 1` writes it.
-
-    Attributes:
-        prefix, suffix: the text around it.
-        config: how to decode; `max_tokens` is the longest hole.
-        context: tokens of the text to show on each side, at most.
-        waits: seconds that the client waits for the context to be read; None for no limit.
-        shows, copy: as in `Answering`.
-    """
-
-    prefix: str
-    suffix: str
-    config: GenerationConfig
-    context: int = CONTEXT
-    waits: float | None = None
-    shows: bool = False
-    copy: int = 0
-    key: Hashable = None
-    urgent: bool = True
-    deadline: float | None = None
-    progress: Progress = Progress()
-
-    def lanes(self, model: "DiffusionModel", tokenizer: "Tokenizer", pace: float) -> Lanes:
-        """As `Work.lanes`."""
-        budget = self.context
-        if pace and self.waits is not None:  # both sides are read before the first text
-            budget = max(LEAST_CONTEXT, min(budget, int(self.waits / pace / 2)))
-        until, config = self.config.until, replace(self.config, until=())
-        if "infill" in model.family.cannot:
-            asked = middle_prompt(model, tokenizer, self.around, None, config, budget)
-            return self._in_the_middle(tokenizer, asked, until)
-        return self._between(InfillTask(model, tokenizer, [*self.around], [None], config, None, budget, None), until)
-
-    @property
-    def around(self) -> tuple[str, str]:
-        """The texts before and after the hole."""
-        return self.prefix, self.suffix
-
-    def _between(self, task: InfillTask, until: Sequence[str]) -> Lanes:
-        """A hole for a model that sees both sides of it."""
-        clock, before = Clock(), Progress(prompt_tokens=sum(map(len, task.context.ids)))
-        forbidden = task.resizing_forbidden if task.resizes else task.forbidden
-        for row in [[min(START, task.config.max_tokens)]] if task.resizes else rows_to_try(task):
-            canvas, done = task.canvas([row]), False
-            canvas = replace(canvas, sizes=task.tokenizer.sizes) if task.resizes else canvas
-            lane: Lane | None = Lane(canvas, task.config, forbidden, None, self.copy)
-            holes = canvas.holes[0]
-            while not done:
-                step, done = yield lane
-                lane, holes = None, after_step(holes, step.deleted, step.expanded) if canvas.sizes else holes
-                attempt = task.attempt(step.tokens, holes, 1)
-                ((ids,), (ended,)) = attempt.ids, attempt.ended
-                masked = step.tokens[slice(*holes[0])].tolist()
-                self._tell(task.tokenizer, task.context, masked, ids, until, ended, added(before, step, clock))
-            before = added(before, step, clock)
-            if is_ended(task, attempt):
-                break
-        self._end("stop" if ended else "length")
-
-    def _in_the_middle(self, tokenizer: "Tokenizer", asked: MiddlePrompt, until: Sequence[str]) -> Lanes:
-        """A hole for a model that sees the text after it in its prompt."""
-        clock, before, done = Clock(), Progress(prompt_tokens=sum(map(len, asked.shown.ids))), False
-        lane: Lane | None = Lane(canvas_of(tokenizer, [asked.ids], asked.config), asked.config, asked.forbidden, None, self.copy)
-        while not done:
-            step, done = yield lane
-            lane, answer = None, Answer.of(tokenizer, step, len(asked.ids), asked.config)
-            masked = step.tokens[len(asked.ids) :].tolist()
-            self._tell(tokenizer, asked.shown, masked, answer.ids, until, answer.ended, added(before, step, clock))
-        self._end("stop" if answer.ended else "length")
-
-    def _tell(
-        self,
-        tokenizer: "Tokenizer",
-        context: Context,
-        masked: list[int],
-        ids: list[int],
-        until: Sequence[str],
-        ended: bool,
-        progress: Progress,
-    ) -> None:
-        """Report a step: `masked` are the ids of the hole with its masks, `ids` those before the first mask or end token."""
-        text, _ = text_before(until, "", ids, tokenizer.decode)
-        settled = unwrapped(text, context.leads[0], context.tails[0])
-        canvas = shown(tokenizer, masked, self.config) if self.shows else ""
-        self.progress = replace(progress, settled=settled, canvas=canvas, tokens=len(ids) + ended)
-
-    def _end(self, reason: str) -> None:
-        text = without_repetition(self.progress.settled, self.suffix)
-        self.progress = replace(self.progress, text=text, settled=text, reason=reason)
-
-
 def reason_of(answer: Answer) -> str:
     """Why an answer ended: an end token counts as a useful token, a stop text does not."""
     if not answer.ended:
@@ -283,14 +184,3 @@ def shown(tokenizer: "Tokenizer", ids: list[int], config: GenerationConfig) -> s
     stop = next((place for place, id in enumerate(ids) if id in ends), len(ids))
     runs = groupby(ids[:stop], key=lambda id: id == tokenizer.mask_id)
     return "".join(MASK * len(run) if masks else tokenizer.decode(run) for masks, run in ((m, list(r)) for m, r in runs))
-
-
-def without_repetition(text: str, suffix: str) -> str:
-    """A hole's text without last lines that the text after it begins with, which would stand there twice."""
-    lines, after = text.splitlines(keepends=True), suffix.lstrip("\n").splitlines(keepends=True)
-    for count in range(min(len(lines), len(after)), 0, -1):
-        if [one.rstrip() for one in lines[-count:]] == [one.rstrip() for one in after[:count]] and any(
-            map(str.strip, after[:count])
-        ):
-            return "".join(lines[:-count])
-    return text

@@ -11,7 +11,8 @@ from mlx_diffucoder.config import HOLES
 from mlx_diffucoder.errors import PromptError
 from mlx_diffucoder.infilling.fill import fill
 from mlx_diffucoder.server.engine import Busy, Engine
-from mlx_diffucoder.server.work import Answering, Filling, without_repetition
+from mlx_diffucoder.server.filling import Filling, without_repetition
+from mlx_diffucoder.server.work import Answering
 
 from ..conftest import DATA
 from .conftest import PROMPTS, wait_until

@@ -96,15 +96,27 @@ class CanvasCache:
         multiple: the number of positions in a forward is rounded up to a multiple of this: fewer different
             shapes.
         candidates: the least number of candidates, as far as there are positions; for the same reason.
+        layers: K/V that are known at the start, of each position; None for none.
+
+    Attributes:
+        slots: how many slots there are now.
+        layers: the K/V now, of each slot.
     """
 
-    def __init__(self, model: DiffusionModel, canvas: Canvas, *, multiple: int = 1, candidates: int = 1):
+    def __init__(
+        self, model: DiffusionModel, canvas: Canvas, *, multiple: int = 1, candidates: int = 1, layers: LayerKV | None = None
+    ):
         self._padding, self._length = canvas.padding, canvas.tokens.shape[1]
         self._multiple, self._candidates = multiple, candidates
         positions = np.broadcast_to(np.arange(self._length, dtype=np.int32), canvas.tokens.shape)
         self._predictor = predictor_of(positions, canvas.padding, model.shift)  # [B, L]
-        self._slots = 0
-        self._layers: LayerKV = []
+        self.slots = self._length if layers else 0
+        self.layers: LayerKV = layers or []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the K/V."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
     def forward(self, tokens: mx.array, plan: ForwardPlan) -> Forward:
         """Carry out a plan.
@@ -121,7 +133,7 @@ class CanvasCache:
         positions, masked = candidates_of(plan.candidates, self._candidates)
         part, cache = self._part(tokens, index, plan.attended)
         hidden = yield part
-        self._layers = cache.layers
+        self.layers = cache.layers
         predictors = np.take_along_axis(self._predictor, positions, axis=1)
         rows = [np.searchsorted(row[:n], wanted) for row, n, wanted in zip(index, count[:, 0], predictors, strict=True)]
         predicting = rows_of(hidden, np.minimum(np.stack(rows), width - 1))
@@ -133,10 +145,10 @@ class CanvasCache:
         A slot that is new, or has belonged to the canvas's last position, is not attended to before it is written.
         """
         furthest = int(np.where(index < self._length - 1, index, -1).max()) + 2
-        self._slots = min(self._length, max(self._slots, -(-furthest // GROWTH) * GROWTH))
-        position_of_slot = np.append(np.arange(self._slots - 1), self._length - 1)
+        self.slots = min(self._length, max(self.slots, -(-furthest // GROWTH) * GROWTH))
+        position_of_slot = np.append(np.arange(self.slots - 1), self._length - 1)
         at = mx.array(index)
-        cache = PositionedKVCache(mx.array(np.minimum(index, self._slots - 1)), self._slots, self._layers)
+        cache = PositionedKVCache(mx.array(np.minimum(index, self.slots - 1)), self.slots, self.layers)
         attended_slots = mx.array(attended[:, position_of_slot])[:, None, None, :]
         ids, positions = mx.take_along_axis(tokens, at, axis=1), at - mx.array(self._padding[:, None])
         return Part(ids, positions, attended_slots, cache), cache

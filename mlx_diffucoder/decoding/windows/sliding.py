@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.transformer import DiffusionModel
+from ...models.transformer import DiffusionModel, LayerKV
 from ..canvas import Canvas
 from .base import Forward, Window, WindowState
 from .cache import CanvasCache, ForwardPlan
@@ -48,13 +48,25 @@ class Sliding(Window):
 
 
 class SlidingState(WindowState):
-    """`Sliding` at work: the cache, and which of its K/V are valid."""
+    """`Sliding` at work: the cache, and which of its K/V are valid.
 
-    def __init__(self, model: DiffusionModel, canvas: Canvas, window: Sliding):
+    Args:
+        layers: K/V that are known at the start, as in `CanvasCache`.
+        valid: bool `[1, L]`, the positions they belong to.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        canvas: Canvas,
+        window: Sliding,
+        layers: LayerKV | None = None,
+        valid: NDArray[np.bool_] | None = None,
+    ):
         self._window, self._mask_id = window, canvas.mask_id
         self._layout = Layout.of(canvas, model.shift)
-        self._cache = CanvasCache(model, canvas, multiple=MULTIPLE, candidates=window.width)
-        self._cache_valid = np.zeros(canvas.tokens.shape, dtype=np.bool_)
+        self.cache = CanvasCache(model, canvas, multiple=MULTIPLE, candidates=window.width, layers=layers)
+        self.cache_valid = np.zeros(canvas.tokens.shape, dtype=np.bool_) if valid is None else valid
         self._masks_at_refresh = int((canvas.tokens == canvas.mask_id).sum())
 
     def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
@@ -62,11 +74,11 @@ class SlidingState(WindowState):
         masks = int(masked.sum())
         if self._window.refresh and self._masks_at_refresh - masks >= self._window.refresh:
             self._masks_at_refresh = masks
-            self._cache_valid = np.zeros_like(masked)
-        plan = plan_forward(masked, self._cache_valid, self._layout, self._window.width, self._window.suffix)
+            self.cache_valid = np.zeros_like(masked)
+        plan = plan_forward(masked, self.cache_valid, self._layout, self._window.width, self._window.suffix)
         if plan.cache_valid is not None:
-            self._cache_valid = plan.cache_valid
-        return (yield from self._cache.forward(tokens, plan))
+            self.cache_valid = plan.cache_valid
+        return (yield from self.cache.forward(tokens, plan))
 
 
 @dataclass(frozen=True, eq=False)
