@@ -225,6 +225,21 @@ def test_a_cache_that_cannot_be_written_is_named(served, tmp_path):
         hub.fetch_model(REPO)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ENDPOINT", "rubbish", "HF_ENDPOINT=rubbish is no address"),
+        ("ENDPOINT", "ftp://x", "HF_ENDPOINT=ftp://x is no address"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", -3, "HF_HUB_DOWNLOAD_TIMEOUT=-3: must be"),
+        ("HF_TOKEN", "té", "HF_TOKEN.*holds characters that no token has"),
+    ],
+)
+def test_a_setting_of_the_client_that_cannot_work_is_named(served, monkeypatch, name, value, said):
+    monkeypatch.setenv("HF_TOKEN", value) if name == "HF_TOKEN" else monkeypatch.setattr(huggingface_hub.constants, name, value)
+    with pytest.raises(HubError, match=said):
+        hub.fetch_model(REPO)
+
+
 def settings_for(served, tmp_path, **more):
     home = tmp_path / "home"
     return {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}

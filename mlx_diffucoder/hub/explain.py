@@ -33,6 +33,8 @@ def constants() -> ModuleType:
     try:
         from huggingface_hub import constants
 
+        if constants.HF_HUB_DOWNLOAD_TIMEOUT < 0:
+            raise HubError(f"HF_HUB_DOWNLOAD_TIMEOUT={constants.HF_HUB_DOWNLOAD_TIMEOUT}: must be a number of seconds; unset it")
         return constants
     except ValueError as error:
         named = [name for name, value in os.environ.items() if name.startswith("HF_") and value and repr(value) in str(error)]
@@ -131,6 +133,10 @@ def _explain(error: Exception, repo: str, about: str, said: str, timeout: float)
         return f"{about}{host} does not have it (status 404); check the name, and HF_ENDPOINT if you set it"
     if status is not None and status >= 400:
         return f"{about}{host} refused (status {status}); try again later"
+    if is_a(error, "UnsupportedProtocol", "InvalidURL"):
+        return f"{about}HF_ENDPOINT={constants().ENDPOINT} is no address; unset it, or begin it with https://"
+    if isinstance(error, UnicodeEncodeError):  # headers are ASCII, and nothing else of a user's is in them
+        return f"{about}your token (HF_TOKEN, or that of `hf auth login`) holds characters that no token has; set it again"
     if timed_out(error):
         within = f" within {timeout:g} s" if timeout else ""
         return f"{about}no answer from {host}{within}; check the network, and run the same command again"
