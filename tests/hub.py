@@ -19,7 +19,7 @@ class LocalHub:
         asked: the path of each request, and where its range begins.
         faults: (kind, regular expression for a path, times, value) each, the first that matches being used up:
             a status code (value: headers), `drop` (the body ends in its middle), `stall` (and says no more),
-            `hang` (no answer), `corrupt` (the second half is wrong), `size` (the list says value more bytes).
+            `hang` (no answer), `slow` (the body takes a second), `corrupt` (the second half is wrong), `size` (the list says value more bytes).
         stated: whether the list has hashes and sizes, as the Hub's has.
     """
 
@@ -78,7 +78,7 @@ class LocalHub:
         etag = hashlib.sha1(body, usedforsecurity=False).hexdigest()
         if kind == "corrupt":
             body = body[: len(body) // 2] + bytes(one ^ 0x55 for one in body[len(body) // 2 :])
-        sent = {"drop": 0.5, "stall": -0.5}.get(kind, 1)
+        sent = {"drop": 0.5, "stall": -0.5, "slow": 2}.get(kind, 1)
         return 206 if since else 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, body[since:], sent
 
     def handler(self):
@@ -100,7 +100,11 @@ class LocalHub:
                 for key, value in {**headers, "Content-Length": str(len(body))}.items():
                     self.send_header(key, value)
                 self.end_headers()
-                if self.command == "GET":
+                if self.command == "GET" and sent > 1:
+                    for start in range(0, len(body), -(-len(body) // 20)):
+                        self.wfile.write(body[start : start - (-len(body) // 20)])
+                        time.sleep(0.05)
+                elif self.command == "GET":
                     self.wfile.write(body[: int(len(body) * abs(sent))])
                 time.sleep(600 if sent < 0 else 0)
                 self.close_connection |= sent < 1

@@ -51,6 +51,14 @@ def assert_whole(folder):
     assert not list(folder.parents[1].rglob("*.incomplete"))
 
 
+def test_a_file_that_arrives_very_slowly_is_told(served, monkeypatch, caplog):
+    monkeypatch.setattr(hub.transfer, "SLOW_AFTER", 0.2)
+    monkeypatch.setattr(hub.transfer, "SLOW", 1e12)
+    served.faults.append(("slow", "vocab.json", 1, None))
+    assert_whole(hub.fetch_model(REPO))
+    assert [line for line in caplog.messages if "vocab.json: only" in line and "Ctrl-C" in line]
+
+
 def test_only_what_is_needed_is_fetched_and_config_first(served):
     folder = hub.fetch_model(REPO)
     assert_whole(folder)

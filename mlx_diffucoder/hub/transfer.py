@@ -26,6 +26,8 @@ XET_WAIT = 30
 """Seconds without news from Xet, which tells of large parts only."""
 EVERY = 0.1
 """Seconds between two events about progress."""
+SLOW_AFTER, SLOW = 15.0, 1000
+"""Seconds of a request after which it is told that fewer bytes a second arrive."""
 LARGEST_HEADER = 100_000_000
 
 
@@ -213,12 +215,18 @@ class Fetch:
             if since and response.status_code != 206:  # the server knows no ranges: all of it comes
                 out.truncate(0)
                 out.seek(0)
+            start, first, told = time.monotonic(), out.tell(), False
             for part in response.iter_bytes():
                 out.write(part)
                 self.arrived[file.name] = out.tell()
                 if (now := time.monotonic()) - self._told > EVERY:
                     self._told = now
                     tell(file=file.name, bytes=sum(self.arrived.values()))
+                arrived, seconds = out.tell() - first, now - start
+                if not told and seconds > SLOW_AFTER and arrived < SLOW * seconds:
+                    told = True
+                    what = f"{self.cache.repo}: {file.name}: only {arrived} bytes in {seconds:.0f} s"
+                    tell(note=f"{what}; Ctrl-C stops it, and what has arrived is kept")
                 if file.size is not None and out.tell() > file.size:
                     raise HubError(f"{self.cache.repo}: {file.name}: the Hub sends more than the {file.size} bytes that it lists")
 
