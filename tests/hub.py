@@ -19,7 +19,8 @@ class LocalHub:
         asked: the path of each request, and where its range begins.
         faults: (kind, regular expression for a path, times, value) each, the first that matches being used up:
             a status code (value: headers), `drop` (the body ends in its middle), `stall` (and says no more),
-            `hang` (no answer), `slow` (the body takes a second), `corrupt` (the second half is wrong), `size` (the list says value more bytes).
+            `hang` (no answer), `slow` (the body takes a second), `corrupt` (the second half is wrong), `size` (the list says
+            value more bytes).
         stated: whether the list has hashes and sizes, as the Hub's has.
     """
 
