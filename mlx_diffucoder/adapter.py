@@ -2,7 +2,7 @@
 
 A folder holds `adapters.safetensors` and `adapter_config.json`, as mlx-lm writes and reads them. One more entry in the
 configuration, `diffucoder_base`, names the checkpoint that the adapter belongs to. An adapter without it is checked by its
-shapes alone.
+shapes alone. Adapters in PEFT's layout are read too, see `peft`.
 """
 
 import math
@@ -18,6 +18,7 @@ from .errors import CheckpointError
 from .file_kinds import check_regular, known_content
 from .files import read_json
 from .models.transformer import DiffusionModel
+from .peft import apply_peft
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 BASE = "diffucoder_base"
@@ -30,15 +31,24 @@ def base_identity(model: DiffusionModel, name: str) -> dict[str, str]:
     return {"name": name, "weights": weights_digest(model)}
 
 
-def apply_adapter(model: DiffusionModel, folder: Path) -> None:
+def apply_adapter(model: DiffusionModel, folder: Path, base_name: str) -> None:
     """Add an adapter's layers and weights to a model as it was loaded, before any cast.
+
+    Args:
+        folder: in mlx-lm's layout or PEFT's.
+        base_name: the name of the model, which PEFT's configuration is compared with.
 
     Raises:
         CheckpointError: the folder is not an adapter, is damaged, or belongs to another model.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; an adapter is a folder with {WEIGHTS} and {CONFIG}")
-    config = _checked(read_json(folder / CONFIG), folder / CONFIG)
+    config = read_json(folder / CONFIG)
+    if "peft_type" in config:
+        apply_peft(model, folder, config, folder / CONFIG, base_name)
+        model.eval()
+        return
+    _check(config, folder / CONFIG)
     check_regular(folder / WEIGHTS)
     base = config.get(BASE)
     if isinstance(base, dict) and base.get("weights") != weights_digest(model):
@@ -69,13 +79,8 @@ def adapter_names(model: DiffusionModel) -> set[str]:
     return {name for name, _ in parameters if name.rpartition(".")[2] in LEAVES}
 
 
-def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """An adapter's configuration. Raises `CheckpointError` for one that mlx-lm would fail on."""
-    if kind := config.get("peft_type"):
-        raise CheckpointError(
-            f"{path}: PEFT's adapter ({kind}), which is not read; merge it into its base with PEFT's merge_and_unload,"
-            " and name the merged checkpoint with --model"
-        )
+def _check(config: dict[str, Any], path: Path) -> None:
+    """Raise `CheckpointError` for an adapter's configuration that mlx-lm would fail on."""
     kind = config.get("fine_tune_type", "lora")
     if kind not in KINDS:
         raise CheckpointError(f"{path}: fine_tune_type is {kind!r}, not one of {', '.join(KINDS)}")
@@ -87,4 +92,3 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
         number, least = (int, 1) if name in ("num_layers", "rank") else (int | float, 0)
         if not is_number(value, number) or not least <= value < math.inf:
             raise CheckpointError(f"{path}: {name} is {value!r}, which is not a valid number")
-    return config

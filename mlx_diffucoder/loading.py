@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 from . import hub
 from .adapter import apply_adapter
 from .catalogue import CATALOGUE
-from .checkpoint import build
+from .checkpoint import build, hub_name
 from .device import apple_generation
 from .errors import CheckpointError, ConfigError, did_you_mean, one_of
 from .hub import Download, Progress
@@ -44,7 +44,7 @@ def load(
         dtype: the type to compute in, `"float32"`, `"float16"` or `"bfloat16"`; None for `default_dtype`. Of
             quantized weights only the scales change.
         lazy: leave each weight in its file until it is first needed.
-        adapter: the folder of an adapter of this model, as `diffucode train` writes it.
+        adapter: the folder of an adapter of this model, as `diffucode train` or PEFT writes it.
         check_memory: refuse weights that take more memory than a program may use here, before they are read.
 
     Raises:
@@ -57,7 +57,7 @@ def load(
     model, _ = build(folder)
     tokenizer = Tokenizer.load(folder)
     if adapter is not None:
-        apply_adapter(model, Path(adapter).expanduser())
+        apply_adapter(model, Path(adapter).expanduser(), hub_name(folder))
     chosen = dtype or default_dtype(model)
     if chosen is not None:
         model.set_dtype(DTYPES[chosen])
@@ -89,7 +89,7 @@ def _read_floats(model: DiffusionModel, folder: Path, adapter: str | os.PathLike
     """Put the floating-point weights of a folder and an adapter into a model, in the types of the files."""
     again, _ = build(folder)
     if adapter is not None:
-        apply_adapter(again, Path(adapter).expanduser())
+        apply_adapter(again, Path(adapter).expanduser(), hub_name(folder))
     weights: Any = tree_flatten(again.parameters())
     model.load_weights([(name, one) for name, one in weights if mx.issubdtype(one.dtype, mx.floating)], strict=False)
     mx.eval(model.parameters())

@@ -41,19 +41,20 @@ def read_headers(folder: Path) -> dict[str, StoredWeight]:
     """
     weights: dict[str, StoredWeight] = {}
     for file in shards(folder):
-        found = _read_header(file)
+        found = read_header(file)
         if twice := weights.keys() & found.keys():
             raise CheckpointError(f"{file}: {min(twice)} is also in {weights[min(twice)].file.name}; remove one of the two files")
         weights |= found
     whole = folder / WHOLE
     if whole.exists() and not any(weight.file == whole for weight in weights.values()):
-        again = _read_header(whole)
+        again = read_header(whole)
         if again.keys() != weights.keys() or any(not same_bytes(weights[name], again[name], SAMPLED) for name in weights):
             raise CheckpointError(f"{whole}: differs from the shards that {INDEX} names; remove it, or {INDEX} with the shards")
     return weights
 
 
-def _read_header(file: Path) -> dict[str, StoredWeight]:
+def read_header(file: Path) -> dict[str, StoredWeight]:
+    """The weights of one .safetensors file by name. Raises `CheckpointError` where it cannot be read."""
     check_regular(file)
     try:
         with safe_open(file, framework="numpy") as shard:

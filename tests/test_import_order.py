@@ -29,6 +29,7 @@ ORDER = [
     "quantization",
     "checkpoint",
     "hub",
+    "peft",
     "adapter",
     "memory",
     "catalogue",

@@ -6,7 +6,7 @@ from typing import Any
 from mlx.utils import tree_unflatten
 
 from ..adapter import apply_adapter
-from ..checkpoint import build
+from ..checkpoint import build, hub_name
 from ..errors import ConvertError
 from ..files import new_folder
 from ..tokenizer import Tokenizer
@@ -28,7 +28,7 @@ def fuse(folder: Path, adapter: Path, out: Path, *, dequantize: bool = False) ->
         if dequantize and not quantized:
             raise ConvertError("dequantize: the model is not quantized", field="dequantize")
         tokenizer = Tokenizer.load(folder)
-        apply_adapter(model, adapter.expanduser())
+        apply_adapter(model, adapter.expanduser(), hub_name(folder))
         fused: Any = [(name, one.fuse(dequantize=dequantize)) for name, one in model.named_modules() if hasattr(one, "fuse")]
         model.update_modules(tree_unflatten(fused))
         settings = raw
