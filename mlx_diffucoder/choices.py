@@ -45,9 +45,13 @@ def _tau(default: float) -> Parameter:
 RULES: Choices = {
     "schedule": Choice("Commit a fixed number of tokens in each step, as the reference decoder does; --steps sets the number."),
     "threshold": Choice("Commit every token that is probable enough.", {"tau": _tau(0.9)}),
+    "entropy": Choice(
+        "Commit every token whose own entropy is low, as d3LLM does.",
+        {"gamma": Parameter(0.5, 0, 1e6, "The entropy that a token must be below, in nats.")},
+    ),
     "entropy-bound": Choice(
-        "Commit the most certain tokens until their entropies add up to a bound.",
-        {"gamma": Parameter(0.1, 0, 1e6, "The bound, in nats.")},
+        "Commit the most certain tokens while the entropies of all of them together stay within a bound.",
+        {"gamma": Parameter(0.1, 0, 1e6, "The bound on the sum, in nats.")},
     ),
     "leftmost": Choice("Commit the leftmost mask; on the window tree, only what a guess verified."),
 }
@@ -81,6 +85,15 @@ WINDOWS: Choices = {
     "tree": Choice(
         "Verify a tree of guesses and predict the next masks in one small forward, from left to right.",
         {"rows": Parameter(32, 8, 2**12, "Positions in a forward.")},
+    ),
+    "ahead": Choice(
+        "Commit in several blocks at once, opening the next before the last is full, and compute the whole canvas in each step.",
+        {
+            "block": Parameter(32, 1, 2**20, "Positions in a block."),
+            "add": Parameter(0.1, 0, 1, "Share of the last open block that is committed before the next opens."),
+            "decoded": Parameter(0.95, 0, 1, "Share of a block that completes the next; no effect on what is committed."),
+        },
+        grows=True,
     ),
     "block-causal": Choice(
         "Fill one block after another, and compute a finished block once more only; for block-causal models.",

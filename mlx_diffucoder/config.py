@@ -12,7 +12,7 @@ MAX_STEPS = 2**20  # with more, float32 cannot tell one timestep of the schedule
 EPS = 1e-3
 NEWER = ("threshold", "block_length", "end_ids", "tokens_per_step", "expand_budget", "pad_delete_to_right")
 AUTOMATIC = ("rule", "window", "alg")
-REFERENCES = (("schedule", "whole"), ("schedule", "block-causal"), ("threshold", "block-causal"))
+REFERENCES = (("schedule", "whole"), ("schedule", "block-causal"), ("threshold", "block-causal"), ("entropy", "ahead"))
 """The rules and windows of published decoders."""
 ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
 
@@ -183,7 +183,7 @@ class GenerationConfig:
         if rule != "schedule" and (scheduled or (self.steps is not None and not (in_blocks and rule == "threshold"))):
             raise ConfigError(f"rule {self.rule} takes no steps, alg_temp, eps or origin; use the rule schedule", field="rule")
         if self.reference and (rule, window) not in REFERENCES:
-            raise ConfigError("reference needs the rule 'schedule' and the window 'whole'", field="reference")
+            raise ConfigError("reference needs the rule schedule and the window whole, or entropy and ahead", field="reference")
 
     def _check_blocks(self, length: int) -> None:
         """Check what the window block-causal cannot do."""

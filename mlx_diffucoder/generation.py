@@ -207,8 +207,9 @@ def decode_canvas(
     if config.reference or hooks:
         if config.reference and model.config.block_length:
             return block_reference_decode(model, canvas, config)
-        return reference_decode(model, canvas, reference_rule(config), config, forbidden=allowed, hooks=hooks)
-    return denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden, stop=stop)
+        if hooks or config.rule == "schedule":
+            return reference_decode(model, canvas, reference_rule(config), config, forbidden=allowed, hooks=hooks)
+    return denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=allowed, stop=stop)
 
 
 def canvas_of(tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Canvas:

@@ -198,7 +198,7 @@ class _Row:
         self._positions += output.forwarded
         self.done = not self.masks or (self._window.stops_at_end and canvas.finished(self.on_host))
         at, commit = output.positions[0], result.commit[0]
-        tokens = (canvas.padded_out(self.on_host) if self.done else self.on_host)[0]
+        tokens = (canvas.padded_out(self.on_host) if self.done and not self._config.reference else self.on_host)[0]
         rejected = result.rejected[0] if result.rejected else NO_GUESSES
         self.step = Step(
             index=self._index,

@@ -82,6 +82,8 @@ def _decide(given: StepInput, measured: Measurements) -> tuple[mx.array, mx.arra
     own = Measurements._make(None if one is None else one[:, : output.positions.shape[1]] for one in measured)
     candidates = candidates_from(own, output.positions, output.masked, tokens.shape[1])
     candidates = _made_certain(candidates, output.certain)
+    if output.forced is not None:
+        candidates = replace(candidates, forced=mx.array(output.forced))
     commit = state.commit(candidates, given.quota, mx.random.split(given.key)[1])  # [1, R]
     at = mx.array(output.positions)
     updated = mx.where(commit, own.chosen, mx.take_along_axis(tokens, at, axis=1))

@@ -17,7 +17,7 @@ class _Dream(Family):
 # One token a step and the score `entropy`, which are the defaults. The publishers' decoders are the reference's schedule.
 _NUCLEUS = {"top_p": 0.95}
 PUBLICATIONS = (
-    Publication("d3LLM", {"max_tokens": 256}),  # its own decoder, of several blocks at once, is not here
+    Publication("d3LLM", {"max_tokens": 256}),  # one token a forward; its own decoder is --window ahead --rule entropy
     Publication("DiffuCoder", {"max_tokens": 256, "temperature": 0.3, **_NUCLEUS}),
     Publication("Dream-Coder", {"max_tokens": 768, "temperature": 0.1, **_NUCLEUS}),
     Publication(None, {"max_tokens": 512, "temperature": 0.2, **_NUCLEUS}),

@@ -30,7 +30,7 @@ RULES = [
     "leftmost",
 ]
 WINDOWS = ["whole", "sliding:width=1,suffix=0", "sliding:width=5,suffix=2", "sliding:width=9,refresh=3"]
-WINDOWS += ["blocks:size=4", "blocks-prefix:size=5", "blocks-dual:size=3", "drafts:ahead=3"]
+WINDOWS += ["blocks:size=4", "blocks-prefix:size=5", "blocks-dual:size=3", "drafts:ahead=3", "ahead:block=4"]
 PROMPTS = [[3, 5, 7, 11, 13, 17, 19], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22], [1]]
 
 

@@ -1,7 +1,7 @@
 """Adaptive commit rules: each step commits every token the model is sure of, and at least one.
 
-A rule is a test, `passes`. The best candidate of every row is committed even if it fails the test: so every
-step commits, and no rule needs more forwards than there are masks.
+A rule is a test, `passes`. The best candidate of every row, of those that the window forces, is committed even if it
+fails the test: so every step commits, and no rule needs more forwards than there are masks.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ class Adaptive(WithoutMemory):
         return masked
 
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
-        best = largest(candidates.scores, np.ones(len(quota), dtype=np.int64))
+        scores = candidates.scores if candidates.forced is None else mx.where(candidates.forced, candidates.scores, -mx.inf)
+        best = largest(scores, np.ones(len(quota), dtype=np.int64))
         return candidates.masked & self.passes(candidates) | best
 
     def passes(self, candidates: Candidates) -> mx.array:
@@ -43,6 +44,16 @@ class Threshold(Adaptive):
 
     def passes(self, candidates: Candidates) -> mx.array:
         return candidates.confidence >= self.tau
+
+
+@dataclass(frozen=True)
+class Entropy(Adaptive):
+    """Entropy below `gamma` nats, each candidate by itself (d3LLM's published code)."""
+
+    gamma: float
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        return candidates.entropy < self.gamma
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class Candidates:
         masked: bool `[B, R]`, the positions that may be committed. The others only fill the rectangle.
         positions: int32 `[B, R]`, where the candidates are on the canvas; no position twice in a row.
         length: L.
+        forced: bool `[B, R]`, the candidates of which an adaptive rule commits the best, even if it fails the rule's test; None
+            for all.
     """
 
     scores: mx.array
@@ -37,6 +39,7 @@ class Candidates:
     masked: mx.array
     positions: NDArray[np.int32]
     length: int
+    forced: mx.array | None = None
 
 
 class CommitRule(Protocol):

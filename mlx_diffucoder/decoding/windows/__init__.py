@@ -10,6 +10,7 @@ from functools import partial
 from ...choices import WINDOWS as PARAMETERS
 from ...choices import parse_choice
 from ...config import GenerationConfig
+from .ahead import Ahead
 from .base import Window
 from .block_causal import BlockCausal
 from .blocks import Blocks
@@ -26,6 +27,7 @@ WINDOWS: dict[str, Callable[..., Window]] = {
     "drafts": Drafts,
     "sliding": Sliding,
     "tree": Tree,
+    "ahead": Ahead,
     "block-causal": BlockCausal,
 }
 """The windows by the name `GenerationConfig.window` gives them."""

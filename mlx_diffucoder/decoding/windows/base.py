@@ -77,6 +77,7 @@ class ForwardOutput:
         guesses: G, how many rows at the end of `hidden` belong to no candidate: `hidden` is `[B, R + G, D]`. A token is
             chosen for these too, and `WindowState.observe` decides what becomes of it.
         certain: bool `[B, R]`, candidates that every rule commits, however sure the model is; None for none.
+        forced: bool `[B, R]`, as in `rules.base.Candidates`.
     """
 
     positions: NDArray[np.int32]
@@ -86,6 +87,7 @@ class ForwardOutput:
     span: NDArray[np.int32]
     guesses: int = 0
     certain: NDArray[np.bool_] | None = None
+    forced: NDArray[np.bool_] | None = None
 
 
 Forward = Generator[Part, mx.array, ForwardOutput]
