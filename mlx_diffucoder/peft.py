@@ -82,7 +82,7 @@ def apply_peft(model: DiffusionModel, folder: Path, config: Mapping[str, Any], p
         raise CheckpointError(f"{file}: no such file; download the adapter again")
     shapes = {name: one.shape for name, one in read_header(file).items()}
     layers = _layers(shapes, file)
-    _check_layers(list(layers), config, path, file)
+    _check_layers(list(layers), config, model.config.num_hidden_layers, path, file)
     arrays: Any = mx.load(str(file))
     modules, made = dict(model.named_modules()), []
     for layer, parts in layers.items():
@@ -129,20 +129,26 @@ def _layers(names: Mapping[str, Any], file: Path) -> dict[str, dict[str, str]]:
     return layers
 
 
-def _check_layers(layers: list[str], config: Mapping[str, Any], path: Path, file: Path) -> None:
-    """Check that the weights are those of the layers that the configuration names."""
+def _check_layers(layers: list[str], config: Mapping[str, Any], depth: int, path: Path, file: Path) -> None:
+    """Check that the weights are those of the layers that the configuration names, in a network of `depth` blocks."""
     targets, chosen = config.get("target_modules"), config.get("layers_to_transform")
-    chosen = [chosen] if is_number(chosen, int) else chosen
-    named = _selector(targets, path)
+    chosen = [chosen] if is_number(chosen, int) else chosen or []
+    if not isinstance(chosen, list) or not all(is_number(one, int) for one in chosen):
+        raise CheckpointError(f"{path}: layers_to_transform is {chosen!r}, which is not a list of numbers")
+    named, numbers = _selector(targets, path), {one: int(found[1]) for one in layers if (found := re.search(r"\.(\d+)\.", one))}
     for layer in layers:
-        number = re.search(r"\.(\d+)\.", layer)
-        if not named(layer) or (chosen and number and int(number[1]) not in chosen):
+        if not named(layer) or (chosen and layer in numbers and numbers[layer] not in chosen):
             raise CheckpointError(f"{file}: has {layer}, which {path.name} does not name; the two do not belong together")
     if not isinstance(targets, list) or config.get("exclude_modules"):
         return
     for target in targets:
-        if not any(_selector([target], path)(layer) for layer in layers):
-            raise CheckpointError(f"{file}: has no weights for {target}, which {path.name} names; download the adapter again")
+        own = list(filter(_selector([target], path), layers))
+        lost = sorted({*(chosen or range(depth))} - {numbers[one] for one in own if one in numbers})
+        if not own or (lost and any(one in numbers for one in own)):
+            where = f" of layer {lost[0]}" if own else ""
+            raise CheckpointError(
+                f"{file}: has no weights for {target}{where}, which {path.name} names; it is damaged, or another model's"
+            )
 
 
 def _selector(targets: Any, path: Path) -> Callable[[str], bool]:
