@@ -29,7 +29,7 @@ def of(case):
     return pytest.param(case, id=case["name"], marks=[pytest.mark.slow] * (case["forwards"] > 50))
 
 
-@pytest.mark.parametrize("case", map(of, CASES))
+@pytest.mark.parametrize("case", [*map(of, CASES)])
 def test_canvases_of_the_published_code_after_every_forward(dream_a, case):
     prompt, history = (EXPECTED[f"{case['name']}.{name}"].tolist() for name in ("prompt", "history"))
     steps = list(stream_generate(*dream_a, prompt, config_of(case, reference=True)))
