@@ -215,7 +215,7 @@ class _Row:
 
 
 def forward_together(model: DiffusionModel, parts: Sequence[Part]) -> list[mx.array]:
-    """The hidden states `[K, L, D]` of each part, from one call of the network."""
+    """The hidden states of each part, `[K, L, D]` or those of its `rows`, from one call of the network."""
     if len(parts) == 1:
         return [model.model(*parts[0])]
     tokens = mx.concatenate([part.tokens.reshape(1, -1) for part in parts], axis=1)
@@ -224,7 +224,8 @@ def forward_together(model: DiffusionModel, parts: Sequence[Part]) -> list[mx.ar
     texts = PackedTexts([part.tokens.shape[1] for part in each], [part.mask for part in each], [part.kv for part in each])
     hidden = model.model(tokens, positions, None, texts)  # [1, sum of K * L, D]
     ends = list(accumulate(part.tokens.size for part in parts))[:-1]
-    return [one.reshape(*part.tokens.shape, -1) for one, part in zip(mx.split(hidden, ends, axis=1), parts, strict=True)]
+    every = [one.reshape(*part.tokens.shape, -1) for one, part in zip(mx.split(hidden, ends, axis=1), parts, strict=True)]
+    return [one if part.rows is None else one[:, part.rows] for one, part in zip(every, parts, strict=True)]
 
 
 def _positions(part: Part) -> mx.array:

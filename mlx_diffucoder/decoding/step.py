@@ -67,7 +67,7 @@ def take_steps(model: DiffusionModel, inputs: Sequence[StepInput]) -> list[tuple
         left = [index for index in range(len(inputs)) if index not in done]
         measured = _measure(model, [inputs[index] for index in left], sort)
         made = [_decide(inputs[index], one) for index, one in zip(left, measured, strict=True)]
-        mx.eval([one[:-1] for one in measured], [(commit, canvas) for commit, canvas, _ in made])
+        mx.eval(measured, [(commit, canvas) for commit, canvas, _ in made])
         for index, one, (commit, canvas, state) in zip(left, measured, made, strict=True):
             output = inputs[index].output
             if sort or (np.array(one.complete) | ~_read(output)).all():

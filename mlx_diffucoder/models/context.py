@@ -7,7 +7,8 @@ before it; a block of the copy sees itself and those before it (block diffusion'
 
 import mlx.core as mx
 
-from .transformer import DiffusionModel, Positions
+from .rotary import Positions
+from .transformer import DiffusionModel
 
 
 def with_copy(masked: mx.array, clean: mx.array, block_length: int) -> mx.array:

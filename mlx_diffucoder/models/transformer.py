@@ -12,7 +12,6 @@ Source: Qwen2 (arXiv 2407.10671) and Qwen3 (arXiv 2505.09388), made bidirectiona
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import accumulate
 from typing import Protocol
 
@@ -23,8 +22,7 @@ from ..device import on_gpu
 from .attend import attend
 from .base import Family, ModelConfig
 from .dream import DREAM
-
-Positions = int | mx.array
+from .rotary import Positions, Turns, angles, of_rows, rotate
 
 
 class KeyValues(Protocol):
@@ -110,34 +108,33 @@ class Attention(nn.Module):
             self.q_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps)
             self.k_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps)
 
-    def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: Cache) -> mx.array:
-        """`[B, L, D]` -> `[B, L, D]`; the arguments as in `DiffusionModel.__call__`."""
+    def __call__(
+        self, x: mx.array, layer: int, positions: Turns, mask: mx.array | None, kv: Cache, rows: mx.array | None = None
+    ) -> mx.array:
+        """`[B, L, D]` -> `[B, L, D]`; the arguments as in `Backbone.__call__`."""
         B, L, _ = x.shape
-        queries = self.q_proj(x).reshape(B, L, self.heads, -1)
+        asking, at = x, positions
+        if rows is not None:
+            asking, at = x[:, rows], of_rows(positions, rows)
+            mask = mask[..., rows, :] if mask is not None and mask.shape[-2] > 1 else mask
+        R = asking.shape[1]
+        queries = self.q_proj(asking).reshape(B, R, self.heads, -1)
         keys = self.k_proj(x).reshape(B, L, self.kv_heads, -1)
         if self.has_norms:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
-        queries, keys = self._rotate(queries, positions), self._rotate(keys, positions)  # [B, heads, L, head_dim]
+        # [B, heads, L, head_dim]
+        queries, keys = rotate(queries, at, self.rope_theta), rotate(keys, positions, self.rope_theta)
         values = self.v_proj(x).reshape(B, L, self.kv_heads, -1).transpose(0, 2, 1, 3)
         if isinstance(kv, PackedTexts):
             out = kv.attend(layer, queries, keys, values)
         else:
             out = attend(queries, *updated(kv, layer, keys, values), mask)
-        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, -1))
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, R, -1))
 
     def moved(self, keys: mx.array, by: int) -> mx.array:
         """Rotated keys `[B, kv_heads, S, head_dim]`, as they would be `by` positions further to the right."""
-        return self._rotate(keys.transpose(0, 2, 1, 3), mx.full((keys.shape[0], keys.shape[2]), by)) if by else keys
-
-    def _rotate(self, x: mx.array, positions: Positions) -> mx.array:
-        """`[B, L, heads, head_dim]` -> `[B, heads, L, head_dim]`, rotated by the positions."""
-        B, L, heads, dim = x.shape
-        rope = partial(mx.fast.rope, dims=dim, traditional=False, base=self.rope_theta, scale=1.0)
-        if isinstance(positions, int) or positions.ndim == 1:
-            return rope(x.transpose(0, 2, 1, 3), offset=positions)
-        # The kernel takes one offset a row, so every token becomes a row.
-        rotated = rope(x.reshape(B * L, heads, 1, dim), offset=positions.reshape(-1))
-        return rotated.reshape(B, L, heads, dim).transpose(0, 2, 1, 3)
+        by_each = mx.full((keys.shape[0], keys.shape[2]), by)
+        return rotate(keys.transpose(0, 2, 1, 3), by_each, self.rope_theta) if by else keys
 
 
 class MLP(nn.Module):
@@ -174,8 +171,11 @@ class Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: Cache) -> mx.array:
-        x = x + self.self_attn(self.input_layernorm(x), layer, positions, mask, kv)
+    def __call__(
+        self, x: mx.array, layer: int, positions: Turns, mask: mx.array | None, kv: Cache, rows: mx.array | None = None
+    ) -> mx.array:
+        attended = self.self_attn(self.input_layernorm(x), layer, positions, mask, kv, rows)
+        x = (x if rows is None else x[:, rows]) + attended
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -184,15 +184,23 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.head_dim, self.rope_theta = config.head_dim, config.rope_theta
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def __call__(self, tokens: mx.array, positions: Positions, mask: mx.array | None, kv: Cache) -> mx.array:
+    def __call__(
+        self, tokens: mx.array, positions: Positions, mask: mx.array | None, kv: Cache, rows: mx.array | None = None
+    ) -> mx.array:
+        """The arguments as in `DiffusionModel.__call__`, and `rows` `[R]`, which the last layer is computed for: `[B, R, D]`.
+
+        With `rows`, `kv` is no `PackedTexts`. None computes all.
+        """
         x = self.embed_tokens(tokens)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, index, positions, mask, kv)
-        return x
+        at = positions if on_gpu() else angles(positions, x.shape[1], self.head_dim, self.rope_theta)
+        for index, layer in enumerate(self.layers[:-1]):
+            x = layer(x, index, at, mask, kv)
+        return self.layers[-1](x, len(self.layers) - 1, at, mask, kv, rows)
 
 
 class DiffusionModel(nn.Module):

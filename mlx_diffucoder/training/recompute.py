@@ -10,7 +10,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..models.transformer import Cache, DiffusionModel, Layer, Positions
+from ..models.rotary import Turns
+from ..models.transformer import Cache, DiffusionModel, Layer
 
 HEAD_ROWS = 128  # rows of logits to hold at a time
 
@@ -18,10 +19,12 @@ HEAD_ROWS = 128  # rows of logits to hold at a time
 class Recomputed(Layer):
     """A layer that keeps only its input for the gradient."""
 
-    def __call__(self, x: mx.array, layer: int, positions: Positions, mask: mx.array | None, kv: Cache) -> mx.array:
+    def __call__(
+        self, x: mx.array, layer: int, positions: Turns, mask: mx.array | None, kv: Cache, rows: mx.array | None = None
+    ) -> mx.array:
         def forward(trained: Any, x: mx.array) -> mx.array:
             self.update(trained)
-            return Layer.__call__(self, x, layer, positions, mask, kv)
+            return Layer.__call__(self, x, layer, positions, mask, kv, rows)
 
         return mx.checkpoint(forward)(self.trainable_parameters(), x)
 

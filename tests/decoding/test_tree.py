@@ -374,9 +374,9 @@ def test_an_answer_has_at_most_three_shapes_of_forward(dream_b, monkeypatch):
     shapes = Counter()
     forward = type(dream_b[0].model).__call__
 
-    def counted(self, tokens, positions, mask, kv):
+    def counted(self, tokens, positions, mask, kv, rows=None):
         shapes[tokens.shape, mask.shape] += 1
-        return forward(self, tokens, positions, mask, kv)
+        return forward(self, tokens, positions, mask, kv, rows)
 
     monkeypatch.setattr(type(dream_b[0].model), "__call__", counted)
     config = GenerationConfig(max_tokens=80, rule="threshold:tau=0.6", window="tree", ban_tokens=(*dream_b[1].end_ids,))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import DiffusionModel, ModelConfig
-from mlx_diffucoder.models import attend, transformer
+from mlx_diffucoder.models import attend, rotary, transformer
 from mlx_diffucoder.models.transformer import left_padded
 
 from ..conftest import DATA
@@ -34,6 +34,27 @@ def test_rows_asked_for_equal_those_of_the_whole(tokens):
     some = model(tokens, rows=rows)
     assert some.shape == (2, 3, 768)
     assert mx.allclose(some, mx.take_along_axis(whole, rows[..., None], axis=1), atol=1e-5)
+
+
+POSITIONS = [3, mx.array([0, -4]), mx.array([[9, *range(11)], [*range(1500, 1512)]])]
+
+
+@pytest.mark.parametrize("positions", POSITIONS, ids=["first", "first of each row", "every token"])
+def test_the_last_layer_of_some_rows_gives_what_it_gives_of_all(tokens, positions):
+    model, rows = tiny(), mx.array([11, 0, 4, 4])
+    mask = mx.random.uniform(shape=(1, 1, 12, 12), key=mx.random.key(2)) < 0.7
+    whole = model.model(tokens, positions, mask, None)
+    assert mx.allclose(model.model(tokens, positions, mask, None, rows), whole[:, rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", POSITIONS, ids=["first", "first of each row", "every token"])
+@pytest.mark.parametrize("dtype, within", [(mx.float32, 1e-6), (mx.bfloat16, 0.02)])
+def test_angles_made_once_a_forward_rotate_as_the_kernel_does(positions, dtype, within):
+    x = mx.random.normal((2, 12, 3, 8), key=mx.random.key(3)).astype(dtype)
+    found = rotary.rotate(x, rotary.angles(positions, 12, 8, 1e6), 1e6)
+    expected = rotary.rotate(x, positions, 1e6)
+    assert found.dtype == dtype
+    assert mx.allclose(found, expected, atol=within)
 
 
 def test_lm_head_runs_on_the_rows_asked_for_only(tokens):

@@ -15,7 +15,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.transformer import DiffusionModel, KeyValues, Positions, left_padded
+from ...models.rotary import Positions
+from ...models.transformer import DiffusionModel, KeyValues, left_padded
 from ..canvas import Canvas, selected_first
 
 
@@ -54,12 +55,14 @@ class Part(NamedTuple):
         positions: of the first token, or int32 `[K, L]`.
         mask: bool, broadcast to `[1, 1, L, S]`; None attends to all keys.
         kv: a cache.
+        rows: int32 `[R]`, the tokens whose hidden states are read, `[K, R, D]`; None for all.
     """
 
     tokens: mx.array
     positions: int | mx.array = 0
     mask: mx.array | None = None
     kv: KeyValues | None = None
+    rows: mx.array | None = None
 
 
 @dataclass(frozen=True, eq=False)

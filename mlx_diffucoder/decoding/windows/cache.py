@@ -49,7 +49,7 @@ class AppendedKVCache:
     def _move(self, stored: mx.array, rows: mx.array) -> mx.array:
         if grown := self._slots - stored.shape[2]:  # padding by nothing would copy
             stored = mx.pad(stored, [(0, 0), (0, 0), (0, grown), (0, 0)])
-        return mx.put_along_axis(stored, mx.broadcast_to(self._moves, rows.shape), rows, axis=2)
+        return mx.put_along_axis(stored, self._moves, rows, axis=2)
 
     def keep(self, slots: NDArray[np.int32]) -> None:
         """Give rows of the last forward their slots.
@@ -59,7 +59,8 @@ class AppendedKVCache:
         """
         # The last slot is for what is dropped; nothing attends to it.
         self._slots = max(self._slots, min(self._most, -(-(int(slots.max()) + 2) // SLOTS) * SLOTS))
-        self._moves = mx.array(np.where(slots < 0, self._slots - 1, slots))[:, None, :, None]
+        moves = mx.array(np.where(slots < 0, self._slots - 1, slots))[:, None, :, None]
+        self._moves = mx.broadcast_to(moves, self._appended[0][0].shape)  # once for all layers
 
     def visible(self, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The slots that may be attended to, bool `[B, S]`, from the positions `[B, L]` whose K/V are valid."""

@@ -80,13 +80,15 @@ class TreeState(WindowState):
         for row, plan in zip(kept, self._plans, strict=True):
             row[plan.known] = False
         slots = self._cache.visible(kept)[:, None, :].repeat(width, axis=1)
+        candidates, read = self._read()
         hidden = yield Part(
             mx.array(ids),
             mx.array(positions - self._canvas.padding[:, None]),
             mx.array(np.concatenate([slots, seen], axis=-1))[:, None],
             self._cache,
+            mx.array(read[0]) if first else None,  # nobody reads the prompt's rows; later ones are read almost all
         )
-        return self._output(hidden, positions)
+        return self._output(hidden if first else rows_of(hidden, read), candidates, width)
 
     def _plan(self, on_host: NDArray[np.int32]) -> list[RowPlan]:
         canvas, first = self._canvas, not self._plans
@@ -120,23 +122,29 @@ class TreeState(WindowState):
             ids[row, len(plan.known) : len(plan.known) + len(plan.nodes)] = [node.token for node in plan.nodes]
         return positions, ids, np.stack([visible_rows(plan, width) for plan in self._plans])
 
-    def _output(self, hidden: mx.array, positions: NDArray[np.int32]) -> ForwardOutput:
-        predicted, masked = (np.zeros(self._cached.shape, dtype=np.bool_) for _ in range(2))
+    def _read(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The candidates `[B, R]`, and the rows that predict them, then the rows of the guesses: `[B, R + G]`."""
+        predicted = np.zeros(self._cached.shape, dtype=np.bool_)
         for row, plan in enumerate(self._plans):
-            predicted[row, list(plan.predictors)] = masked[row, plan.candidates] = True
+            predicted[row, list(plan.predictors)] = True
         guesses = max(len(plan.nodes) for plan in self._plans)
-        at = selected_first(predicted, self._window.rows - guesses)  # [B, R]
-        masked = np.take_along_axis(masked, at, axis=1)
+        at = selected_first(predicted, self._window.rows - guesses)
         rows = np.zeros((len(at), at.shape[1] + guesses), dtype=np.int32)
-        span = np.zeros((len(at), 2), dtype=np.int32)
-        certain = np.zeros_like(masked)
         for index, plan in enumerate(self._plans):
+            rows[index, : len(plan.predictors)] = [plan.predictors[one] for one in sorted(plan.predictors)]
+            rows[index, at.shape[1] :][: len(plan.nodes)] = len(plan.known) + np.arange(len(plan.nodes))
+        return at, rows
+
+    def _output(self, hidden: mx.array, at: NDArray[np.int32], forwarded: int) -> ForwardOutput:
+        masked, certain = np.zeros_like(at, dtype=np.bool_), np.zeros_like(at, dtype=np.bool_)
+        span = np.zeros((len(at), 2), dtype=np.int32)
+        for index, plan in enumerate(self._plans):
+            masked[index] = np.isin(at[index], plan.candidates)
             if plan.predictors:
-                rows[index, : len(plan.predictors)] = [plan.predictors[one] for one in sorted(plan.predictors)]
-                rows[index, at.shape[1] :][: len(plan.nodes)] = len(plan.known) + np.arange(len(plan.nodes))
                 span[index] = min(plan.positions), max(plan.positions) + 1
                 certain[index, 0] = True
-        return ForwardOutput(at, masked, rows_of(hidden, rows), positions.shape[1], span, guesses=guesses, certain=certain)
+        guesses = hidden.shape[1] - at.shape[1]
+        return ForwardOutput(at, masked, hidden, forwarded, span, guesses=guesses, certain=certain)
 
     def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
         """Commit the guesses that were right, and the token after them; keep their K/V."""
