@@ -147,7 +147,7 @@ def main(
     dtype: Annotated[str, typer.Option(help="The dtype to compute in.")] = "float32",
     max_tokens: Annotated[int, typer.Option(help="The longest hole.")] = HOLES["max_tokens"],
     limit: Annotated[int, typer.Option(min=1, help="Use this many tasks.")] = 100,
-    tries: Annotated[int, typer.Option(min=1, help="As for diffucode infill.")] = 3,
+    tries: Annotated[int, typer.Option(min=1, help="As for diffucode infill.")] = 8,
     window: Annotated[str, typer.Option(help="The window.")] = HOLES["window"],
     instruction: Annotated[bool, typer.Option("--instruction", help="Show the model the task's prompt, too.")] = False,
     several_holes: Annotated[int, typer.Option("--several", min=2, help="The most holes at once.")] = 3,

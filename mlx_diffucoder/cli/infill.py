@@ -27,7 +27,7 @@ At = Annotated[str | None, in_holes(metavar="LINE[:COL]", help="Put a hole here,
 Lines = Annotated[str | None, in_holes(metavar="A-B", help="Replace these lines by a hole.")]
 Instruction = Annotated[str | None, in_holes(help="What to write: a message before the text.")]
 Around = Annotated[int, in_holes("--context", min=0, help="Tokens of text to show on each side of a hole.")]
-Tries = Annotated[int, in_holes(min=1, max=8, help="Lengths to try before all small ones; 1 trusts the model.")]
+Tries = Annotated[int, in_holes(min=1, max=24, help="Texts of different lengths to compare; 1 trusts the model.")]
 Diff = Annotated[bool, options.in_output("--diff", help="Print the changes instead of the file.")]
 Write = Annotated[bool, options.in_output("--write", help="Replace the file.")]
 Backup = Annotated[str | None, options.in_output(metavar="SUFFIX", help="With --write: keep the old file with this suffix.")]
@@ -52,7 +52,7 @@ def infill(
     lines: Lines = None,
     instruction: Instruction = None,
     around: Around = 512,
-    tries: Tries = 3,
+    tries: Tries = 8,
     preset: options.Preset = None,
     rule: options.Rule = "auto",
     window: options.Window = "auto",

@@ -20,8 +20,8 @@ from .task import InfillTask
 
 CONTEXT = 512
 """Tokens of the text shown on each side of a hole."""
-TRIES = 3
-"""Lengths tried before every small one is."""
+TRIES = 8
+"""Texts of different lengths that are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +88,8 @@ def fill(
         config: how to decode; `max_tokens` is the longest hole, 64 if it is not set. The default is `GenerationConfig(**HOLES)`.
         instruction: what to write, as a chat message before the text; with `raw`, as plain text.
         context: tokens of the text that the model sees on each side of a hole.
-        tries: lengths, each half of the one before, that are tried before every small length is. With 1 the model is
-            taken at its word: nothing is compared, and nothing else is tried.
+        tries: the most texts of different lengths that are compared. With 1 the model is taken at its word: it ends the text
+            itself.
         trace: records the steps of all canvases, and which one was kept.
 
     Raises:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import GenerationConfig
+from ..decoding.batch import forward_together
 from ..decoding.canvas import Canvas, final_tokens
 from ..decoding.extent import check_memory
 from ..decoding.hole_layout import HoleLayout
@@ -20,6 +21,7 @@ from ..decoding.resizing import START
 from ..decoding.result import after_step
 from ..decoding.rules import rule_for
 from ..decoding.windows import window_for
+from ..decoding.windows.sliding import Sliding
 from ..decoding.windows.whole import Whole
 from ..errors import ContextError, PromptError
 from ..forbidden import forbidden_ids
@@ -28,6 +30,7 @@ from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
 from .context import context_of
+from .shared_text import SharedSliding, SharedText
 
 FOLLOWING = 4
 """Tokens after a hole whose probability is part of a text's score."""
@@ -110,6 +113,7 @@ class InfillTask:
         self.forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
         self.ends = ends_of(tokenizer, config)
         self.no_end = self.forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(self.ends)))
+        self.text = SharedText(model, list(map(len, self.texts)))
         self.nfe = self.positions = self.tried = 0
         self.rows: tuple[int, ...] = ()
 
@@ -135,6 +139,8 @@ class InfillTask:
         """
         canvas = self.canvas(lengths)
         rule, window = rule_for(self.config), window_for(self.config)
+        if isinstance(window, Sliding):
+            window = SharedSliding(window.width, window.suffix, window.refresh, self.text)
         longest = max(map(sum, lengths))
         check_memory(self.model, len(lengths), canvas.tokens.shape[1] - longest, longest, window)
         forbidden = self.no_end if exact else self.forbidden
@@ -145,10 +151,9 @@ class InfillTask:
         *_, last = steps
         first, self.tried = self.tried + 1, self.tried + len(lengths)
         rows = max((step.rows for step in last), key=len)
-        self.nfe += len(rows)
-        self.positions += sum(step.positions for step in last)
-        known = int((canvas.tokens != canvas.mask_id).sum() - canvas.padding.sum()) if self.rows else 0
-        self.rows += (rows[0] + known, *rows[1:])
+        positions = sum(step.positions for step in last)
+        self.nfe, self.positions = self.nfe + len(rows), self.positions + positions
+        self.rows += (positions - sum(rows[1:]), *rows[1:]) if self.rows else rows
         spans = canvas.holes - canvas.padding[:, None, None]
         every = enumerate(zip(last, spans, strict=True), start=first)
         return [self.attempt(step.tokens, holes, number) for number, (step, holes) in every]
@@ -191,7 +196,7 @@ class InfillTask:
         """For each attempt and hole the mean log-probability of the first tokens after the hole, all of them masked."""
         placed = [self._positions(one) for one in attempts]
         masks = [[np.concatenate(following)] for _, _, following in placed]
-        found = self._log_probabilities([ids for ids, _, _ in placed], masks)
+        found = self._log_probabilities(attempts, masks)
         scores = []
         for (_, _, following), (values,) in zip(placed, found, strict=True):
             parts = np.split(values, np.cumsum([len(one) for one in following])[:-1])
@@ -199,7 +204,12 @@ class InfillTask:
         return scores
 
     def length_scores(self, lengths: Sequence[Sequence[int]]) -> list[list[float]]:
-        """`following_scores` for rows of hole lengths, while the holes are masks. One forward for each `BATCH` rows."""
+        """`following_scores` for rows of hole lengths, while the holes are masks.
+
+        One forward for each `BATCH` rows, and one before that forwards all of the text.
+        """
+        if len(lengths) > 1 and not self.text.known:
+            return self.length_scores(lengths[:1]) + self.length_scores(lengths[1:])
         masks = [[[self.tokenizer.mask_id] * length for length in row] for row in lengths]
         return self.following_scores([Attempt(row, [False] * len(row), 0) for row in masks])
 
@@ -207,19 +217,27 @@ class InfillTask:
         """The mean log-probability of the tokens in the holes, every second one masked, and of those after them."""
         placed = [self._positions(one) for one in attempts]
         masks = [[*every_second(np.concatenate(inside)), np.concatenate(following)] for _, inside, following in placed]
-        found = map(np.concatenate, self._log_probabilities([ids for ids, _, _ in placed], masks))
+        found = map(np.concatenate, self._log_probabilities(attempts, masks))
         return [float(values.mean()) if len(values) else 0.0 for values in found]
 
     def _log_probabilities(
-        self, texts: list[list[int]], masks: Sequence[list[NDArray[np.int64]]]
+        self, attempts: Sequence[Attempt], masks: Sequence[list[NDArray[np.int64]]]
     ) -> list[list[NDArray[np.float32]]]:
         """For each text and each of its masks the log-probabilities of the masked tokens; `BATCH` canvases in a forward."""
-        canvases = [(ids, mask) for ids, own in zip(texts, masks, strict=True) for mask in own]
+        canvases = [(one, mask) for one, own in zip(attempts, masks, strict=True) for mask in own]
         found: list[NDArray[np.float32]] = []
         for start in range(0, len(canvases), BATCH):
-            ids, some = zip(*canvases[start : start + BATCH], strict=True)
-            found += log_probabilities(self.model, ids, some, self.tokenizer.mask_id, self.forbidden)
-            forwarded = len(ids) * max(map(len, ids))
+            parts, rows = [], []
+            for attempt, mask in canvases[start : start + BATCH]:
+                ids = np.array(self._positions(attempt)[0], dtype=np.int32)
+                masked = ids.copy()
+                masked[mask] = self.tokenizer.mask_id
+                part, at = self.text.part(masked, [len(hole) for hole in attempt.ids])
+                parts.append(part)
+                rows.append((ids[at], np.searchsorted(at, mask)))
+            hidden = forward_together(self.model, parts)
+            found += [log_probabilities(self.model, one, *row, self.forbidden) for one, row in zip(hidden, rows, strict=True)]
+            forwarded = sum(part.tokens.size for part in parts)
             self.nfe, self.positions = self.nfe + 1, self.positions + forwarded
             self.rows += (forwarded - (0 if self.rows else sum(map(len, self.texts))),)
         values = iter(found)

@@ -68,19 +68,19 @@ def test_every_hole_has_a_score_of_what_follows_it(dream_a, holes):
     assert max(scores) < 0
 
 
-def test_lengths_above_16_are_tried_in_steps_of_at_most_a_quarter():
+def test_lengths_above_16_are_compared_in_steps_of_at_most_a_quarter():
     class Task:
-        lengths, texts, config, asked = (None,), ([1], []), GenerationConfig(max_tokens=64), []
+        lengths, texts, config, asked = (None,), ([1], [2]), GenerationConfig(max_tokens=64), set()
 
         def attempts(self, lengths, *, exact):
-            self.asked += [length for (length,) in lengths if exact]
-            return [Attempt([[7] * length], [False], 0) for (length,) in lengths]
+            return [Attempt([[7] * length], [not exact], 0) for (length,) in lengths]
 
-        def following_scores(self, attempts):
-            return [[0.0]] * len(attempts)
+        def length_scores(self, lengths):
+            self.asked.update(length for (length,) in lengths)
+            return [[0.0]] * len(lengths)
 
         def scores(self, attempts):
-            return [0.0] * len(attempts)
+            return [-1.0] * len(attempts)
 
-    search(Task(), 2)
-    assert Task.asked == [*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64]
+    search(Task(), 4)
+    assert sorted(Task.asked) == [*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64]

@@ -12,7 +12,8 @@ from mlx_diffucoder.errors import ConfigError, PromptError
 from mlx_diffucoder.forbidden import forbidden_ids
 from mlx_diffucoder.infilling.context import context_of
 from mlx_diffucoder.infilling.lengths import search
-from mlx_diffucoder.infilling.task import Attempt, InfillTask
+from mlx_diffucoder.infilling.shared_text import SharedText
+from mlx_diffucoder.infilling.task import FOLLOWING, Attempt, InfillTask
 
 SHORT = GenerationConfig(max_tokens=4)
 
@@ -89,7 +90,7 @@ def test_a_length_that_is_not_given_is_found(dream_a):
     model, tokenizer = dream_a
     filled = fill(model, tokenizer, ["a = ", None, "\nb = ", None, "\n"], SHORT)
     assert len(filled.holes) == 2
-    assert filled.tried > 4
+    assert filled.tried > 2
     assert np.isfinite(filled.score)
     assert isinstance(infill(model, tokenizer, "a = ", "\n", SHORT), str)
 
@@ -132,20 +133,17 @@ def ended(*ids):
     return Attempt([list(ids)], [True], 0)
 
 
-def test_a_model_that_says_the_same_in_any_room_is_taken_at_its_word():
-    task = Task({8: ended(1, 2), 4: ended(1, 2), 2: Attempt([[1, 2]], [False], 0)}, {(1, 2): -0.3})
-    assert found_by(task, 3) == ([1, 2], 4, True)
-    assert task.asked == [7, 6, 8, 8, 4, 2]
+def test_with_one_try_a_model_is_taken_at_its_word():
     assert found_by(Task({8: ended(5)}, {}), 1) == ([5], 1, True)
 
 
-@pytest.mark.parametrize(
-    "said", [{8: ended(1), 4: ended(2), 2: ended(3)}, {8: ended(1), 4: ended(1), 2: ended(2)}, dict.fromkeys((8, 4, 2), ended())]
-)
-def test_otherwise_every_small_length_is_tried_and_the_most_probable_text_kept(said):
-    task = Task(said, {(7, 7, 7): -0.1, (7,): -0.2, (1,): -2.0})
-    assert found_by(task, 3) == ([7, 7, 7], 3 + 3 + 3, False)
-    assert task.asked == [7, 6, 8, 8, 4, 2, 1, 2, 3, 4, 5, 6, 7, 8]
+@pytest.mark.parametrize("tries", [2, 5, 8])
+def test_otherwise_the_best_of_all_lengths_are_filled_and_the_most_probable_text_kept(tries):
+    task = Task({}, {(7, 7): -0.6, (7, 7, 7): -0.7})
+    text = [7] * {2: 7, 5: 4, 8: 2}[tries]
+    task.probable = {(7,) * 2: -0.6, (7,) * 4: -0.8, (7,) * 7: -1}
+    assert found_by(task, tries)[0] == text
+    assert task.asked == [7, 6, 8, 5, 4, 3, 2, 1][:tries]
 
 
 @pytest.mark.parametrize("expects", [1, 2, 5, 6, 8])
@@ -161,11 +159,10 @@ def test_the_lengths_next_to_it_are_tried_before_all_others():
     assert task.asked == [7, 6, 8]
 
 
-def test_where_nothing_follows_a_hole_no_length_is_expected():
-    task = Task({8: ended(1), 4: ended(2), 2: ended(3)}, {(7,) * 7: -0.4, (7,): -0.1})
+def test_where_nothing_follows_a_hole_the_model_is_taken_at_its_word():
+    task = Task({8: ended(1)}, {(7,) * 7: -0.4})
     task.texts = ([1], [])
-    assert found_by(task, 3) == ([7], 3 + 1, False)
-    assert task.asked[0] == 8
+    assert found_by(task, 8) == ([1], 1, True)
 
 
 def test_every_forward_of_a_search_is_counted(dream_a, monkeypatch):
@@ -191,31 +188,64 @@ def test_a_model_is_taken_at_its_word_about_the_holes_whose_length_is_not_given(
     assert (found.attempt, found.agreed) == (said, True)
 
 
-def test_log_probabilities_are_those_of_one_forward_for_each_mask(dream_a, monkeypatch):
+def test_log_probabilities_are_those_of_the_masked_tokens(dream_a, monkeypatch):
     model, tokenizer = dream_a
-    ids, forbidden = [3, 5, 7, 11, 13, 17], forbidden_ids(tokenizer, model.config.vocab_size)
+    ids, forbidden = np.array([3, 5, 7, 11, 13, 17]), forbidden_ids(tokenizer, model.config.vocab_size)
     masks = every_second(np.arange(1, 6))
     assert [mask.tolist() for mask in masks] == [[1, 3, 5], [2, 4]]
-    found = log_probabilities(model, [ids] * len(masks), masks, tokenizer.mask_id, forbidden)
-    for mask, values in zip(masks, found, strict=True):
-        canvas = mx.array([[tokenizer.mask_id if place in mask else id for place, id in enumerate(ids)]])
+    for mask in masks:
+        canvas = mx.array([[tokenizer.mask_id if place in mask else id for place, id in enumerate(ids.tolist())]])
+        hidden = model.model(canvas, 0, None, None)
+        found = log_probabilities(model, hidden, ids, mask, forbidden)
         logits = np.array(mx.where(forbidden, -mx.inf, model(canvas))[0], dtype=np.float64)
-        for place, value in zip(mask, values, strict=True):
+        for place, value in zip(mask, found, strict=True):
             row = np.exp(logits[place - 1] - logits[place - 1].max())
             assert value == pytest.approx(np.log(row[ids[place]] / row.sum()), abs=1e-4)
-    monkeypatch.setattr("mlx_diffucoder.decoding.likelihood.ROWS", 2)
-    again = log_probabilities(model, [ids] * len(masks), masks, tokenizer.mask_id, forbidden)
-    assert all(np.allclose(one, other, atol=1e-5) for one, other in zip(found, again, strict=True))
+        monkeypatch.setattr("mlx_diffucoder.decoding.likelihood.ROWS", 2)
+        assert np.allclose(log_probabilities(model, hidden, ids, mask, forbidden), found, atol=1e-5)
+        monkeypatch.undo()
 
 
-def test_texts_of_several_lengths_in_one_forward_have_the_probabilities_of_each_alone(dream_a):
+@pytest.mark.parametrize(("margin", "batch"), [(FOLLOWING + 1, 1), (8, 12), (100, 1), (100, 12)])
+def test_holes_of_several_lengths_score_and_fill_as_each_alone_where_the_text_is_forwarded_again(
+    dream_a, monkeypatch, margin, batch
+):
+    """With a margin beyond the text nothing is shared; else the keys and values of far text are those of another canvas."""
+    monkeypatch.setattr("mlx_diffucoder.infilling.shared_text.MARGIN", margin)
+    monkeypatch.setattr("mlx_diffucoder.infilling.task.BATCH", batch)
+    parts = ["def f(x):\n    y = 1\n" * 3, "    z = x + y\n" * 5, "\n\nprint(f(2))\n" * 3]
+    rows = [[2, 3], [5, 1], [1, 1]]
+
+    def task():
+        return InfillTask(*dream_a, parts, [None, None], SHORT, None, 64, None)
+
+    together = task()
+    scores, filled = together.length_scores(rows), together.attempts(rows, exact=True)
+    separate = 0
+    for row, found, score in zip(rows, filled, scores, strict=True):
+        alone = task()
+        assert np.allclose(alone.length_scores([row]), [score], atol=1e-4 if margin == 100 else 1)
+        (text,) = alone.attempts([row], exact=True)
+        assert margin < 100 or text.ids == found.ids
+        assert list(map(len, found.ids)) == row
+        separate += alone.positions
+    assert (together.positions < separate) == (margin < 100)
+
+
+def test_keys_are_turned_to_where_the_text_is_now(dream_a):
+    """Without holes between them, and with nothing else forwarded, a text's first keys depend on its position alone."""
     model, tokenizer = dream_a
-    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
-    texts, masks = [[3, 5, 7, 11, 13, 17], [3, 5], [5, 7, 11, 13]], [np.array([1, 4]), np.array([1]), np.array([2, 3])]
-    together = log_probabilities(model, texts, masks, tokenizer.mask_id, forbidden)
-    for ids, own, found in zip(texts, masks, together, strict=True):
-        (alone,) = log_probabilities(model, [ids], [own], tokenizer.mask_id, forbidden)
-        assert np.allclose(found, alone, atol=1e-4)
+    shared = SharedText(model, [3, 4])
+    ids = np.array([3, 5, 7, tokenizer.mask_id, 11, 13, 17, 19], dtype=np.int32)
+    part, _ = shared.part(ids, [1])
+    model.model(*part)
+    longer = np.insert(ids, 3, [tokenizer.mask_id] * 5)
+    whole, _ = SharedText(model, [3, 4]).part(longer, [6])
+    model.model(*whole)
+    (keys, values), (expected, same) = shared.layers([6])[0], whole.kv.layers[0]
+    text = [0, 1, 2, 9, 10, 11, 12]
+    assert np.allclose(np.array(keys)[:, :, text], np.array(expected)[:, :, text], atol=1e-4)
+    assert np.allclose(np.array(values)[:, :, text], np.array(same)[:, :, text], atol=1e-5)
 
 
 def test_what_cannot_be_filled_says_why(dream_a):
@@ -237,10 +267,12 @@ def test_what_cannot_be_filled_says_why(dream_a):
 
 
 def test_a_token_that_can_never_be_chosen_has_the_least_log_probability_there_is(dream_a):
-    model, tokenizer = dream_a
+    model, _ = dream_a
     forbidden = mx.arange(768) != 3
-    masks = [np.array([1, 2]), np.zeros(0, dtype=np.int64)]
-    found, empty = log_probabilities(model, [[3, 5, 3]] * 2, masks, tokenizer.mask_id, forbidden)
+    hidden = model.model(mx.array([[3, 5, 3]]), 0, None, None)
+    found, empty = (
+        log_probabilities(model, hidden, np.array([3, 5, 3]), np.array(rows, dtype=np.int64), forbidden) for rows in ([1, 2], [])
+    )
     assert found.tolist() == [-100.0, 0.0]
     assert (len(empty), empty.dtype) == (0, np.float32)
 
