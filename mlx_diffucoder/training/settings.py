@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainError, one_of
-from ..models.base import Family
+
+if TYPE_CHECKING:
+    from ..models.base import Family
 
 CANVASES = ("random", "longest", "full")
 OPTIMIZERS = ("adamw", "muon")
@@ -103,7 +105,7 @@ class TrainSettings:
             if self.objective == "causal" and getattr(self, name):
                 raise TrainError(f"{name} needs the masked objective: {reason}", field=name)
 
-    def check_family(self, family: Family) -> None:
+    def check_family(self, family: "Family") -> None:
         """Raise `TrainError` where models of a family cannot learn like this."""
         if self.objective != "masked" and not family.shift:
             raise TrainError(
