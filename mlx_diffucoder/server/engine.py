@@ -9,6 +9,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -207,9 +208,12 @@ class Engine:
             if stop_at is not None:
                 refused, self._waiting = self._waiting, []
             dead = [job for job in self._waiting if job.is_abandoned()]
-            self._waiting = [job for job in self._waiting if job not in dead]
+            late = [job for job in self._waiting if job.is_late() and job not in dead]
+            self._waiting = [job for job in self._waiting if job not in [*dead, *late]]
         for job in refused:
             job.tell(_stopping(), last=True)
+        for job in late:
+            job.tell(replace(job.work.progress, reason="time"), last=True)
         if self.state == "unloaded" and self._waiting:
             self._load()
         self.counts.cancelled += len(dead)
@@ -219,13 +223,12 @@ class Engine:
 
     def _look_after(self, job: Job, stop_at: float | None) -> None:
         """Stop work that nobody waits for, or that has no more time."""
-        now, limit = time.monotonic(), job.work.deadline
         if self._steps is None:
             return
         if job.is_abandoned():
             self._steps.drop(job)
             self.counts.cancelled += 1
-        elif (limit is not None and now - job.since >= limit) or (stop_at is not None and now >= stop_at):
+        elif job.is_late() or (stop_at is not None and time.monotonic() >= stop_at):
             self._steps.end(job)
 
     def _admit(self) -> None:

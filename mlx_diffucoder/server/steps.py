@@ -67,6 +67,11 @@ class Job:
             if listener in self._listeners:
                 self._listeners.remove(listener)
 
+    def is_late(self) -> bool:
+        """Whether it has no more time."""
+        limit = self.work.deadline
+        return limit is not None and time.monotonic() - self.since >= limit
+
     def is_abandoned(self) -> bool:
         """Whether nobody waits for it. Nobody can join it after that."""
         with self._lock:
@@ -141,7 +146,7 @@ class Steps:
         try:
             steps = self._batch.step(together) if together else {}
         except Exception as error:
-            self._fail_together(list(together.values()), error)
+            self._fail_together(error)
             return
         for id, step in steps.items():
             self._give(together[id], step, id not in self._batch)
@@ -210,20 +215,26 @@ class Steps:
         else:
             job.tell(job.work.progress)
 
-    def _fail_together(self, jobs: list[Job], error: Exception) -> None:
-        """A forward failed, and with it all that shared it. What comes next starts with a new batch."""
+    def _fail_together(self, error: Exception) -> None:
+        """A forward failed, and with it the batch: also of those whose turn it was not. What comes next has a new one."""
+        lost = [job for job in self.running if isinstance(job.canvas, int)]
+        self.running = [job for job in self.running if job not in lost]
         self._batch = Batch(self.model)
+        for job in lost:
+            job.canvas = None
         if isinstance(error, CheckpointError) and self.model.widen is not None:
             # As `decoding.overflow.in_range`: once, for good, and all of them start again.
             self.model.widen(self.model)
             self.model.widen = None
-            self.running = [job for job in self.running if not isinstance(job.canvas, int)]
-            for job in jobs:
-                self.begin(job)
-            return
-        for job in [job for job in self.running if isinstance(job.canvas, int)]:
-            job.canvas = None
+            lost = [job for job in lost if not self._begun_again(job)]
+        for job in lost:
             self.fail(job, error)
+
+    def _begun_again(self, job: Job) -> bool:
+        try:
+            return self.begin(job)
+        except DiffucoderError:
+            return False
 
     def _count(self, positions: int, seconds: float) -> None:
         self._counts.forwards += 1

@@ -8,10 +8,12 @@ import pytest
 
 from mlx_diffucoder import GenerationConfig, generate, load
 from mlx_diffucoder.config import HOLES
-from mlx_diffucoder.errors import PromptError
+from mlx_diffucoder.decoding.batch import Batch
+from mlx_diffucoder.errors import CheckpointError, PromptError
 from mlx_diffucoder.infilling.fill import fill
 from mlx_diffucoder.server.engine import Busy, Engine
 from mlx_diffucoder.server.filling import Filling, without_repetition
+from mlx_diffucoder.server.steps import Counts, Job, Steps
 from mlx_diffucoder.server.work import Answering
 
 from ..conftest import DATA
@@ -115,6 +117,56 @@ def test_more_work_than_the_queue_holds_is_refused_with_a_time(engine):
 def test_at_its_deadline_work_ends_with_the_text_that_is_certain(engine):
     progress = last(hand_in(engine, answering(config=LONG, deadline=0.5))[0])
     assert progress.reason == "time" and "\u2592" not in progress.text
+
+
+@pytest.mark.parametrize("engine", [{"parallel": 1}], indirect=True)
+def test_work_that_waits_is_late_too(engine):
+    _, cancel = hand_in(engine, answering(config=LONG))
+    wait_until(lambda: engine.running == 1)
+    assert last(hand_in(engine, answering(deadline=0.1))[0]).reason == "time" and engine.running == 1
+    cancel()
+
+
+def overflowing(monkeypatch):
+    """The second step of the engine's batch is not finite."""
+    taken, step = [], Batch.step
+
+    def failing(batch, ids=None):
+        taken.append(ids)
+        if len(taken) == 2:
+            raise CheckpointError("not a number")
+        return step(batch, ids)
+
+    monkeypatch.setattr(Batch, "step", failing)
+
+
+def test_all_work_starts_again_when_the_model_is_widened_also_what_waits_for_its_turn(pocket, monkeypatch):
+    model, tokenizer = pocket
+    widened = []
+    monkeypatch.setattr(model, "widen", widened.append)
+    overflowing(monkeypatch)
+    steps, works = Steps(model, tokenizer, Counts()), [answering(PROMPTS[at % 3], copy=at) for at in range(6)]
+    messages = [queue.Queue() for _ in works]
+    for work, coming in zip(works, messages, strict=True):
+        job = Job(work)
+        job.join(coming.put)
+        assert steps.begin(job)
+    while steps.running:
+        steps.advance()
+    expected = [generate(model, tokenizer, prompt, GenerationConfig(max_tokens=24)) for prompt in PROMPTS]
+    assert [last(one).text for one in messages] == expected * 2 and widened == [model] and model.widen is None
+
+
+def test_a_forward_that_fails_is_told_to_all_whose_canvas_it_took(pocket, monkeypatch):
+    overflowing(monkeypatch)
+    steps, messages = Steps(*pocket, Counts()), [queue.Queue() for _ in range(6)]
+    for coming in messages:
+        job = Job(answering())
+        job.join(coming.put)
+        steps.begin(job)
+    steps.advance()
+    steps.advance()
+    assert all(isinstance(last(one), CheckpointError) for one in messages) and not steps.running
 
 
 def test_work_that_cannot_be_done_fails_alone(engine):
