@@ -2,7 +2,8 @@
 
 A folder holds `adapters.safetensors` and `adapter_config.json`, as mlx-lm writes and reads them. One more entry in the
 configuration, `diffucoder_base`, names the checkpoint that the adapter belongs to. An adapter without it is checked by its
-shapes alone. Adapters in PEFT's layout are read too, see `peft`.
+shapes alone. `diffucoder_gate` is `masks` for an adapter that acts on the rows of masks only, see `gated`. Adapters in PEFT's
+layout are read too, see `peft`.
 """
 
 import math
@@ -21,7 +22,7 @@ from .models.transformer import DiffusionModel
 from .peft import apply_peft
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
-BASE = "diffucoder_base"
+BASE, GATE = "diffucoder_base", "diffucoder_gate"
 KINDS = ("lora", "dora")
 LEAVES = ("lora_a", "lora_b", "m")
 
@@ -64,6 +65,10 @@ def apply_adapter(model: DiffusionModel, folder: Path, base_name: str) -> None:
     except (OSError, RuntimeError, SafetensorError) as error:
         what = known_content(folder / WEIGHTS) or f"cannot be read ({str(error).splitlines()[0]})"
         raise CheckpointError(f"{folder / WEIGHTS}: {what}") from None
+    if config.get(GATE):
+        from .gated import gate_adapters
+
+        gate_adapters(model)
     if extra := sorted(names - adapter_names(model)):
         raise CheckpointError(
             f"{folder / WEIGHTS}: has {extra[0]}, for which {CONFIG} names no layer; the two do not belong together"
@@ -84,6 +89,8 @@ def _check(config: dict[str, Any], path: Path) -> None:
     kind = config.get("fine_tune_type", "lora")
     if kind not in KINDS:
         raise CheckpointError(f"{path}: fine_tune_type is {kind!r}, not one of {', '.join(KINDS)}")
+    if config.get(GATE, "masks") != "masks" or (GATE in config and kind != "lora"):
+        raise CheckpointError(f'{path}: {GATE} is {config[GATE]!r} with {kind}; it is "masks", and only for lora')
     settings = config.get("lora_parameters")
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path}: has no lora_parameters; is this the file of an adapter?")

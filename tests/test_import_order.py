@@ -30,6 +30,7 @@ ORDER = [
     "checkpoint",
     "hub",
     "peft",
+    "gated",
     "adapter",
     "memory",
     "catalogue",

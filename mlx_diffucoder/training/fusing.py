@@ -5,10 +5,10 @@ from typing import Any
 
 from mlx.utils import tree_unflatten
 
-from ..adapter import apply_adapter
+from ..adapter import CONFIG, GATE, apply_adapter
 from ..checkpoint import build, hub_name
 from ..errors import ConvertError
-from ..files import new_folder
+from ..files import new_folder, read_json
 from ..tokenizer import Tokenizer
 from .learners import write_model
 
@@ -20,7 +20,7 @@ def fuse(folder: Path, adapter: Path, out: Path, *, dequantize: bool = False) ->
 
     Raises:
         CheckpointError, ConfigError: a folder cannot be loaded, or the adapter belongs to another model.
-        ConvertError: `out` cannot be written, or there is nothing to dequantize.
+        ConvertError: `out` cannot be written, there is nothing to dequantize, or the adapter is gated.
     """
     with new_folder(out) as unfinished:
         model, raw = build(folder)
@@ -29,6 +29,11 @@ def fuse(folder: Path, adapter: Path, out: Path, *, dequantize: bool = False) ->
             raise ConvertError("dequantize: the model is not quantized", field="dequantize")
         tokenizer = Tokenizer.load(folder)
         apply_adapter(model, adapter.expanduser(), hub_name(folder))
+        if read_json(adapter.expanduser() / CONFIG).get(GATE):
+            raise ConvertError(
+                f"{adapter}: is gated: it acts on masks only, and weights act on all tokens, so it cannot be fused; use it"
+                " with --adapter"
+            )
         fused: Any = [(name, one.fuse(dequantize=dequantize)) for name, one in model.named_modules() if hasattr(one, "fuse")]
         model.update_modules(tree_unflatten(fused))
         settings = raw

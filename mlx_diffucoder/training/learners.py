@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..adapter import BASE, CONFIG, KINDS, WEIGHTS, base_identity
+from ..adapter import BASE, CONFIG, GATE, KINDS, WEIGHTS, base_identity
 from ..checkpoint import build
 from ..config import is_number
 from ..errors import CheckpointError, ConfigError, TrainError
@@ -47,6 +47,7 @@ class Tuning:
             whose gradients underflow.
         unpack: hold quantized weights as floats of the same values, rounded to `dtype`. None does so only
             on a CPU, where MLX's quantized products take some fifty times longer.
+        gated: let LoRA act on the rows of masks only, see `gated`.
     """
 
     tune: str = "full"
@@ -56,10 +57,13 @@ class Tuning:
     layers: int | None = None
     dtype: str | None = None
     unpack: bool | None = None
+    gated: bool = False
 
     def __post_init__(self) -> None:
         if self.tune not in TUNES:
             raise TrainError(f"tune must be one of {', '.join(TUNES)}, not {self.tune!r}", field="tune")
+        if self.gated and self.tune != "lora":
+            raise TrainError(f"a gate needs tune lora, not {self.tune}", field="tune")
         for name, low, high in (("rank", 1, 2**12), ("scale", 0, 1e4), ("dropout", 0, 0.99), ("layers", 1, 2**12)):
             check_range(self, name, low, high)
         if self.dtype is not None and self.dtype not in DTYPES:
@@ -112,7 +116,7 @@ def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unrea
         model.unfreeze()
         return _whole(model, tokenizer, identity, raw, folder)
     config = add_adapters(model, tuning, seed)
-    identity |= {"num_layers": config["num_layers"], **config["lora_parameters"]}
+    identity |= {"num_layers": config["num_layers"], **config["lora_parameters"]} | ({"gated": True} if tuning.gated else {})
     return Learner(
         model,
         tokenizer,
@@ -188,7 +192,13 @@ def add_adapters(model: DiffusionModel, tuning: Tuning, seed: int) -> dict[str, 
     model.freeze()
     mx.random.seed(seed)
     linear_to_lora_layers(model=model, num_layers=layers, config=parameters, use_dora=tuning.tune == "dora")
-    return {"fine_tune_type": tuning.tune, "num_layers": layers, "lora_parameters": parameters}
+    config = {"fine_tune_type": tuning.tune, "num_layers": layers, "lora_parameters": parameters}
+    if not tuning.gated:
+        return config
+    from ..gated import gate_adapters
+
+    gate_adapters(model)
+    return {**config, GATE: "masks"}
 
 
 def _write_adapter(folder: Path, model: nn.Module, *, config: dict[str, Any]) -> None:

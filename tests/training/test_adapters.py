@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_diffucoder import load
 from mlx_diffucoder.convert import ConvertConfig, convert
 from mlx_diffucoder.errors import CheckpointError, ConvertError, TrainError
+from mlx_diffucoder.models.transformer import PositionedKVCache
 from mlx_diffucoder.training.fusing import fuse
 from mlx_diffucoder.training.learners import Tuning, from_checkpoint
 
@@ -94,9 +95,41 @@ def test_an_adapter_of_another_model_is_refused_and_says_of_which(tmp_path, floa
         load(other, adapter=tmp_path / "a")
 
 
+def test_a_gated_adapter_changes_the_rows_of_masks_only(tmp_path, floats):
+    learner = trained(floats, tmp_path / "a", gated=True)
+    (base, _), (gated, _) = load(floats, dtype="float32"), load(floats, dtype="float32", adapter=tmp_path / "a")
+    mask_id = base.config.mask_token_id
+    known, text = TOKENS.shape[1], mx.concatenate([TOKENS, mx.full((1, 4), mask_id), TOKENS[:, :2]], axis=1)
+    assert (base(TOKENS) == gated(TOKENS)).all()
+    blind = np.ones((text.shape[1], text.shape[1]), dtype=bool)
+    blind[np.array(text[0]) != mask_id] = np.array(text[0]) != mask_id  # known tokens attend to known ones, masks to all
+    seen = mx.array(blind)
+    caches = [PositionedKVCache(mx.arange(text.shape[1])[None], text.shape[1], []) for _ in range(2)]
+    before, after = (model(text, mask=seen, kv=kv) for model, kv in zip((base, gated), caches, strict=True))
+    masks = np.array(text[0]) == mask_id
+    assert (np.array(before)[0, ~masks] == np.array(after)[0, ~masks]).all()
+    assert np.abs(np.array(before - after)[0, masks]).max(axis=-1).min() > 1e-3
+    for (keys, values), (new_keys, new_values) in zip(*(kv.layers for kv in caches), strict=True):
+        assert (np.array(keys == new_keys)[:, :, ~masks]).all() and (np.array(values == new_values)[:, :, ~masks]).all()
+    rows = mx.array([known, 0, known + 1])
+    found, every = gated.model(text, 0, seen, None, rows), gated.model(text, 0, seen, None)
+    assert mx.allclose(found, every[:, rows], atol=1e-5)
+    learner.model.eval()
+    assert mx.allclose(gated(text), learner.model(text), atol=1e-5)
+
+
+def test_a_gated_adapter_is_not_fused(tmp_path, floats):
+    trained(floats, tmp_path / "a", gated=True)
+    with pytest.raises(ConvertError, match=r"a: is gated: .* use it with --adapter"):
+        fuse(floats, tmp_path / "a", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [
+        ({"diffucoder_gate": "all"}, "diffucoder_gate is 'all' with lora"),
+        ({"diffucoder_gate": "masks", "fine_tune_type": "dora"}, "diffucoder_gate is 'masks' with dora"),
         ({"num_layers": "two"}, "num_layers is 'two'"),
         ({"lora_parameters": None}, "has no lora_parameters"),
         ({"lora_parameters": {"rank": 0, "scale": 1.0, "dropout": 0.0}}, "rank is 0"),
