@@ -47,6 +47,7 @@ ORDER = [
     "divergence",
     "evaluation",
     "best_of",
+    "run",
     "convert",
     "training",
     "bench",

@@ -9,7 +9,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """The console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
     try:
-        from .output import open_streams
+        from .terminal import open_streams
 
         open_streams()
         from .app import run

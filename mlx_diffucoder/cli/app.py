@@ -10,8 +10,9 @@ import typer
 from .. import __version__
 from ..errors import DiffucoderError
 from . import bench, chat, compare, config, convert, doctor, eval, fuse, generate, infill, models, rules, serve, trace, train
+from .command import print_error
 from .settings import Schema, Settings
-from .terminal import code_of, fail, print_error, terminable
+from .terminal import code_of, fail, terminable
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, one line on stderr says why; 2 wrong usage; 130 stopped by Ctrl-C, what was finished is"

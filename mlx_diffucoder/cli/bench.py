@@ -13,7 +13,7 @@ from ..errors import BenchError
 from ..files import check_output, write_output
 from . import options
 from .command import Command, examples
-from .output import note, put, put_json
+from .terminal import note, put, put_json
 
 HERE = "here"
 SUBCOMMANDS = {"--card": "card", "--predict": "predict", "--tune": "tune"}

@@ -12,10 +12,8 @@ from ..config import PRESETS, GenerationConfig, preset_fields
 from ..errors import ChatError, ConfigError, DiffucoderError, did_you_mean
 from . import options
 from .chat_input import BLOCK, Message, open_input
-from .command import Command, examples
-from .output import note, put, put_json
-from .run import Run
-from .terminal import Terminated, code_of, edit_text, print_error
+from .command import Command, examples, print_error
+from .terminal import Terminated, code_of, edit_text, note, print_numbers, put, put_json
 
 if TYPE_CHECKING:
     from .model_option import Opened
@@ -158,7 +156,9 @@ class Conversation:
     def _ask(self, text: str, chat: Chat) -> None:
         """Answer a message; it joins `chat` together with the finished part of its answer."""
         from ..generation import tokens_left
+        from ..run import Run
         from ..trace.writer import next_trace
+        from .progress import follow
 
         self.last = text
         _, model, tokenizer, config = self.opened
@@ -167,11 +167,11 @@ class Conversation:
         tokenizer.check_length(text, model.config.max_position_embeddings)
         ids, dropped = chat.prompt(tokenizer, text, most)
         file = next_trace(self.trace) if self.trace else None
-        run = Run(self.opened, [*ids, *prefill], stream=not self.as_json, live=self.live, trace=file)
+        run = Run(*self.opened, [*ids, *prefill], trace=file)
         if dropped > self.dropped:
             note(f"the context is full: the oldest {dropped} of {len(chat.turns)} turns are dropped")
         self.dropped = dropped
-        stop = run.go()
+        stop, lines = follow(run, stream=not self.as_json, live=self.live)
         answer = run.answer.text.strip("\n")
         if answer.strip():
             self.chat = chat.with_turn(text, answer)
@@ -182,7 +182,7 @@ class Conversation:
         elif file:
             note(f"trace written to {file}")
         if self.verbose:
-            run.print_numbers()
+            print_numbers({**run.stats.lines(), **lines})
         if stop and (not self.input.typed or isinstance(stop, Terminated)):
             raise stop
         if stop:

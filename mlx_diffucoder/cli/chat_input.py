@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ChatError, PromptError
 from ..file_kinds import LARGEST_JSON, check_regular, read_bytes
-from .output import note
-from .terminal import can_draw
+from .terminal import can_draw, note
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession

@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import ConfigError, DiffucoderError, PromptError
-from .output import note
+from .terminal import fail, note
 
 Words = tuple[str, ...]
 """A command's name: `("generate",)`, `("config", "list")`."""
@@ -215,6 +215,11 @@ def with_option(error: DiffucoderError) -> str:
 def is_usage(error: DiffucoderError) -> bool:
     """Whether an option is wrong by itself. Of a prompt, or a setting, that cannot work, only the run has failed."""
     return error.field is not None and not isinstance(error, PromptError)
+
+
+def print_error(error: DiffucoderError) -> int:
+    """As `fail`, with the option in place of the field that an error names. The code is 2 where an option is wrong."""
+    return fail(with_option(error), 2 if is_usage(error) else 1)
 
 
 def _kind(annotation: Any) -> tuple[type, bool]:

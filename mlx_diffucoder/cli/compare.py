@@ -11,7 +11,7 @@ from ..errors import CheckpointError, ConfigError, ExecutionError
 from ..formatting import format_bytes
 from . import options
 from .command import Command, examples
-from .output import cell, put_json
+from .terminal import cell, put_json
 
 if TYPE_CHECKING:
     from rich.table import Table

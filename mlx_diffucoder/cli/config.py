@@ -14,9 +14,8 @@ from ..errors import SettingsError
 from ..files import write_atomically
 from .command import Command, Option, examples
 from .options import Json, Quiet
-from .output import note, put, put_json
 from .settings import Key, Schema, Settings, config_path, read_file
-from .terminal import edit_file, fail
+from .terminal import edit_file, fail, note, put, put_json
 
 HEAD = """# Defaults of diffucode. `diffucode config list --all` lists the keys.
 # model = "pocket"          for all commands

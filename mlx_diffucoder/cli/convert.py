@@ -13,7 +13,7 @@ from ..errors import HubError
 from ..formatting import format_bytes
 from . import options
 from .command import Command, examples
-from .output import note, put
+from .terminal import note, put
 
 if TYPE_CHECKING:
     from ..convert import ConvertConfig, Plan

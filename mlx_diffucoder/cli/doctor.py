@@ -13,7 +13,7 @@ from ..errors import DoctorError
 from ..formatting import format_bytes, format_seconds
 from .command import Command, examples
 from .options import Json, Model, Quiet
-from .output import note, put
+from .terminal import note, put
 
 if TYPE_CHECKING:
     from ..bench.self_test import Check

@@ -1,6 +1,6 @@
 """`diffucode eval`: measure pass@k on a task file, and its cost."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import HOLES
-from ..errors import ConfigError, TaskError, did_you_mean
+from ..config import HOLES, GenerationConfig
+from ..errors import ConfigError, TraceError
 from . import options
-from .command import Command, examples
-from .output import put, put_json
-from .terminal import code_of
+from .command import Command, examples, options_of
+from .terminal import code_of, note, put, put_json
 
 if TYPE_CHECKING:
     from ..evaluation import Limits, Result, Summary
+    from ..evaluation.answers import Answers
     from ..tasks import Task
-    from .eval_answers import Answers
 
 
 TasksFile = Annotated[Path, typer.Argument(help="A task file of HumanEval, MBPP or EvalPlus; rows with a suffix are holes.")]
@@ -44,6 +43,12 @@ CompareOrders = Annotated[
 TraceFolder = Annotated[
     Path | None, options.in_output(metavar="FOLDER", help="Write the steps of each answer to a file in this folder.")
 ]
+
+WITH_SAMPLES = {
+    *("tasks", "samples", "no_extract", "k", "only", "skip", "limit", "out"),
+    *("timeout", "memory", "allow_code_execution", "sandbox", "as_json", "quiet"),
+}
+"""The parameters that have a meaning where no model answers."""
 
 app = typer.Typer()
 
@@ -110,10 +115,10 @@ def evaluate(
 
 def _evaluate(context: typer.Context) -> int:
     from ..evaluation import Summary
-    from ..evaluation.orders import CONFIDENCE
+    from ..evaluation.answers import choose_tasks
+    from ..evaluation.orders import CONFIDENCE, ORDERS
     from ..evaluation.results_file import check_results_file
     from ..tasks import read_tasks
-    from .eval_answers import ORDERS, of_file, of_model
 
     given = context.params
     options.require_code_execution(given["allow_code_execution"], "eval")
@@ -129,11 +134,11 @@ def _evaluate(context: typer.Context) -> int:
     files = {name: _file_of(given["out"], name) for name in (ORDERS if orders else ("",))}
     for file in filter(None, files.values()):
         check_results_file(file)
-    tasks = _chosen(every, given)
+    tasks = choose_tasks(every, given["only"] or (), given["skip"] or (), given["tasks"])[: given["limit"]]
     if given["samples"]:
-        runs = {"": of_file(context, every, tasks, limits, ks[-1])}
+        runs = {"": _of_file(context, every, tasks, limits, ks[-1])}
     else:
-        runs = of_model(context, tasks, config, limits, ks[-1])
+        runs = _of_model(context, tasks, config, limits, ks[-1])
     found, stop = _score(runs, files, every, limits, given)
     summaries = {name: Summary.of(results, ks, given["tile"]) for name, results in found.items()}
     if orders:
@@ -145,6 +150,70 @@ def _evaluate(context: typer.Context) -> int:
     else:
         _print_table(runs[""].name + ", infilling" * infilling, summaries, costs=not given["samples"])
     return code_of(stop) if stop else 0
+
+
+def _of_model(
+    context: typer.Context, tasks: "Sequence[Task]", config: GenerationConfig, limits: "Limits", k: int
+) -> "dict[str, Answers]":
+    """Answers of a model: by `ORDERS`, or by "" where they have one order."""
+    from ..evaluation.answers import Answers
+    from ..evaluation.orders import ORDERS, in_both_orders
+    from .model_option import open_model
+
+    given = context.params
+    samples, folder, orders = given["num_samples"], given["trace"], given["compare_orders"]
+    if k > samples:
+        raise ConfigError(f"-k {k} needs at least as many answers to each task; add --num-samples {k}", field="-k")
+    if samples > 1 and config.temperature == 0:
+        same = f"temperature 0 gives the same answer {samples} times"
+        raise ConfigError(f"{same}; set it above 0, or remove --num-samples", field="temperature")
+    if given["no_extract"]:
+        raise ConfigError("--no-extract is for answers from a file; add --samples FILE", field="--no-extract")
+    folders = {name: folder and folder / name for name in (ORDERS if orders else ("",))}
+    for one in filter(None, (folder, *folders.values())):
+        _make(one)
+    name, model, tokenizer, config = open_model(context, config, verbose=True)
+    if orders and tokenizer.sizes:
+        about = f"{model.family.name} models, whose canvas changes its length"
+        raise ConfigError(f"--compare-orders is not for {about}", field="--compare-orders")
+    configs = in_both_orders(config, model.shift) if orders else {"": config}
+    return {
+        order: Answers.from_model(name, model, tokenizer, own, tasks, samples=samples, limits=limits, traces=folders[order])
+        for order, own in configs.items()
+    }
+
+
+def _of_file(context: typer.Context, every: "Sequence[Task]", tasks: "Sequence[Task]", limits: "Limits", k: int) -> "Answers":
+    """The answers in a file. Ids without a task, and tasks without an answer, are named on stderr."""
+    from ..evaluation.answers import Answers
+
+    for option in options_of(context.command):
+        source = context.get_parameter_source(option.parameter)
+        if option.parameter not in WITH_SAMPLES and source and source.name == "COMMANDLINE":
+            name = option.names[0]
+            raise ConfigError(f"{name} is for answers of a model; remove it, or --samples", field=name)
+    path, extract = context.params["samples"], not context.params["no_extract"]
+    answers = Answers.from_file(path, every, tasks, limits=limits, extract=extract)
+    most, missing, unknown = answers.report.values()
+    if unknown:
+        note(f"note: {context.params['tasks']} has no task for these ids in {path}: {_some(unknown)}")
+    if missing:
+        note(f"note: {path} has no answer to these tasks, which are not counted: {_some(missing)}")
+    if k > most:
+        raise ConfigError(f"-k {k} needs at least as many answers to each task; {path} has at most {most}")
+    return answers
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise TraceError(f"--trace {folder}: cannot create this folder ({error.strerror or error})") from None
+
+
+def _some(ids: list[str]) -> str:
+    more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+    return ", ".join(ids[:10]) + more
 
 
 def _file_of(out: Path | None, order: str) -> Path | None:
@@ -161,6 +230,7 @@ def _score(
 ) -> "tuple[dict[str, Sequence[Result]], KeyboardInterrupt | None]":
     """The results of each run, and the Ctrl-C or SIGTERM that stopped them, if one did: the runs after it have their file's."""
     from ..evaluation.results_file import ResultsFile, identity
+    from .progress import counting
 
     found: dict[str, Sequence[Result]] = {}
     stop: KeyboardInterrupt | None = None
@@ -172,45 +242,18 @@ def _score(
             coming = answers.results(results)
             if not found:
                 options.tell_sandbox(limits, given)
-            stop = stop or _collect(coming, results, len(answers.keys), name, file.add if file else None)
+            try:
+                with counting(f"evaluating, {name}" if name else "evaluating", len(answers.keys)) as advance:
+                    advance(len(results))
+                    for result in coming if stop is None else ():
+                        if file:
+                            file.add(result)
+                        results[result.task_id, result.sample] = result
+                        advance(1)
+            except KeyboardInterrupt as stopped:
+                stop = stopped
         found[name] = list(results.values())
     return found, stop
-
-
-def _chosen(tasks: "Sequence[Task]", given: Mapping[str, Any]) -> "Sequence[Task]":
-    """The tasks that `--only`, `--skip` and `--limit` leave."""
-    ids = [task.id for task in tasks]
-    for flag in ("only", "skip"):
-        for name in given[flag] or ():
-            if name not in ids:
-                raise TaskError(f"--{flag} {name}: {given['tasks']} has no task with this id{did_you_mean(name, ids)}")
-    left = [task for task in tasks if task.id in (given["only"] or ids) and task.id not in (given["skip"] or ())]
-    if not left:
-        raise TaskError("--only and --skip leave no task; remove one of them")
-    return left[: given["limit"]]
-
-
-def _collect(
-    coming: "Iterator[Result]",
-    results: "dict[tuple[str, int], Result]",
-    total: int,
-    name: str,
-    keep: "Callable[[Result], None] | None",
-) -> KeyboardInterrupt | None:
-    """Gather results as they come. Returns the Ctrl-C or SIGTERM that stopped it, if one did."""
-    from .progress import counting
-
-    try:
-        with counting(f"evaluating, {name}" if name else "evaluating", total) as advance:
-            advance(len(results))
-            for result in coming:
-                if keep:
-                    keep(result)
-                results[result.task_id, result.sample] = result
-                advance(1)
-    except KeyboardInterrupt as stop:
-        return stop
-    return None
 
 
 def _report_orders(
@@ -232,12 +275,8 @@ def _report_orders(
     _print_table(next(iter(runs.values())).name, summaries, costs=True)
     for name, answers in runs.items():
         put("{}: {rule} on {window}".format(name, **answers.report["config"]))
-    put(f"passed: {difference.both} in both orders, {difference.neither} in neither")
-    put(f"passed: {difference.only_left_to_right} only from left to right, {difference.only_confidence} only by confidence")
-    if difference.points is not None and difference.interval is not None:
-        low, high = difference.interval
-        ends = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
-        put(f"left to right gains {100 * difference.points:+.1f} points of pass@1 ({ends})")
+    for line in difference.lines():
+        put(line)
 
 
 def _print_table(name: str, summaries: "Mapping[str, Summary]", *, costs: bool) -> None:
@@ -248,27 +287,7 @@ def _print_table(name: str, summaries: "Mapping[str, Summary]", *, costs: bool) 
     compared = len(summaries) > 1
     heads = [Column(order) for order in summaries]
     table = Table(Column(justify="right"), *heads, title=name, show_header=compared)
-    columns = [_cells(summary, costs=costs) for summary in summaries.values()]
+    columns = [summary.lines(costs=costs) for summary in summaries.values()]
     for label in columns[0]:
         table.add_row(label, *(column.get(label, "") for column in columns))
     Console().print(table)
-
-
-def _cells(summary: "Summary", *, costs: bool) -> dict[str, str]:
-    """The numbers of a run for people, by their label."""
-    rows = {f"pass@{k}": "-" if value is None else f"{100 * value:.1f} %" for k, value in summary.pass_at.items()}
-    if summary.interval:
-        low, high = summary.interval
-        rows["pass@1"] += f"  (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
-    rows |= {
-        "tasks": f"{summary.tasks}",
-        "answers passed": f"{summary.passed} of {summary.answers}",
-        "failures": ", ".join(f"{kind} {count}" for kind, count in summary.failures.items() if count) or "none",
-    }
-    if costs:
-        rows |= {
-            "forwards per answer (NFE)": f"{summary.nfe:.2f}",
-            **summary.stats.lines(),
-            "unresolved masks": f"{summary.unresolved_masks}",
-        }
-    return rows

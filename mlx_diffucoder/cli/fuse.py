@@ -8,7 +8,7 @@ import typer
 from ..formatting import format_bytes
 from .command import Command, examples
 from .options import Model, Quiet, Refresh, Revision, Yes
-from .output import note, put
+from .terminal import note, put
 
 app = typer.Typer()
 

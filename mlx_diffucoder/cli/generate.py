@@ -10,9 +10,7 @@ from ..config import HOLES, GenerationConfig
 from ..errors import ConfigError, ExecutionError
 from . import options
 from .command import Command, examples
-from .output import put, put_bytes, put_json
-from .run import Run, stats_of
-from .terminal import code_of, print_numbers, read_prompt
+from .terminal import code_of, print_numbers, put, put_bytes, put_json, read_prompt
 
 if TYPE_CHECKING:
     from ..best_of import Ranked
@@ -107,8 +105,10 @@ def _check(context: typer.Context) -> None:
 
 
 def _generate(context: typer.Context, prompt: str, config: GenerationConfig) -> int:
+    from ..run import Run
     from ..trace.writer import check_trace
     from .model_option import open_model
+    from .progress import follow
 
     given = context.params
     if given["lock"] is not None and (given["count"] > 1 or given["rank"] or given["tests"] is not None):
@@ -120,12 +120,12 @@ def _generate(context: typer.Context, prompt: str, config: GenerationConfig) -> 
         return _fill(opened, prompt, given)
     if given["count"] > 1 or given["rank"] or given["tests"]:
         return _best_of(opened, prompt, given)
-    run = Run(opened, prompt, stream=not given["as_json"], live=given["live"], trace=given["trace"], tile=given["tile"])
-    stop = run.go()
+    run = Run(*opened, prompt, trace=given["trace"], tile=given["tile"])
+    stop, lines = follow(run, stream=not given["as_json"], live=given["live"])
     if given["as_json"]:
         put_json(run.report(interrupted=stop is not None))
     if given["verbose"]:
-        run.print_numbers()
+        print_numbers({**run.stats.lines(), **lines})
     return code_of(stop) if stop else 0
 
 
@@ -137,6 +137,7 @@ def _best_of(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
     """
     from ..best_of import best_of, read_tests
     from ..generation import prompt_ids
+    from ..run import stats_of
     from ..trace.writer import trace_writer
     from .progress import waiting
 
@@ -174,6 +175,7 @@ def _fill(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
     """Fill the holes of a template, with the prompt before it, and print it. Returns the exit code."""
     from ..infilling.file import cut, named, read_bytes
     from ..infilling.fill import fill
+    from ..run import stats_of
     from ..trace.writer import trace_writer
     from .progress import waiting
 

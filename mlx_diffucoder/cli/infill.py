@@ -13,9 +13,7 @@ from ..infilling.editor import read_request
 from ..infilling.file import HoleFile, check_replaceable, cut, diff_of, name_of, named, newline_of, read_bytes, replace_file
 from . import options
 from .command import Command, examples
-from .output import put_bytes, put_json
-from .run import stats_of
-from .terminal import print_numbers
+from .terminal import print_numbers, put_bytes, put_json
 
 if TYPE_CHECKING:
     from ..infilling.fill import Filled
@@ -97,6 +95,7 @@ def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
     parts, message = request or (file.parts if file else [], None)
     instruction = given["instruction"] or message
     from ..infilling.fill import check_settings, fill
+    from ..run import stats_of
     from ..trace.writer import trace_writer
     from .model_option import ModelOption, load_named
     from .progress import waiting

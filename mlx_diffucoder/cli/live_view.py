@@ -15,7 +15,7 @@ from rich.style import Style
 
 from ..decoding.canvas import count_up_to_end
 from ..trace.cells import ASCII, Marks, cells_of
-from .screen import QUIET, Styled, action, highlighter, page, paint, status, wrap
+from ..trace.screen import QUIET, Styled, action, highlighter, page, paint, status, wrap
 
 if TYPE_CHECKING:
     from ..decoding.canvas import Canvas

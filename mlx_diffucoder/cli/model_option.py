@@ -17,10 +17,9 @@ from ..installed import CONVERSIONS, full_name
 from ..loading import DEFAULT_MODEL, POCKET, check_dtype, load, local_folder, resolve
 from ..memory import fit_of, memory_to_run, working_set
 from .options import DECODING_FIELDS
-from .output import note
 from .progress import reading, waiting
 from .settings import Settings
-from .terminal import can_draw
+from .terminal import can_draw, note
 
 if TYPE_CHECKING:
     from ..bench.subjects import Subject

@@ -10,7 +10,7 @@ from ..errors import CheckpointError, did_you_mean
 from ..formatting import format_bytes
 from . import options
 from .command import Command, Group, examples, refuse_options
-from .output import note, put, put_json
+from .terminal import note, put, put_json
 
 if TYPE_CHECKING:
     from ..bench.ceilings import Ceilings

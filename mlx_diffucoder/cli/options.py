@@ -19,8 +19,8 @@ from ..choices import RULES, WINDOWS
 from ..config import ALGORITHMS, PRESET_NAMES, PRESETS, PUBLISHED, GenerationConfig
 from ..errors import ConfigError, ExecutionError
 from .command import options_of
-from .output import note
 from .settings import DTYPES, Settings
+from .terminal import note
 
 if TYPE_CHECKING:
     from ..evaluation import Limits

@@ -1,9 +1,9 @@
-"""Progress bars on stderr, if it is a terminal."""
+"""Progress of long work: bars on stderr if it is a terminal, and the canvas or the text of a generation."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -22,10 +22,11 @@ from rich.progress import (
 from rich.table import Column
 
 from ..formatting import format_bytes, visible
-from .output import note
-from .terminal import can_draw
+from .terminal import can_draw, is_file, is_live, note, put
 
 if TYPE_CHECKING:
+    from ..decoding.result import Step
+    from ..run import Run
     from ..training.trainer import Report
 
 
@@ -147,3 +148,57 @@ def _numbers(report: "Report") -> str:
     news = "".join(f"  {name} {value:.3f}" for name, value in report.news.items())
     speed = f"{report.tokens_per_second:.0f} tokens/s  {format_bytes(report.memory)}"
     return f"loss {report.loss:.4f}{news}{valid}  rate {report.rate:.1e}  {speed}"
+
+
+def follow(run: "Run", *, stream: bool, live: bool) -> tuple[KeyboardInterrupt | None, dict[str, str]]:
+    """Generate, and show the canvas on a terminal or stream the text.
+
+    Args:
+        stream: print the text on stdout.
+        live: show the canvas if stdout and stderr are terminals.
+
+    Returns:
+        The Ctrl-C or SIGTERM that stopped it, if one did, and what `-v` prints of it besides the run's numbers.
+    """
+    canvas = is_live(live and stream)
+    stopped, written, lines = None, "", dict[str, str]()
+    try:
+        with _canvas(run, lines) if canvas else _denoising(run, stream=stream) as show, closing(run.steps()) as steps:
+            for step in steps:
+                show(step)
+                if stream and not canvas:
+                    text = run.answer.final_text(run.config.until)
+                    put(text[len(written) :], end="", flush=True)
+                    written = text
+    except KeyboardInterrupt as stop:
+        stopped = stop
+    if stream:
+        rest = run.answer.text[len(written) :]
+        put(rest, end="" if (written + rest).endswith("\n") else "\n", flush=True)
+    return stopped, lines
+
+
+@contextmanager
+def _canvas(run: "Run", lines: dict[str, str]) -> "Iterator[Callable[[Step], None]]":
+    """Show the canvas, and add the time that this took to `lines`."""
+    from ..choices import block_length_of
+    from ..generation import canvas_of
+    from .live_view import Live
+
+    canvas = canvas_of(run.tokenizer, [run.ids], run.config)
+    given = len(run.tokenizer.encode_plain(run.config.prefill))
+    with Live(canvas, run.tokenizer.piece, given, block_length=block_length_of(run.config.window)) as view:
+        try:
+            yield view.show
+        finally:
+            lines["drawing the canvas"] = f"{100 * view.spent / max(run.seconds, 1e-9):.2f} % of the time"
+
+
+@contextmanager
+def _denoising(run: "Run", *, stream: bool) -> "Iterator[Callable[[Step], None]]":
+    """Show a bar on stderr, unless the answer itself may appear on the same terminal."""
+    if not sys.stderr.isatty() or (stream and not is_file(sys.stdout)):
+        yield lambda step: None
+    else:
+        with counting("denoising", run.config.max_tokens) as advance:
+            yield lambda step: advance(len(step.committed))

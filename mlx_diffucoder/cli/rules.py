@@ -11,7 +11,7 @@ from ..choices import RULES, WINDOWS, Choices, Parameter
 from ..config import PRESETS
 from .command import Command, examples
 from .options import Json, Quiet
-from .output import put
+from .terminal import put
 
 app = typer.Typer()
 

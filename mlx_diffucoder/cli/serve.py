@@ -8,7 +8,7 @@ from ..config import HOLES, GenerationConfig
 from ..errors import ConfigError, ServerError, one_of
 from . import options
 from .command import Command, examples
-from .output import note, put
+from .terminal import note, put
 
 EDITORS = ("llama.vim", "zed", "continue", "vscode", "minuet")
 in_server = options.panel("Server")

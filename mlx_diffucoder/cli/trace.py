@@ -12,7 +12,7 @@ from ..choices import block_length_of
 from ..errors import ConfigError
 from .command import Command, examples
 from .options import Json, Quiet
-from .output import cell, note, put, put_json
+from .terminal import cell, note, put, put_json
 
 if TYPE_CHECKING:
     from ..trace.run import Trace

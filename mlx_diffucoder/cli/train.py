@@ -10,8 +10,7 @@ import typer
 from ..training.settings import GrpoSettings, TrainSettings
 from . import options
 from .command import Command, Group, examples, refuse_options
-from .output import note, put
-from .terminal import stop_signals
+from .terminal import note, put, stop_signals
 
 if TYPE_CHECKING:
     from ..training.job import Job

@@ -10,6 +10,8 @@ from ..config import EPS, PRESETS, GenerationConfig
 from ..statistics import confidence_interval
 from .run import Result
 
+ORDERS = ("left-to-right", "confidence")
+"""The names of the two runs."""
 CONFIDENCE: Mapping[str, Any] = {"rule": "schedule", "window": DefaultWindow("sliding:width=24,suffix=4")}
 """The most certain mask first: one token a step, of the 24 masks from the first one on."""
 
@@ -29,6 +31,11 @@ def left_to_right(config: GenerationConfig, shift: int) -> GenerationConfig:
         window = config.window
     alg = "entropy" if config.alg == "origin" else config.alg
     return replace(config, rule="leftmost", window=window, steps=None, alg=alg, alg_temp=0.0, eps=EPS, reference=False)
+
+
+def in_both_orders(config: GenerationConfig, shift: int) -> dict[str, GenerationConfig]:
+    """The configurations of `ORDERS`: `left_to_right`, and the given one."""
+    return dict(zip(ORDERS, (left_to_right(config, shift), config), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +73,15 @@ class Difference:
             points=sum(gains) / len(gains) if gains else None,
             interval=confidence_interval(gains) if gains else None,
         )
+
+    def lines(self) -> list[str]:
+        """The counts for people."""
+        lines = [
+            f"passed: {self.both} in both orders, {self.neither} in neither",
+            f"passed: {self.only_left_to_right} only from left to right, {self.only_confidence} only by confidence",
+        ]
+        if self.points is not None and self.interval is not None:
+            low, high = self.interval
+            ends = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
+            lines.append(f"left to right gains {100 * self.points:+.1f} points of pass@1 ({ends})")
+        return lines

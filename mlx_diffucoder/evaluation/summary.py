@@ -81,3 +81,22 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict. `nfe` is the mean per answer; `positions` and `useful_tokens` are totals."""
         return {**self.accuracy(), "unresolved_masks": self.unresolved_masks, **self.stats.to_dict(), "nfe": self.nfe}
+
+    def lines(self, *, costs: bool) -> dict[str, str]:
+        """The numbers for people, by their label; those of the answers' generation with `costs`."""
+        lines = {f"pass@{k}": "-" if value is None else f"{100 * value:.1f} %" for k, value in self.pass_at.items()}
+        if self.interval:
+            low, high = self.interval
+            lines["pass@1"] += f"  (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+        lines |= {
+            "tasks": f"{self.tasks}",
+            "answers passed": f"{self.passed} of {self.answers}",
+            "failures": ", ".join(f"{kind} {count}" for kind, count in self.failures.items() if count) or "none",
+        }
+        if costs:
+            lines |= {
+                "forwards per answer (NFE)": f"{self.nfe:.2f}",
+                **self.stats.lines(),
+                "unresolved masks": f"{self.unresolved_masks}",
+            }
+        return lines

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_diffucoder.cli.output import put_json, shown
+from mlx_diffucoder.cli.terminal import put_json, shown
 from mlx_diffucoder.formatting import visible
 
 from ..conftest import DATA
@@ -114,7 +114,7 @@ def test_every_print_of_the_command_line_goes_through_one_module():
     for path in CLI.glob("*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         names = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
-        assert path.name == "output.py" or "print" not in names, path
+        assert path.name == "terminal.py" or "print" not in names, path
 
 
 @pytest.mark.parametrize(

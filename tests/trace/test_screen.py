@@ -5,8 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mlx_diffucoder.cli.screen import FRESH, GUESSED, PLAIN, QUIET, REMASKED, TAB, action, highlighter, page, paint, status, wrap
 from mlx_diffucoder.trace.cells import Marks, cells_of
+from mlx_diffucoder.trace.screen import (
+    FRESH,
+    GUESSED,
+    PLAIN,
+    QUIET,
+    REMASKED,
+    TAB,
+    action,
+    highlighter,
+    page,
+    paint,
+    status,
+    wrap,
+)
 
 MASK, END = 1, 2
 PIECES = {END: b"", 10: b"def", 11: b" f", 12: b"()", 13: "漢".encode(), 14: b"\xf0\x9f", 15: b"\x91\x8d", 16: b"\n", 17: b"\xff"}

@@ -1,6 +1,6 @@
 """A canvas as rows of a screen: how each token looks, where lines break, which rows are shown.
 
-Pure: cells in, styled text out. `live_view` decides what goes to the terminal, and when.
+Pure: cells in, styled text out. `cli.live_view` decides what goes to the terminal, and when.
 """
 
 import re
@@ -12,8 +12,8 @@ from rich.cells import get_character_cell_size
 from rich.style import Style
 from rich.syntax import ANSI_DARK, ANSISyntaxTheme
 
-from ..trace.cells import Cell, Marks
-from ..trace.highlight import Highlighter
+from .cells import Cell, Marks
+from .highlight import Highlighter
 
 Styled = list[tuple[str, Style]]
 PLAIN = Style.null()
