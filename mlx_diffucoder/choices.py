@@ -54,6 +54,10 @@ RULES: Choices = {
         {"gamma": Parameter(0.1, 0, 1e6, "The bound on the sum, in nats.")},
     ),
     "leftmost": Choice("Commit the leftmost mask; on the window tree, only what a guess verified."),
+    "forcing": Choice(
+        "Commit every token that is probable enough, and the best of each complete block; for the window forcing only.",
+        {"skip": Parameter(0.9, 0, 1, "The probability that a token must be above.")},
+    ),
 }
 """What `GenerationConfig.rule` can name. `decoding/rules/` holds the code."""
 
@@ -94,6 +98,14 @@ WINDOWS: Choices = {
             "decoded": Parameter(0.95, 0, 1, "Share of a block that completes the next; no effect on what is committed."),
         },
         grows=True,
+    ),
+    "forcing": Choice(
+        "Commit in several blocks at once, none of which sees a later one, and reuse the keys and values of full ones.",
+        {
+            "block": Parameter(16, 1, 2**20, "Positions in a block."),
+            "add": Parameter(0.9, 0, 1, "Share of the last open block that is committed before the next opens."),
+            "decoded": Parameter(0.95, 0, 1, "Share of a block that is committed before each step commits in the next."),
+        },
     ),
     "block-causal": Choice(
         "Fill one block after another, and compute a finished block once more only; for block-causal models.",

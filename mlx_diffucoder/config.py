@@ -6,14 +6,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self
 
 from .choices import RULES, WINDOWS, DefaultLength, DefaultWindow, parse_choice
+from .combinations import EPS as EPS
+from .combinations import check_together
 from .errors import ConfigError, one_of
 
 MAX_STEPS = 2**20  # with more, float32 cannot tell one timestep of the schedule from the next
-EPS = 1e-3
 NEWER = ("threshold", "block_length", "end_ids", "tokens_per_step", "expand_budget", "pad_delete_to_right")
 AUTOMATIC = ("rule", "window", "alg")
-REFERENCES = (("schedule", "whole"), ("schedule", "block-causal"), ("threshold", "block-causal"), ("entropy", "ahead"))
-"""The rules and windows of published decoders."""
+FORCING = ("forcing:skip=0.9", "forcing:block=16,add=0.9")
+"""Block forcing in blocks that fill a tile of 32 rows by two; its rule and its window go together."""
 ALGORITHMS = ("entropy", "maskgit_plus", "topk_margin", "origin")
 
 
@@ -148,7 +149,7 @@ class GenerationConfig:
         parse_choice(self.window, WINDOWS, "window")
         if isinstance(self.max_tokens, DefaultLength):
             object.__setattr__(self, "max_tokens", DefaultLength.of(self.window))
-        self._check_together()
+        check_together(self)
 
     def _check_constraints(self) -> None:
         if not isinstance(self.prefill, str):
@@ -164,45 +165,6 @@ class GenerationConfig:
         if not all(one if isinstance(one, str) else is_number(one, int) and one >= 0 for one in self.ban_tokens):
             raise self._wrong("ban_tokens", "a list of tokens, each as text or id")
 
-    def _check_together(self) -> None:
-        rule, (window, parameters) = self.rule.partition(":")[0], parse_choice(self.window, WINDOWS, "window")
-        in_blocks = window == "block-causal"
-        if self.threshold is not None and self.rule != f"threshold:tau={self.threshold}":
-            raise ConfigError(f"threshold is for the rule threshold, and rule is {self.rule}; leave one out", field="threshold")
-        if self.block_length is not None and (not in_blocks or parameters["length"] != self.block_length):
-            raise ConfigError(
-                f"block_length {self.block_length} does not fit the window {self.window}; leave one out", field="block_length"
-            )
-        if in_blocks:
-            self._check_blocks(int(parameters["length"]))
-        if window == "tree" and rule == "schedule":
-            raise ConfigError("rule schedule cannot commit on the window tree; use threshold, or another rule", field="rule")
-        if self.threshold is not None and "window" in self.auto:
-            return  # `for_model` may give it the window on which a threshold has steps and a reference
-        scheduled = self.alg == "origin" or self.alg_temp or self.eps != EPS
-        if rule != "schedule" and (scheduled or (self.steps is not None and not (in_blocks and rule == "threshold"))):
-            raise ConfigError(f"rule {self.rule} takes no steps, alg_temp, eps or origin; use the rule schedule", field="rule")
-        if self.reference and (rule, window) not in REFERENCES:
-            raise ConfigError("reference needs the rule schedule and the window whole, or entropy and ahead", field="reference")
-
-    def _check_blocks(self, length: int) -> None:
-        """Check what the window block-causal cannot do."""
-        blocks = -(-self.max_tokens // length)
-        if self.eps != EPS or self.alg_temp:
-            name = "alg_temp" if self.alg_temp else "eps"
-            raise ConfigError(f"{name} is for the schedule of timesteps, which the window block-causal does not have", field=name)
-        if self.steps is not None and self.steps % blocks:
-            raise ConfigError(
-                f"steps must be a multiple of {blocks}, the blocks of {length} in max_tokens {self.max_tokens}, not {self.steps}",
-                field="steps",
-            )
-        if self.reference and self.max_tokens % length:
-            raise ConfigError(
-                f"max_tokens must be a multiple of block_length {length} for reference, not {self.max_tokens}", field="max_tokens"
-            )
-        if self.reference and self.alg != "maskgit_plus" and "alg" not in self.auto:
-            raise ConfigError(f"alg must be maskgit_plus for reference on the window block-causal, not {self.alg}", field="alg")
-
     def _choose_for_auto(self) -> None:
         given = {name: getattr(self, name) for name in AUTOMATIC}
         usual = self._usual(None)
@@ -217,6 +179,9 @@ class GenerationConfig:
         length = self.block_length or block_length
         if window == "auto" and length:
             window = f"block-causal:length={length}"
+        forcing = rule.startswith("forcing"), window.startswith("forcing")  # the two go together
+        if any(forcing) and "auto" in (rule, window):
+            rule, window = rule if forcing[0] else FORCING[0], window if forcing[1] else FORCING[1]
         if rule == "auto":
             scheduled = self.steps is not None or self.eps != EPS or self.alg_temp or alg == "origin" or self.reference
             kind = window.partition(":")[0]
@@ -226,7 +191,8 @@ class GenerationConfig:
             rule = "schedule" if scheduled or kind == "drafts" else usual
             rule = rule if self.threshold is None else f"threshold:tau={self.threshold}"
         if window == "auto":
-            window = "whole" if rule == "schedule" else balanced[1]
+            own = balanced[1] if rule == balanced[0] or balanced[0] not in FORCING else PRESETS["balanced"]["window"]
+            window = "whole" if rule == "schedule" else own
         if alg == "auto":
             alg = family.alg if family else "entropy"
         return {"rule": rule, "window": window, "alg": alg}

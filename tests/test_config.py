@@ -131,7 +131,7 @@ def test_the_default_is_balanced_or_the_schedule_where_one_of_its_fields_is(fiel
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_the_default_length_is_short_where_a_forward_costs_more_on_a_longer_canvas(window):
-    usual = 768 if window in ("sliding", "tree", "block-causal") else 256
+    usual = 768 if window in ("sliding", "tree", "block-causal", "forcing") else 256
     config = GenerationConfig(window=window)
     assert config.max_tokens == usual
     assert json.loads(json.dumps(config.to_dict()))["max_tokens"] == usual

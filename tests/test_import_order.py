@@ -14,6 +14,7 @@ ORDER = [
     "file_kinds",
     "files",
     "choices",
+    "combinations",
     "config",
     "plotting",
     "statistics",

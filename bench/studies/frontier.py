@@ -44,6 +44,8 @@ GRID: dict[str, dict[str, Any]] = {
     "tree of 64 rows": {"rule": "threshold:tau=0.95", "window": "tree:rows=64"},
     "tree of 128 rows": {"rule": "threshold:tau=0.95", "window": "tree:rows=128"},
     "tree of 8 rows": {"rule": "threshold:tau=0.95", "window": "tree:rows=8"},
+    "forcing": {"rule": "forcing:skip=0.9", "window": "forcing:block=16,add=0.9"},
+    "forcing, blocks of 32": {"rule": "forcing:skip=0.9", "window": "forcing:block=32,add=0.3"},
     "balanced": dict(PRESETS["balanced"]),
 }
 REFERENCE = "reference, one token a step"

@@ -196,7 +196,7 @@ class _Row:
         self._tokens, self.on_host, self.forwarded = result.tokens, np.array(result.tokens), False
         self.masks = int((self.on_host == canvas.mask_id).sum())
         self._positions += output.forwarded
-        self.done = not self.masks or (self._window.stops_at_end and canvas.finished(self.on_host))
+        self.done = not self.masks or result.done or (self._window.stops_at_end and canvas.finished(self.on_host))
         at, commit = output.positions[0], result.commit[0]
         tokens = (canvas.padded_out(self.on_host) if self.done and not self._config.reference else self.on_host)[0]
         rejected = result.rejected[0] if result.rejected else NO_GUESSES

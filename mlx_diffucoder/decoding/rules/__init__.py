@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ...choices import RULES as PARAMETERS
 from ...choices import parse_choice
 from ...config import GenerationConfig
-from .adaptive import Entropy, EntropyBound, Threshold
+from .adaptive import Entropy, EntropyBound, Forcing, Threshold
 from .base import CommitRule
 from .block_schedule import BlockSchedule
 from .leftmost import Leftmost
@@ -20,6 +20,7 @@ RULES: dict[str, Callable[..., CommitRule]] = {
     "entropy": Entropy,
     "entropy-bound": EntropyBound,
     "leftmost": Leftmost,
+    "forcing": Forcing,
 }
 """The rules by the name `GenerationConfig.rule` gives them; all but `schedule`, whose parameters are fields of the config."""
 

@@ -1,10 +1,10 @@
 """Adaptive commit rules: each step commits every token the model is sure of, and at least one.
 
-A rule is a test, `passes`. The best candidate of every row, of those that the window forces, is committed even if it
-fails the test: so every step commits, and no rule needs more forwards than there are masks.
+A rule is a test, `passes`. The best candidate of every row, or of each group that the window forces, is committed even
+if it fails the test: so every step commits, and no rule needs more forwards than there are masks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
@@ -23,9 +23,7 @@ class Adaptive(WithoutMemory):
         return masked
 
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
-        scores = candidates.scores if candidates.forced is None else mx.where(candidates.forced, candidates.scores, -mx.inf)
-        best = largest(scores, np.ones(len(quota), dtype=np.int64))
-        return candidates.masked & self.passes(candidates) | best
+        return candidates.masked & self.passes(candidates) | _best_of_each(candidates)
 
     def passes(self, candidates: Candidates) -> mx.array:
         """Which candidates pass the test, bool `[B, R]`. The result is ignored where `candidates.masked` is False.
@@ -44,6 +42,20 @@ class Threshold(Adaptive):
 
     def passes(self, candidates: Candidates) -> mx.array:
         return candidates.confidence >= self.tau
+
+
+@dataclass(frozen=True)
+class Forcing(Adaptive):
+    """Probability above `skip`, and the most probable token of each complete block (D2F, arXiv 2508.09192)."""
+
+    skip: float
+
+    def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
+        scores = mx.where(candidates.masked, candidates.confidence, -mx.inf)
+        return super().commit(replace(candidates, scores=scores), quota, key)
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        return candidates.confidence > self.skip
 
 
 @dataclass(frozen=True)
@@ -69,3 +81,12 @@ class EntropyBound(Adaptive):
         certainty = mx.where(candidates.masked, -candidates.entropy, -mx.inf)
         before = mx.where(precedes(certainty), candidates.entropy[:, None, :], 0)
         return before.sum(axis=-1) <= self.gamma
+
+
+def _best_of_each(candidates: Candidates) -> mx.array:
+    """The best masked candidate of each forced group, bool `[B, R]`."""
+    if candidates.forced is None:
+        return largest(candidates.scores, np.ones(len(candidates.positions), dtype=np.int64))
+    group = candidates.forced
+    beaten = precedes(candidates.scores) & (group[:, None, :] == group[:, :, None])
+    return candidates.masked & (group > 0) & ~beaten.any(axis=-1)

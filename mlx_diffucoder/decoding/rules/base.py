@@ -29,8 +29,8 @@ class Candidates:
         masked: bool `[B, R]`, the positions that may be committed. The others only fill the rectangle.
         positions: int32 `[B, R]`, where the candidates are on the canvas; no position twice in a row.
         length: L.
-        forced: bool `[B, R]`, the candidates of which an adaptive rule commits the best, even if it fails the rule's test; None
-            for all.
+        forced: int32 `[B, R]`, the group of each candidate. An adaptive rule commits the best of each group, even if it fails
+            the rule's test; none of group 0. None for a single group.
     """
 
     scores: mx.array

@@ -5,6 +5,7 @@ below, and its name and parameters to `choices.WINDOWS`, from which the command 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from ...choices import WINDOWS as PARAMETERS
@@ -15,6 +16,7 @@ from .base import Window
 from .block_causal import BlockCausal
 from .blocks import Blocks
 from .drafts import Drafts
+from .forcing import Forcing
 from .sliding import Sliding
 from .tree import Tree
 from .whole import Whole
@@ -28,6 +30,7 @@ WINDOWS: dict[str, Callable[..., Window]] = {
     "sliding": Sliding,
     "tree": Tree,
     "ahead": Ahead,
+    "forcing": Forcing,
     "block-causal": BlockCausal,
 }
 """The windows by the name `GenerationConfig.window` gives them."""
@@ -36,4 +39,5 @@ WINDOWS: dict[str, Callable[..., Window]] = {
 def window_for(config: GenerationConfig) -> Window:
     """The window that `config.window` names."""
     name, parameters = parse_choice(config.window, PARAMETERS, "window")
-    return WINDOWS[name](**parameters)
+    window = WINDOWS[name](**parameters)
+    return replace(window, reference=config.reference) if isinstance(window, Forcing) else window

@@ -61,7 +61,7 @@ class AheadState(WindowState):
         first = self._edges[int(np.searchsorted(self._edges, masked.argmax(), side="right"))]  # the end of its block
         predicting = rows_of(hidden, predictor_of(positions, self._canvas.padding, self._shift))
         span = whole_span(self._canvas.padding, length)
-        return ForwardOutput(positions, is_candidate, predicting, length, span, forced=positions < first)
+        return ForwardOutput(positions, is_candidate, predicting, length, span, forced=(positions < first).astype(np.int32))
 
     def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
         """The result on the canvas that was forwarded, which may have more end tokens than the one before the step."""

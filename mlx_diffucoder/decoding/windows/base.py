@@ -34,6 +34,7 @@ class StepResult:
         best, best_probs: int32 and float32 `[B, R, 2]`, the two most probable tokens of each candidate; None
             where the window has no guesses.
         rejected: for each canvas the guesses to show as rejected, int32 `[k, 2]`, as in `Step`; empty for no guesses.
+        done: whether the window fills no mask that is left.
     """
 
     chosen: NDArray[np.int32]
@@ -45,6 +46,7 @@ class StepResult:
     best: NDArray[np.int32] | None = None
     best_probs: NDArray[np.float32] | None = None
     rejected: Sequence[NDArray[np.int32]] = ()
+    done: bool = False
 
 
 class Part(NamedTuple):
@@ -80,7 +82,7 @@ class ForwardOutput:
         guesses: G, how many rows at the end of `hidden` belong to no candidate: `hidden` is `[B, R + G, D]`. A token is
             chosen for these too, and `WindowState.observe` decides what becomes of it.
         certain: bool `[B, R]`, candidates that every rule commits, however sure the model is; None for none.
-        forced: bool `[B, R]`, as in `rules.base.Candidates`.
+        forced: int32 `[B, R]`, as in `rules.base.Candidates`.
     """
 
     positions: NDArray[np.int32]
@@ -90,7 +92,7 @@ class ForwardOutput:
     span: NDArray[np.int32]
     guesses: int = 0
     certain: NDArray[np.bool_] | None = None
-    forced: NDArray[np.bool_] | None = None
+    forced: NDArray[np.int32] | None = None
 
 
 Forward = Generator[Part, mx.array, ForwardOutput]
