@@ -9,7 +9,24 @@ import typer
 
 from .. import __version__
 from ..errors import DiffucoderError
-from . import bench, chat, compare, config, convert, doctor, eval, fuse, generate, infill, models, rules, serve, trace, train
+from . import (
+    bench,
+    chat,
+    compare,
+    config,
+    convert,
+    distill,
+    doctor,
+    eval,
+    fuse,
+    generate,
+    infill,
+    models,
+    rules,
+    serve,
+    trace,
+    train,
+)
 from .command import print_error
 from .settings import Schema, Settings
 from .terminal import code_of, fail, terminable
@@ -28,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+train.app.add_typer(distill.app)
 for command in (generate, infill, chat, serve, convert, eval, compare, train, fuse, doctor, bench, trace, models, rules, config):
     app.add_typer(command.app)  # a group has a name, a single command goes to the top
 

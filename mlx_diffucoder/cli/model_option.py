@@ -144,6 +144,7 @@ def open_learner(given: dict[str, Any]) -> "Learner":
         dropout=given.get("dropout", 0.0),
         layers=None if layers == "all" else int(layers),
         dtype=given["dtype"],
+        gated=given.get("gated", False),
     )
     if (config is None) != (tokenizer is None):
         raise TrainError(

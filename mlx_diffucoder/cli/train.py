@@ -1,6 +1,7 @@
 """`diffucode train`: learn from examples; `diffucode train grpo`: learn from tests that answers pass."""
 
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from .terminal import note, put, stop_signals
 
 if TYPE_CHECKING:
     from ..training.job import Job
+    from ..training.trainer import Trainer
 
 in_training, in_masks = options.panel("Training"), options.panel("Masks")
 ANSWERS = ("max_tokens", "temperature", "top_p", "rule", "window")
@@ -75,7 +77,7 @@ Memory = Annotated[int, options.in_decoding(help="MB for each program; macOS ign
 
 
 class TrainGroup(Group):
-    """`train` trains by itself, and has the subcommand `grpo`."""
+    """`train` trains by itself, and has the subcommands `grpo` and `distill`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse as Typer does. The option `--method`, which chose between the two, is wrong usage (exit code 2)."""
@@ -87,7 +89,7 @@ class TrainGroup(Group):
         return rest
 
 
-app = typer.Typer(name="train", cls=TrainGroup, invoke_without_command=True, subcommand_metavar="[grpo ...]")
+app = typer.Typer(name="train", cls=TrainGroup, invoke_without_command=True, subcommand_metavar="[grpo|distill ...]")
 
 
 @app.callback(
@@ -162,7 +164,7 @@ def _train(context: typer.Context) -> int:
     with counting("reading texts", None) as advance:
         read = Data.read(given["data"], given["valid"], learner.tokenizer, **sizes, advance=advance)
     settings = replace(settings, steps=given["steps"] or read.steps(given["epochs"] or 1, settings))
-    return _start(supervised_job(learner, settings, read, gradient_checkpointing=given["gradient_checkpointing"]), given)
+    return start(supervised_job(learner, settings, read, gradient_checkpointing=given["gradient_checkpointing"]), given)
 
 
 @app.command(
@@ -245,7 +247,7 @@ def _train_grpo(context: typer.Context) -> int:
     settings = replace(settings, steps=given["steps"] or steps_of(plan, len(tasks), given["epochs"] or 1))
     job = grpo_job(learner, settings, plan, tasks, held_out, gradient_checkpointing=given["gradient_checkpointing"])
     options.tell_sandbox(plan.limits, given)
-    return _start(job, given)
+    return start(job, given)
 
 
 def _settings(context: typer.Context) -> TrainSettings:
@@ -259,14 +261,15 @@ def _settings(context: typer.Context) -> TrainSettings:
     return TrainSettings.of_options(given)
 
 
-def _start(job: "Job", given: dict[str, Any]) -> int:
-    """Run a job, or with `--dry-run` only describe it. Returns the exit code."""
+def start(job: "Job", given: dict[str, Any], prepare: "Callable[[Trainer], None]" = lambda trainer: None) -> int:
+    """Run a job, or with `--dry-run` only describe it; `prepare` is called before the run. Returns the exit code."""
     from ..training.trainer import Hooks
     from .progress import training
 
     trainer, outcome = None if given["dry_run"] else job.trainer(given["out"], Hooks(), resume=given["resume"]), dict[str, Any]()
     note("\n".join(job.describe()))
     if trainer is not None:
+        prepare(trainer)
         with training(job.settings.steps) as report, stop_signals() as signals:
             trainer.hooks = Hooks(report, lambda: bool(signals), given["report_every"])
             done = trainer.run()

@@ -28,6 +28,7 @@ from ..file_kinds import check_regular, read_bytes
 from ..files import folder_atomically, open_locked, read_json, temporary_names, write_atomically
 
 STATE, OPTIMIZER, LOG = "training.json", "optimizer.safetensors", "log.jsonl"
+ANSWERS = "answers.jsonl"  # what a run learns from, where the model writes it itself
 ROUND = "round.safetensors"  # the round that a method is in the middle of
 WriteWeights = Callable[[Path, nn.Module], None]
 """Writes the trained weights into a folder that can be loaded."""
@@ -87,7 +88,9 @@ class RunFolder:
                 raise TrainError(
                     f"{self.path}: already holds a run; continue it with --resume, remove it, or choose another folder"
                 )
-        elif others := [one.name for one in self.path.iterdir() if one.name not in (".lock", LOG if self._began else "")]:
+        elif others := [
+            one.name for one in self.path.iterdir() if one.name not in (".lock", *((LOG, ANSWERS) if self._began else ()))
+        ]:
             raise TrainError(f"{self.path}: holds {others[0]} but no run; choose another folder")
         else:
             (self.path / LOG).unlink(missing_ok=True)

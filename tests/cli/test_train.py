@@ -162,3 +162,21 @@ def test_flags_that_cannot_work_are_one_line(tmp_path, floats, rows):
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, floats, rows):
     tmp_path.chmod(0o500)
     assert_one_line(diffucode("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *SHORT), "cannot be written")
+
+
+def test_distilling_that_cannot_work_is_one_line(tmp_path, floats):
+    task = {"task_id": "t/0", "prompt": "Add.", "entry_point": "f", "test": "def check(f):\n    assert f(1)"}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
+
+    def distilled(*flags):
+        flags = ("--data", tmp_path / "tasks.jsonl", "--out", tmp_path / "a", "--max-tokens", "8", *flags)
+        return diffucode("train", "distill", "-m", floats, *flags)
+
+    assert_one_line(distilled(), "--allow-code-execution", code=2)
+    allowed = "--allow-code-execution"
+    assert_one_line(distilled(allowed, "--objective", "draft"), "--objective must be one of drafts", code=2)
+    assert_one_line(distilled(allowed), "tasks.jsonl: no task has 3 asserts or more in its tests")
+    done = distilled(allowed, "--untested", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["memory_computed"]["total"] > 0
+    assert not (tmp_path / "a").exists()

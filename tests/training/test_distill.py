@@ -1,0 +1,141 @@
+"""Distillation: the model's own answers, the objective `drafts`, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_diffucoder.config import GenerationConfig
+from mlx_diffucoder.data import HELD_OUT, Text
+from mlx_diffucoder.errors import TaskError, TrainError
+from mlx_diffucoder.evaluation import Limits
+from mlx_diffucoder.loading import resolve
+from mlx_diffucoder.training.answers import read_prompts
+from mlx_diffucoder.training.distill import DistillPlan, distill_job
+from mlx_diffucoder.training.drafts import DECAY, NEXT, Drafts, reached
+from mlx_diffucoder.training.learners import Tuning, from_checkpoint
+from mlx_diffucoder.training.settings import TrainSettings
+from mlx_diffucoder.training.trainer import Hooks
+
+from .small import CHECKPOINT, small_model
+
+DECODING = GenerationConfig(max_tokens=32)
+ASSERTS = "".join(f"    assert f({i}) == {i}\n" for i in range(3))
+TASK = {"task_id": "a", "prompt": "Write f(x).", "entry_point": "f", "test": f"def check(f):\n{ASSERTS}"}
+
+
+class Ids:
+    mask_id, pad_id = 1, 2
+
+
+def test_each_draft_is_that_of_one_plain_forward_with_its_masks_alone():
+    """The oracle: the text before, causal after its prompt, then masks; a forward for each block, its rows one by one."""
+    model, rng = small_model(), np.random.default_rng(0)
+    texts = [Text(np.arange(3, 8), np.arange(10, 19)), Text(np.arange(20, 23), np.arange(25, 27))]
+    tokens, positions, seen, rows, targets, is_target = Drafts(Ids).draw(texts, rng)
+    logits = model.logits(model.model(tokens, positions, seen, None))
+    logits = logits.reshape(-1, logits.shape[-1])
+    count = 0
+    for block, (of_block, wanted, used) in enumerate(zip(rows.tolist(), targets.tolist(), is_target.tolist(), strict=True)):
+        text = texts[block // Drafts.blocks]
+        ids, prompt = [*text.prompt.tolist(), *text.answer.tolist()], len(text.prompt)
+        start = positions.flatten()[of_block[0]].item()
+        plain = mx.array([[*ids[:start], ids[start - 1], *[Ids.mask_id] * Drafts.masks]])
+        at = np.arange(plain.shape[1])
+        visible = np.tri(start + 1 + Drafts.masks, dtype=bool)
+        visible[:start, :prompt] = True
+        visible[start:] = at != start - 1  # it stands with the masks once more, and sees them
+        at[start:] -= 1
+        found = model(plain, positions=mx.array(at)[None], mask=mx.array(visible))[0, start + 1 :]
+        assert mx.allclose(found, logits[mx.array(of_block)], atol=1e-5)
+        assert [one for one, is_one in zip(wanted, used, strict=True) if is_one] == ids[start + 1 :][: Drafts.masks]
+        count += sum(used)
+    assert count > 10
+
+
+def test_a_guess_counts_as_much_as_those_before_it_are_likely():
+    lost = np.random.default_rng(0).random((2, 16))
+    found = np.array(reached(mx.array(lost.astype(np.float32))))
+    for row, losses in zip(found, lost, strict=True):
+        for place, weight in enumerate(row):
+            each = [np.exp(-losses[start:place].sum()) if start <= place else 0 for start in range(NEXT)]
+            assert weight == pytest.approx(DECAY**place * np.mean(each), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def learner():
+    return from_checkpoint(CHECKPOINT, "small", Tuning(tune="lora", gated=True), 0)
+
+
+def written(path, *rows):
+    path.write_text("".join(json.dumps({**TASK, **row}) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    "row, said",
+    [
+        (
+            {"prompt": json.loads(HELD_OUT.read_text().splitlines()[0])["prompt"].upper()},
+            r"models are judged by this prompt .*jsonl",
+        ),
+        ({"prompt": "Write f(x) .\n", "task_id": "b"}, r"judged by this prompt \(.*judge.jsonl:1\)"),
+        ({"task_id": "HumanEval/3"}, r"judged by this prompt \(the benchmark of HumanEval/3\)"),
+        ({"test": "def check(f):\n    assert f(1)\n    assert f(2)\n"}, "no task has 3 asserts"),
+    ],
+)
+def test_what_teaches_nothing_or_judges_is_refused(tmp_path, learner, row, said):
+    judge = written(tmp_path / "judge.jsonl", {"prompt": "write F(X) ."})
+    with pytest.raises(TaskError, match=said):
+        read_prompts(written(tmp_path / "t.jsonl", row), learner, DECODING, untested=False, judges=[judge])
+
+
+def test_rows_without_tests_are_prompts_if_they_are_asked_for(tmp_path, learner):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "Add."}) + "\n" + json.dumps(TASK) + "\n")
+    found = read_prompts(tmp_path / "t.jsonl", learner, DECODING, untested=True)
+    assert [bool(one.task.tests) for one in found] == [False, True]
+    with pytest.raises(TaskError, match=r"t.jsonl:1: not a task"):
+        read_prompts(tmp_path / "t.jsonl", learner, DECODING, untested=False)
+
+
+def run(folder, rows, steps=2, tests="assert f(0) == 7", resume=False, begun=False):
+    """A run of the bundled model on prompts that it answers; returns its trainer and method."""
+    learner = from_checkpoint(resolve("pocket"), "pocket", Tuning(tune="lora", gated=True, rank=2), 0)
+    prompts = read_prompts(rows, learner, DECODING, untested=True)
+    prompts = [replace(one, task=replace(one.task, tests=tests)) if tests else one for one in prompts]
+    settings = TrainSettings(steps=2, batch_size=2, learning_rate=1e-2, save_every=1)
+    plan = DistillPlan(objective="drafts", decoding=DECODING, limits=Limits())
+    job, method = distill_job(learner, settings, plan, prompts, prompts[:1])
+    trainer = job.trainer(folder, Hooks(stop=lambda: trainer.progress.step == steps), resume=resume)
+    method.prepare(folder / "answers.jsonl", begun=begun)
+    trainer.run()
+    trainer.folder.close()
+    return trainer, method
+
+
+@pytest.mark.slow
+def test_a_run_learns_from_right_answers_and_resumes_to_the_same_bits(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"Write f(x) that returns x plus {i}."}) + "\n" for i in range(3)))
+    whole, method = run(tmp_path / "whole", rows, tests="")
+    assert len(method.greedy) == 1
+    assert whole.progress.best is not None
+    run(tmp_path / "cut", rows, steps=1, tests="")
+    answers = tmp_path / "cut" / "answers.jsonl"
+    assert answers.read_text() == (tmp_path / "whole" / "answers.jsonl").read_text()
+    run(tmp_path / "cut", rows, tests="", resume=True, begun=True)
+    name = "step-00000002/adapters.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:2]) + '{"key": "cut')
+    with pytest.raises(TrainError, match="lacks answers that the run has learned from"):
+        run(tmp_path / "cut", rows, tests="", resume=True, begun=True)
+    with pytest.raises(TrainError, match="none of the 3 answers ends and passes its tests"):
+        run(tmp_path / "wrong", rows)
+
+
+@pytest.mark.parametrize("fields, said", [({"objective": "draft"}, "objective must be one of drafts.*did you mean 'drafts'")])
+def test_a_plan_that_cannot_work_is_refused(fields, said):
+    with pytest.raises(TrainError, match=said):
+        DistillPlan(**{"objective": "drafts", "decoding": DECODING, "limits": Limits(), **fields})
