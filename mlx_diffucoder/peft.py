@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from .checkpoint import FLOATS
 from .config import is_number
 from .errors import CheckpointError
 from .models.transformer import DiffusionModel
@@ -56,6 +57,8 @@ IGNORED = frozenset(
     ]
 )
 """What says nothing about the numbers: how the adapter was trained, or the settings of something that is off."""
+LARGEST = 2**20
+"""A rank, or a scale by which an adapter's product is multiplied, at most: far beyond any adapter's."""
 STARTS = (None, True, False, "gaussian", "orthogonal")
 """Initializations that leave the base as it was; others train an adapter for a changed base."""
 _log = logging.getLogger("mlx_diffucoder")
@@ -78,9 +81,7 @@ def apply_peft(model: DiffusionModel, folder: Path, config: Mapping[str, Any], p
             f"{folder / PICKLE}: is a pickle, which can run code and is never read here; save the adapter again with PEFT's"
             " save_pretrained, which writes safetensors"
         )
-    if not file.exists():
-        raise CheckpointError(f"{file}: no such file; download the adapter again")
-    shapes = {name: one.shape for name, one in read_header(file).items()}
+    shapes = shapes_in(file)
     layers = _layers(shapes, file)
     _check_layers(list(layers), config, model.config.num_hidden_layers, path, file)
     arrays: Any = mx.load(str(file))
@@ -101,10 +102,24 @@ def apply_peft(model: DiffusionModel, folder: Path, config: Mapping[str, Any], p
         _log.warning(f"{folder}: the adapter names the model {config['base_model_name_or_path']}, and is applied to {base}")
 
 
+def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight of an adapter's file. Raises `CheckpointError` where it is damaged, or a weight is no float."""
+    if not file.exists():
+        raise CheckpointError(f"{file}: no such file; download the adapter again")
+    weights = read_header(file)
+    if odd := [one for one in weights.values() if one.dtype not in FLOATS]:
+        raise CheckpointError(
+            f"{file}: {odd[0].name} is {odd[0].dtype}, not {' or '.join(FLOATS)}; save the adapter as one of these"
+        )
+    return {name: one.shape for name, one in weights.items()}
+
+
 def _check_kind(config: Mapping[str, Any], path: Path) -> None:
     """Raise `CheckpointError` for what is not read, by its name."""
     if config["peft_type"] != "LORA":
         raise CheckpointError(f"{path}: peft_type is {config['peft_type']}, which is not read; LORA is")
+    if odd := [name for name in ("use_rslora", "use_dora") if config.get(name) not in (None, True, False)]:
+        raise CheckpointError(f"{path}: {odd[0]} is {config[odd[0]]!r}, which is neither true nor false")
     unread = [name for name, value in config.items() if value and name not in READ | IGNORED]
     unread += ["bias"] * (config.get("bias") not in (None, "none"))
     unread += ["init_lora_weights"] * (config.get("init_lora_weights") not in STARTS)
@@ -173,7 +188,7 @@ def _rank_and_scale(layer: str, config: Mapping[str, Any], path: Path) -> tuple[
             value = next((own for key, own in by_layer.items() if re.fullmatch(rf"(.*\.)?({key})", layer)), value)
         except (re.error, AttributeError):
             raise CheckpointError(f"{path}: {pattern} is not a table of layers") from None
-        if not is_number(value, kind) or not 0 < value < math.inf:
+        if not is_number(value, kind) or not 0 < value <= LARGEST:
             raise CheckpointError(f"{path}: {name} of {layer} is {value!r}, which is not a valid number")
         values.append(value)
     rank, alpha = values

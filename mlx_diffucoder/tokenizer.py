@@ -87,6 +87,7 @@ class Tokenizer:
             ids_of(generation, "eos_token_id")
             path, eos = folder / "config.json", token_text(settings.get("eos_token"))
             special = family.special_ids(config, generation, fast.token_to_id, fast.get_vocab_size(), eos)
+            _check_mask(special.mask, token_text(settings.get("mask_token")), fast)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         return cls(fast, special, chat_template=read_chat_template(folder, settings), settings=settings)
@@ -243,6 +244,15 @@ def _unused_marks(text: str) -> tuple[str, str]:
     used = set(text)
     unused = (mark for mark in map(chr, range(0x10FFFD, 0xF0000, -1)) if mark not in used)
     return next(unused), next(unused)
+
+
+def _check_mask(mask: int, name: str | None, fast: tokenizers.Tokenizer) -> None:
+    """Raise `ConfigError` where the tokenizer lacks the mask or, in its settings, names another token as the mask."""
+    if fast.id_to_token(mask) is None:
+        raise ConfigError(f"mask_token_id {mask} is no token of the tokenizer; download config.json and the tokenizer again")
+    named = fast.token_to_id(name) if name else None
+    if named not in (None, mask):
+        raise ConfigError(f"mask_token_id is {mask}, but mask_token of the tokenizer, {name}, is {named}; correct the wrong one")
 
 
 def _check_unicode(text: str) -> None:

@@ -108,7 +108,7 @@ def _build_fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     added = settings.get("added_tokens_decoder") or _added_by_name(folder)
     try:
         for id, token in sorted((int(id), token) for id, token in added.items()):
-            flags = {key: bool(token.get(key)) for key in ("lstrip", "rstrip", "single_word", "normalized", "special")}
+            flags = {key: token.get(key, False) for key in ("lstrip", "rstrip", "single_word", "normalized", "special")}
             fast.add_tokens([AddedToken(token["content"], **flags)])
             if (found := fast.token_to_id(token["content"])) != id:
                 raise CheckpointError(

@@ -174,6 +174,28 @@ def test_odd_added_tokens_are_named(broken, edit_json, added):
         Tokenizer.load(broken)
 
 
+def test_flags_of_an_added_token_that_are_neither_true_nor_false_are_named(broken, edit_json):
+    decoder = json.loads((broken / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    decoder["757"]["lstrip"] = "false"
+    edit_json(broken / "tokenizer_config.json", added_tokens_decoder=decoder)
+    with pytest.raises(CheckpointError, match="added_tokens_decoder cannot be read"):
+        Tokenizer.load(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("config.json", {"mask_token_id": 0}, r"mask_token_id is 0, but mask_token of the tokenizer, <\|mask\|>, is 757"),
+        ("tokenizer_config.json", {"mask_token": {"content": "<|im_end|>"}}, r"mask_token_id is 757, but .* is 755"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {}}, r"mask_token_id 757 is no token of the tokenizer"),
+    ],
+)
+def test_a_mask_that_the_tokenizer_contradicts_or_lacks_is_refused(broken, edit_json, name, changes, message):
+    edit_json(broken / name, **changes)
+    with pytest.raises(ConfigError, match=rf"config\.json: {message}"):
+        Tokenizer.load(broken)
+
+
 def test_damaged_tokenizer_json_is_named(broken):
     (broken / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
