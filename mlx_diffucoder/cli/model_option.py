@@ -100,12 +100,18 @@ def open_model(context: typer.Context, config: GenerationConfig, *, verbose: boo
     """
     given = context.params
     name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"], adapter=given["adapter"])
+    return Opened(name, model, tokenizer, fitted(context, config, model, verbose=verbose))
+
+
+def fitted(context: typer.Context, config: GenerationConfig, model: "DiffusionModel", *, verbose: bool) -> GenerationConfig:
+    """A configuration with what the model's publisher states or what was tuned for it. The arguments are as for `open_model`."""
+    given = context.params
     chosen = Settings.of(context).chosen(context, ["preset", *DECODING_FIELDS])
     if "preset" in chosen and given["preset"] == PUBLISHED:
         config = with_published(config, model, chosen)
     # Not with `--no-tuned`, nor when the user names a rule or a window.
     tuned = given["tuned"] and {"rule", "window"}.isdisjoint(chosen)
-    return Opened(name, model, tokenizer, with_tuned(config.for_model(model), model, wanted=tuned, verbose=verbose))
+    return with_tuned(config.for_model(model), model, wanted=tuned, verbose=verbose)
 
 
 def with_published(config: GenerationConfig, model: "DiffusionModel", chosen: Collection[str]) -> GenerationConfig:

@@ -1,6 +1,6 @@
 """`diffucode serve`: a server for editors and scripts."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,10 @@ from ..errors import ConfigError, ServerError, one_of
 from . import options
 from .command import Command, examples
 from .terminal import note, put
+
+if TYPE_CHECKING:
+    from ..models.transformer import DiffusionModel
+    from ..tokenizer import Tokenizer
 
 EDITORS = ("llama.vim", "zed", "continue", "vscode", "minuet")
 in_server = options.panel("Server")
@@ -76,6 +80,7 @@ def serve(
     rule: options.Rule = "auto",
     window: options.Window = "auto",
     max_tokens: options.UsualMaxTokens = None,
+    tuned: options.Tuned = True,
     quiet: options.Quiet = False,
 ) -> int:
     """Answer editors and scripts on this machine.
@@ -83,14 +88,15 @@ def serve(
     It speaks the interfaces of llama.cpp (/infill, /completion), OpenAI (/v1), Ollama (/api) and Mercury, and shows a page at /.
     The first line on stdout is its address. Nothing leaves this machine, and no request downloads a model or runs code.
     """
-    return _serve(context.params, options.decoding_config(context))
+    return _serve(context, options.decoding_config(context))
 
 
-def _serve(given: dict[str, Any], config: GenerationConfig) -> int:
+def _serve(context: typer.Context, config: GenerationConfig) -> int:
     from ..loading import DEFAULT_MODEL
     from ..server.editors import settings_for
     from ..server.guard import is_loopback
 
+    given = context.params
     local, key = is_loopback(given["host"]), given["api_key"] or None
     if (editor := given["print_config"]) is not None:
         if editor not in EDITORS:
@@ -99,26 +105,30 @@ def _serve(given: dict[str, Any], config: GenerationConfig) -> int:
         return 0
     if not (local or key):
         raise ServerError(f"--host {given['host']} can be reached by others; set a key with --api-key", field="--host")
-    return _run(given, config, local=local, key=key)
+    return _run(context, config, local=local, key=key)
 
 
-def _run(given: dict[str, Any], config: GenerationConfig, *, local: bool, key: str | None) -> int:
-    from functools import partial
-
+def _run(context: typer.Context, config: GenerationConfig, *, local: bool, key: str | None) -> int:
     from ..loading import check_dtype, load
     from ..server.app import app_of
     from ..server.engine import Engine
     from ..server.serve import listening
     from ..server.serve import serve as answer
     from ..server.state import State
-    from .model_option import ModelOption, folder_named
+    from .model_option import ModelOption, fitted, folder_named
 
+    given = context.params
     check_dtype(given["dtype"])
     on = listening(given["host"], given["port"])
     name, folder = folder_named(ModelOption.of(given))
-    opener = partial(load, folder, dtype=given["dtype"], adapter=given["adapter"], check_memory=not given["yes"])
+
+    def opened() -> "tuple[DiffusionModel, Tokenizer]":
+        model, tokenizer = load(folder, dtype=given["dtype"], adapter=given["adapter"], check_memory=not given["yes"])
+        state.answers = fitted(context, config, model, verbose=False)
+        return model, tokenizer
+
     idle = None if given["idle_unload"] is None else 60 * given["idle_unload"]
-    engine = Engine(opener, parallel=given["parallel"], queue=given["queue"], idle=idle)
+    engine = Engine(opened, parallel=given["parallel"], queue=given["queue"], idle=idle)
     holes = GenerationConfig(**HOLES)
     state = State(engine, name, config, holes, parallel=given["parallel"], log_prompts=given["log_prompts"])
     url = _url(given["host"], on.getsockname()[1])

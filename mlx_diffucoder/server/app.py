@@ -53,5 +53,8 @@ async def _answer(function: Endpoint, state: State, request: Request) -> Respons
 async def _refused(request: Request, error: Exception) -> Response:
     """The framework's own 404 and 405."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    message = HTTP.get(status, "the request was refused").format(path=request.url.path, method=request.method)
-    return Problem(status, message, code="not_found" if status == 404 else "method_not_allowed").response(request.url.path)
+    message = HTTP.get(status, "the request was refused").format(path=request.url.path[:100], method=request.method)
+    answer = Problem(status, message, code="not_found" if status == 404 else "method_not_allowed").response(request.url.path)
+    if isinstance(error, HTTPException):
+        answer.headers.update(error.headers or {})  # those that are allowed
+    return answer

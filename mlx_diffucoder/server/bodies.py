@@ -44,14 +44,18 @@ async def read(request: Request, form: type[B]) -> B:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "the body must be JSON, with the header Content-Type: application/json")
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise Problem(415, f"a body in {encoding} is not read; send it as it is")
     data = await _bytes(request)
     try:
-        given = json.loads(data.decode("utf-8"), parse_constant=_no_number)
+        given = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise Problem(400, f"the body is not valid JSON ({error})", code="invalid_json") from None
     request.state.body = data.decode()
     if not isinstance(given, dict):
         raise Problem(400, "the body must be a JSON object", code="invalid_json")
+    for name, value in given.items():
+        _check_value(name.encode(errors="replace").decode(), value)
     try:
         return form.model_validate(given)
     except ValidationError as error:
@@ -77,8 +81,15 @@ async def _bytes(request: Request) -> bytes:
     return bytes(data)
 
 
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON")
+def _check_value(name: str, value: Any) -> None:
+    """Raise `Problem` for what Python's JSON reads and JSON has not: NaN, numbers without end, halves of Unicode pairs."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        what = "is not valid Unicode" if isinstance(error, UnicodeError) else "holds a number that JSON has not"
+        raise Problem(400, f"{name}: {what}", param=name, code="invalid_value") from None
+    except RecursionError:
+        raise Problem(400, f"{name}: is nested too deeply", param=name, code="invalid_json") from None
 
 
 def _first(error: ValidationError) -> Problem:

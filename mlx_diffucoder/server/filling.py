@@ -2,9 +2,10 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from io import StringIO
+from itertools import islice
 
 from ..config import GenerationConfig
-from ..decoding.canvas import text_before
 from ..decoding.hole_layout import unwrapped
 from ..decoding.resizing import START
 from ..decoding.result import after_step
@@ -91,11 +92,13 @@ class Filling:
                 attempt = task.attempt(step.tokens, holes, 1)
                 ((ids,), (ended,)) = attempt.ids, attempt.ended
                 masked = step.tokens[slice(*holes[0])].tolist()
-                self._tell(task.tokenizer, task.context, masked, ids, until, ended, added(before, step, clock))
+                stopped = self._tell(task.tokenizer, task.context, masked, ids, until, ended, added(before, step, clock))
+                if stopped and row is rows[-1]:  # a text that is not ended may become another one in a longer hole
+                    done = ended = True
             before = added(before, step, clock)
             if is_ended(task, attempt):
                 break
-        self._end("stop" if ended else "length")
+        self._end(("word" if stopped else "stop") if ended else "length")
 
     def _in_the_middle(self, tokenizer: Tokenizer, asked: MiddlePrompt, until: Sequence[str]) -> Lanes:
         """A hole for a model that sees the text after it in its prompt."""
@@ -105,7 +108,9 @@ class Filling:
             step, done = yield lane
             lane, answer = None, Answer.of(tokenizer, step, len(asked.ids), asked.config)
             masked = step.tokens[len(asked.ids) :].tolist()
-            self._tell(tokenizer, asked.shown, masked, answer.ids, until, answer.ended, added(before, step, clock))
+            if self._tell(tokenizer, asked.shown, masked, answer.ids, until, answer.ended, added(before, step, clock)):
+                self._end("word")
+                return
         self._end("stop" if answer.ended else "length")
 
     def _tell(
@@ -117,21 +122,30 @@ class Filling:
         until: Sequence[str],
         ended: bool,
         progress: Progress,
-    ) -> None:
-        """Report a step: `masked` are the ids of the hole with its masks, `ids` those before the first mask or end token."""
-        text, _ = text_before(until, "", ids, tokenizer.decode)
-        settled = unwrapped(text, context.leads[0], context.tails[0])
+    ) -> bool:
+        """Report a step. Returns whether there is a stop text.
+
+        Args:
+            masked: the ids of the hole with its masks.
+            ids: those before the first mask or end token.
+        """
+        text = tokenizer.decode(ids)
+        seen = unwrapped(text, context.leads[0], "")  # the blank before it is no part of the text
+        stop = min((at for at in map(seen.find, until) if at >= 0), default=None)
+        settled = unwrapped(text, context.leads[0], context.tails[0]) if stop is None else seen[:stop]
         canvas = shown(tokenizer, masked, self.config) if self.shows else ""
+        settled = without_repetition(settled, self.suffix)
         self.progress = replace(progress, settled=settled, canvas=canvas, tokens=len(ids) + ended)
+        return stop is not None
 
     def _end(self, reason: str) -> None:
-        text = without_repetition(self.progress.settled, self.suffix)
-        self.progress = replace(self.progress, text=text, settled=text, reason=reason)
+        self.progress = replace(self.progress, text=self.progress.settled, reason=reason)
 
 
 def without_repetition(text: str, suffix: str) -> str:
     """A hole's text without last lines that the text after it begins with, which would stand there twice."""
-    lines, after = text.splitlines(keepends=True), suffix.lstrip("\n").splitlines(keepends=True)
+    lines = text.splitlines(keepends=True)
+    after = list(islice(StringIO(suffix.lstrip("\n")), len(lines)))
     for count in range(min(len(lines), len(after)), 0, -1):
         if [one.rstrip() for one in lines[-count:]] == [one.rstrip() for one in after[:count]] and any(
             map(str.strip, after[:count])

@@ -24,6 +24,11 @@ OPEN = ("/", "/health", "/v1/health")
 METHODS = "GET, POST, OPTIONS"
 
 
+def new_id() -> str:
+    """The id of a request, which its answer has in its head."""
+    return secrets.token_hex(12)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine's own."""
     if host.lower().rstrip(".") in ("localhost", "ip6-localhost") or host.lower().endswith(".localhost"):
@@ -34,9 +39,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _hostname(url: str) -> str:
+    """The host that an address names; empty where it names none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
 @dataclass(frozen=True)
 class Guard:
-    """Checks requests, and puts an id and what a browser needs into every head.
+    """Checks requests, and puts an id and what a browser needs into every head. A path may end with a slash.
 
     Args:
         app: answers what is allowed.
@@ -55,9 +68,10 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         headers = Headers(scope=scope)
         origin = headers.get("origin")
-        extra = {"x-request-id": secrets.token_hex(12)}
+        extra = {"x-request-id": new_id()}
         allowed = origin is not None and self._allows(origin)
         if allowed:
             extra |= {"access-control-allow-origin": str(origin), "vary": "Origin"}
@@ -80,11 +94,11 @@ class Guard:
         await self.app(scope, receive, send_more)
 
     def _allows(self, origin: str) -> bool:
-        return origin in self.origins or "*" in self.origins or is_loopback(urlsplit(origin).hostname or "")
+        return origin in self.origins or "*" in self.origins or is_loopback(_hostname(origin))
 
     def _check(self, scope: Mapping[str, Any], headers: Headers, allowed: bool) -> None:
         """Raise `Problem` for a request that is not allowed."""
-        host = urlsplit("//" + headers.get("host", "")).hostname or ""
+        host = _hostname("//" + headers.get("host", ""))
         if self.local and not is_loopback(host):
             raise Problem(403, f"the host {host!r} is not this machine; ask at 127.0.0.1 or localhost", code="forbidden_host")
         if "origin" in headers and not allowed:

@@ -1,20 +1,25 @@
 """llama.cpp's interface: holes and completions for llama.vim and llama.vscode, and what these ask about the server."""
 
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import PurePath
 from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from .bodies import Body, Predict, Seed, Stops, Temperature, TopK, TopP, read, stops_of
-from .feed import Feed, done, start, unless_gone
+from .feed import done, start
 from .fim import rendered
 from .problems import Problem
 from .state import Sampling, State
-from .stream import HEADERS, event, leave
+from .stream import Coming, event, streamed
 from .work import Progress, Work
 
 TYPES = {"stop": "eos", "word": "word", "length": "limit", "time": "limit"}
+HASHES = ("", ".py", ".pyi", ".rb", ".sh", ".toml", ".yaml", ".yml", ".r", ".pl", ".jl", ".ex", ".exs", ".nix")
+"""Ends of the names of files in which a comment begins with #; in others it begins with //."""
 Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
 
 
@@ -24,10 +29,18 @@ class Extra(Body):
     text: str
     filename: str | None = None
 
+    @property
+    def named(self) -> str:
+        """The text after a comment with the name of its file."""
+        name = " ".join((self.filename or "").split())
+        sign = "#" if PurePath(name).suffix in HASHES else "//"
+        return f"{sign} {name}\n{self.text}" if name and self.text else self.text
+
 
 class Common(Body):
     """What both requests have in common."""
 
+    model: str | None = None
     prompt: str | list[int] | None = None
     n_predict: Predict | None = None
     temperature: Temperature | None = None
@@ -75,9 +88,10 @@ class InfillBody(Common):
 async def infill(request: Request, state: State) -> Response:
     """`POST /infill`: the text between `input_prefix` with `prompt`, and `input_suffix`."""
     body = await read(request, InfillBody)
+    state.check_model(body.model)
     if isinstance(body.prompt, list):
         raise Problem(400, "prompt: must be text", param="prompt", code="invalid_value")
-    extra = [one.text for one in body.input_extra or []]
+    extra = [one.named for one in body.input_extra or []]
     prefix, suffix = (body.input_prefix or "") + (body.prompt or ""), body.input_suffix or ""
     if body.n_predict == 0 and not any([prefix, suffix, *extra]):
         return _whole(Progress(reason="length"), body, state)
@@ -93,6 +107,7 @@ async def infill(request: Request, state: State) -> Response:
 async def completion(request: Request, state: State) -> Response:
     """`POST /completion`: the text after a prompt, or in the hole of one that the client rendered."""
     body = await read(request, Common)
+    state.check_model(body.model)
     if not body.prompt or (isinstance(body.prompt, str) and not body.prompt.strip()):
         raise Problem(400, "prompt: is empty", param="prompt", code="invalid_value")
     prompt = body.prompt
@@ -111,14 +126,7 @@ async def _answered(request: Request, body: Common, works: list[Work], state: St
     if body.n_predict == 0:  # the client warms the server up
         return _whole(Progress(reason="length"), body, state)
     if body.stream:
-        (feed,) = start(state.engine, works)
-        coming = aiter(feed)
-        try:
-            head = await unless_gone(request, anext(coming))
-        except BaseException:
-            leave([feed])
-            raise
-        return StreamingResponse(_events(feed, head, coming, body, state), media_type="text/event-stream", headers=HEADERS)
+        return await streamed(request, state.engine, works, partial(_events, body=body, state=state))
     (result,) = await done(request, state.engine, works)
     return _whole(result, body, state)
 
@@ -129,21 +137,17 @@ def _whole(result: Progress, body: Common, state: State) -> Response:
     return JSONResponse(fields if not wanted else {name: found for name in wanted if (found := _at(fields, name)) is not None})
 
 
-async def _events(feed: Feed, head: Progress, coming: Any, body: Common, state: State) -> Any:
-    sent, progress = "", head
+async def _events(coming: Coming, body: Common, state: State) -> AsyncIterator[str]:
+    sent = ""
     try:
-        while not progress.reason:
+        async for _, progress in coming:
             if new := progress.text[len(sent) :]:
                 sent = progress.text
                 yield event({"index": 0, "content": new, "tokens": [], "stop": False, "id_slot": 0})
-            progress = await anext(coming)
-        if new := progress.text[len(sent) :]:
-            yield event({"index": 0, "content": new, "tokens": [], "stop": False, "id_slot": 0})
-        yield event({**report(progress, body, state), "content": ""})
+            if progress.reason:
+                yield event({**report(progress, body, state), "content": ""})
     except Problem as problem:
         yield event(problem.to_openai())
-    finally:
-        leave([feed])
 
 
 def report(result: Progress, body: Common, state: State) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """Mercury's interface, where it is not OpenAI's: fill in the middle, and the next edit."""
 
 import re
+from dataclasses import replace
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from .bodies import read
 from .feed import done
-from .openai import ChatBody, completions, head
+from .openai import ChatBody, chat_of, completions, head
 from .problems import Problem
 from .state import State
-from .stream import REASONS, usage_of
+from .stream import ChatForm, Coming, EventStream, events
 
 REGION = re.compile(r"<\|code_to_edit\|>\n?(.*?)\n?<\|/code_to_edit\|>", re.DOTALL)
 FILE = re.compile(r"<\|current_file_content\|>\n?(.*?)\n?<\|/current_file_content\|>", re.DOTALL)
@@ -37,11 +38,15 @@ async def edit_completions(request: Request, state: State) -> Response:
     works = state.filling((start + before, after + end), body.sampling(body.max_completion_tokens or body.max_tokens))
     results = await done(request, state.engine, works)
     texts = [_fenced(before, one.text, after) for one in results]
-    choices = [
-        {"index": number, "message": {"role": "assistant", "content": text}, "finish_reason": REASONS[one.reason or "stop"]}
-        for number, (text, one) in enumerate(zip(texts, results, strict=True))
-    ]
-    return JSONResponse({**head("editcmpl-", "chat.completion", state), "choices": choices, "usage": usage_of(results)})
+    first = head("editcmpl-", "chat.completion", state)
+    if body.stream:  # in one piece: a fence is around the whole text
+
+        async def coming() -> Coming:
+            for number, (text, one) in enumerate(zip(texts, results, strict=True)):
+                yield number, replace(one, text=text)
+
+        return EventStream(events(coming(), len(texts), ChatForm(first, False), body.usage))
+    return chat_of(first, texts, results)
 
 
 def _around(file: str, region: str) -> tuple[str, str, str]:

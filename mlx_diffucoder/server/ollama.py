@@ -3,19 +3,20 @@
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from .bodies import Body, Predict, Seed, Stops, Temperature, TopK, read, stops_of
-from .feed import Feed, done, start, unless_gone
+from .feed import done
 from .fim import rendered
 from .openai import Message
 from .problems import Problem
 from .state import Sampling, State, digest_of
-from .stream import leave
+from .stream import Coming, streamed
 from .work import Progress, Work
 
 VERSION = "0.12.0"
@@ -82,6 +83,7 @@ class ChatBody(Common):
     """The body of `/api/chat`."""
 
     messages: list[ChatMessage] | None = None
+    tools: list[dict[str, Any]] | None = None
 
 
 class ShowBody(Body):
@@ -159,33 +161,21 @@ async def _answered(request: Request, body: Common, works: list[Work], state: St
     if body.stream is False:
         (result,) = await done(request, state.engine, works)
         return JSONResponse(_end(result, state, content(result.text)))
-    (feed,) = start(state.engine, works)
-    coming = aiter(feed)
-    try:
-        head = await unless_gone(request, anext(coming))
-    except BaseException:
-        leave([feed])
-        raise
-    return StreamingResponse(_lines(feed, head, coming, state, content), media_type="application/x-ndjson")
+    lines = partial(_lines, state=state, content=content)
+    return await streamed(request, state.engine, works, lines, "application/x-ndjson")
 
 
-async def _lines(
-    feed: Feed, progress: Progress, coming: AsyncIterator[Progress], state: State, content: Any
-) -> AsyncIterator[str]:
+async def _lines(coming: Coming, state: State, content: Any) -> AsyncIterator[str]:
     sent = ""
     try:
-        while True:
+        async for _, progress in coming:
             if new := progress.text[len(sent) :]:
                 sent = progress.text
                 yield json.dumps({**_head(state), **content(new), "done": False}, ensure_ascii=False) + "\n"
             if progress.reason:
-                break
-            progress = await anext(coming)
-        yield json.dumps(_end(progress, state, content("")), ensure_ascii=False) + "\n"
+                yield json.dumps(_end(progress, state, content("")), ensure_ascii=False) + "\n"
     except Problem as problem:
         yield json.dumps({"error": problem.message}, ensure_ascii=False) + "\n"
-    finally:
-        leave([feed])
 
 
 async def version(request: Request, state: State) -> Response:

@@ -3,6 +3,7 @@
 import json
 import secrets
 import time
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -14,8 +15,8 @@ from .feed import done
 from .fim import rendered
 from .problems import Problem
 from .state import Sampling, State
-from .stream import REASONS, ChatForm, TextForm, streamed, usage_of
-from .work import Work
+from .stream import REASONS, ChatForm, TextForm, events, streamed, usage_of
+from .work import Progress, Work
 
 
 class Part(Body):
@@ -81,6 +82,11 @@ class Common(Body):
         """Whether the stream ends with the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    async def stream_of(self, request: Request, state: State, works: list[Work], form: TextForm) -> Response:
+        """The texts as server-sent events. Raises as `streamed`."""
+        lines = partial(events, count=len(works), form=form, usage=self.usage)
+        return await streamed(request, state.engine, works, lines)
+
 
 class ResponseFormat(Body):
     """The form that the answer must have."""
@@ -93,6 +99,7 @@ class ChatBody(Common):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Count | None = None
+    tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
@@ -157,15 +164,16 @@ async def chat_completions(request: Request, state: State) -> Response:
     )
     first = head("chatcmpl-", "chat.completion", state)
     if body.stream:
-        return await streamed(request, state.engine, works, ChatForm(first, bool(body.diffusing)), body.usage)
+        return await body.stream_of(request, state, works, ChatForm(first, bool(body.diffusing)))
     results = await done(request, state.engine, works)
+    return chat_of(first, [one.text for one in results], results)
+
+
+def chat_of(first: dict[str, Any], texts: list[str], results: list[Progress]) -> Response:
+    """The answers of a chat, after the fields that it begins with."""
     choices = [
-        {
-            "index": number,
-            "message": {"role": "assistant", "content": one.text},
-            "finish_reason": REASONS[one.reason or "stop"],
-        }
-        for number, one in enumerate(results)
+        {"index": number, "message": {"role": "assistant", "content": text}, "finish_reason": REASONS[one.reason or "stop"]}
+        for number, (text, one) in enumerate(zip(texts, results, strict=True))
     ]
     return JSONResponse({**first, "choices": choices, "usage": usage_of(results)})
 
@@ -174,9 +182,13 @@ async def completions(request: Request, state: State) -> Response:
     """`POST /v1/completions`, and Mercury's `/v1/fim/completions`."""
     body = await read(request, CompletionBody)
     state.check_model(body.model)
-    if body.logprobs:
+    if body.logprobs is not None:
         raise Problem(400, "logprobs: are not supported; leave them out", param="logprobs", code="unsupported")
     works, before = list[Work](), list[str]()
+    if not all(isinstance(one, str) for one in body.prompts):
+        for field in ("suffix", "echo"):
+            if getattr(body, field):
+                raise Problem(400, f"{field}: needs a prompt that is text", param=field, code="unsupported")
     for prompt in body.prompts:
         found = _of_prompt(body, prompt, state)
         works += found
@@ -185,7 +197,7 @@ async def completions(request: Request, state: State) -> Response:
         raise Problem(400, "prompt: from 1 to 64 texts can be asked for at once", param="prompt", code="invalid_value")
     first = head("cmpl-", "text_completion", state)
     if body.stream:
-        return await streamed(request, state.engine, works, TextForm(first, bool(body.diffusing)), body.usage)
+        return await body.stream_of(request, state, works, TextForm(first, bool(body.diffusing), before))
     results = await done(request, state.engine, works)
     choices = [
         {"index": number, "text": echoed + one.text, "finish_reason": REASONS[one.reason or "stop"]}

@@ -4,11 +4,13 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from ..errors import CheckpointError, ContextError, DiffucoderError
+from ..errors import CheckpointError, ContextError, DiffucoderError, PromptError
 from .engine import Busy
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 SERVER = "server_error"
+PROMPT = "prompt"
+"""The field with the prompt; requests of a chat have `messages` instead."""
 
 
 class Problem(Exception):
@@ -39,7 +41,11 @@ class Problem(Exception):
 
     def body(self, path: str) -> dict[str, Any]:
         """In the form of the interface that a path belongs to."""
-        return {"error": self.message} if path.startswith("/api/") else self.to_openai()
+        if path.startswith("/api/"):
+            return {"error": self.message}
+        if self.param == PROMPT and path.endswith(("/chat/completions", "/edit/completions")):
+            self.param = "messages"
+        return self.to_openai()
 
     def response(self, path: str) -> JSONResponse:
         """The answer to a request at a path."""
@@ -55,8 +61,8 @@ def problem_of(error: Exception) -> Problem:
         status = 503 if error.stopping else 429
         return Problem(status, str(error), code="unavailable" if error.stopping else "rate_limited", seconds=error.seconds)
     if isinstance(error, ContextError):
-        return Problem(400, str(error), param=error.field, code="context_length_exceeded")
+        return Problem(400, str(error), param=error.field or PROMPT, code="context_length_exceeded")
     if isinstance(error, CheckpointError) or not isinstance(error, DiffucoderError):
         known = isinstance(error, CheckpointError)
         return Problem(500, str(error) if known else "the server failed; its log says why", code="internal_error")
-    return Problem(400, str(error), param=error.field)
+    return Problem(400, str(error), param=error.field or (PROMPT if isinstance(error, PromptError) else None))

@@ -6,12 +6,15 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import ServerError
 from .engine import Engine
+from .guard import new_id
+from .problems import Problem
 
 GRACE = 4.0
 """Seconds that running requests have after SIGTERM before they end with their text so far."""
@@ -21,16 +24,44 @@ SILENT = 20.0
 """Seconds in which a new connection must ask for something."""
 
 
-class _Protocol(H11Protocol):
-    """HTTP, but a connection on which no request begins is closed."""
+class Protocol(H11Protocol):
+    """HTTP, but a connection on which no request begins is closed, and what is no request is refused like one that is wrong."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(SILENT, self._close_if_silent)
+        self._wait_for_request()
 
-    def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait_for_request()
+
+    def _wait_for_request(self) -> None:
+        last = self.cycle
+
+        def close() -> None:
+            if self.cycle is last and not self.transport.is_closing():
+                self.transport.close()
+
+        self.loop.call_later(SILENT, close)
+
+    def eof_received(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY:  # the body is shorter than its length
+            self.send_400_response("the body ended too early")
+
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # it must not answer as well
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            answer = Problem(400, msg, code="invalid_http").response(self.cycle.scope["path"] if self.cycle else "/")
+            headers = [*answer.raw_headers, (b"x-request-id", new_id().encode()), (b"connection", b"close")]
+            parts = (
+                h11.Response(status_code=400, reason=b"Bad Request", headers=headers),
+                h11.Data(data=bytes(answer.body)),
+                h11.EndOfMessage(),
+            )
+            self.transport.write(b"".join(self.conn.send(part) or b"" for part in parts))
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -75,7 +106,7 @@ def serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callable[[], N
 async def _serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callable[[], None]) -> int:
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_level="error",

@@ -44,14 +44,14 @@ class Sampling:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class State:
     """What the interfaces share.
 
     Attributes:
         engine: does the work.
         name: the model's, as the user gave it.
-        answers, holes: how to decode when a request does not say.
+        answers, holes: how to decode when a request does not say; `answers` is set anew when the model is loaded.
         started: seconds since the epoch.
         parallel: as in `Engine`.
         log_prompts: whether prompts may be logged.
@@ -82,7 +82,7 @@ class State:
         if name and name.strip() and name not in (self.name, f"{self.name}:latest", self.name.partition(":")[0]):
             raise Problem(
                 404,
-                f"the model {name!r} is not loaded; this server has {self.name!r}",
+                f"the model {name[:100]!r} is not loaded; this server has {self.name!r}",
                 param="model",
                 code="model_not_found",
             )

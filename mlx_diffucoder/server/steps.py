@@ -39,6 +39,7 @@ class Job:
     Attributes:
         since: when it was handed in.
         lanes: the work in progress.
+        first: its first canvas, while it waits for memory.
         canvas: the id of its canvas in the batch, or the steps of one that shares no forwards.
         needs: bytes, next to the weights.
     """
@@ -46,6 +47,7 @@ class Job:
     def __init__(self, work: Work):
         self.work, self.since = work, time.monotonic()
         self.lanes: Lanes | None = None
+        self.first: Lane | None = None
         self.canvas: int | Iterator[tuple[Step, bool]] | None = None
         self.needs = 0
         self._lock, self._listeners, self._over = threading.Lock(), list[Listener](), False
@@ -120,9 +122,10 @@ class Steps:
             PromptError: there never is.
             DiffucoderError: the request cannot be fulfilled.
         """
-        job.lanes = job.work.lanes(self.model, self.tokenizer, self._pace, self._kept)
-        lane = next(job.lanes)
-        if lane is None:
+        if job.lanes is None:
+            job.lanes = job.work.lanes(self.model, self.tokenizer, self._pace, self._kept)
+            job.first = next(job.lanes)
+        if (lane := job.first) is None:
             raise ValueError("work begins with a canvas")
         job.needs, free = self._bytes_of(lane), working_set() - bytes_of(self.model.parameters())
         if job.needs > free:
@@ -135,6 +138,7 @@ class Steps:
             return False
         self._put(job, lane)
         self.running.append(job)
+        job.first = None
         return True
 
     def advance(self) -> None:
@@ -221,7 +225,7 @@ class Steps:
         self.running = [job for job in self.running if job not in lost]
         self._batch = Batch(self.model)
         for job in lost:
-            job.canvas = None
+            job.canvas = job.lanes = None
         if isinstance(error, CheckpointError) and self.model.widen is not None:
             # As `decoding.overflow.in_range`: once, for good, and all of them start again.
             self.model.widen(self.model)

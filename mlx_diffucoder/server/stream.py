@@ -1,14 +1,14 @@
 """Texts as server-sent events, in the form of OpenAI's interface."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from .engine import Engine
-from .feed import Feed, merged, start, unless_gone
+from .feed import merged, start, unless_gone
 from .problems import Problem
 from .work import Progress, Work
 
@@ -29,14 +29,15 @@ class TextForm:
     Args:
         head: the fields that every chunk begins with.
         diffusing: each chunk holds the whole text so far, with its masks, and replaces the one before.
+        before: what stands before each text.
     """
 
-    def __init__(self, head: Mapping[str, Any], diffusing: bool):
-        self.head, self._diffusing = head, diffusing
+    def __init__(self, head: Mapping[str, Any], diffusing: bool, before: Sequence[str] = ()):
+        self.head, self._diffusing, self._before = head, diffusing, before
 
     def first(self, number: int) -> dict[str, Any] | None:
         """The chunk before the text."""
-        return None
+        return self.choice(number, text=self._before[number]) if self._before and self._before[number] else None
 
     def more(self, number: int, sent: str, progress: Progress) -> dict[str, Any] | None:
         """The chunk with what was not `sent` yet; None for nothing new."""
@@ -73,35 +74,68 @@ class ChatForm(TextForm):
         return self.choice(number, delta={}, finish_reason=REASONS[progress.reason or "stop"])
 
 
-async def streamed(request: Request, engine: Engine, works: Sequence[Work], form: TextForm, usage: bool) -> Response:
-    """The texts of some work as server-sent events.
+class EventStream(StreamingResponse):
+    """Lines that are sent as they come: server-sent events unless `media_type` says otherwise."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, lines: AsyncIterator[str], media_type: str | None = None):
+        super().__init__(lines, headers=HEADERS, media_type=media_type)
+
+
+Coming = AsyncIterator[tuple[int, Progress]]
+"""The progress of some work as it comes, each with the number of its piece."""
+
+
+async def streamed(
+    request: Request,
+    engine: Engine,
+    works: Sequence[Work],
+    lines: Callable[[Coming], AsyncIterator[str]],
+    kind: str | None = None,
+) -> Response:
+    """The progress of some work as lines of an interface. The work is cancelled when the client hangs up.
 
     Raises:
-        Problem: the work cannot begin; after that an error is an event.
+        Problem: the work cannot begin.
+        ClientDisconnect: the client has gone.
     """
     feeds = start(engine, works)
     coming = merged(feeds)
+
+    def leave() -> None:
+        for feed in feeds:
+            feed.cancel()
+
     try:
         head = await unless_gone(request, anext(coming))
     except BaseException:
-        leave(feeds)
+        leave()
         raise
-    return StreamingResponse(_events(feeds, head, coming, form, usage), media_type="text/event-stream", headers=HEADERS)
+
+    async def chained() -> Coming:
+        yield head
+        async for one in coming:
+            yield one
+
+    async def text() -> AsyncIterator[str]:
+        try:
+            async for line in lines(chained()):
+                yield line
+        finally:
+            leave()
+
+    return EventStream(text(), media_type=kind)
 
 
-async def _events(
-    feeds: Sequence[Feed],
-    head: tuple[int, Progress],
-    coming: AsyncIterator[tuple[int, Progress]],
-    form: TextForm,
-    usage: bool,
-) -> AsyncIterator[str]:
-    sent, last = [""] * len(feeds), [Progress()] * len(feeds)
+async def events(coming: Coming, count: int, form: TextForm, usage: bool) -> AsyncIterator[str]:
+    """The server-sent events of `count` texts in the form of OpenAI's interface. An error is one of them."""
+    sent, last = [""] * count, [Progress()] * count
     try:
-        for number in range(len(feeds)):
+        for number in range(count):
             if chunk := form.first(number):
                 yield event(chunk)
-        async for number, progress in chained(head, coming):
+        async for number, progress in coming:
             last[number] = progress
             if chunk := form.more(number, sent[number], progress):
                 sent[number] = progress.text
@@ -112,22 +146,7 @@ async def _events(
             yield event({**form.head, "choices": [], "usage": usage_of(last)})
     except Problem as problem:
         yield event(problem.to_openai())
-    finally:
-        leave(feeds)
     yield "data: [DONE]\n\n"
-
-
-async def chained(head: Any, coming: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """An element, and then those that come."""
-    yield head
-    async for one in coming:
-        yield one
-
-
-def leave(feeds: Sequence[Feed]) -> None:
-    """Cancel what is not over."""
-    for feed in feeds:
-        feed.cancel()
 
 
 def event(data: Any) -> str:

@@ -10,11 +10,12 @@ from mlx_diffucoder import GenerationConfig, generate, load
 from mlx_diffucoder.config import HOLES
 from mlx_diffucoder.decoding.batch import Batch
 from mlx_diffucoder.errors import CheckpointError, PromptError
+from mlx_diffucoder.infilling.context import Context
 from mlx_diffucoder.infilling.fill import fill
 from mlx_diffucoder.server.engine import Busy, Engine
 from mlx_diffucoder.server.filling import Filling, without_repetition
 from mlx_diffucoder.server.steps import Counts, Job, Steps
-from mlx_diffucoder.server.work import Answering
+from mlx_diffucoder.server.work import Answering, Progress
 
 from ..conftest import DATA
 from .conftest import PROMPTS, wait_until
@@ -167,6 +168,25 @@ def test_a_forward_that_fails_is_told_to_all_whose_canvas_it_took(pocket, monkey
     steps.advance()
     steps.advance()
     assert all(isinstance(last(one), CheckpointError) for one in messages) and not steps.running
+
+
+def test_work_that_waits_for_memory_is_encoded_once(pocket, monkeypatch):
+    encoded = []
+    work = Answering(lambda tokenizer: encoded.append(1) or tokenizer.encode_chat(PROMPTS[0]), GenerationConfig(max_tokens=4))
+    steps, running, job = Steps(*pocket, Counts()), Job(answering()), Job(work)
+    assert steps.begin(running)
+    running.needs = 2**60
+    assert not steps.begin(job) and not steps.begin(job)
+    running.needs = 0
+    assert steps.begin(job) and len(encoded) == 1
+
+
+def test_a_hole_at_its_deadline_does_not_repeat_the_line_after_it(pocket):
+    prefix, suffix = "def f(x):\n    ", "    return x\nprint(f(1))\n"
+    work, tokenizer = Filling(prefix, suffix, FILLED), pocket[1]
+    ids = tokenizer.encode_plain("x += 1\n    return x\n")
+    work._tell(tokenizer, Context([[], []], [""], [""], True), ids, ids, (), False, Progress())
+    assert work.progress.settled == "x += 1\n"
 
 
 def test_work_that_cannot_be_done_fails_alone(engine):

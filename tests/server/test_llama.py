@@ -46,6 +46,14 @@ def test_what_llama_vim_sends_gets_the_fields_that_it_names_in_one_compact_objec
     assert text.startswith('{"content":') and list(json.loads(text)) == VIM["response_fields"]
 
 
+def test_other_files_stand_before_the_hole_with_their_names(server, pocket):
+    extra = [{"filename": "a.py", "text": "import os"}, {"filename": "b.ts", "text": "let b\n"}, {"text": "x = 1\n"}]
+    answer = server.http.post("/infill", json={**HOLE, "input_extra": extra}).json()
+    before = "# a.py\nimport os\n// b.ts\nlet b\nx = 1\n" + HOLE["input_prefix"] + HOLE["prompt"]
+    expected = fill(*pocket, [before, None, HOLE["input_suffix"]], GenerationConfig(**{**HOLES, "max_tokens": 16}), tries=1)
+    assert (answer["content"], answer["tokens_evaluated"]) == (expected.holes[0], expected.seen)
+
+
 def test_warming_up_answers_at_once(server):
     answer = server.http.post("/infill", json={**VIM, "n_predict": 0, "response_fields": []})
     assert answer.status_code == 200 and answer.json()["content"] == ""
@@ -55,6 +63,14 @@ def test_a_hole_is_streamed_with_one_end(server):
     text = server.http.post("/infill", json={**HOLE, "stream": True}).text
     events = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line]
     assert [one["stop"] for one in events] == [False, True] and events[0]["content"].startswith("return")
+
+
+def test_a_stop_text_ends_a_hole_and_is_told(server):
+    whole = server.http.post("/infill", json=HOLE).json()["content"]
+    found = server.http.post("/infill", json={**HOLE, "stop": [whole[2:4], "no such text"]}).json()
+    assert (found["content"], found["stop_type"]) == (whole[:2], "word")
+    blank = server.http.post("/infill", json={**HOLE, "stop": [" "], "n_predict": 4}).json()
+    assert blank["content"].startswith(whole.split(" ")[0])  # not at the blank that stands before the hole
 
 
 def test_a_rendered_prompt_is_the_same_hole(server):
@@ -69,6 +85,7 @@ def test_a_rendered_prompt_is_the_same_hole(server):
     ("path", "body", "param"),
     [
         ("/infill", {}, "prompt"),
+        ("/infill", {**HOLE, "model": 3}, "model"),
         ("/infill", {"input_prefix": "", "input_suffix": "  \n", "n_predict": 8}, "prompt"),
         ("/infill", {"input_prefix": 7}, "input_prefix"),
         ("/infill", {**HOLE, "input_extra": [{"filename": "x"}]}, "input_extra"),

@@ -53,7 +53,7 @@ def test_a_request_without_a_prompt_only_loads(client):
 
 def test_it_streams_lines_unless_told_not_to(server):
     answer = server.http.post("/api/generate", json={"model": "pocket", "prompt": PROMPTS[0], "options": {"num_predict": 8}})
-    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert answer.headers["content-type"] == "application/x-ndjson" and answer.headers["cache-control"] == "no-cache"
     assert [json.loads(line)["done"] for line in answer.text.splitlines()][-1] is True
 
 
@@ -67,6 +67,7 @@ def test_it_streams_lines_unless_told_not_to(server):
         ("/api/generate", {"prompt": "x", "options": {"temperature": "hot"}}, 400),
         ("/api/chat", {"messages": [{"role": "user", "content": "x", "images": ["aa"]}]}, 400),
         ("/api/chat", {"messages": "x"}, 400),
+        ("/api/chat", {"messages": [{"role": "user", "content": "x"}], "tools": "all"}, 400),
         ("/api/show", {"model": "gpt"}, 404),
         ("/api/pull", {"model": "gpt"}, 404),
     ],

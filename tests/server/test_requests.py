@@ -1,5 +1,6 @@
 """What arrives is checked: who asks, and what; the server goes on whatever comes."""
 
+import gzip
 import json
 import socket
 
@@ -52,9 +53,48 @@ def test_a_malformed_body_gets_its_status_in_the_form_of_the_interface(server, p
     assert isinstance(error, str) if path.startswith("/api/") else {"message", "type", "param", "code"} == set(error)
 
 
+def asked_raw(server, data):
+    """What bytes are answered with. The client's half of the connection is closed after them."""
+    with socket.create_connection(server.url.removeprefix("http://").split(":"), timeout=10) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")
+    return head.decode().lower(), json.loads(body)
+
+
+NO_HTTP = {
+    "too short": HEAD.replace("{size}", "9") + "{}",
+    "a negative length": HEAD.replace("{size}", "-9"),
+    "two lengths": HEAD.replace("{size}", "2, 3") + "{}",
+    "no host": HEAD.replace("Host: localhost\r\n", "").replace("{size}", "2") + "{}",
+    "wrong chunks": HEAD.replace("Content-Length: {size}", "Transfer-Encoding: chunked") + "zz\r\n{}\r\n",
+    "TLS": "\x16\x03\x01{path}\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("path", ["/infill", "/api/chat"])
+@pytest.mark.parametrize("kind", NO_HTTP)
+def test_what_is_no_http_is_a_400_with_an_envelope_and_an_id(server, path, kind):
+    head, body = asked_raw(server, NO_HTTP[kind].replace("{path}", path).encode())
+    assert head.startswith("http/1.1 400 bad request\r\n") and "\r\nx-request-id: " in head and body["error"]
+    assert server.http.get("/health").status_code == 200
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/xml"])
 def test_another_content_type_is_refused(server, kind):
     assert server.http.post("/v1/chat/completions", content=json.dumps(CHAT), headers={"content-type": kind}).status_code == 415
+
+
+def test_a_compressed_body_is_refused(server):
+    data, headers = gzip.compress(json.dumps(CHAT).encode()), {**JSON, "content-encoding": "gzip"}
+    assert server.http.post("/v1/chat/completions", content=data, headers=headers).status_code == 415
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", '"\\ud800"', '{"a": [1e999]}', '["\\udfff"]'])
+@pytest.mark.parametrize("field", ["stop", "temperature", "unknown"])
+def test_what_json_has_not_is_refused_with_its_field(server, field, value):
+    answer = server.http.post("/completion", content=f'{{"prompt": "x", "{field}": {value}}}', headers=JSON)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
 
 
 def test_a_body_that_is_too_large_is_refused_whether_its_length_is_told_or_not(server):
@@ -97,8 +137,14 @@ def test_work_ends_when_its_client_hangs_up(server, stream):
 
 def test_what_is_not_there_is_told_in_the_form_of_the_interface(server):
     assert server.http.get("/v1/nothing").json()["error"]["code"] == "not_found"
-    assert server.http.get("/v1/chat/completions").status_code == 405
+    refused = server.http.get("/v1/chat/completions")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
     assert isinstance(server.http.get("/api/nothing").json()["error"], str)
+
+
+def test_a_path_may_end_with_a_slash(server):
+    assert server.http.get("/v1/models/").json() == server.http.get("/v1/models").json()
+    assert server.http.post("/v1/chat/completions/", json=CHAT).status_code == 200
 
 
 def test_every_head_has_an_id_of_its_own(server):
@@ -106,12 +152,14 @@ def test_every_head_has_an_id_of_its_own(server):
     assert len(set(ids)) == 4
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8012", "127.0.0.1.evil.example", "", "192.168.1.4"])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8012", "127.0.0.1.evil.example", "", "192.168.1.4", "[::1"])
 def test_a_foreign_host_is_refused(server, host):
     assert server.http.get("/health", headers={"host": host}).status_code == 403
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost.evil.example", "vscode-webview://x"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://localhost.evil.example", "vscode-webview://x", "http://[::1"]
+)
 def test_a_foreign_origin_is_refused(server, origin):
     answer = server.http.post("/v1/chat/completions", json=CHAT, headers={"origin": origin})
     assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
@@ -177,6 +225,10 @@ def test_the_next_edit_is_the_region_with_its_hole_filled(server):
     answer = server.http.post("/v1/edit/completions", json={"messages": [{"role": "user", "content": file}]})
     text = answer.json()["choices"][0]["message"]["content"]
     assert text.startswith("```\ndef add(a, b):\n    return") and text.endswith("\n```") and "cursor" not in text
+    body = {"messages": [{"role": "user", "content": file}], "stream": True}
+    lines = server.http.post("/v1/edit/completions", json=body).text.split("\n\n")
+    chunks = [json.loads(line[6:])["choices"][0] for line in lines if line.startswith("data: {")]
+    assert [one["delta"].get("content") for one in chunks] == ["", text, None] and "data: [DONE]" in lines
     nothing = server.http.post("/v1/edit/completions", json=CHAT)
     assert (nothing.status_code, nothing.json()["error"]["param"]) == (400, "messages")
 

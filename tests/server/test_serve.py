@@ -6,13 +6,18 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
+from mlx_diffucoder import GenerationConfig
+from mlx_diffucoder.cli import model_option
 from mlx_diffucoder.cli.app import app, run
+from mlx_diffucoder.server import app as application
+from mlx_diffucoder.server import serve as serving
 from mlx_diffucoder.server.editors import settings_for
 from mlx_diffucoder.server.serve import listening
 
@@ -66,6 +71,16 @@ def test_what_cannot_be_served_is_one_line(arguments, code, line, monkeypatch, c
         assert run() == code
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1 and line in err
+
+
+@pytest.mark.parametrize("more", [[], ["--no-tuned"]])
+def test_answers_are_decoded_as_bench_tune_stored_it(more, monkeypatch):
+    states, tuned = [], replace(GenerationConfig(), rule="threshold:tau=0.5", window="whole")
+    monkeypatch.setattr(model_option, "with_tuned", lambda config, *_, wanted, **more: tuned if wanted else config)
+    monkeypatch.setattr(application, "app_of", lambda state, **_: states.append(state))
+    monkeypatch.setattr(serving, "serve", lambda app, engine, *_: engine._open() and 0)
+    monkeypatch.setattr(sys, "argv", ["diffucode", "serve", "-m", "pocket", "--port", "0", *more])
+    assert run() == 0 and (states[0].answers == tuned) == (not more)
 
 
 @pytest.mark.parametrize("editor", ["llama.vim", "zed", "continue", "vscode", "minuet"])
