@@ -2,26 +2,52 @@
 
 A folder holds `adapters.safetensors` and `adapter_config.json`, as mlx-lm writes and reads them. One more entry in the
 configuration, `diffucoder_base`, names the checkpoint that the adapter belongs to. An adapter without it is checked by its
-shapes alone. `diffucoder_gate` is `masks` for an adapter that acts on the rows of masks only, see `gated`. Adapters in PEFT's
-layout are read too, see `peft`.
+shapes alone. `diffucoder_decoding` names the rule and the window that it was trained for. `diffucoder_gate` is `masks` for an
+adapter that acts on the rows of masks only, see `gated`. Adapters in PEFT's layout are read too, see `peft`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mlx.utils import tree_flatten
 
-from .checkpoint import weights_digest
-from .config import is_number
+from .checkpoint import DECODING, hub_name, prefer, weights_digest
+from .config import FORCING, is_number
 from .errors import CheckpointError
 from .files import read_json
 from .models.transformer import DiffusionModel
 from .peft import LARGEST, apply_peft, shapes_in
+from .weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
+WEIGHTS, CONFIG = ADAPTER_WEIGHTS[1], ADAPTER_CONFIG
 BASE, GATE = "diffucoder_base", "diffucoder_gate"
 KINDS = ("lora", "dora")
 LEAVES = ("lora_a", "lora_b", "m")
+
+
+_D2F = {"rule": FORCING[0], "window": FORCING[1]}
+_GREEDY = {"temperature": 0.0, "top_p": 1.0}
+KNOWN: Mapping[str, tuple[Mapping[str, str], Mapping[str, Any]]] = {
+    "SJTU-Deng-Lab/D2F_DiffuCoder_Instruct_7B_Lora": (
+        _D2F,
+        {"rule": "forcing:skip=0.9", "window": "forcing:block=32,add=0.3,decoded=0.95", **_GREEDY},
+    ),
+    "SJTU-Deng-Lab/D2F_Dream_Base_7B_Lora": (
+        _D2F,
+        {"rule": "forcing:skip=0.95", "window": "forcing:block=32,add=0.9,decoded=0.95", **_GREEDY},
+    ),
+    "SJTU-Deng-Lab/D2F_Dream_Instruct_7B_Lora": (_D2F, {}),
+    "SJTU-Deng-Lab/D2F_LLaDA_Instruct_8B_Lora": (_D2F, {}),
+}
+"""Published adapters that were trained for another decoding, by Hub id: their defaults here, and what `published` changes."""
+
+
+def decoding_of(folder: Path, config: Mapping[str, Any]) -> Any:
+    """The rule and the window that the adapter in `folder` was trained for, or None where nobody says."""
+    known = _known(folder)
+    return config.get(DECODING) or (known and dict(known[0]))
 
 
 def base_identity(model: DiffusionModel, name: str) -> dict[str, str]:
@@ -39,9 +65,11 @@ def apply_adapter(model: DiffusionModel, folder: Path, base_name: str) -> None:
     Raises:
         CheckpointError: the folder is not an adapter, is damaged, or belongs to another model.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; an adapter is a folder with {WEIGHTS} and {CONFIG}")
     config = read_json(folder / CONFIG)
+    if (decoding := decoding_of(folder, config)) is not None:
+        prefer(model, decoding, folder / CONFIG)
+    if (known := _known(folder)) and known[1]:
+        model.published = MappingProxyType({**model.published, **known[1]})
     if "peft_type" in config:
         apply_peft(model, folder, config, folder / CONFIG, base_name)
         model.eval()
@@ -68,6 +96,11 @@ def apply_adapter(model: DiffusionModel, folder: Path, base_name: str) -> None:
     if missing := sorted(adapter_names(model) - names):
         raise CheckpointError(f"{folder / WEIGHTS}: lacks {missing[0]}; it is damaged, or belongs to another model")
     model.eval()
+
+
+def _known(folder: Path) -> tuple[Mapping[str, str], Mapping[str, Any]] | None:
+    name = hub_name(folder)
+    return next((one for repo, one in KNOWN.items() if name in (repo, repo.partition("/")[2])), None)
 
 
 def adapter_names(model: DiffusionModel) -> set[str]:

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from .config import GenerationConfig
 from .errors import CheckpointError, ConfigError
 from .files import read_json
 from .models import family_of
@@ -22,6 +23,8 @@ from .weight_files import INDEX as INDEX
 from .weight_files import StoredWeight, instead, read_headers, same_bytes
 from .weight_files import shards as shards
 
+DECODING = "diffucoder_decoding"
+"""In the configuration of weights that were trained for a rule and a window: `{"rule": ..., "window": ...}`."""
 FLOATS = ("F32", "F16", "BF16")
 SAMPLED = 16  # elements of each weight in a digest
 
@@ -87,9 +90,21 @@ def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
         arrays |= mx.load(str(file))  # type: ignore[arg-type]  # a .safetensors file gives a dict
     model.load_weights([(name, arrays[weight.name]) for name, weight in stored.items()], strict=True)
     model.published = family.published(f"{raw.get('_name_or_path')} {hub_name(folder)}")
+    if raw.get(DECODING) is not None:
+        prefer(model, raw[DECODING], folder / "config.json")
     model.eval()
     mx.eval(mx.random.state)  # the initial weights have split its key many times, and splits that wait stay in memory
     return model, raw
+
+
+def prefer(model: DiffusionModel, decoding: Any, path: Path) -> None:
+    """Make the `rule` and `window` that a model was trained for its defaults. Raises `CheckpointError` with the file `path`."""
+    try:
+        config = GenerationConfig(rule=decoding["rule"], window=decoding["window"])
+    except (TypeError, KeyError, IndexError, ConfigError) as error:
+        why = error if isinstance(error, ConfigError) else "a rule and a window are needed"
+        raise CheckpointError(f"{path}: {DECODING} is {decoding!r}, which cannot be decoded with: {why}") from None
+    model.family = replace(model.family, rule=config.rule, window=config.window)
 
 
 def hub_name(folder: Path) -> str:

@@ -191,8 +191,8 @@ class GenerationConfig:
             rule = "schedule" if scheduled or kind == "drafts" else usual
             rule = rule if self.threshold is None else f"threshold:tau={self.threshold}"
         if window == "auto":
-            own = balanced[1] if rule == balanced[0] or balanced[0] not in FORCING else PRESETS["balanced"]["window"]
-            window = "whole" if rule == "schedule" else own
+            forced = balanced[1].startswith("forcing") and not rule.startswith("forcing")
+            window = "whole" if rule == "schedule" else "sliding" if forced else balanced[1]
         if alg == "auto":
             alg = family.alg if family else "entropy"
         return {"rule": rule, "window": window, "alg": alg}

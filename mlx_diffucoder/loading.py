@@ -20,6 +20,7 @@ from .installed import converted, full_name
 from .memory import bytes_of, check_fits, keep_resident, memory_size
 from .models.transformer import DiffusionModel
 from .tokenizer import Tokenizer
+from .weight_files import ADAPTER_CONFIG
 
 DEFAULT_MODEL = CATALOGUE[0].converted[8]
 """The model of the command line when you name none."""
@@ -44,12 +45,12 @@ def load(
         dtype: the type to compute in, `"float32"`, `"float16"` or `"bfloat16"`; None for `default_dtype`. Of
             quantized weights only the scales change.
         lazy: leave each weight in its file until it is first needed.
-        adapter: the folder of an adapter of this model, as `diffucode train` or PEFT writes it.
+        adapter: an adapter of this model, as `diffucode train` or PEFT writes it: a folder, or a Hub id as in `name`.
         check_memory: refuse weights that take more memory than a program may use here, before they are read.
 
     Raises:
         HubError: the Hub cannot be reached or does not have the name.
-        CheckpointError, ConfigError: the folder is incomplete, damaged, or of no family that is known; its weights do
+        CheckpointError, ConfigError: a folder is incomplete, damaged, or of no family that is known; its weights do
             not fit into memory; or the adapter is damaged, or another model's.
     """
     check_dtype(dtype)
@@ -57,7 +58,8 @@ def load(
     model, _ = build(folder)
     tokenizer = Tokenizer.load(folder)
     if adapter is not None:
-        apply_adapter(model, Path(adapter).expanduser(), hub_name(folder))
+        adapter = resolve_adapter(adapter)
+        apply_adapter(model, adapter, hub_name(folder))
     chosen = dtype or default_dtype(model)
     if chosen is not None:
         model.set_dtype(DTYPES[chosen])
@@ -89,7 +91,7 @@ def _read_floats(model: DiffusionModel, folder: Path, adapter: str | os.PathLike
     """Put the floating-point weights of a folder and an adapter into a model, in the types of the files."""
     again, _ = build(folder)
     if adapter is not None:
-        apply_adapter(again, Path(adapter).expanduser(), hub_name(folder))
+        apply_adapter(again, Path(adapter), hub_name(folder))
     weights: Any = tree_flatten(again.parameters())
     model.load_weights([(name, one) for name, one in weights if mx.issubdtype(one.dtype, mx.floating)], strict=False)
     mx.eval(model.parameters())
@@ -128,6 +130,24 @@ def resolve(
     return hub.fetch_model(name, refresh=refresh, before_download=before_download, progress=progress)
 
 
+def resolve_adapter(
+    name: str | os.PathLike[str],
+    *,
+    refresh: bool = False,
+    before_download: Callable[[Download], None] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The folder of an adapter. As `resolve`."""
+    folder = _existing(name)
+    if folder is None and hub.parse_id(os.fspath(name)):
+        return hub.fetch_adapter(os.fspath(name), refresh=refresh, before_download=before_download, progress=progress)
+    if folder is None or not folder.is_dir():
+        raise CheckpointError(
+            f'{name}: no such folder; an adapter is a folder with {ADAPTER_CONFIG} and its weights, or a Hub id ("owner/name")'
+        )
+    return folder
+
+
 def local_folder(name: str | os.PathLike[str]) -> Path | None:
     """The folder of the bundled model, of a path that exists or of a conversion's name; None for a Hub id.
 
@@ -136,14 +156,8 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
     """
     if name == POCKET:
         return Path(__file__).parent / "pocket"
-    try:
-        path = Path(name).expanduser()
-        if path.exists():
-            return path
-    except (OSError, RuntimeError, ValueError) as error:  # too long, no permission, no such user
-        raise CheckpointError(f"{os.fspath(name)[:200]}: cannot be read ({_first_line(error)})") from None
     name = os.fspath(name)
-    if folder := converted(name):
+    if folder := _existing(name) or converted(name):
         return folder
     if hub.parse_id(name) is None:
         near = did_you_mean(name, known_models())
@@ -151,6 +165,14 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
             f'{name}: no such folder, and not a Hub id ("owner/name"), "{POCKET}" or a name of `diffucode models`{near}'
         )
     return None
+
+
+def _existing(name: str | os.PathLike[str]) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no permission, no such user
+        raise CheckpointError(f"{os.fspath(name)[:200]}: cannot be read ({_first_line(error)})") from None
 
 
 def known_models() -> list[str]:

@@ -15,13 +15,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from .checkpoint import FLOATS
+from .checkpoint import DECODING, FLOATS
 from .config import is_number
 from .errors import CheckpointError
 from .models.transformer import DiffusionModel
-from .weight_files import read_header
+from .weight_files import ADAPTER_WEIGHTS, read_header
 
-PEFT_WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 PREFIX = "base_model.model."
 PARTS = {"lora_A.weight": "lora_a", "lora_B.weight": "lora_b", "lora_magnitude_vector": "m"}
@@ -40,6 +39,7 @@ READ = frozenset(
         "bias",
         "base_model_name_or_path",
         "init_lora_weights",
+        DECODING,
     ]
 )
 IGNORED = frozenset(
@@ -75,7 +75,7 @@ def apply_peft(model: DiffusionModel, folder: Path, config: Mapping[str, Any], p
         CheckpointError: the adapter is of a kind that is not read, is damaged, or does not fit the model.
     """
     _check_kind(config, path)
-    file = folder / PEFT_WEIGHTS
+    file = folder / ADAPTER_WEIGHTS[0]
     if not file.exists() and (folder / PICKLE).exists():
         raise CheckpointError(
             f"{folder / PICKLE}: is a pickle, which can run code and is never read here; save the adapter again with PEFT's"

@@ -15,6 +15,9 @@ from .files import read_json
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapters.safetensors")
+"""The weights of an adapter, as PEFT and as mlx-lm name them."""
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 """The types of weights that this program reads."""
 SAMPLED = 64  # bytes of each weight that are compared where two files hold it

@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command(cls=Command, epilog=examples("diffucode fuse -m pocket --adapter ./adapter --out ./fused"))
 def fuse(
-    adapter: Annotated[Path, typer.Option(help="The folder of the adapter.")],
+    adapter: Annotated[str, typer.Option(help="The adapter: a folder, or a Hub id as OWNER/NAME@REVISION.")],
     out: Annotated[Path, typer.Option(help="The new folder to write.")],
     model: Model = None,
     dequantize: Annotated[
@@ -28,12 +28,14 @@ def fuse(
 ) -> int:
     """Add an adapter to the weights of its model."""
     from ..training.fusing import fuse as fuse_folders
-    from .model_option import ModelOption, folder_named
+    from .model_option import ModelOption, adapter_named, folder_named
     from .progress import waiting
 
-    name, folder = folder_named(ModelOption(model, revision, refresh, yes))
+    wanted = ModelOption(model, revision, refresh, yes)
+    name, folder = folder_named(wanted)
+    own = adapter_named(adapter, wanted) or Path(adapter)
     with waiting(f"fusing {name}"):
-        fuse_folders(folder, adapter, out, dequantize=dequantize)
+        fuse_folders(folder, own, out, dequantize=dequantize)
     size = sum(file.stat().st_size for file in out.iterdir())
     note(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {out} ...")
     put(out)

@@ -14,7 +14,7 @@ from ..errors import BenchError, ConfigError, HubError, TrainError
 from ..formatting import format_bytes
 from ..hub import Download, parse_id
 from ..installed import CONVERSIONS, full_name
-from ..loading import DEFAULT_MODEL, POCKET, check_dtype, load, local_folder, resolve
+from ..loading import DEFAULT_MODEL, POCKET, check_dtype, load, local_folder, resolve, resolve_adapter
 from ..memory import fit_of, memory_to_run, working_set
 from .options import DECODING_FIELDS
 from .progress import reading, waiting
@@ -73,7 +73,7 @@ def at_revision(name: str, revision: str | None) -> str:
 
 
 def load_named(
-    wanted: ModelOption, *, dtype: str | None, adapter: Path | None = None
+    wanted: ModelOption, *, dtype: str | None, adapter: str | None = None
 ) -> tuple[str, "DiffusionModel", "Tokenizer"]:
     """The name of a model, the model and its tokenizer.
 
@@ -86,8 +86,9 @@ def load_named(
     """
     check_dtype(dtype)
     name, folder = folder_named(wanted)
+    own = adapter_named(adapter, wanted)
     with waiting(f"loading {name}"):
-        return name, *load(folder, dtype=dtype, adapter=adapter, check_memory=not wanted.yes)
+        return name, *load(folder, dtype=dtype, adapter=own, check_memory=not wanted.yes)
 
 
 def open_model(context: typer.Context, config: GenerationConfig, *, verbose: bool) -> Opened:
@@ -173,6 +174,18 @@ def folder_named(wanted: ModelOption) -> tuple[str, Path]:
     with reading() as show:
         name = wanted.full_name
         return name, resolve(name, refresh=wanted.refresh, before_download=before_download, progress=show)
+
+
+def adapter_named(name: str | None, wanted: ModelOption) -> Path | None:
+    """The folder of the adapter that `--adapter` names, downloaded first if necessary; None for none."""
+
+    def before_download(download: Download) -> None:
+        note(f"{download.repo}: {format_bytes(download.missing)} to download into {download.folder}")
+
+    if name is None:
+        return None
+    with reading() as show:
+        return resolve_adapter(name, refresh=wanted.refresh, before_download=before_download, progress=show)
 
 
 def with_tuned(config: GenerationConfig, model: "DiffusionModel", *, wanted: bool, verbose: bool) -> GenerationConfig:

@@ -62,7 +62,7 @@ Model = Annotated[
         autocompletion=complete_model,
     ),
 ]
-Adapter = Annotated[Path | None, in_model(help="The folder of an adapter for the model.")]
+Adapter = Annotated[str | None, in_model(help="An adapter for the model: a folder, or a Hub id as OWNER/NAME@REVISION.")]
 Dtype = Annotated[
     str | None,
     in_model(

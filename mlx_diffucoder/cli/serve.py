@@ -115,15 +115,17 @@ def _run(context: typer.Context, config: GenerationConfig, *, local: bool, key: 
     from ..server.serve import listening
     from ..server.serve import serve as answer
     from ..server.state import State
-    from .model_option import ModelOption, fitted, folder_named
+    from .model_option import ModelOption, adapter_named, fitted, folder_named
 
     given = context.params
     check_dtype(given["dtype"])
     on = listening(given["host"], given["port"])
-    name, folder = folder_named(ModelOption.of(given))
+    wanted = ModelOption.of(given)
+    name, folder = folder_named(wanted)
+    adapter = adapter_named(given["adapter"], wanted)
 
     def opened() -> "tuple[DiffusionModel, Tokenizer]":
-        model, tokenizer = load(folder, dtype=given["dtype"], adapter=given["adapter"], check_memory=not given["yes"])
+        model, tokenizer = load(folder, dtype=given["dtype"], adapter=adapter, check_memory=not given["yes"])
         state.answers = fitted(context, config, model, verbose=False)
         return model, tokenizer
 

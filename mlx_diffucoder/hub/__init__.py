@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import HubError
 from .explain import constants, hub_errors
-from .job import SMALL_FILES, Download, Job, Progress, cached_models, missing_files, parse_id
+from .job import SMALL_FILES, AdapterJob, Download, Job, Progress, cached_models, missing_files, parse_id
 from .transfer import Patience, fetch_header
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "cached_models",
     "check_login",
     "constants",
+    "fetch_adapter",
     "fetch_model",
     "headers_only",
     "hub_errors",
@@ -63,12 +64,26 @@ def fetch_model(
         ConfigError: its `config.json` has a value that cannot work.
         HubError: the Hub cannot be reached, refuses, or sends something else than it lists.
     """
-    job = Job(name, before_download, progress)
+    return _fetched(Job(name, before_download, progress), refresh=refresh)
+
+
+def fetch_adapter(
+    name: str,
+    *,
+    refresh: bool = False,
+    before_download: Callable[[Download], None] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The folder of an adapter. As `fetch_model`."""
+    return _fetched(AdapterJob(name, before_download, progress), refresh=refresh)
+
+
+def _fetched(job: Job, *, refresh: bool) -> Path:
     commit = None if refresh else job.cache.commit_of(job.revision)
     damaged: list[Path] = []
-    if commit and ((folder := job.cache.snapshot(commit)) / "config.json").exists():
+    if commit and ((folder := job.cache.snapshot(commit)) / job.first).exists():
         damaged = job.check(folder)
-        lost = missing_files(folder) or [file.name for file in damaged]
+        lost = job.missing(folder) or [file.name for file in damaged]
         if not lost:
             return folder
         if constants().HF_HUB_OFFLINE:

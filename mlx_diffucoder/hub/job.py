@@ -14,7 +14,7 @@ from ..errors import CheckpointError, ConfigError, HubError, did_you_mean
 from ..files import read_json
 from ..models import find_family
 from ..tokenizer_files import COPIED, TOKEN_FILES, added_tokens
-from ..weight_files import INDEX, WHOLE, shard_names
+from ..weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WHOLE, shard_names
 from .background import Tell, in_background
 from .cache import CachedRepo
 from .explain import NoRevision, NotOnHub, constants, hub_errors
@@ -67,11 +67,14 @@ class Job:
     """One model that is fetched. Raises `CheckpointError` for a name that is no Hub id.
 
     Attributes:
+        first, small: the file that says what it is, and the files that are needed besides its weights.
         commit, listed: what the revision is on the Hub, and its files by name; known after `begin`.
         wait: the seconds that a request waits for a connection and for each part of an answer: half of the client's setting,
             because after a silence it is tried once more.
     """
 
+    first: str = "config.json"
+    small: tuple[str, ...] = SMALL_FILES
     commit: str
     listed: Mapping[str, RemoteFile]
 
@@ -98,9 +101,13 @@ class Job:
         """The folder of the commit."""
         return self.cache.snapshot(self.commit)
 
+    def missing(self, snapshot: Path) -> list[str]:
+        """The files that a snapshot needs and has not."""
+        return missing_files(snapshot)
+
     def check(self, snapshot: Path) -> list[Path]:
         """The damaged files of a snapshot."""
-        names = {*SMALL_FILES, CARD, WHOLE}
+        names = {*self.small, *ADAPTER_WEIGHTS, CARD, WHOLE}
         with contextlib.suppress(CheckpointError):
             names |= {*shard_names(snapshot)}
         with contextlib.suppress(OSError):
@@ -125,19 +132,23 @@ class Job:
         with hub_errors(self.repo):
             return in_background(works, what=f"{self.repo}: {what}", limit=2 * self.wait + 5, on_event=on_event)
 
-    def _list(self, commit: str | None) -> None:
+    def find(self, commit: str | None) -> None:
+        """Ask for the list of files."""
         for revision in dict.fromkeys((commit or self.revision, self.revision)):  # a cached commit may be gone there
-            with contextlib.suppress(NoRevision):
+            try:
                 [(self.commit, self.listed)] = self.ask([partial(list_files, self.repo, revision, LIST, self.wait)], LIST)
                 return
+            except NoRevision:
+                continue
+            except NotOnHub as error:
+                raise HubError(f"{error}{did_you_mean(self.repo, cached_models())}") from None
         raise HubError(f"{self.repo}: has no revision {self.revision}; name a branch, a tag or a commit")
 
     def begin(self, commit: str | None = None) -> list[str]:
         """Ask for the list of files, fetch the configuration and the index. Returns the names of the weights."""
-        try:
-            self._list(commit)
-        except NotOnHub as error:
-            raise HubError(f"{error}{did_you_mean(self.repo, cached_models())}") from None
+        self.find(commit)
+        if "config.json" not in self.listed and ADAPTER_CONFIG in self.listed:
+            raise CheckpointError(f"{self.repo}: is an adapter: name its base with --model, and this one with --adapter")
         if "config.json" not in self.listed:
             raise CheckpointError(f"{self.repo}: has no config.json{self._other_formats()}; name a checkpoint with one")
         self.bring(("config.json", *TOKEN_FILES))
@@ -165,14 +176,14 @@ class Job:
             for file in damaged:
                 self.cache.remove(file)
         weights = self.begin(commit)
-        wanted = [self.listed[name] for name in (*SMALL_FILES, *weights) if name in self.listed]
+        wanted = [self.listed[name] for name in (*self.small, *weights) if name in self.listed]
         if missing := self._missing(wanted):
             self.cache.clean({str(file.hash) for file in wanted})
             if self.before_download is not None and {file.name for file in missing} & set(weights):
                 needed = sum(max(0, (file.size or 0) - self._there(file)) for file in missing)
                 total, names = sum(file.size or 0 for file in wanted), tuple(file.name for file in damaged)
                 self.before_download(Download(self.repo, total, needed, self.cache.root, names))
-            self.bring(SMALL_FILES)
+            self.bring(self.small)
             try:
                 self.bring((CARD,))
             except HubError as error:
@@ -199,6 +210,29 @@ class Job:
     def _other_formats(self) -> str:
         found = {text for name in self.listed for suffix, text in OTHER_FORMATS.items() if name.endswith(suffix)}
         return f", only {' and '.join(sorted(found))}" if found else ""
+
+
+class AdapterJob(Job):
+    """One adapter that is fetched, in PEFT's layout or mlx-lm's."""
+
+    first, small = ADAPTER_CONFIG, (ADAPTER_CONFIG,)
+
+    def missing(self, snapshot: Path) -> list[str]:
+        there = any((snapshot / name).exists() for name in ADAPTER_WEIGHTS)
+        return [] if there else [ADAPTER_WEIGHTS[0]]
+
+    def begin(self, commit: str | None = None) -> list[str]:
+        """Ask for the list of files. Returns the name of the weights."""
+        self.find(commit)
+        weights = [name for name in ADAPTER_WEIGHTS if name in self.listed][:1]
+        if self.first not in self.listed:
+            raise CheckpointError(f"{self.repo}: has no {self.first}, so it is no adapter; name a repository with one")
+        if not weights:
+            raise CheckpointError(
+                f"{self.repo}: has no {ADAPTER_WEIGHTS[0]}{self._other_formats()}; name an adapter with one: a pickle can run"
+                " code and is never read here"
+            )
+        return weights
 
 
 def cached_models() -> list[str]:

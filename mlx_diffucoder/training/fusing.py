@@ -5,10 +5,11 @@ from typing import Any
 
 from mlx.utils import tree_unflatten
 
-from ..adapter import CONFIG, GATE, apply_adapter
-from ..checkpoint import build, hub_name
+from ..adapter import CONFIG, GATE, apply_adapter, decoding_of
+from ..checkpoint import DECODING, build, hub_name
 from ..errors import ConvertError
 from ..files import new_folder, read_json
+from ..loading import resolve_adapter
 from ..tokenizer import Tokenizer
 from .learners import write_model
 
@@ -28,18 +29,21 @@ def fuse(folder: Path, adapter: Path, out: Path, *, dequantize: bool = False) ->
         if dequantize and not quantized:
             raise ConvertError("dequantize: the model is not quantized", field="dequantize")
         tokenizer = Tokenizer.load(folder)
-        apply_adapter(model, adapter.expanduser(), hub_name(folder))
-        if read_json(adapter.expanduser() / CONFIG).get(GATE):
+        adapter = resolve_adapter(adapter)
+        apply_adapter(model, adapter, hub_name(folder))
+        config = read_json(adapter / CONFIG)
+        if config.get(GATE):
             raise ConvertError(
                 f"{adapter}: is gated: it acts on masks only, and weights act on all tokens, so it cannot be fused; use it"
                 " with --adapter"
             )
         fused: Any = [(name, one.fuse(dequantize=dequantize)) for name, one in model.named_modules() if hasattr(one, "fuse")]
         model.update_modules(tree_unflatten(fused))
-        settings = raw
+        decoding = decoding_of(adapter, config)
+        settings = raw if decoding is None else raw | {DECODING: decoding}
         if dequantize:
             from mlx_lm.utils import dequantize_model
 
             dequantize_model(model)
-            settings = {key: value for key, value in raw.items() if not key.startswith("quantization")}
+            settings = {key: value for key, value in settings.items() if not key.startswith("quantization")}
         write_model(unfinished, model, settings=settings, tokenizer=tokenizer, source=folder)
