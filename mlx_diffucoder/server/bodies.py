@@ -68,16 +68,19 @@ async def _bytes(request: Request) -> bytes:
     too_large = Problem(413, f"the body is larger than {LARGEST // 2**20} MB; send less context", code="request_too_large")
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > LARGEST:
+        too_large.unread = True
         raise too_large
-    data = bytearray()
+    data, size = bytearray(), 0
     try:
         async with asyncio.timeout(SECONDS):
             async for chunk in request.stream():
-                data += chunk
-                if len(data) > LARGEST:
-                    raise too_large
+                size += len(chunk)
+                if size <= LARGEST:
+                    data += chunk
     except TimeoutError:
         raise Problem(408, f"the body did not arrive within {SECONDS:.0f} s") from None
+    if size > LARGEST:
+        raise too_large
     return bytes(data)
 
 

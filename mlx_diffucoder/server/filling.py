@@ -22,6 +22,8 @@ from ..tokenizer import Tokenizer
 from .kept import KeptTexts
 from .work import Clock, Lane, Lanes, Progress, added, shown
 
+SPARE = 16
+"""Tokens of the model's context that neither a hole nor the text around it takes: those that mark what is what."""
 LEAST_CONTEXT = 32
 """Tokens on each side of a hole that are shown whatever the deadline."""
 
@@ -32,7 +34,7 @@ class Filling:
 
     Attributes:
         prefix, suffix: the text around it.
-        config: how to decode; `max_tokens` is the longest hole.
+        config: how to decode; `max_tokens` is the longest hole, and is cut to what the model's context leaves.
         context: tokens of the text to show on each side, at most.
         waits: seconds that the client waits for the context to be read; None for no limit.
         keeps: whether K/V of earlier holes may be used, and this one's are kept.
@@ -56,10 +58,12 @@ class Filling:
 
     def lanes(self, model: DiffusionModel, tokenizer: Tokenizer, pace: float, kept: KeptTexts) -> Lanes:
         """As `Work.lanes`."""
-        budget = self.context
+        limit = model.config.max_position_embeddings
+        longest = min(self.config.max_tokens, max(limit // 4, limit - 2 * self.context - SPARE))
+        budget = min(self.context, (limit - longest - SPARE) // 2)
         if pace and self.waits is not None:  # both sides are read before the first text
             budget = max(LEAST_CONTEXT, min(budget, int(self.waits / pace / 2)))
-        until, config = self.config.until, replace(self.config, until=())
+        until, config = self.config.until, replace(self.config, until=(), max_tokens=longest)
         if "infill" in model.family.cannot:
             asked = middle_prompt(model, tokenizer, self.around, None, config, budget)
             return self._in_the_middle(tokenizer, asked, until)

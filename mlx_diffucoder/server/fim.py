@@ -1,6 +1,7 @@
 """Prompts that a client rendered for fill in the middle, in the forms of other models: read back as the text around a hole."""
 
 import re
+from pathlib import PurePath
 from typing import NamedTuple
 
 FORMS = (
@@ -14,8 +15,12 @@ FORMS = (
     ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM
 )
 """The tokens before the prefix, the suffix and the middle."""
-FILES = re.compile(r"<\|repo_name\|>[^\n]*\n?|<\|file_sep\|>[^\n]*\n?|<file_sep>[^\n]*\n?")
-"""What stands before other files of the same project."""
+START = re.compile(r"^(?:<s>|<bos>|<\|endoftext\|>|<｜begin▁of▁sentence｜>|\[gMASK\]<sop>|<\|user\|>\n?)+")
+"""What a prompt may begin with that is no text."""
+FILES = re.compile(r"<\|?repo_name\|?>[^\n<]*\n?|<\|?file_sep\|?>([^\n<]*)\n?")
+"""The name of a project, and what stands before its other files: their names."""
+HASHES = ("", ".py", ".pyi", ".rb", ".sh", ".toml", ".yaml", ".yml", ".r", ".pl", ".jl", ".ex", ".exs", ".nix")
+"""Ends of the names of files in which a comment begins with #; in others it begins with //."""
 
 
 class Around(NamedTuple):
@@ -23,6 +28,12 @@ class Around(NamedTuple):
 
     prefix: str
     suffix: str
+
+
+def name_line(name: str) -> str:
+    """A comment with the name of a file, which the model sees before its text; empty without a name."""
+    name = " ".join(name.split())
+    return f"{'#' if PurePath(name).suffix in HASHES else '//'} {name}\n" if name else ""
 
 
 def rendered(prompt: str) -> Around | None:
@@ -34,13 +45,9 @@ def rendered(prompt: str) -> Around | None:
         start, cut = prompt.find(before), prompt.find(after)
         if start < 0 or cut < 0:
             continue
-        body = prompt.rstrip()
-        body = (
-            body.removesuffix(middle.strip()).removesuffix(" " * middle.startswith(" "))
-            if body.endswith(middle.strip())
-            else prompt
-        )
-        context = FILES.sub("", prompt[: min(start, cut)])
+        end = prompt.rfind(middle)
+        body = prompt if end < max(start, cut) else prompt[:end]
+        context = FILES.sub(lambda found: name_line(found[1] or ""), START.sub("", prompt[: min(start, cut)]))
         if start < cut:
             return Around(context + prompt[start + len(before) : cut], body[cut + len(after) :])
         return Around(context + body[start + len(before) :], prompt[cut + len(after) : start])

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import PurePath
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -11,15 +10,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from .bodies import Body, Predict, Seed, Stops, Temperature, TopK, TopP, read, stops_of
 from .feed import done, start
-from .fim import rendered
+from .fim import name_line, rendered
 from .problems import Problem
 from .state import Sampling, State
 from .stream import Coming, event, streamed
 from .work import Progress, Work
 
 TYPES = {"stop": "eos", "word": "word", "length": "limit", "time": "limit"}
-HASHES = ("", ".py", ".pyi", ".rb", ".sh", ".toml", ".yaml", ".yml", ".r", ".pl", ".jl", ".ex", ".exs", ".nix")
-"""Ends of the names of files in which a comment begins with #; in others it begins with //."""
 Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
 
 
@@ -32,9 +29,7 @@ class Extra(Body):
     @property
     def named(self) -> str:
         """The text after a comment with the name of its file."""
-        name = " ".join((self.filename or "").split())
-        sign = "#" if PurePath(name).suffix in HASHES else "//"
-        return f"{sign} {name}\n{self.text}" if name and self.text else self.text
+        return name_line(self.filename or "") + self.text if self.text else ""
 
 
 class Common(Body):

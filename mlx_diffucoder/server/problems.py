@@ -1,16 +1,36 @@
 """What a client is told when a request cannot be answered: a status, and a message in the form of the interface it uses."""
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import CheckpointError, ContextError, DiffucoderError, PromptError
 from .engine import Busy
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 SERVER = "server_error"
+PATIENCE = 20.0
+"""Seconds in which the rest of a body that is not read may arrive."""
 PROMPT = "prompt"
 """The field with the prompt; requests of a chat have `messages` instead."""
+
+
+class Unread(JSONResponse):
+    """An answer to a request whose body is not read but thrown away: a client that is cut off while it sends sees no answer."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_open(message: Message) -> None:
+            await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+        await super().__call__(scope, receive, send_open)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body"})
 
 
 class Problem(Exception):
@@ -22,7 +42,10 @@ class Problem(Exception):
         param: the field at fault.
         code: a name for programs.
         seconds: when to try again.
+        unread: whether the body was not read.
     """
+
+    unread = False
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None, seconds: int | None = None
@@ -50,7 +73,7 @@ class Problem(Exception):
     def response(self, path: str) -> JSONResponse:
         """The answer to a request at a path."""
         headers = {} if self.seconds is None else {"retry-after": str(self.seconds)}
-        return JSONResponse(self.body(path), self.status, headers)
+        return (Unread if self.unread else JSONResponse)(self.body(path), self.status, headers)
 
 
 def problem_of(error: Exception) -> Problem:

@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 import h11
 import uvicorn
@@ -40,7 +41,7 @@ class Protocol(H11Protocol):
 
         def close() -> None:
             if self.cycle is last and not self.transport.is_closing():
-                self.transport.close()
+                self._refuse(408, f"no request arrived within {SILENT:.0f} s")
 
         self.loop.call_later(SILENT, close)
 
@@ -52,14 +53,16 @@ class Protocol(H11Protocol):
         if self.cycle is not None:
             self.cycle.disconnected = True  # it must not answer as well
             self.cycle.message_event.set()
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            answer = Problem(400, msg, code="invalid_http").response(self.cycle.scope["path"] if self.cycle else "/")
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what has come so far, if something has, and close the connection."""
+        begun = self.conn.their_state is not h11.IDLE or bool(self.conn.trailing_data[0])
+        if begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            answer = Problem(status, message, code="invalid_http").response(self.cycle.scope["path"] if self.cycle else "/")
             headers = [*answer.raw_headers, (b"x-request-id", new_id().encode()), (b"connection", b"close")]
-            parts = (
-                h11.Response(status_code=400, reason=b"Bad Request", headers=headers),
-                h11.Data(data=bytes(answer.body)),
-                h11.EndOfMessage(),
-            )
+            head = h11.Response(status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=headers)
+            parts = head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()
             self.transport.write(b"".join(self.conn.send(part) or b"" for part in parts))
         self.transport.close()
 

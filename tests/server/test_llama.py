@@ -65,6 +65,13 @@ def test_a_hole_is_streamed_with_one_end(server):
     assert [one["stop"] for one in events] == [False, True] and events[0]["content"].startswith("return")
 
 
+def test_a_hole_that_may_be_longer_than_the_context_is_shorter(server):
+    short = server.http.post("/infill", json={**HOLE, "n_predict": 64}).json()["content"]
+    assert server.http.post("/infill", json={**HOLE, "n_predict": 4096}).json()["content"] == short
+    asked = {"prompt": HOLE["input_prefix"] + HOLE["prompt"], "suffix": HOLE["input_suffix"], "max_tokens": 100_000}
+    assert server.http.post("/v1/completions", json=asked).json()["choices"][0]["text"] == short
+
+
 def test_a_stop_text_ends_a_hole_and_is_told(server):
     whole = server.http.post("/infill", json=HOLE).json()["content"]
     found = server.http.post("/infill", json={**HOLE, "stop": [whole[2:4], "no such text"]}).json()

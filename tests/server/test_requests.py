@@ -7,7 +7,7 @@ import socket
 import httpx
 import pytest
 
-from mlx_diffucoder.server import bodies
+from mlx_diffucoder.server import bodies, serve
 from mlx_diffucoder.server.app import app_of
 from mlx_diffucoder.server.engine import Engine
 from mlx_diffucoder.server.fim import rendered
@@ -55,7 +55,7 @@ def test_a_malformed_body_gets_its_status_in_the_form_of_the_interface(server, p
 
 def asked_raw(server, data):
     """What bytes are answered with. The client's half of the connection is closed after them."""
-    with socket.create_connection(server.url.removeprefix("http://").split(":"), timeout=10) as client:
+    with connected(server) as client:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
         head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")
@@ -108,16 +108,29 @@ def test_a_body_that_is_too_large_is_refused_whether_its_length_is_told_or_not(s
     )
 
 
-def test_a_body_that_does_not_arrive_ends_in_time_and_others_are_answered(server, monkeypatch):
+def connected(server):
+    return socket.create_connection(server.url.removeprefix("http://").split(":"), timeout=10)
+
+
+def test_a_length_that_is_too_large_is_refused_at_once_and_a_client_that_sends_all_the_same_sees_it(server):
+    head = HEAD.format(path="/infill", size=2 * bodies.LARGEST).encode()
+    with connected(server) as client:
+        client.sendall(head)
+        assert client.recv(100).startswith(b"HTTP/1.1 413")
+    with connected(server) as client:  # it asks for the connection to be closed
+        client.sendall(head + b" " * 2 * bodies.LARGEST)
+        assert client.recv(100).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("begun", [HEAD.format(path="/infill", size=100) + "{", "POST /infill HTTP/1.1\r\nHost: loc"])
+def test_what_does_not_arrive_ends_in_time_and_others_are_answered(server, monkeypatch, begun):
     monkeypatch.setattr(bodies, "SECONDS", 0.3)
-    host, port = server.url.removeprefix("http://").split(":")
-    head = HEAD.format(path="/infill", size=100).encode() + b"{"
-    stalled = [socket.create_connection((host, int(port))) for _ in range(20)]
+    monkeypatch.setattr(serve, "SILENT", 0.3)
+    stalled = [connected(server) for _ in range(50)]
     for one in stalled:
-        one.sendall(head)
+        one.sendall(begun.encode())
     assert server.http.post("/v1/chat/completions", json=CHAT).status_code == 200
-    stalled[0].settimeout(10)
-    assert stalled[0].recv(100).startswith(b"HTTP/1.1 408")
+    assert stalled[0].recv(100).startswith(b"HTTP/1.1 408") and stalled[-1].recv(100).startswith(b"HTTP/1.1 408")
     for one in stalled:
         one.close()
 
@@ -206,6 +219,8 @@ def test_what_is_this_machine():
         "<PRE> A\n <SUF>\nB <MID>",
         "[SUFFIX]\nB[PREFIX]A\n",
         "<|code_prefix|>A\n<|code_suffix|>\nB<|code_middle|>",
+        "[gMASK]<sop><|user|>\n<|code_suffix|>\nB<|code_prefix|>A\n<|code_middle|><|assistant|>\n",
+        "<s><PRE> A\n <SUF>\nB <MID>",
     ],
 )
 def test_prompts_of_other_models_are_read_as_holes(prompt):
@@ -214,7 +229,7 @@ def test_prompts_of_other_models_are_read_as_holes(prompt):
 
 def test_other_files_stand_before_the_prefix_and_plain_text_is_no_hole():
     prompt = "<|repo_name|>mine\n<|file_sep|>a.py\nx = 1\n<|file_sep|>b.py\n<|fim_prefix|>A<|fim_suffix|>B<|fim_middle|>"
-    assert rendered(prompt) == ("x = 1\nA", "B")
+    assert rendered(prompt) == ("# a.py\nx = 1\n# b.py\nA", "B")
     assert rendered("def f(x):") is None and rendered("<|fim_prefix|> alone") is None
 
 
