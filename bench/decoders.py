@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_diffucoder.arrays import from_numpy
 from mlx_diffucoder.config import EPS, GenerationConfig
 from mlx_diffucoder.decoding.canvas import Canvas
 from mlx_diffucoder.decoding.loop import denoise
@@ -51,7 +52,7 @@ class AtRate(WithoutMemory):
         return np.minimum(masked, int((index + 1) * self.rate) - int(index * self.rate))
 
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
-        from_the_left = mx.where(candidates.masked, -mx.array(candidates.positions), -mx.inf)
+        from_the_left = mx.where(candidates.masked, -from_numpy(candidates.positions), -mx.inf)
         return largest(from_the_left, quota)
 
 

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_diffucoder.arrays import from_numpy
 from mlx_diffucoder.device import on_gpu
 from mlx_diffucoder.loading import DTYPES
 from mlx_diffucoder.models.base import ModelConfig
@@ -58,7 +59,7 @@ def _check(name: str, model: DiffusionModel, tokens: list[NDArray[np.int64]], ri
     def error() -> float:
         for ids, logits in zip(tokens, right, strict=True):
             errors[len(ids)] = math.inf  # if MLX cannot compute it
-            found = np.array(model(mx.array(ids[None]))[0].astype(mx.float32))
+            found = np.array(model(from_numpy(ids[None]))[0].astype(mx.float32))
             off = float(np.abs(found - logits).max() / np.abs(logits).max())
             if math.isfinite(off):
                 errors[len(ids)] = off

@@ -19,6 +19,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_diffucoder.arrays import from_numpy
 from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.errors import DiffucoderError
 from mlx_diffucoder.generation import stream_generate
@@ -114,7 +115,7 @@ def _logits(name: str, reference: dict[str, Any], kind: str, allowed: float, bui
         model, worst = build(), 0.0
         for number in range(CANVASES):
             tokens, rows, right = (reference[f"canvas.{number}.{part}"] for part in ("tokens", "rows", f"logits.{kind}"))
-            logits = model(mx.array(tokens[None]), rows=mx.array(rows[None]))[0]
+            logits = model(from_numpy(tokens[None]), rows=from_numpy(rows[None]))[0]
             off = np.abs(np.array(logits.astype(mx.float32)) - right).max() / np.abs(right).max()
             worst = max(worst, float(off)) if np.isfinite(off) else math.inf
         return worst

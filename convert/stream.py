@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_diffucoder.arrays import from_numpy
 from mlx_diffucoder.errors import CheckpointError, ConvertError
 
 from .plan import Width
@@ -139,7 +140,7 @@ def _read(opened: Any, stored: Stored, name: str, start: int, raw: NDArray[np.ui
         raise CheckpointError(f"{stored.file}: cannot be read ({error.strerror or error})") from None
     if not all_finite(raw, stored.dtype):
         raise CheckpointError(f"{stored.file}: the weight {name} holds infinities or NaNs; download the file again")
-    return mx.array(raw).view(stored.dtype).reshape(-1, *stored.shape[1:])
+    return from_numpy(raw).view(stored.dtype).reshape(-1, *stored.shape[1:])
 
 
 def _write(writer: ShardWriter, item: Item, pieces: list[mx.array], dtypes: list[mx.Dtype]) -> None:

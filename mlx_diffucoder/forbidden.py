@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
+from .arrays import from_numpy
 from .errors import ConfigError
 from .tokenizer import Tokenizer
 
@@ -27,7 +28,7 @@ def forbidden_ids(tokenizer: Tokenizer, vocab_size: int, ban: Sequence[str | int
     forbidden[[_token_of(tokenizer, one, vocab_size) for one in ban]] = True
     if forbidden.all():
         raise ConfigError("ban_tokens bans every token; leave some", field="ban_tokens")
-    return mx.array(forbidden)
+    return from_numpy(forbidden)
 
 
 def _token_of(tokenizer: Tokenizer, token: str | int, vocab_size: int) -> int:

@@ -20,6 +20,7 @@ ORDER = [
     "statistics",
     "evalplus",
     "device",
+    "arrays",
     "models",
     "tokenizer_files",
     "template_process",

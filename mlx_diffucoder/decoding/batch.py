@@ -11,6 +11,7 @@ from itertools import accumulate
 import mlx.core as mx
 import numpy as np
 
+from ..arrays import from_numpy
 from ..config import GenerationConfig
 from ..models.transformer import DiffusionModel, PackedTexts
 from .canvas import Canvas
@@ -152,7 +153,7 @@ class _Row:
         self._forbidden, self._stop = forbidden, stop
         self._window_state, self._rule_state = window.open(model, canvas), rule.open()
         self._key, self._rng = random_sources(config.seed, copy)
-        self._tokens, self.on_host = mx.array(canvas.tokens), canvas.tokens  # [1, L], the same on device and host
+        self._tokens, self.on_host = from_numpy(canvas.tokens), canvas.tokens  # [1, L], the same on device and host
         self.masks = int((self.on_host == canvas.mask_id).sum())
         self._known = self.on_host.size - self.masks
         self._index, self._positions = -1, 0

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..choices import block_length_of
 from ..config import GenerationConfig
 from ..models.transformer import DiffusionModel
@@ -61,7 +62,7 @@ def _decode_row(
         block = tokens[start:end]  # a view: commits go to the canvas
         for share in filter(None, block_shares(int((block == canvas.mask_id).sum()), rule.block_steps)):
             key, step_key = mx.random.split(key)
-            logits = model(mx.array(tokens[None, :end]), rows=mx.arange(start, end)[None], block_length=length)
+            logits = model(from_numpy(tokens[None, :end]), rows=mx.arange(start, end)[None], block_length=length)
             chosen, probs = _measure(logits[0], config, step_key)
             masked = np.flatnonzero(block == canvas.mask_id)
             order = masked[np.argsort(-probs[masked], kind="stable")]
@@ -84,5 +85,5 @@ def _measure(logits: mx.array, config: GenerationConfig, key: mx.array) -> tuple
     wide = np.array(logits.astype(mx.float32)).astype(np.float64)
     wide = np.exp(wide - wide.max(axis=-1, keepdims=True))
     probs = wide[np.arange(len(wide)), np.array(chosen)] / wide.sum(axis=-1)
-    check_finite(mx.array(probs))
+    check_finite(from_numpy(probs))
     return np.array(chosen).astype(np.int32), probs

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..models.context import hidden_of
 from ..models.transformer import DiffusionModel
 from .canvas import predictor_of
@@ -40,9 +41,9 @@ def log_probabilities(
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
         predictors = predictor_of(some.astype(np.int32)[None], np.zeros(1, dtype=np.int32), model.shift)  # [1, n]
-        logits = model.logits(hidden, mx.array(predictors))[0].astype(mx.float32)  # [n, V]
+        logits = model.logits(hidden, from_numpy(predictors))[0].astype(mx.float32)  # [n, V]
         logits = mx.where(forbidden, -mx.inf, logits)
-        chosen = mx.take_along_axis(logits, mx.array(ids[some])[:, None], axis=-1)[:, 0]
+        chosen = mx.take_along_axis(logits, from_numpy(ids[some])[:, None], axis=-1)[:, 0]
         found.append(np.array(mx.maximum(chosen - mx.logsumexp(logits, axis=-1), LEAST)))
     return np.concatenate(found)
 
@@ -67,7 +68,7 @@ def mean_log_probability(
     canvases = clean.copy()
     for canvas, mask in zip(canvases, masks, strict=True):
         canvas[mask] = mask_id
-    hidden = hidden_of(model, mx.array(canvases), mx.array(clean))  # [2, L, D]
+    hidden = hidden_of(model, from_numpy(canvases), from_numpy(clean))  # [2, L, D]
     each = zip(mx.split(hidden, 2), masks, strict=True)
     values = np.concatenate([log_probabilities(model, one, whole, mask, forbidden) for one, mask in each])
     return float(values.mean()) if len(values) else 0.0, len(masks) * len(ids)

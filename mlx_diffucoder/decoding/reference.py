@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..config import GenerationConfig
 from ..errors import ConfigError
 from ..models.transformer import DiffusionModel
@@ -75,7 +76,7 @@ def reference_decode(
     key, rng = random_sources(config.seed)
     state, forward, length = rule.open(), _forward_of(model, canvas), canvas.tokens.shape[1]
     at = np.broadcast_to(np.arange(length, dtype=np.int32), canvas.tokens.shape)  # [B, L]
-    tokens = mx.array(canvas.tokens)
+    tokens = from_numpy(canvas.tokens)
     if hooks.tokens:
         tokens = hooks.tokens(None, tokens, None)
     to_fill = np.array(tokens) == canvas.mask_id
@@ -106,7 +107,7 @@ def _forward_of(model: DiffusionModel, canvas: Canvas) -> Callable[[mx.array], m
     """The forward of whole canvases: tokens `[B, L]` to logits `[B, L, V]`, shifted so that row i predicts position i."""
     length = canvas.tokens.shape[1]
     at = np.broadcast_to(np.arange(length, dtype=np.int32), canvas.tokens.shape)
-    predictors = mx.array(predictor_of(at, canvas.padding, model.shift))
+    predictors = from_numpy(predictor_of(at, canvas.padding, model.shift))
     positions, attention_mask = padded_inputs(canvas.padding, length)
     return lambda tokens: model(tokens, rows=predictors, positions=positions, mask=attention_mask)
 
@@ -147,7 +148,7 @@ class ReferenceSchedule(Schedule):
         commit = np.zeros(candidates.scores.shape, dtype=np.bool_)
         for row, scores, count in zip(commit, np.array(candidates.scores), quota, strict=True):
             row[torch_topk(scores.tolist(), int(count))] = True
-        return mx.array(commit) & candidates.masked
+        return from_numpy(commit) & candidates.masked
 
 
 def reference_rule(config: GenerationConfig) -> CommitRule:

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..config import EPS, GenerationConfig
 from ..errors import ConfigError
 from ..models.base import SizeIds
@@ -135,7 +136,7 @@ class ResizingRow:
     def forward(self) -> Forward:
         """The next forward: of the whole canvas."""
         length = len(self._tokens)
-        hidden = yield Part(mx.array(self.on_host))
+        hidden = yield Part(from_numpy(self.on_host))
         predictors = np.maximum(self._at - self._filler.model.shift, 0)
         masked, span = np.ones((1, self.masks), dtype=np.bool_), np.array([[0, length]], dtype=np.int32)
         return ForwardOutput(self._at[None], masked, rows_of(hidden, predictors[None]), length, span)
@@ -210,7 +211,7 @@ class _Filler:
         if self.config.alg_temp > 0:
             # Gumbel top-n, as in `rules.schedule`.
             noise = mx.random.gumbel(shape=scores.shape, key=key)
-            return np.argsort(-np.array(mx.array(scores) / self.config.alg_temp + noise), kind="stable")[:count]
+            return np.argsort(-np.array(from_numpy(scores) / self.config.alg_temp + noise), kind="stable")[:count]
         if self.config.reference:
             return np.array(torch_topk(scores.tolist(), count), dtype=np.int64)
         return np.argsort(-scores, kind="stable")[:count]

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..config import GenerationConfig
 from ..errors import CheckpointError
 from ..models.transformer import DiffusionModel
@@ -83,9 +84,9 @@ def _decide(given: StepInput, measured: Measurements) -> tuple[mx.array, mx.arra
     candidates = candidates_from(own, output.positions, output.masked, tokens.shape[1])
     candidates = _made_certain(candidates, output.certain)
     if output.forced is not None:
-        candidates = replace(candidates, forced=mx.array(output.forced))
+        candidates = replace(candidates, forced=from_numpy(output.forced))
     commit = state.commit(candidates, given.quota, mx.random.split(given.key)[1])  # [1, R]
-    at = mx.array(output.positions)
+    at = from_numpy(output.positions)
     updated = mx.where(commit, own.chosen, mx.take_along_axis(tokens, at, axis=1))
     return commit, mx.put_along_axis(tokens, at, updated.astype(tokens.dtype), axis=1), state
 
@@ -141,7 +142,7 @@ def candidates_from(
     length: int,
 ) -> Candidates:
     """The candidates for a commit rule; the arguments are as in `Candidates`, masks on the host."""
-    is_masked = mx.array(masked)
+    is_masked = from_numpy(masked)
     return Candidates(
         scores=mx.where(is_masked, measured.scores, -mx.inf),
         confidence=measured.confidence,
@@ -156,7 +157,7 @@ def _made_certain(candidates: Candidates, certain: NDArray[np.bool_] | None) -> 
     """The candidates, some of them as if the model were sure of them."""
     if certain is None:
         return candidates
-    at = mx.array(certain)
+    at = from_numpy(certain)
     return replace(
         candidates,
         scores=mx.where(at, mx.inf, candidates.scores),

@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..arrays import from_numpy
 from ..device import synchronized
 from ..models.context import context_of, with_copy
 from ..models.transformer import DiffusionModel, Layer
@@ -130,7 +131,7 @@ def _unpacked(module: M, dtype: mx.Dtype) -> M:
 
 def tokens_of(batch: Sequence[Masked], block_length: int) -> mx.array:
     """What to forward of a batch of L tokens, as `models.context.with_copy`: int32 `[B, L]` or `[B, 2L]`."""
-    masked, clean = (mx.array(np.stack([getattr(canvas, name) for canvas in batch])) for name in ("tokens", "clean"))
+    masked, clean = (from_numpy(np.stack([getattr(canvas, name) for canvas in batch])) for name in ("tokens", "clean"))
     return with_copy(masked, clean, block_length)
 
 
@@ -142,7 +143,7 @@ def predicting_rows(hidden: mx.array, batch: Sequence[Masked], shift: int) -> mx
     """
     B, L, D = hidden.shape
     at = np.concatenate([row * L + canvas.positions - shift for row, canvas in enumerate(batch)])
-    return hidden.reshape(B * L, D)[mx.array(at)]
+    return hidden.reshape(B * L, D)[from_numpy(at)]
 
 
 def _groups(every: Sequence[list[Masked]], most: int) -> Iterator[list[list[Masked]]]:

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..decoding.sampling import score_entropy
 from ..statistics import order_agreement, ratio_intervals
 from .forwards import Outputs
@@ -117,7 +118,7 @@ def readings(reference: Outputs, other: Outputs, canvases: Sequence[Masked], for
         NotANumber: an output is not finite.
     """
     most = max(1, CHUNK_BYTES // (4 * forbidden.size))
-    targets = mx.array(np.concatenate([canvas.targets for canvas in canvases]))
+    targets = from_numpy(np.concatenate([canvas.targets for canvas in canvases]))
     parts, done = [], 0
     for first, second in zip(reference.logits(most), other.logits(most), strict=True):
         parts.append(_columns(first, second, targets[done : done + len(first)], forbidden))

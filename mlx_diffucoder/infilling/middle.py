@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from ..arrays import from_numpy
 from ..config import GenerationConfig
 from ..decoding.hole_layout import unwrapped
 from ..decoding.likelihood import mean_log_probability
@@ -112,7 +113,7 @@ def middle_prompt(
     prompt_ids(model, tokenizer, ids, config)  # raises where they do not fit
     banned = {*tokens.values(), *(ends_of(tokenizer, config) if length else ())}
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
-    forbidden = forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(banned)))
+    forbidden = forbidden | from_numpy(np.isin(np.arange(model.config.vocab_size), list(banned)))
     return MiddlePrompt(ids, config, forbidden, shown)
 
 

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..decoding.canvas import Canvas
 from ..decoding.windows.base import Part, WindowState
 from ..decoding.windows.cache import CanvasCache
@@ -80,10 +81,10 @@ class SharedText:
             lengths: of its holes.
         """
         at = np.flatnonzero(~self.kept(lengths)[0]).astype(np.int32)
-        cache = PositionedKVCache(mx.array(at[None]), len(ids), self.layers(lengths))
+        cache = PositionedKVCache(from_numpy(at[None]), len(ids), self.layers(lengths))
         if not self.known:
             self.take_from(cache, lengths)
-        return Part(mx.array(ids[None, at]), mx.array(at[None]), None, cache), at
+        return Part(from_numpy(ids[None, at]), from_numpy(at[None]), None, cache), at
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..config import GenerationConfig
 from ..decoding.batch import forward_together
 from ..decoding.canvas import Canvas, final_tokens
@@ -112,7 +113,7 @@ class InfillTask:
         self.texts[-1] = self.texts[-1] + ([] if end is None else [end])
         self.forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)
         self.ends = ends_of(tokenizer, config)
-        self.no_end = self.forbidden | mx.array(np.isin(np.arange(model.config.vocab_size), list(self.ends)))
+        self.no_end = self.forbidden | from_numpy(np.isin(np.arange(model.config.vocab_size), list(self.ends)))
         self.text = SharedText(model, list(map(len, self.texts)))
         self.nfe = self.positions = self.tried = 0
         self.rows: tuple[int, ...] = ()

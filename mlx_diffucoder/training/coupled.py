@@ -27,6 +27,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..models.context import hidden_of
 from ..models.transformer import DiffusionModel
 from .recompute import cross_entropies
@@ -129,7 +130,7 @@ class Questions:
 
     def arrays(self) -> tuple[mx.array, ...]:
         """The arguments of `log_pi` after the model."""
-        return tuple(mx.array(one) for one in (self.tokens, self.clean, self.full, self.paired, self.targets, self.weights))
+        return tuple(from_numpy(one) for one in (self.tokens, self.clean, self.full, self.paired, self.targets, self.weights))
 
 
 def log_pi(

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..config import GenerationConfig
 from ..errors import CheckpointError, TrainError
 from ..evaluation import Limits
@@ -194,7 +195,7 @@ class CoupledGrpo(Method):
         answers = self._settings.prompts_per_step * self._settings.group
         shares = 1 / (answers * part.answers.lengths[asked.owner])
         given = (part.old[update], part.reference[update], part.advantages[asked.owner], shares.astype(np.float32))
-        return (*asked.arrays(), *(mx.array(one) for one in given))
+        return (*asked.arrays(), *(from_numpy(one) for one in given))
 
     def save(self, folder: Path) -> None:
         """Write the current round into a checkpoint folder."""
@@ -210,7 +211,7 @@ class CoupledGrpo(Method):
             }
             arrays |= {f"old.{update}": one for update, one in enumerate(part.old)}
             arrays |= {f"reference.{update}": one for update, one in enumerate(part.reference)}
-            kept |= {f"{place:04d}.{name}": mx.array(value) for name, value in arrays.items() if value.size}
+            kept |= {f"{place:04d}.{name}": from_numpy(value) for name, value in arrays.items() if value.size}
             kept[f"{place:04d}.start"] = mx.array(answers.start)
         mx.save_safetensors(str(folder / ROUND), kept)
 

@@ -26,6 +26,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..models.context import hidden_of
 from ..models.transformer import DiffusionModel
 from .recompute import cross_entropies
@@ -120,7 +121,7 @@ class Noised:
     def arrays(self) -> tuple[mx.array, ...]:
         """The arguments of `loss` after the model."""
         shown = (self.tokens, self.clean)
-        return tuple(mx.array(one) for one in (*shown, self.positions, self.targets, self.weights, self.seen, self.spread))
+        return tuple(from_numpy(one) for one in (*shown, self.positions, self.targets, self.weights, self.seen, self.spread))
 
 
 def _since_shown(masked: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -15,6 +15,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
+
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
@@ -87,7 +89,7 @@ def largest(scores: mx.array, quota: NDArray[np.int64]) -> mx.array:
     Counts the larger entries instead of sorting: no sort promises the order of equal entries.
     """
     rank = precedes(scores).sum(axis=-1)  # [B, R]
-    return (rank < mx.array(quota)[:, None]) & (scores > -mx.inf)
+    return (rank < from_numpy(quota)[:, None]) & (scores > -mx.inf)
 
 
 def precedes(scores: mx.array) -> mx.array:

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
 from .base import Candidates, WithoutMemory, largest
 
 
@@ -22,4 +23,4 @@ class Leftmost(WithoutMemory):
         return np.minimum(masked, 1)
 
     def commit(self, candidates: Candidates, quota: NDArray[np.int64], key: mx.array) -> mx.array:
-        return largest(mx.where(candidates.masked, -mx.array(candidates.positions).astype(mx.float32), -mx.inf), quota)
+        return largest(mx.where(candidates.masked, -from_numpy(candidates.positions).astype(mx.float32), -mx.inf), quota)

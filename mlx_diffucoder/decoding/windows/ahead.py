@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
 from .base import Forward, ForwardOutput, Part, StepResult, Window, WindowState, candidates_of, rows_of, whole_span
@@ -57,7 +58,7 @@ class AheadState(WindowState):
         length = on_host.shape[1]
         at = np.arange(length)
         positions, is_candidate = candidates_of(masked & (at < self._edges[self._open]))
-        hidden = yield Part(mx.array(self._filled))  # [1, L, D]
+        hidden = yield Part(from_numpy(self._filled))  # [1, L, D]
         first = self._edges[int(np.searchsorted(self._edges, masked.argmax(), side="right"))]  # the end of its block
         predicting = rows_of(hidden, predictor_of(positions, self._canvas.padding, self._shift))
         span = whole_span(self._canvas.padding, length)
@@ -68,7 +69,7 @@ class AheadState(WindowState):
         at = output.positions[result.commit]
         tokens = self._filled.copy()
         tokens[0, at] = result.chosen[result.commit]
-        return replace(result, tokens=mx.array(tokens))
+        return replace(result, tokens=from_numpy(tokens))
 
     def _open_next(self) -> None:
         """Open the next block that has masks, if enough of the last open one is committed."""

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
 from ...models.rotary import Positions
 from ...models.transformer import DiffusionModel, KeyValues, left_padded
 from ..canvas import Canvas, selected_first
@@ -183,12 +184,12 @@ def candidates_of(masked: NDArray[np.bool_], at_least: int = 1) -> tuple[NDArray
 
 def rows_of(hidden: mx.array, rows: NDArray[np.int32]) -> mx.array:
     """Rows `[B, R]` of `hidden` `[B, L, D]`; `[B, R, D]`."""
-    return mx.take_along_axis(hidden, mx.array(rows)[..., None], axis=1)
+    return mx.take_along_axis(hidden, from_numpy(rows)[..., None], axis=1)
 
 
 def padded_inputs(padding: NDArray[np.int32], length: int) -> tuple[Positions, mx.array | None]:
     """The network's `positions` and `mask` for whole canvases of `length` tokens, `padding` `[B]` of them at the left."""
-    return left_padded(mx.array(padding), length) if padding.any() else (0, None)
+    return left_padded(from_numpy(padding), length) if padding.any() else (0, None)
 
 
 def whole_span(padding: NDArray[np.int32], length: int) -> NDArray[np.int32]:

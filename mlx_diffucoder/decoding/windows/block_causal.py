@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
 from ...errors import ConfigError
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas
@@ -140,7 +141,7 @@ class BlockCausalState(WindowState):
         rows = real[:, None, :] & (block[:, None, :] <= block[:, :, None]) | np.eye(width, dtype=np.bool_)
         seen = np.concatenate([np.broadcast_to(slots[:, None, :], (*rows.shape[:2], slots.shape[1])), rows], axis=-1)
         ids = np.take_along_axis(on_host, on_canvas, axis=1)
-        hidden = yield Part(mx.array(ids), mx.array(at.astype(np.int32)), mx.array(seen)[:, None], self._cache)
+        hidden = yield Part(from_numpy(ids), from_numpy(at.astype(np.int32)), from_numpy(seen)[:, None], self._cache)
         self._cache.keep(np.where(at < plan.block[:, None], on_canvas, -1).astype(np.int32))
         self._cached = np.maximum(self._cached, plan.block)
         return hidden

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
 from ...models.transformer import DiffusionModel, LayerKV, PositionedKVCache
 from ..canvas import Canvas, predictor_of, selected_first
 from .base import Forward, ForwardOutput, Part, candidates_of, rows_of
@@ -59,7 +60,7 @@ class AppendedKVCache:
         """
         # The last slot is for what is dropped; nothing attends to it.
         self._slots = max(self._slots, min(self._most, -(-(int(slots.max()) + 2) // SLOTS) * SLOTS))
-        moves = mx.array(np.where(slots < 0, self._slots - 1, slots))[:, None, :, None]
+        moves = from_numpy(np.where(slots < 0, self._slots - 1, slots))[:, None, :, None]
         self._moves = mx.broadcast_to(moves, self._appended[0][0].shape)  # once for all layers
 
     def visible(self, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -148,10 +149,10 @@ class CanvasCache:
         furthest = int(np.where(index < self._length - 1, index, -1).max()) + 2
         self.slots = min(self._length, max(self.slots, -(-furthest // GROWTH) * GROWTH))
         position_of_slot = np.append(np.arange(self.slots - 1), self._length - 1)
-        at = mx.array(index)
-        cache = PositionedKVCache(mx.array(np.minimum(index, self.slots - 1)), self.slots, self.layers)
-        attended_slots = mx.array(attended[:, position_of_slot])[:, None, None, :]
-        ids, positions = mx.take_along_axis(tokens, at, axis=1), at - mx.array(self._padding[:, None])
+        at = from_numpy(index)
+        cache = PositionedKVCache(from_numpy(np.minimum(index, self.slots - 1)), self.slots, self.layers)
+        attended_slots = from_numpy(attended[:, position_of_slot])[:, None, None, :]
+        ids, positions = mx.take_along_axis(tokens, at, axis=1), at - from_numpy(self._padding[:, None])
         return Part(ids, positions, attended_slots, cache), cache
 
 

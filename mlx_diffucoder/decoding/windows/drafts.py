@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
 from .base import Forward, ForwardOutput, Part, StepResult, Window, WindowState, candidates_of, rows_of, whole_span
@@ -81,7 +82,7 @@ class DraftsState(WindowState):
         is_drafted, forwarded = (self._drafts == on_host).all(axis=-1), 0  # [K]
         if not is_drafted.any():
             (self._drafts,) = drafts_of(on_host, self._mask_id, self._choices, self._sets)
-            self._hidden = yield Part(mx.array(self._drafts))
+            self._hidden = yield Part(from_numpy(self._drafts))
             is_drafted, forwarded = np.ones(1), self._drafts.size  # the canvas itself is first
         hidden = self._hidden[int(is_drafted.argmax())][None]  # [1, L, D]
         positions, masked = candidates_of(on_host == self._mask_id)

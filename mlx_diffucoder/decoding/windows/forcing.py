@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
 from .base import Forward, ForwardOutput, Part, StepResult, Window, WindowState, candidates_of
@@ -75,7 +76,7 @@ class ForcingState(WindowState):
         is_open = np.isin(self._block, self._open)
         masked = is_open & (on_host[0] == self._canvas.mask_id)
         at = np.flatnonzero(is_open & ~self._cached)  # [W]
-        hidden = yield Part(mx.array(on_host[:, at]), mx.array(at[None].astype(np.int32)), self._seen(at), self._cache)
+        hidden = yield Part(from_numpy(on_host[:, at]), from_numpy(at[None].astype(np.int32)), self._seen(at), self._cache)
         self._keep(at, masked)
         positions, is_candidate = candidates_of(masked[None])
         predicting = self._predicting(at, hidden, predictor_of(positions, self._canvas.padding, self._shift)[0])
@@ -112,7 +113,7 @@ class ForcingState(WindowState):
         """What the positions `at` `[W]` attend to, bool `[1, 1, W, S]`: all that is cached, and no later block."""
         slots, block = self._cache.visible(self._cached[None]), self._block[at]
         every = np.broadcast_to(slots, (len(at), slots.shape[1]))
-        return mx.array(np.concatenate([every, block[None, :] <= block[:, None]], axis=1))[None, None]
+        return from_numpy(np.concatenate([every, block[None, :] <= block[:, None]], axis=1))[None, None]
 
     def _keep(self, at: NDArray[np.int64], masked: NDArray[np.bool_]) -> None:
         """Cache the full blocks of a forward of `at` `[W]` that no open block with a mask stands before."""
@@ -130,5 +131,5 @@ class ForcingState(WindowState):
         row_of = {position: row for row, position in enumerate(at.tolist())}
         following = np.minimum(at + self._shift, len(self._block) - 1)
         stored = np.flatnonzero(self._cached[at] & ~self._cached[following])
-        self._hidden, self._hidden_at = hidden[:, mx.array(stored)], at[stored]
+        self._hidden, self._hidden_at = hidden[:, from_numpy(stored)], at[stored]
         return hidden[:, mx.array([row_of[one] for one in predictors.tolist()])]

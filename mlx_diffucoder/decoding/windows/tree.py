@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
 from ...errors import ConfigError
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, selected_first
@@ -82,11 +83,11 @@ class TreeState(WindowState):
         slots = self._cache.visible(kept)[:, None, :].repeat(width, axis=1)
         candidates, read = self._read()
         hidden = yield Part(
-            mx.array(ids),
-            mx.array(positions - self._canvas.padding[:, None]),
-            mx.array(np.concatenate([slots, seen], axis=-1))[:, None],
+            from_numpy(ids),
+            from_numpy(positions - self._canvas.padding[:, None]),
+            from_numpy(np.concatenate([slots, seen], axis=-1))[:, None],
             self._cache,
-            mx.array(read[0]) if first else None,  # nobody reads the prompt's rows; later ones are read almost all
+            from_numpy(read[0]) if first else None,  # nobody reads the prompt's rows; later ones are read almost all
         )
         return self._output(hidden if first else rows_of(hidden, read), candidates, width)
 
@@ -164,7 +165,7 @@ class TreeState(WindowState):
                 tokens[row, position] = token
             rejected.append(rejected_guesses(plan, path, tokens[row]))
         self._keep(accepted, output.forwarded)
-        return replace(result, chosen=chosen, scores=scores, commit=commit, tokens=mx.array(tokens), rejected=rejected)
+        return replace(result, chosen=chosen, scores=scores, commit=commit, tokens=from_numpy(tokens), rejected=rejected)
 
     def _renew(self, row: int, columns: dict[int, int], result: StepResult) -> None:
         """Guess anew, where a mask was forwarded. The rows of guesses are no help: they are rarely right past the path."""
