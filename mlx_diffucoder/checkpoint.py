@@ -17,7 +17,7 @@ from .models import family_of
 from .models.base import Family, ModelConfig
 from .models.transformer import DiffusionModel
 from .models.weight_names import EMBEDDINGS, HEAD, unwrapped
-from .quantization import quantize_structure
+from .quantization import quantization_of, quantize_structure
 from .tokenizer_files import added_tokens
 from .weight_files import INDEX as INDEX
 from .weight_files import StoredWeight, instead, read_headers, same_bytes
@@ -40,9 +40,11 @@ def read_model_config(folder: Path) -> tuple[Family, ModelConfig, dict[str, Any]
     try:
         added = added_tokens(folder)
         family = family_of(raw, added)
-        return family, family.read_config(raw, added), raw
+        config = family.read_config(raw, added)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    quantization_of(raw, path)
+    return family, config, raw
 
 
 def stored_weights(folder: Path, model: DiffusionModel) -> dict[str, StoredWeight]:

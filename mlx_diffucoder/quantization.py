@@ -33,7 +33,7 @@ def quantize_structure(model: nn.Module, raw: Mapping[str, Any], stored: Collect
     Raises:
         CheckpointError: the quantization is not MLX's, or `config.json` and the weights contradict each other.
     """
-    quantization = _block(raw, path)
+    quantization = quantization_of(raw, path)
     if foreign := sorted(name for name in stored if name.endswith(FOREIGN)):
         raise CheckpointError(f"{path.parent}: {foreign[0]} is a weight that another program than MLX quantized; {ORIGINAL}")
     quantized = {name.removesuffix(".scales") for name in stored if name.endswith(".scales")}
@@ -42,8 +42,6 @@ def quantize_structure(model: nn.Module, raw: Mapping[str, Any], stored: Collect
             raise CheckpointError(f"{path}: has no quantization block, but the weights are quantized")
         return
     own = {name: entry for name, entry in quantization.items() if isinstance(entry, dict | bool)}
-    for entry in (quantization, *(entry for entry in own.values() if isinstance(entry, dict))):
-        check_quantization(entry, path)
     _check_agrees(own, quantized, stored, path)
 
     def parameters(name: str, module: nn.Module) -> bool | dict[str, Any]:
@@ -75,8 +73,8 @@ def check_quantization(entry: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: the quantization block cannot be used ({stated})")
 
 
-def _block(raw: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
-    """The description of the quantization, or None. Raises `CheckpointError` where it is not MLX's."""
+def quantization_of(raw: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    """The description of the quantization in a parsed `config.json`, or None. Raises `CheckpointError` where it is not MLX's."""
     blocks = {name: raw[name] for name in BLOCKS if raw.get(name)}
     for name, block in blocks.items():
         if not isinstance(block, dict) or block.get("quant_method") or not {"bits", "group_size"} <= block.keys():
@@ -86,6 +84,9 @@ def _block(raw: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
     first, *others = blocks.items() or [("", None)]
     if odd := [name for name, block in others if block != first[1]]:
         raise CheckpointError(f"{path}: {first[0]} and {odd[0]} contradict each other; remove the wrong one")
+    for entry in (first[1], *(first[1] or {}).values()):
+        if isinstance(entry, dict):
+            check_quantization(entry, path)
     return first[1]
 
 

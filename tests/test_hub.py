@@ -135,6 +135,9 @@ def test_a_refused_token_is_named(served, status, monkeypatch):
     ("change", "said"),
     [
         ({"model_type": "llama"}, "config.json: model_type"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "config.json: the quantization_config block of 'gptq'"),
+        ({"mask_token_id": 757}, "config.json: mask_token_id 757 is no token of the tokenizer"),
+        ({"files": ["config.json", "model.safetensors.index.json", *SHARDS]}, "has neither tokenizer.json nor vocab.json"),
         ({"files": ["config.json", "model.gguf"]}, "no .safetensors, only GGUF"),
         ({"files": ["config.json", "pytorch_model.bin"]}, "no .safetensors, only pickled"),
         ({"files": ["model.gguf"]}, "no config.json, only GGUF"),

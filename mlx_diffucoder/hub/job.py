@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..checkpoint import read_model_config
 from ..errors import CheckpointError, ConfigError, HubError, did_you_mean
 from ..files import read_json
 from ..models import find_family
+from ..tokenizer import Tokenizer
 from ..tokenizer_files import COPIED, TOKEN_FILES, added_tokens
 from ..weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WHOLE, shard_names
 from .background import Tell, in_background
@@ -152,16 +153,14 @@ class Job:
         if "config.json" not in self.listed:
             raise CheckpointError(f"{self.repo}: has no config.json{self._other_formats()}; name a checkpoint with one")
         self.bring(("config.json", *TOKEN_FILES))
-        try:
+        with self._named():
             read_model_config(self.snapshot)
-        except (CheckpointError, ConfigError) as error:
-            text = str(error).replace(f"{self.snapshot}/", "")
-            raise type(error)(f"{self.repo}: {text}") from None
         if not any(name.endswith(".safetensors") and "/" not in name for name in self.listed):
             raise CheckpointError(f"{self.repo}: has no .safetensors{self._other_formats()}; name a checkpoint with them")
         self.bring((INDEX,))
         if INDEX in self.listed:
-            weights = shard_names(self.snapshot)
+            with self._named():
+                weights = shard_names(self.snapshot)
         else:
             weights = [name for name in sorted(self.listed) if re.fullmatch(r"model[\w.-]*\.safetensors", name)] or [WHOLE]
         if lost := [name for name in weights if name not in self.listed]:
@@ -184,6 +183,9 @@ class Job:
                 total, names = sum(file.size or 0 for file in wanted), tuple(file.name for file in damaged)
                 self.before_download(Download(self.repo, total, needed, self.cache.root, names))
             self.bring(self.small)
+            if self.first == "config.json":
+                with self._named():
+                    Tokenizer.load(self.snapshot)
             try:
                 self.bring((CARD,))
             except HubError as error:
@@ -198,6 +200,15 @@ class Job:
             job = Fetch(self.cache, self.commit, self.wait, {file.name: self._there(file) for file in files})
             self.ask([partial(job.file, file) for file in files], what, progress, sum(file.size or 0 for file in files))
             self.cache.trust([self.snapshot / file.name for file in files])
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the model in place of the cache's folder in errors about files that the Hub has like this."""
+        try:
+            yield
+        except (CheckpointError, ConfigError) as error:
+            text = str(error).replace(f"{self.snapshot}/", "").removeprefix(f"{self.snapshot}: ")
+            raise type(error)(f"{self.repo}: {text}") from None
 
     def _missing(self, files: Iterable[RemoteFile]) -> list[RemoteFile]:
         return [file for file in files if not (self.snapshot / file.name).exists()]
