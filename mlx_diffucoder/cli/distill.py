@@ -10,7 +10,6 @@ from . import options
 from .command import Command, examples
 from .terminal import note
 from .train import (
-    ANSWERS,
     BatchSize,
     Checkpointing,
     Clip,
@@ -86,9 +85,6 @@ def distill(
     clip: Clip = 1.0,
     patience: Patience = 0,
     seed: Seed = 0,
-    preset: options.Preset = None,
-    rule: options.Rule = "auto",
-    window: options.Window = "auto",
     max_tokens: options.MaxTokens = 256,
     timeout: Timeout = 5.0,
     memory: Memory = 1024,
@@ -107,35 +103,29 @@ def distill(
 def _distill(context: typer.Context) -> int:
     given = context.params
     options.require_code_execution(given["allow_code_execution"] or given["untested"], "train distill")
-    options.refuse_idle(
-        context, "--valid", ["patience", "eval_every", "preset", "rule", "window"], given=given["valid"] is not None
-    )
+    options.refuse_idle(context, "--valid", ["patience", "eval_every"], given=given["valid"] is not None)
     settings = TrainSettings.of_options({name: given[name] for name in given if name != "objective"})
     from ..training.answers import read_prompts
     from ..training.batches import batches_per_epoch
     from ..training.distill import DistillPlan, distill_job
+    from ..training.distilled import compared
     from ..training.state import ANSWERS as FILE
     from .model_option import open_learner
-    from .progress import counting
+    from .progress import counting, waiting
 
-    names = [name for name in ANSWERS if name in given]
-    decoding = options.decoding_config(context, {"max_tokens": given["max_tokens"]}, names)
-    plan = DistillPlan(objective=given["objective"], decoding=decoding, limits=options.limits_of(given))
+    limits = options.limits_of(given)
+    plan = DistillPlan(objective=given["objective"], max_tokens=given["max_tokens"], limits=limits)
     learner = open_learner({**given, "tune": "lora"})
-    decoding = decoding.for_model(learner.model)
     judges = [given["valid"]] if given["valid"] else []
-    prompts = read_prompts(given["data"], learner, decoding, untested=given["untested"], judges=judges)
-    held_out = read_prompts(given["valid"], learner, decoding, untested=True, judges=None) if judges else []
+    prompts = read_prompts(given["data"], learner, plan.decoding(), untested=given["untested"], judges=judges)
+    held_out = read_prompts(given["valid"], learner, plan.decoding(), untested=True, judges=None) if judges else []
     tested = any(prompt.task.tests for prompt in [*prompts, *held_out])
     options.require_code_execution(given["allow_code_execution"] or not tested, "train distill")
-    together = settings.batch_size * settings.accumulate
-    settings = replace(
-        settings, steps=given["steps"] or round((given["epochs"] or 1) * batches_per_epoch(len(prompts), together)) or 1
-    )
-    plan = replace(plan, decoding=decoding)
-    checkpointing = given["gradient_checkpointing"]
-    job, method = distill_job(learner, settings, plan, prompts, held_out, gradient_checkpointing=checkpointing)
-    options.tell_sandbox(plan.limits, given)
+    epoch = batches_per_epoch(len(prompts), settings.batch_size * settings.accumulate)
+    settings = replace(settings, steps=given["steps"] or max(1, round((given["epochs"] or 1) * epoch)))
+    less = given["gradient_checkpointing"]
+    job, method = distill_job(learner, settings, plan, prompts, held_out, gradient_checkpointing=less)
+    options.tell_sandbox(limits, given)
 
     def prepare(trainer: Any) -> None:
         with counting("answering", method.asked) as advance:
@@ -143,4 +133,14 @@ def _distill(context: typer.Context) -> int:
             right = method.prepare(given["out"] / FILE, begun=begun, advance=advance)
         note(f"{right} of {len(prompts)} answers are right, and are learned from")
 
-    return start(job, given, prepare)
+    def report() -> dict[str, Any]:
+        learner.read(given["out"])
+        with waiting("comparing with the base"):
+            found = compared(learner, plan, held_out, method.greedy)
+        note(f"{'':18} {'before':>8} {'after':>8}")
+        for name, value in found["before"].items():
+            note(f"{name:18} {value:8.4f} {found['after'][name]:8.4f}")
+        note(f"decode with --adapter {given['out']} --rule threshold:tau={found['after']['tau']}")
+        return found
+
+    return start(job, given, prepare, report if held_out else dict)

@@ -261,8 +261,18 @@ def _settings(context: typer.Context) -> TrainSettings:
     return TrainSettings.of_options(given)
 
 
-def start(job: "Job", given: dict[str, Any], prepare: "Callable[[Trainer], None]" = lambda trainer: None) -> int:
-    """Run a job, or with `--dry-run` only describe it; `prepare` is called before the run. Returns the exit code."""
+def start(
+    job: "Job",
+    given: dict[str, Any],
+    prepare: "Callable[[Trainer], None]" = lambda trainer: None,
+    report: Callable[[], dict[str, Any]] = dict,
+) -> int:
+    """Run a job, or with `--dry-run` only describe it. Returns the exit code.
+
+    Args:
+        prepare: called before the run.
+        report: called when the trained weights are in `--out`; more to print with `--json`.
+    """
     from ..training.trainer import Hooks
     from .progress import training
 
@@ -270,15 +280,15 @@ def start(job: "Job", given: dict[str, Any], prepare: "Callable[[Trainer], None]
     note("\n".join(job.describe()))
     if trainer is not None:
         prepare(trainer)
-        with training(job.settings.steps) as report, stop_signals() as signals:
-            trainer.hooks = Hooks(report, lambda: bool(signals), given["report_every"])
+        with training(job.settings.steps) as tell, stop_signals() as signals:
+            trainer.hooks = Hooks(tell, lambda: bool(signals), given["report_every"])
             done = trainer.run()
         if not done:
             note(f"saved in {trainer.folder.newest()}; the same command with --resume continues")
             return 128 + signals[0]
         trainer.folder.publish(trainer.progress)
         progress = {"best_valid": trainer.progress.best, "best_step": trainer.progress.best_step}
-        outcome = {"out": str(given["out"]), **trainer.last, **progress}
+        outcome = {"out": str(given["out"]), **trainer.last, **progress, **report()}
     if given["as_json"]:
         put(json.dumps({**outcome, "memory_computed": job.memory.to_dict(), "settings": vars(job.settings)}))
     elif outcome:

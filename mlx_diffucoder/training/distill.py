@@ -33,8 +33,7 @@ from .settings import TrainSettings
 from .trainer import Arrays, Method, make_optimizer, streams
 
 OBJECTIVES: Mapping[str, type[Drafts]] = {"drafts": Drafts}
-LEFT_TO_RIGHT: Mapping[str, Any] = {"window": "tree:rows=32", "rule": "threshold:tau=1.0", "temperature": 0.0}
-"""How answers are written: the tree commits only what it verifies."""
+WINDOW = "tree:rows=32"
 CHANGED = 1.0
 """Tiles a useful token that weigh as much as answers that are all other ones: 1 % of them as much as 0.01 tiles."""
 
@@ -45,7 +44,7 @@ class DistillPlan:
 
     Attributes:
         objective: a name in `OBJECTIVES`.
-        decoding: the decoding that the model is made for; answers to learn from are written from left to right.
+        max_tokens: the longest answer.
         limits: of the programs that test answers.
         together: prompts answered in one batch.
 
@@ -54,7 +53,7 @@ class DistillPlan:
     """
 
     objective: str
-    decoding: GenerationConfig
+    max_tokens: int
     limits: Limits
     together: int = 8
 
@@ -62,9 +61,9 @@ class DistillPlan:
         if self.objective not in OBJECTIVES:
             raise TrainError(f"objective must be {one_of(list(OBJECTIVES), self.objective)}", field="objective")
 
-    @property
-    def left_to_right(self) -> GenerationConfig:
-        return replace(self.decoding, **LEFT_TO_RIGHT)
+    def decoding(self, tau: float = 1.0) -> GenerationConfig:
+        """The tree that also commits what is surer than `tau`; with 1 it commits what it verifies, from left to right."""
+        return GenerationConfig(max_tokens=self.max_tokens, window=WINDOW, rule=f"threshold:tau={tau}")
 
 
 class Distill(Method):
@@ -96,7 +95,7 @@ class Distill(Method):
             TrainError: none is right.
         """
         learner, plan, model = self._learner, self._plan, self._learner.model
-        asked = (model, learner.tokenizer, [*self._prompts, *self._valid], plan.left_to_right, plan.limits, file)
+        asked = (model, learner.tokenizer, [*self._prompts, *self._valid], plan.decoding(), plan.limits, file)
         model.eval()
         with computed_once(model):
             rows = own_answers(*asked, base=learner.identity["base"], together=plan.together, **how)
@@ -154,7 +153,7 @@ def distill_job(
         evaluation=(lambda: partial(_lost, method, learner, plan, valid)) if valid else None,
         identity={
             "method": f"distill {plan.objective}",
-            **{f"decoding.{name}": value for name, value in json.loads(json.dumps(plan.decoding.to_dict())).items()},
+            "max_tokens": plan.max_tokens,
             "data": digest(json.dumps([prompt.ids, prompt.task.tests]).encode() for prompt in train),
             "valid": digest(json.dumps(prompt.ids).encode() for prompt in valid),
         },
@@ -163,11 +162,10 @@ def distill_job(
 
 
 def _lost(method: Distill, learner: Learner, plan: DistillPlan, valid: Sequence[Prompt], model: DiffusionModel) -> float:
-    """Tiles a useful token, and what answers cost that differ from the greedy text of the model as it was."""
+    """Tiles a useful token where the tree verifies all, and what answers cost that differ from those of the base."""
     with computed_once(model):
-        found = decoded(model, learner.tokenizer, valid, plan.decoding)
-    changed = sum(one.ids != ids for one, ids in zip(found, method.greedy, strict=True)) / len(found)
-    return tiles_of(found) + CHANGED * changed
+        found = decoded(model, learner.tokenizer, valid, plan.decoding())
+    return tiles_of(found) + CHANGED * (1 - share_same(found, method.greedy))
 
 
 class Decoded(NamedTuple):
@@ -194,10 +192,15 @@ def tiles_of(found: Sequence[Decoded]) -> float:
     return sum(one.tiles for one in found) / max(1, sum(len(one.ids) for one in found))
 
 
+def share_same(found: Sequence[Decoded], greedy: Sequence[list[int]]) -> float:
+    """The share of answers that are those of the base, token by token."""
+    return sum(one.ids == ids for one, ids in zip(found, greedy, strict=True)) / len(found)
+
+
 def _memory(model: DiffusionModel, settings: TrainSettings, plan: DistillPlan, longest: int) -> Memory:
     """As for a supervised run on the objective's canvases."""
     objective, batch = OBJECTIVES[plan.objective], settings.batch_size
-    length, rows = objective.rows(longest + plan.decoding.max_tokens)
+    length, rows = objective.rows(longest + plan.max_tokens)
     lanes = min(len(streams()), settings.accumulate)
     how = {"batch": batch, "length": length, "accumulate": settings.accumulate, "lanes": lanes}
     memory = memory_to_train(model, make_optimizer(settings), **how)

@@ -43,7 +43,7 @@ class Drafts:
         masks: masks in a block.
     """
 
-    blocks, masks = 3, 16
+    blocks, masks = 6, 16
 
     def __init__(self, tokenizer: Tokenizer):
         self._mask_id, self._pad_id = tokenizer.mask_id, tokenizer.pad_id

@@ -14,6 +14,7 @@ from mlx_diffucoder.evaluation import Limits
 from mlx_diffucoder.loading import resolve
 from mlx_diffucoder.training.answers import read_prompts
 from mlx_diffucoder.training.distill import DistillPlan, distill_job
+from mlx_diffucoder.training.distilled import compared
 from mlx_diffucoder.training.drafts import DECAY, NEXT, Drafts, reached
 from mlx_diffucoder.training.learners import Tuning, from_checkpoint
 from mlx_diffucoder.training.settings import TrainSettings
@@ -101,26 +102,29 @@ def test_rows_without_tests_are_prompts_if_they_are_asked_for(tmp_path, learner)
 
 
 def run(folder, rows, steps=2, tests="assert f(0) == 7", resume=False, begun=False):
-    """A run of the bundled model on prompts that it answers; returns its trainer and method."""
+    """A run of the bundled model on prompts that it answers; returns its trainer, method and report."""
     learner = from_checkpoint(resolve("pocket"), "pocket", Tuning(tune="lora", gated=True, rank=2), 0)
     prompts = read_prompts(rows, learner, DECODING, untested=True)
     prompts = [replace(one, task=replace(one.task, tests=tests)) if tests else one for one in prompts]
     settings = TrainSettings(steps=2, batch_size=2, learning_rate=1e-2, save_every=1)
-    plan = DistillPlan(objective="drafts", decoding=DECODING, limits=Limits())
+    plan = DistillPlan(objective="drafts", max_tokens=32, limits=Limits())
     job, method = distill_job(learner, settings, plan, prompts, prompts[:1])
     trainer = job.trainer(folder, Hooks(stop=lambda: trainer.progress.step == steps), resume=resume)
     method.prepare(folder / "answers.jsonl", begun=begun)
     trainer.run()
     trainer.folder.close()
-    return trainer, method
+    return trainer, method, compared(learner, plan, prompts[:1], method.greedy)
 
 
 @pytest.mark.slow
 def test_a_run_learns_from_right_answers_and_resumes_to_the_same_bits(tmp_path):
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"Write f(x) that returns x plus {i}."}) + "\n" for i in range(3)))
-    whole, method = run(tmp_path / "whole", rows, tests="")
+    rows.write_text("".join(json.dumps({"prompt": f"Write f(x), a function that returns x plus {i}."}) + "\n" for i in (7, 8, 9)))
+    whole, method, numbers = run(tmp_path / "whole", rows, tests="")
     assert len(method.greedy) == 1
+    assert numbers["before"]["same"] == 1
+    assert numbers["before"].keys() == numbers["after"].keys()
+    assert numbers["before"]["loss"] != numbers["after"]["loss"]
     assert whole.progress.best is not None
     run(tmp_path / "cut", rows, steps=1, tests="")
     answers = tmp_path / "cut" / "answers.jsonl"
@@ -138,4 +142,4 @@ def test_a_run_learns_from_right_answers_and_resumes_to_the_same_bits(tmp_path):
 @pytest.mark.parametrize("fields, said", [({"objective": "draft"}, "objective must be one of drafts.*did you mean 'drafts'")])
 def test_a_plan_that_cannot_work_is_refused(fields, said):
     with pytest.raises(TrainError, match=said):
-        DistillPlan(**{"objective": "drafts", "decoding": DECODING, "limits": Limits(), **fields})
+        DistillPlan(**{"objective": "drafts", "max_tokens": 32, "limits": Limits(), **fields})
