@@ -1,6 +1,7 @@
 """`diffucode serve`: a server for editors and scripts."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -92,8 +93,6 @@ def serve(
 
 
 def _serve(context: typer.Context, config: GenerationConfig) -> int:
-    from ..loading import DEFAULT_MODEL
-    from ..server.editors import settings_for
     from ..server.guard import is_loopback
 
     given = context.params
@@ -101,15 +100,28 @@ def _serve(context: typer.Context, config: GenerationConfig) -> int:
     if (editor := given["print_config"]) is not None:
         if editor not in EDITORS:
             raise ConfigError(f"--print-config must be {one_of(EDITORS, editor)}", field="--print-config")
-        put(settings_for(editor, url=_url(given["host"], given["port"]), model=given["model"] or DEFAULT_MODEL, key=key))
+        put(_settings_of(given, editor, key))
         return 0
     if not (local or key):
         raise ServerError(f"--host {given['host']} can be reached by others; set a key with --api-key", field="--host")
     return _run(context, config, local=local, key=key)
 
 
+def _settings_of(given: Mapping[str, Any], editor: str, key: str | None) -> str:
+    """What to paste into an editor. A model that is on this machine says how much it can take."""
+    from ..checkpoint import read_model_config
+    from ..loading import DEFAULT_MODEL, local_folder
+    from ..server.editors import settings_for
+    from .model_option import ModelOption
+
+    folder = local_folder(ModelOption.of(given).full_name)
+    known = {} if folder is None else {"context": read_model_config(folder)[1].max_position_embeddings}
+    url, model = _url(given["host"], given["port"]), given["model"] or DEFAULT_MODEL
+    return settings_for(editor, url=url, model=model, key=key, **known)
+
+
 def _run(context: typer.Context, config: GenerationConfig, *, local: bool, key: str | None) -> int:
-    from ..loading import check_dtype, load
+    from ..loading import DEFAULT_MODEL, check_dtype, load
     from ..server.app import app_of
     from ..server.engine import Engine
     from ..server.serve import listening
@@ -121,26 +133,25 @@ def _run(context: typer.Context, config: GenerationConfig, *, local: bool, key: 
     check_dtype(given["dtype"])
     on = listening(given["host"], given["port"])
     wanted = ModelOption.of(given)
-    name, folder = folder_named(wanted)
+    _, folder = folder_named(wanted)
     adapter = adapter_named(given["adapter"], wanted)
 
     def opened() -> "tuple[DiffusionModel, Tokenizer]":
         model, tokenizer = load(folder, dtype=given["dtype"], adapter=adapter, check_memory=not given["yes"])
         state.answers = fitted(context, config, model, verbose=False)
+        if engine.about is None:  # the first time
+            note(f"{state.name}: for editors and scripts, and a page to look at; stop it with Ctrl-C")
         return model, tokenizer
 
     idle = None if given["idle_unload"] is None else 60 * given["idle_unload"]
     engine = Engine(opened, parallel=given["parallel"], queue=given["queue"], idle=idle)
     holes = GenerationConfig(**HOLES)
-    state = State(engine, name, config, holes, parallel=given["parallel"], log_prompts=given["log_prompts"])
+    state = State(
+        engine, given["model"] or DEFAULT_MODEL, config, holes, parallel=given["parallel"], log_prompts=given["log_prompts"]
+    )
     url = _url(given["host"], on.getsockname()[1])
-
-    def ready() -> None:
-        put(url, flush=True)
-        note(f"{name}: for editors and scripts, and a page to look at; stop it with Ctrl-C")
-
     app = app_of(state, key=key, local=local, origins=given["allow_origin"] or ())
-    signal = answer(app, engine, on, ready)
+    signal = answer(app, engine, on, lambda: put(url, flush=True))
     return 128 + signal if signal else 0
 
 

@@ -67,12 +67,17 @@ EDITORS: Mapping[str, str] = {
 }
 
 
-def settings_for(editor: str, *, url: str, model: str, key: str | None, context: int = 8192) -> str:
+LARGEST = 8192
+"""Tokens that an editor is told to send at most."""
+
+
+def settings_for(editor: str, *, url: str, model: str, key: str | None, context: int = LARGEST) -> str:
     """What to paste.
 
     Args:
         editor: one of `EDITORS`.
         url: of the server, without a path.
         key: that it wants; None for none.
+        context: tokens that the model can take.
     """
-    return EDITORS[editor].format(url=url, model=model, key=key or "none", context=context)
+    return EDITORS[editor].format(url=url, model=model, key=key or "none", context=min(context, LARGEST))

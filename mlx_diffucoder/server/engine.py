@@ -145,7 +145,7 @@ class Engine:
             job = next((one for one in same if one.join(listener)), None)
             if job is None:
                 if len(self._waiting) >= self._queue:
-                    message = f"{len(self._waiting)} requests wait already; try again later"
+                    message = f"the queue is full (requests that wait: {len(self._waiting)}); try again later"
                     raise Busy(message, 1 + len(self._waiting) // self._parallel)
                 job = Job(work)
                 job.join(listener)

@@ -109,7 +109,7 @@ class Guard:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         given = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if not hmac.compare_digest(given.encode(), self.key.encode()):
+        if not hmac.compare_digest(given.encode("latin-1"), self.key.encode()):  # the bytes that were sent
             raise Problem(401, "the API key is missing or wrong; send it as: Authorization: Bearer KEY", code="invalid_api_key")
 
 

@@ -191,15 +191,16 @@ def test_a_page_of_this_machine_may_ask(server, origin):
 
 
 def test_with_a_key_all_but_health_and_the_page_need_it():
-    url, end = running(app_of(state_of(Engine(lambda: None)), key="secret", local=False, origins=["http://mine.example"]))
+    url, end = running(app_of(state_of(Engine(lambda: None)), key="sécret", local=False, origins=["http://mine.example"]))
     with httpx.Client(base_url=url, headers={"host": "any.example"}) as http:
         assert http.get("/health").status_code == 503 and http.get("/").status_code == 200
         for wrong in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": "secre"}, {"authorization": "secret"}):
             refused = http.get("/v1/models", headers=wrong)
             assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
-        for right in ({"authorization": "Bearer secret"}, {"authorization": "bearer secret"}, {"x-api-key": "secret"}):
+        key = "sécret".encode()
+        for right in ({"authorization": b"Bearer " + key}, {"authorization": b"bearer " + key}, {"x-api-key": key}):
             assert http.get("/v1/models", headers=right).status_code == 200
-        mine = http.get("/v1/models", headers={"origin": "http://mine.example", "x-api-key": "secret"})
+        mine = http.get("/v1/models", headers={"origin": "http://mine.example", "x-api-key": key})
         assert mine.headers["access-control-allow-origin"] == "http://mine.example"
     end()
 

@@ -62,15 +62,16 @@ def test_the_address_is_the_only_line_on_stdout_and_sigterm_ends_streams_with_th
         (["-m", "pocket", "--port", "{taken}"], 1, "the port is in use"),
         (["-m", "pocket", "--host", "0.0.0.0"], 2, "set a key with --api-key"),
         (["-m", "/missing", "--port", "0"], 1, "no such folder"),
+        (["-m", "{folder}", "--port", "0"], 1, "config.json: no such file"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(arguments, code, line, monkeypatch, capfd):
+def test_what_cannot_be_served_is_one_line(arguments, code, line, monkeypatch, capfd, tmp_path):
     with listening("127.0.0.1", 0) as taken:
-        given = [one.format(taken=taken.getsockname()[1]) for one in arguments]
+        given = [one.format(taken=taken.getsockname()[1], folder=tmp_path) for one in arguments]
         monkeypatch.setattr(sys, "argv", ["diffucode", "serve", *given])
         assert run() == code
     out, err = capfd.readouterr()
-    assert out == "" and err.count("\n") == 1 and line in err
+    assert "\n" not in out.strip() and err.count("\n") == 1 and line in err
 
 
 @pytest.mark.parametrize("more", [[], ["--no-tuned"]])
@@ -93,7 +94,7 @@ def test_what_to_paste_into_an_editor_names_the_address_and_the_model(editor, ca
 @pytest.mark.parametrize("editor", ["llama.vim", "zed", "continue", "vscode", "minuet"])
 def test_the_page_of_each_editor_shows_what_is_printed(editor):
     page = ROOT / "docs" / "guides" / "editors" / f"{editor.replace('.', '-')}.md"
-    assert settings_for(editor, url="http://127.0.0.1:8012", model="pocket", key=None) in page.read_text()
+    assert settings_for(editor, url="http://127.0.0.1:8012", model="pocket", key=None, context=2048) in page.read_text()
 
 
 def test_an_unknown_editor_is_named():
