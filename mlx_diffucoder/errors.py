@@ -82,6 +82,10 @@ class TrainError(DiffucoderError):
     """A training run cannot start or continue, or has diverged."""
 
 
+class ClusterError(DiffucoderError):
+    """A machine of a cluster cannot be reached, has other versions, or could not do a task."""
+
+
 def one_of(among: Sequence[str], word: object) -> str:
     """`one of a, b, not 'c'`, followed by a guess at what was meant."""
     return f"one of {', '.join(among)}, not {word!r}{did_you_mean(str(word), among)}"

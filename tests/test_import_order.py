@@ -53,6 +53,7 @@ ORDER = [
     "convert",
     "training",
     "bench",
+    "cluster",
     "server",
     "cli",
     "__main__",

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import HOLES, GenerationConfig
-from ..errors import ConfigError, TraceError
+from ..errors import ConfigError
 from . import options
+from .cluster import Cluster, machines_of
 from .command import Command, examples, options_of
 from .terminal import code_of, note, put, put_json
 
 if TYPE_CHECKING:
+    from ..cluster.machines import Machines
     from ..evaluation import Limits, Result, Summary
     from ..evaluation.answers import Answers
     from ..tasks import Task
@@ -84,6 +86,7 @@ def evaluate(
     memory: Memory = 1024,
     allow_code_execution: options.AllowCodeExecution = False,
     sandbox: options.Sandbox = "auto",
+    cluster: Cluster = None,
     preset: options.Preset = None,
     rule: options.Rule = "auto",
     window: options.Window = "auto",
@@ -131,15 +134,17 @@ def _evaluate(context: typer.Context) -> int:
         raise ConfigError("--compare-orders compares the rule leftmost with another; name that one", field="--rule")
     config = replace(config, seed=config.seed or 0)
     ks, limits = sorted({1, *(given["k"] or [])}), options.limits_of(given)
-    files = {name: _file_of(given["out"], name) for name in (ORDERS if orders else ("",))}
+    out = given["out"]  # of two orders, `results-confidence.jsonl` for `results.jsonl`
+    files = {name: out and out.with_stem(out.stem + f"-{name}" * orders) for name in (ORDERS if orders else ("",))}
     for file in filter(None, files.values()):
         check_results_file(file)
     tasks = choose_tasks(every, given["only"] or (), given["skip"] or (), given["tasks"])[: given["limit"]]
-    if given["samples"]:
-        runs = {"": _of_file(context, every, tasks, limits, ks[-1])}
-    else:
-        runs = _of_model(context, tasks, config, limits, ks[-1])
-    found, stop = _score(runs, files, every, limits, given)
+    with machines_of(given) as machines:
+        if given["samples"]:
+            runs = {"": _of_file(context, every, tasks, limits, ks[-1])}
+        else:
+            runs = _of_model(context, tasks, config, limits, ks[-1], machines)
+        found, stop = _score(runs, files, every, limits, given, machines)
     summaries = {name: Summary.of(results, ks, given["tile"]) for name, results in found.items()}
     if orders:
         _report_orders(summaries, found, runs, as_json=given["as_json"], interrupted=stop is not None)
@@ -153,11 +158,17 @@ def _evaluate(context: typer.Context) -> int:
 
 
 def _of_model(
-    context: typer.Context, tasks: "Sequence[Task]", config: GenerationConfig, limits: "Limits", k: int
+    context: typer.Context,
+    tasks: "Sequence[Task]",
+    config: GenerationConfig,
+    limits: "Limits",
+    k: int,
+    machines: "Machines | None",
 ) -> "dict[str, Answers]":
     """Answers of a model: by `ORDERS`, or by "" where they have one order."""
     from ..evaluation.answers import Answers
     from ..evaluation.orders import ORDERS, in_both_orders
+    from ..trace.writer import make_folder
     from .model_option import open_model
 
     given = context.params
@@ -171,16 +182,22 @@ def _of_model(
         raise ConfigError("--no-extract is for answers from a file; add --samples FILE", field="--no-extract")
     folders = {name: folder and folder / name for name in (ORDERS if orders else ("",))}
     for one in filter(None, (folder, *folders.values())):
-        _make(one)
-    name, model, tokenizer, config = open_model(context, config, verbose=True)
+        make_folder(one)
+    name, model, tokenizer, config = open_model(context, config, verbose=True, lazy=machines is not None)
     if orders and tokenizer.sizes:
         about = f"{model.family.name} models, whose canvas changes its length"
         raise ConfigError(f"--compare-orders is not for {about}", field="--compare-orders")
     configs = in_both_orders(config, model.shift) if orders else {"": config}
-    return {
+    runs = {
         order: Answers.from_model(name, model, tokenizer, own, tasks, samples=samples, limits=limits, traces=folders[order])
         for order, own in configs.items()
     }
+    if machines:
+        from ..cluster.evaluation import limits_there, spread
+
+        opened, there = (name, model, tokenizer, given["adapter"]), limits_there(limits, given["sandbox"])
+        runs = spread(machines, runs, configs, opened, tasks, samples, there)
+    return runs
 
 
 def _of_file(context: typer.Context, every: "Sequence[Task]", tasks: "Sequence[Task]", limits: "Limits", k: int) -> "Answers":
@@ -204,21 +221,9 @@ def _of_file(context: typer.Context, every: "Sequence[Task]", tasks: "Sequence[T
     return answers
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise TraceError(f"--trace {folder}: cannot create this folder ({error.strerror or error})") from None
-
-
 def _some(ids: list[str]) -> str:
     more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
     return ", ".join(ids[:10]) + more
-
-
-def _file_of(out: Path | None, order: str) -> Path | None:
-    """The results file of a run; `results.jsonl` becomes `results-confidence.jsonl` where two orders are compared."""
-    return out.with_name(f"{out.stem}-{order}{out.suffix}") if out and order else out
 
 
 def _score(
@@ -227,6 +232,7 @@ def _score(
     every: "Sequence[Task]",
     limits: "Limits",
     given: dict[str, Any],
+    machines: "Machines | None",
 ) -> "tuple[dict[str, Sequence[Result]], KeyboardInterrupt | None]":
     """The results of each run, and the Ctrl-C or SIGTERM that stopped them, if one did: the runs after it have their file's."""
     from ..evaluation.results_file import ResultsFile, identity
@@ -243,7 +249,7 @@ def _score(
             if not found:
                 options.tell_sandbox(limits, given)
             try:
-                with counting(f"evaluating, {name}" if name else "evaluating", len(answers.keys)) as advance:
+                with counting(f"evaluating, {name}" if name else "evaluating", len(answers.keys), machines or "") as advance:
                     advance(len(results))
                     for result in coming if stop is None else ():
                         if file:

@@ -73,12 +73,12 @@ def at_revision(name: str, revision: str | None) -> str:
 
 
 def load_named(
-    wanted: ModelOption, *, dtype: str | None, adapter: str | None = None
+    wanted: ModelOption, *, dtype: str | None, adapter: str | None = None, lazy: bool = False
 ) -> tuple[str, "DiffusionModel", "Tokenizer"]:
     """The name of a model, the model and its tokenizer.
 
     Args:
-        dtype, adapter: as for `load`.
+        dtype, adapter, lazy: as for `load`.
 
     Raises:
         HubError: the download is refused, or the model does not fit.
@@ -88,19 +88,20 @@ def load_named(
     name, folder = folder_named(wanted)
     own = adapter_named(adapter, wanted)
     with waiting(f"loading {name}"):
-        return name, *load(folder, dtype=dtype, adapter=own, check_memory=not wanted.yes)
+        return name, *load(folder, dtype=dtype, adapter=own, lazy=lazy, check_memory=not wanted.yes)
 
 
-def open_model(context: typer.Context, config: GenerationConfig, *, verbose: bool) -> Opened:
+def open_model(context: typer.Context, config: GenerationConfig, *, verbose: bool, lazy: bool = False) -> Opened:
     """The model that a command's options name, and the configuration with what was tuned for it.
 
     Reads the parameters `model`, `dtype`, `adapter`, `yes` and `tuned`. Raises as `load_named`.
 
     Args:
         verbose: print the tuned rule and window on stderr.
+        lazy: as for `load`: other machines compute.
     """
     given = context.params
-    name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"], adapter=given["adapter"])
+    name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"], adapter=given["adapter"], lazy=lazy)
     return Opened(name, model, tokenizer, fitted(context, config, model, verbose=verbose))
 
 

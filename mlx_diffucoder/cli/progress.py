@@ -37,10 +37,15 @@ def _bars(*columns: ProgressColumn) -> Progress:
 
 
 @contextmanager
-def counting(what: str, total: int | None) -> Iterator[Callable[[float], None]]:
-    """Show a bar; without a total, only the count. Yields a function that advances it by a count."""
-    with _bars(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
-        task = progress.add_task(what, total=total)
+def counting(what: str, total: int | None, about: object = "") -> Iterator[Callable[[float], None]]:
+    """Show a bar; without a total, only the count. Yields a function that advances it by a count.
+
+    Args:
+        about: its text, which may change, stands next to the bar.
+    """
+    detail = TextColumn("{task.fields[about]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    with _bars(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), detail) as progress:
+        task = progress.add_task(what, total=total, about=about)
         yield lambda count: progress.advance(task, count)
 
 

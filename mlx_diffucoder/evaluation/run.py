@@ -113,7 +113,7 @@ def evaluate(
         TraceError: a trace cannot be written, or would replace another kind of file (raised by the call itself).
         ExecutionError: as `run_program`.
     """
-    prompts = {task.id: _prompt(model, tokenizer, task, config) for task in tasks}
+    prompts = {task.id: prompt_of(model, tokenizer, task, config) for task in tasks}
     wanted = [(task, sample) for task in tasks for sample in range(samples) if (task.id, sample) not in done]
     if traces:
         for task, sample in wanted:
@@ -121,14 +121,40 @@ def evaluate(
 
     def results() -> Iterator[Result]:
         for task, sample in wanted:
-            seeded = replace(config, seed=seed_of(config.seed or 0, task.id, sample))
             trace = (traces.file(task.id, sample), traces.model) if traces else None
-            start = time.perf_counter()
-            answer = _answered if task.suffix is None else _infilled
-            found = answer(model, tokenizer, task, prompts[task.id], seeded, trace)
-            yield _result(task, sample, found, time.perf_counter() - start, limits or Limits())
+            yield evaluate_one(model, tokenizer, task, sample, prompts[task.id], config, limits or Limits(), trace)
 
     return results()
+
+
+TraceFile = tuple[Path, str] | None
+"""Where to write the trace of an answer, and the model's name in it."""
+
+
+def evaluate_one(
+    model: DiffusionModel,
+    tokenizer: Tokenizer,
+    task: Task,
+    sample: int,
+    prompt: list[int],
+    config: GenerationConfig,
+    limits: Limits,
+    trace: TraceFile = None,
+) -> Result:
+    """One answer of `evaluate`, whose other answers it does not depend on.
+
+    Args:
+        sample: the index of the answer.
+        prompt: from `prompt_of`.
+
+    Raises:
+        ExecutionError: as `run_program`.
+    """
+    seeded = replace(config, seed=seed_of(config.seed or 0, task.id, sample))
+    start = time.perf_counter()
+    answer = _answered if task.suffix is None else _infilled
+    found = answer(model, tokenizer, task, prompt, seeded, trace)
+    return _result(task, sample, found, time.perf_counter() - start, limits)
 
 
 def seed_of(seed: int, task_id: str, sample: int) -> int:
@@ -136,8 +162,13 @@ def seed_of(seed: int, task_id: str, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{sample}/{task_id}".encode()).digest()[:8], "big")
 
 
-def _prompt(model: DiffusionModel, tokenizer: Tokenizer, task: Task, config: GenerationConfig) -> list[int]:
-    """The ids of a task's prompt; none for a hole, whose text is shown as far as it fits."""
+def prompt_of(model: DiffusionModel, tokenizer: Tokenizer, task: Task, config: GenerationConfig) -> list[int]:
+    """The ids of a task's prompt; none for a hole, whose text is shown as far as it fits.
+
+    Raises:
+        TaskError: it does not fit the model; the message names file and line.
+        ConfigError: the configuration is for answers, and the task is a hole.
+    """
     if task.suffix is not None:
         check_settings(config, None, CONTEXT, TRIES)
         return []
@@ -145,10 +176,6 @@ def _prompt(model: DiffusionModel, tokenizer: Tokenizer, task: Task, config: Gen
         return prompt_ids(model, tokenizer, task.prompt_for(raw=config.raw), config)
     except PromptError as error:
         raise TaskError(f"{task.where}: {error}") from None
-
-
-TraceFile = tuple[Path, str] | None
-"""Where to write the trace of an answer, and the model's name in it."""
 
 
 def _answered(

@@ -140,6 +140,14 @@ def check_trace(path: Path) -> None:
     check_output(path, f'{{"{KEY}"', "a trace", flag="--trace", error=TraceError)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for traces, if there is none. Raises `TraceError` if it cannot be made."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise TraceError(f"--trace {folder}: cannot create this folder ({error.strerror or error})") from None
+
+
 def next_trace(path: Path) -> Path:
     """`run.jsonl` -> `run-1.jsonl`, or the number after the largest in the folder, so no file is replaced."""
     if not path.name:

@@ -1,0 +1,136 @@
+"""Answers that are spread over workers on this machine: the same as one process gives, whoever dies."""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mlx_diffucoder.cluster import machines as machines_module
+from mlx_diffucoder.cluster.hostfile import read_hosts
+from mlx_diffucoder.cluster.machines import open_machines
+from mlx_diffucoder.errors import ClusterError
+
+from ..cli.command import COMMAND, diffucode, environment
+from ..cli.test_eval import results
+from ..conftest import DATA
+from ..evaluation.programs import FUNCTIONS
+from .test_hostfile import hostfile, script
+
+pytest.importorskip("distributed")
+psutil = pytest.importorskip("psutil")
+pytestmark = pytest.mark.slow
+EVAL = ("eval", FUNCTIONS, "-m", DATA / "dream-b", "--max-tokens", "16", "--preset", "exact", "-n", "6", "--temp", "1")
+EVAL += ("--dtype", "float32", "--limit", "3", "--sandbox", "off", "--allow-code-execution")
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    return hostfile(tmp_path, [{"ssh": "127.0.0.1"}, {"ssh": "127.0.0.1"}])
+
+
+def start(hosts, out):
+    command = [COMMAND, *map(str, EVAL), "--cluster", hosts, "--out", out, "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True)
+
+
+def workers_after(process, out, rows):
+    """The workers of a run that has so many rows."""
+    until = time.monotonic() + 60
+    while not out.exists() or out.read_bytes().count(b"\n") <= rows:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.01)
+    return [one for one in psutil.Process(process.pid).children() if "mlx_diffucoder.cluster.worker" in one.cmdline()]
+
+
+def assert_gone(workers):
+    _, alive = psutil.wait_procs(workers, timeout=3)
+    assert alive == []
+
+
+def test_rows_are_those_of_one_process_although_the_first_machine_and_then_a_worker_are_killed(hosts, tmp_path):
+    out, one = tmp_path / "spread.jsonl", tmp_path / "one.jsonl"
+    first = start(hosts, out)
+    workers = workers_after(first, out, 3)
+    assert len(workers) == 2
+    first.kill()
+    first.communicate()
+    assert_gone(workers)
+    kept = len(results(out))
+    assert 3 <= kept < 18
+    second = start(hosts, out)
+    workers_after(second, out, kept + 3)[0].kill()
+    shown, said = second.communicate(timeout=120)
+    assert second.returncode == 0, said
+    assert said.count("no longer answers; its tasks go to the other machines") == 1
+    assert json.loads(shown)["answers"] == 18
+    assert diffucode(*EVAL, "--out", one).returncode == 0
+    in_order = sorted(results(out), key=lambda row: (row["task_id"], row["sample"]))
+    assert in_order == sorted(results(one), key=lambda row: (row["task_id"], row["sample"]))
+    assert out.read_text().splitlines()[0] == one.read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_keeps_its_rows_and_leaves_no_worker(hosts, tmp_path, number, code):
+    out = tmp_path / "out.jsonl"
+    run = start(hosts, out)
+    workers = workers_after(run, out, 2)
+    run.send_signal(number)
+    shown, said = run.communicate(timeout=20)
+    assert run.returncode == code, said
+    assert "Traceback" not in said
+    assert json.loads(shown)["answers"] == len(results(out)) >= 2
+    assert_gone(workers)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """Two machines, one of them over a stand-in for ssh, and what is said about them."""
+    folder, said = tmp_path_factory.mktemp("cluster"), []
+    script(folder, "ssh", 'for last; do :; done; SSH_CONNECTION="127.0.0.1 1 127.0.0.1 2" exec sh -c "$last"')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        patch.setattr(machines_module, "STALL", 5)
+        with open_machines(str(hostfile(folder, [{"ssh": "127.0.0.1"}, {"ssh": "mac2"}])), said.append) as machines:
+            yield machines, said
+
+
+def test_nothing_listens_beyond_loopback_without_a_key_of_this_run(opened):
+    machines, _ = opened
+    mine = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    ports = [one.laddr for process in mine for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+    beyond = [address.port for address in ports if address.ip != "127.0.0.1"]
+    assert beyond == [int(machines._client.scheduler.address.rpartition(":")[2])]
+    stranger = ssl.create_default_context()
+    stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", beyond[0])) as plain,
+        pytest.raises(OSError, match=r"certificate required|reset|EOF"),
+        stranger.wrap_socket(plain) as wrapped,  # TLS 1.3 refuses at the first bytes that are read
+    ):
+        wrapped.sendall(b"\0" * 64)
+        assert wrapped.recv(64)
+
+
+def test_a_task_that_cannot_be_done_names_its_machine(opened):
+    with pytest.raises(ClusterError, match=r"^(127.0.0.1|mac2): /nowhere"):
+        list(opened[0].results([partial(read_hosts, Path("/nowhere"))]))
+
+
+def test_a_worker_that_stalls_is_replaced(opened):
+    machines, said = opened
+    found = machines.results([partial(time.sleep, 0.1)] * 30)
+    first, _ = next(found)
+    stopped = next(one for one in psutil.Process().children(recursive=True) if "mlx_diffucoder.cluster.worker" in one.cmdline())
+    stopped.suspend()
+    places = {first, *(place for place, _ in found)}
+    stopped.kill()
+    assert places == set(range(30))
+    assert len(said) == 1
+    assert said[0].endswith(" no longer answers; its tasks go to the other machines")
