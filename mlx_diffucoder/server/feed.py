@@ -62,8 +62,12 @@ async def done(request: Request, engine: Engine, works: Sequence[Work]) -> list[
         ClientDisconnect: the client has gone.
     """
     feeds = start(engine, works)
+
+    async def results() -> list[Progress]:  # a task, which takes note of its being cancelled; a bare gather logs it
+        return await asyncio.gather(*(feed.last() for feed in feeds))
+
     try:
-        return await unless_gone(request, asyncio.gather(*(feed.last() for feed in feeds)))
+        return await unless_gone(request, results())
     finally:
         for feed in feeds:
             feed.cancel()

@@ -1,5 +1,6 @@
 """What arrives is checked: who asks, and what; the server goes on whatever comes."""
 
+import gc
 import gzip
 import json
 import socket
@@ -136,7 +137,7 @@ def test_what_does_not_arrive_ends_in_time_and_others_are_answered(server, monke
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_work_ends_when_its_client_hangs_up(server, stream):
+def test_work_ends_when_its_client_hangs_up_and_nothing_is_logged(server, stream, caplog):
     body = json.dumps({**CHAT, "max_tokens": 1800, "temperature": 5.0, "seed": 3, "stream": stream})
     host, port = server.url.removeprefix("http://").split(":")
     request = HEAD.format(path="/v1/chat/completions", size=len(body))
@@ -146,6 +147,9 @@ def test_work_ends_when_its_client_hangs_up(server, stream):
         wait_until(lambda: server.engine.running > 0)
     wait_until(lambda: server.engine.running == 0)
     assert server.engine.counts.cancelled + server.engine.counts.finished == before + 1
+    server.http.get("/health")  # the server has seen it too
+    gc.collect()
+    assert not caplog.records
 
 
 def test_what_is_not_there_is_told_in_the_form_of_the_interface(server):
