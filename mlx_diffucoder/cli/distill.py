@@ -40,7 +40,7 @@ from .train import (
 )
 
 app = typer.Typer()
-Objective = Annotated[str, in_training(help="What is learned: drafts (guesses for the window tree).")]
+Objective = Annotated[str, in_training(help="drafts (guesses for the window tree) or dparallel (surer masks).")]
 Gated = Annotated[bool, options.in_model("--gated/--no-gated", help="Let the adapter act on masks only.")]
 Accumulate = Annotated[int, in_training(help="Batches per step.")]
 Untested = Annotated[bool, typer.Option("--untested", help="Learn from answers without tests of 3 asserts too.")]

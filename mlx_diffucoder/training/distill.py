@@ -23,6 +23,7 @@ from ..generation import Answer, stream_generate
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from .answers import own_answers
+from .dparallel import DParallel
 from .drafts import Drafts
 from .grpo import Prompt
 from .job import Job, digest
@@ -32,7 +33,7 @@ from .recompute import HEAD_ROWS, computed_once, recompute_layers, recomputes
 from .settings import TrainSettings
 from .trainer import Arrays, Method, make_optimizer, streams
 
-OBJECTIVES: Mapping[str, type[Drafts]] = {"drafts": Drafts}
+OBJECTIVES: Mapping[str, type[Drafts] | type[DParallel]] = {"drafts": Drafts, "dparallel": DParallel}
 WINDOW = "tree:rows=32"
 CHANGED = 1.0
 """Tiles a useful token that weigh as much as answers that are all other ones: 1 % of them as much as 0.01 tiles."""
@@ -138,9 +139,11 @@ def distill_job(
         train, valid: the prompts to learn from, and to evaluate on.
 
     Raises:
-        TrainError: the objective is not for the model.
+        TrainError: the model cannot decode with the tree.
     """
-    OBJECTIVES[plan.objective].check(learner.model)
+    family = learner.model.family
+    if family.shift != 1 or learner.model.config.block_length:
+        raise TrainError(f"train distill is for the window tree, which {family.name} models cannot use", field="model")
     if gradient_checkpointing:
         recompute_layers(learner.model)
     method = Distill(learner, plan, settings, train, valid)

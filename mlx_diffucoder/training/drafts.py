@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data import Text
-from ..errors import TrainError
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from .batches import MULTIPLE
@@ -47,14 +46,6 @@ class Drafts:
 
     def __init__(self, tokenizer: Tokenizer):
         self._mask_id, self._pad_id = tokenizer.mask_id, tokenizer.pad_id
-
-    @staticmethod
-    def check(model: DiffusionModel) -> None:
-        """Raise `TrainError` where a model cannot decode with the tree."""
-        if model.shift != 1 or model.config.block_length:
-            raise TrainError(
-                f"objective drafts is for the window tree, which {model.family.name} models cannot use", field="objective"
-            )
 
     @classmethod
     def rows(cls, text: int) -> tuple[int, int]:

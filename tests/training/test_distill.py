@@ -15,6 +15,7 @@ from mlx_diffucoder.loading import resolve
 from mlx_diffucoder.training.answers import read_prompts
 from mlx_diffucoder.training.distill import DistillPlan, distill_job
 from mlx_diffucoder.training.distilled import compared
+from mlx_diffucoder.training.dparallel import DParallel
 from mlx_diffucoder.training.drafts import DECAY, NEXT, Drafts, reached
 from mlx_diffucoder.training.learners import Tuning, from_checkpoint
 from mlx_diffucoder.training.settings import TrainSettings
@@ -54,6 +55,28 @@ def test_each_draft_is_that_of_one_plain_forward_with_its_masks_alone():
         assert [one for one, is_one in zip(wanted, used, strict=True) if is_one] == ids[start + 1 :][: Drafts.masks]
         count += sum(used)
     assert count > 10
+
+
+def test_dparallel_is_the_cross_entropy_and_the_entropy_of_what_is_right_already():
+    model, texts = small_model(), [Text(np.arange(3, 8), np.arange(10, 19)), Text(np.arange(20, 23), np.arange(25, 27))]
+    tokens, places, targets, weights = DParallel(Ids).draw(texts, np.random.default_rng(0))
+    count = int(weights.sum())
+    assert count == 11  # each token of the answers once
+    canvases, length = np.array(tokens), tokens.shape[1]
+    assert sorted(targets.tolist()[:count]) == [*range(10, 19), 25, 26]
+    row, at = divmod(int(places[0]), length)
+    targets[0] = model(tokens[row : row + 1])[0, at - 1].argmax()  # this one is right already
+    lost, entropies = [], []
+    for place, target in zip(places.tolist()[:count], targets.tolist()[:count], strict=True):
+        row, at = divmod(place, length)
+        assert canvases[row, at] == Ids.mask_id
+        logits = np.array(model(tokens[row : row + 1]))[0, at - 1].astype(np.float64)
+        log_probs = [one - np.logaddexp.reduce(one) for one in (logits, logits / 0.5)]
+        lost.append(-log_probs[0][target])
+        if logits.argmax() == target:
+            entropies.append(-(np.exp(log_probs[1]) * log_probs[1]).sum())
+    wanted = np.mean(lost) + np.mean(entropies)
+    assert float(DParallel(Ids).loss(model, tokens, places, targets, weights)) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_guess_counts_as_much_as_those_before_it_are_likely():
