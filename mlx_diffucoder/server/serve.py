@@ -128,10 +128,10 @@ async def _serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callabl
 
     for one in (signal.SIGINT, signal.SIGTERM):  # not the loop's own handlers, which end before the process does
         signal.signal(one, lambda number, frame: None if loop.is_closed() else loop.call_soon_threadsafe(stop, number))
-    engine.start()
     task = asyncio.create_task(server.serve(sockets=[on]))
     while not (server.started or task.done()):
         await asyncio.sleep(0.01)
+    engine.start()  # now, so that requests are answered while the model is loaded
     ready()
     while not task.done():
         await asyncio.wait([task], timeout=0.2)
