@@ -22,8 +22,9 @@ from ..models.transformer import DiffusionModel
 from ..tasks import Task
 from ..tokenizer import Tokenizer
 from .coupled import CANVASES, Answers, Pair, Questions, clipped_loss, leave_one_out, log_pi
+from .parallel import launched
 from .recompute import computed_once
-from .rollouts import rewards_of, write
+from .rollouts import rewards_of, shared, write
 from .settings import GrpoSettings, TrainSettings
 from .state import ROUND
 from .trainer import Arrays, Method
@@ -130,14 +131,15 @@ class CoupledGrpo(Method):
     def _next(self, model: DiffusionModel, number: int) -> Round:
         """Generate a round's answers, run them, and score them if later steps need it."""
         chosen = [self._prompts[index] for index in self._chosen(number)]
+        own = launched().own(list(enumerate(chosen)))
         with computed_once(model):
-            written = [
+            mine = [
                 write(model, self._tokenizer, prompt.ids, self._settings.group, self._seeded(number, place))
-                for place, prompt in enumerate(chosen)
+                for place, prompt in own
             ]
-        self.forwarded += sum(one.positions for one in written)
-        pairs = [(prompt.task, text) for prompt, one in zip(chosen, written, strict=True) for text in one.texts]
-        earned = rewards_of(pairs, self._plan.limits)
+        self.forwarded += sum(one.positions for one in mine)
+        pairs = [(prompt.task, text) for (_, prompt), one in zip(own, mine, strict=True) for text in one.texts]
+        written, earned = shared([one.answers for one in mine], rewards_of(pairs, self._plan.limits))
         values = np.array([one.value(self._settings.format_reward) for one in earned]).reshape(len(chosen), -1)
         advantages = [leave_one_out(group) for group in values]
         self._told.append(
@@ -150,7 +152,7 @@ class CoupledGrpo(Method):
         )
         starts = range(0, self._settings.group, self._answers_together)
         cut = [
-            Part(one.answers.part(which), gained[which].astype(np.float32))
+            Part(one.part(which), gained[which].astype(np.float32))
             for one, gained in zip(written, advantages, strict=True)
             for which in (slice(start, start + self._answers_together) for start in starts)
         ]

@@ -19,6 +19,7 @@ from .data import Examples, read_examples
 from .learners import Learner
 from .memory import Memory, memory_to_train
 from .objective import loss
+from .parallel import UnwrittenFolder, launched
 from .recompute import recompute_layers
 from .settings import TrainSettings
 from .state import RunFolder
@@ -69,9 +70,12 @@ class Job:
             method.read(folder)
 
         settings = {name: value for name, value in vars(self.settings).items() if name not in FREE}
-        folder = RunFolder(out, {**learner.identity, **settings, **self.identity}, write, resume=resume)
+        identity = {**learner.identity, **settings, **self.identity}
+        launched().check_equal(identity)
+        folder = UnwrittenFolder() if launched().rank else RunFolder(out, identity, write, resume=resume)
         trainer = Trainer(learner.model, method, self.settings, folder, evaluate, hooks)
         trainer.progress = folder.restore(read, trainer.optimizer)
+        launched().begin(trainer)
         return trainer
 
     def describe(self) -> list[str]:
@@ -106,6 +110,7 @@ class Supervised(Method):
     """The masked-diffusion objective, the causal one, or both, on examples."""
 
     def __init__(self, batches: Batches, accumulate: int):
+        launched().check_parts(accumulate)
         self._batches, self._accumulate = batches, accumulate
 
     def batches(self, model: DiffusionModel, step: int) -> Sequence[Arrays]:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from ..models.transformer import DiffusionModel
 from ..tasks import Task, defines
 from ..tokenizer import Tokenizer
 from .coupled import Answers
+from .parallel import launched
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,20 @@ def rewards_of(answers: Sequence[tuple[Task, Answer]], limits: Limits) -> list[R
         Reward(passed.get((name, code), False), answer.ended and is_formed(code, task.entry_point))
         for (name, _, code), (task, answer) in zip(codes, answers, strict=True)
     ]
+
+
+def shared(answers: Sequence[Answers], rewards: Sequence[Reward]) -> tuple[Sequence[Answers], Sequence[Reward]]:
+    """The answers and rewards of all processes, in the order of the prompts, which `Ranks.own` divided among them."""
+    ranks, group = launched(), len(answers[0]) if answers else 0
+    if ranks.size == 1:
+        return answers, rewards
+    earned = [
+        [[one.passed, one.formed] for one in rewards[start : start + group]] for start in range(0, len(rewards), group or 1)
+    ]
+    own = [[one.tokens.tolist(), one.start, one.lengths.tolist(), pair] for one, pair in zip(answers, earned, strict=True)]
+    found = [row for rows in zip_longest(*ranks.gathered(own)) for row in rows if row is not None]
+    every = [Answers(np.array(tokens, np.int32), start, np.array(lengths)) for tokens, start, lengths, _ in found]
+    return every, [Reward(*one) for *_, pairs in found for one in pairs]
 
 
 def is_formed(code: str, name: str | None) -> bool:

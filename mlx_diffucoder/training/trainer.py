@@ -22,6 +22,7 @@ from mlx.utils import tree_map
 from ..device import synchronized
 from ..errors import TrainError
 from ..models.transformer import DiffusionModel
+from .parallel import launched
 from .settings import TrainSettings
 from .state import Progress, RunFolder
 
@@ -143,7 +144,7 @@ class Trainer:
                 self._report()
             if self.evaluate is not None and (step % self.settings.eval_every == 0 or last) and self._evaluate():
                 return True
-            stop = self.hooks.stop()
+            stop = launched().any(self.hooks.stop())
             if stop or last or step % self.settings.save_every == 0:
                 self.folder.save(self.model, self.optimizer, self.progress)
             if stop and not last:
@@ -155,7 +156,7 @@ class Trainer:
         mx.random.seed((self.settings.seed * 1_000_003 + step) % 2**63)  # for dropout
         set_rate(self.optimizer, self.settings.rate(step))
         parts = self.method.batches(self.model, step)
-        value, gradient = self._sum(parts)
+        value, gradient = launched().summed(*self._sum(launched().own(parts)))
         gradient, norm = optim.clip_grad_norm(gradient, self.settings.clip)
         self.optimizer.update(self.model, gradient)
         mx.eval(self.model.trainable_parameters(), self.optimizer.state, norm)
@@ -180,9 +181,8 @@ class Trainer:
             for one in found:
                 total = one if total is None else (total[0] + one[0], tree_map(mx.add, total[1], one[1]))
             mx.eval(total)
-        if total is None:
-            raise ValueError("a step needs at least one batch")
-        return total
+        # No part is left for this process.
+        return total or (mx.array(0.0), tree_map(mx.zeros_like, self.model.trainable_parameters()))
 
     def _watch(self, loss: float, norm: float, step: int) -> None:
         """Raise `TrainError` if training has diverged."""
@@ -230,7 +230,7 @@ class Trainer:
         if self._window:
             self._report()
         self.model.eval()
-        loss = self.evaluate(self.model) if self.evaluate else 0.0
+        loss = launched().agreed(self.evaluate(self.model) if self.evaluate else 0.0)
         self.model.train()
         progress = self.progress
         better = progress.best is None or loss < progress.best
