@@ -110,6 +110,15 @@ class Engine:
             self._stop_at = min(self._stop_at or float("inf"), time.monotonic() + seconds)
             self._changed.notify()
 
+    def end(self) -> None:
+        """End all work now, also while a step runs: what runs with its text so far, what waits with an error."""
+        with self._changed:
+            waiting, running = list(self._waiting), list(self._steps.running if self._steps else ())
+        for job in running:
+            job.tell(replace(job.work.progress, text=job.work.progress.settled, reason="time"), last=True)
+        for job in waiting:
+            job.tell(_stopping(), last=True)
+
     def join(self, seconds: float) -> bool:
         """Wait until the thread has ended, for at most `seconds`. Returns whether it has."""
         self._thread.join(seconds)

@@ -1,6 +1,7 @@
 """The process of the server: its socket, its signals and its end."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from .problems import Problem
 
 GRACE = 4.0
 """Seconds that running requests have after SIGTERM before they end with their text so far."""
+STEP = 0.2
+"""Seconds more for a step that runs; if it takes longer, its requests end with their text before it."""
 CLOSING = 1.5
 """Seconds more in which the last bytes are sent."""
 SILENT = 20.0
@@ -121,7 +124,9 @@ async def _serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callabl
 
     def stop(number: int) -> None:
         signals.append(number)
-        engine.stop(GRACE if len(signals) == 1 else 0)
+        seconds = GRACE if len(signals) == 1 else 0
+        engine.stop(seconds)
+        loop.call_later(seconds + STEP, engine.end)
         server.should_exit = True
         if len(signals) > 1:
             loop.call_later(CLOSING, lambda: setattr(server, "force_exit", True))
@@ -139,7 +144,8 @@ async def _serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callabl
             server.should_exit = server.force_exit = True
     await task
     engine.stop(0)
-    await asyncio.to_thread(engine.join, 2.0)
+    if not await asyncio.to_thread(engine.join, 1.0) and signals:
+        os._exit(128 + signals[0])  # Python cannot end while MLX computes
     if engine.error is not None:
         raise engine.error
     return signals[0] if signals else 0

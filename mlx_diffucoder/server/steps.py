@@ -75,16 +75,16 @@ class Job:
         return limit is not None and time.monotonic() - self.since >= limit
 
     def is_abandoned(self) -> bool:
-        """Whether nobody waits for it. Nobody can join it after that."""
+        """Whether nobody waits for it any more. Nobody can join it after that."""
         with self._lock:
             self._over = self._over or not self._listeners
-            return not self._listeners
+            return self._over
 
     def tell(self, message: Progress | Exception, *, last: bool = False) -> None:
-        """Tell everybody who waits. Nobody can join after the last message."""
+        """Tell everybody who waits. Nobody can join after the last message, nor is told another one."""
         with self._lock:
+            listeners = [] if self._over else list(self._listeners)
             self._over = self._over or last
-            listeners = list(self._listeners)
         for listener in listeners:
             listener(message)
 

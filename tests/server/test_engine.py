@@ -213,6 +213,19 @@ def test_stopping_ends_what_runs_and_refuses_the_rest(engine):
     assert refused.value.stopping and engine.join(10)
 
 
+@pytest.mark.parametrize("engine", [{"parallel": 1}], indirect=True)
+def test_work_ends_at_once_although_a_step_takes_long(engine, monkeypatch):
+    running, goes_on, step = hand_in(engine, answering(config=LONG))[0], threading.Event(), Batch.step
+    settled = running.get(timeout=30).settled
+    monkeypatch.setattr(Batch, "step", lambda *given: goes_on.wait(30) and step(*given))
+    waiting = hand_in(engine, answering())[0]
+    engine.end()
+    assert last(running).text.startswith(settled) and last(waiting).stopping
+    goes_on.set()
+    wait_until(lambda: engine.running == 0)
+    assert running.empty()
+
+
 @pytest.mark.parametrize("engine", [{"idle": 0.3}], indirect=True)
 def test_an_idle_model_leaves_the_memory_and_comes_back(engine):
     first = last(hand_in(engine, answering())[0]).text
