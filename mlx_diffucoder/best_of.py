@@ -59,6 +59,14 @@ class Ranking:
         """Useful tokens of all answers."""
         return sum(one.answer.useful_tokens for one in self.answers)
 
+    @classmethod
+    def joined(cls, rankings: Sequence["Ranking"]) -> "Ranking":
+        """One ranking of answers that were written one by one; their rows are counted from 1."""
+        found = [replace(one, row=row) for row, ranking in enumerate(rankings, start=1) for one in ranking.answers]
+        found.sort(key=lambda one: (one.passed is False, -one.score))
+        rows = tuple(count for ranking in rankings for count in ranking.rows)
+        return cls(found, len(rows), sum(ranking.positions for ranking in rankings), rows)
+
     def tested(self, task: Task, limits: Limits) -> "Ranking":
         """Run the tests of a task on each answer; the answers that pass come first.
 
@@ -87,8 +95,7 @@ def best_of(
         ConfigError: all answers would be the same.
         PromptError: as `stream_generate`.
     """
-    if count > 1 and config.temperature == 0 and not config.alg_temp and config.alg != "origin":
-        raise ConfigError(f"temperature 0 gives the same answer {count} times; set it above 0", field="temperature")
+    check_count(config, count)
     config = config.within(tokens_left(model, tokenizer, list(prompt)))
     steps = stream_batch(model, tokenizer, [prompt] * count, config)
     if trace:
@@ -106,6 +113,12 @@ def best_of(
             found.append(Ranked(answer, score, row))
     found.sort(key=lambda one: -one.score)
     return Ranking(found, len(rows), positions, rows)
+
+
+def check_count(config: GenerationConfig, count: int) -> None:
+    """Raise `ConfigError` if several answers would all be the same."""
+    if count > 1 and config.temperature == 0 and not config.alg_temp and config.alg != "origin":
+        raise ConfigError(f"temperature 0 gives the same answer {count} times; set it above 0", field="temperature")
 
 
 def read_tests(path: Path, prompt: str) -> Task:

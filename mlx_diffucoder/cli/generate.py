@@ -9,12 +9,16 @@ import typer
 from ..config import HOLES, GenerationConfig
 from ..errors import ConfigError, ExecutionError
 from . import options
+from .cluster import Cluster, machines_of
 from .command import Command, examples
 from .terminal import code_of, print_numbers, put, put_bytes, put_json, read_prompt
 
 if TYPE_CHECKING:
-    from ..best_of import Ranked
+    from ..best_of import Ranked, Ranking
+    from ..cluster.machines import Machines
     from ..decoding.result import Stats
+    from ..evaluation import Limits
+    from ..tasks import Task
     from .model_option import Opened
 
 in_best = options.panel("Several answers and templates")
@@ -57,6 +61,7 @@ def generate(
     allow_code_execution: Allow = False,
     sandbox: Sandbox = "auto",
     lock: Lock = None,
+    cluster: Cluster = None,
     preset: options.Preset = None,
     rule: options.Rule = "auto",
     window: options.Window = "auto",
@@ -89,9 +94,8 @@ def generate(
     as it becomes final.
     """
     _check(context)
-    usual = {} if lock is None else HOLES
-    config, text = options.decoding_config(context, usual), read_prompt(prompt)
-    return _generate(context, text, config)
+    config = options.decoding_config(context, {} if lock is None else HOLES)
+    return _generate(context, read_prompt(prompt), config)
 
 
 def _check(context: typer.Context) -> None:
@@ -101,6 +105,7 @@ def _check(context: typer.Context) -> None:
     options.require_code_execution(given["allow_code_execution"] or not tests, "--tests")
     options.refuse_idle(context, "--tests", ["sandbox"], given=tests)
     options.refuse_idle(context, "-n 2 or more", ["rank"], given=several)
+    options.refuse_idle(context, "-n 2 or more", ["cluster"], given=given["count"] > 1)
     options.refuse_idle(context, "-v or --json", ["tile"], given=given["verbose"] or given["as_json"])
 
 
@@ -115,11 +120,12 @@ def _generate(context: typer.Context, prompt: str, config: GenerationConfig) -> 
         raise ConfigError("--lock fills one template; -n, --rank and --tests are for answers", field="--lock")
     if given["trace"]:
         check_trace(given["trace"])
-    opened = open_model(context, config, verbose=given["verbose"])
+    with machines_of(given) as machines:
+        opened = open_model(context, config, verbose=given["verbose"], lazy=machines is not None)
+        if given["count"] > 1 or given["rank"] or given["tests"]:
+            return _best_of(opened, prompt, given, machines)
     if given["lock"]:
         return _fill(opened, prompt, given)
-    if given["count"] > 1 or given["rank"] or given["tests"]:
-        return _best_of(opened, prompt, given)
     run = Run(*opened, prompt, trace=given["trace"], tile=given["tile"])
     stop, lines = follow(run, stream=not given["as_json"], live=given["live"])
     if given["as_json"]:
@@ -129,7 +135,7 @@ def _generate(context: typer.Context, prompt: str, config: GenerationConfig) -> 
     return code_of(stop) if stop else 0
 
 
-def _best_of(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
+def _best_of(opened: "Opened", prompt: str, given: dict[str, Any], machines: "Machines | None") -> int:
     """Write several answers and print them, or only the best. Returns the exit code.
 
     Raises:
@@ -146,11 +152,15 @@ def _best_of(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
     task, limits = (read_tests(tests, prompt), options.limits_of(given)) if tests else (None, None)
     ids, start = prompt_ids(model, tokenizer, prompt, config), time.perf_counter()
     with trace_writer(given["trace"], tokenizer, config, name) as trace:
-        with waiting(f"writing {count} answers"):
-            ranking = best_of(model, tokenizer, ids, config, count, trace)
-        seconds = time.perf_counter() - start
         if task and limits:
             options.tell_sandbox(limits, given)
+        if machines:
+            ranking = _spread(opened, ids, given, machines, (task, limits))
+        else:
+            with waiting(f"writing {count} answers"):
+                ranking = best_of(model, tokenizer, ids, config, count, trace)
+        seconds = time.perf_counter() - start
+        if task and limits and machines is None:
             with waiting("running the tests"):
                 ranking = ranking.tested(task, limits)
         best = ranking.answers[0]
@@ -169,6 +179,22 @@ def _best_of(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:
     if given["verbose"]:
         print_numbers(stats.lines())
     return 1 if failed else 0
+
+
+def _spread(
+    opened: "Opened", ids: list[int], given: dict[str, Any], machines: "Machines", tests: "tuple[Task | None, Limits | None]"
+) -> "Ranking":
+    """The answers from the machines of a cluster, with the results of their tests."""
+    from ..cluster.best_of import spread_best_of
+    from ..cluster.evaluation import limits_there
+    from ..cluster.models import ModelRef
+    from .progress import counting
+
+    ref, count = ModelRef.of(opened.name, opened.model, given["adapter"]), given["count"]
+    task, limits = tests
+    there = (task, limits_there(limits, given["sandbox"])) if task and limits else None
+    with counting("writing answers", count, machines) as advance:
+        return spread_best_of(machines, ref, ids, opened.config, count, there, advance)
 
 
 def _fill(opened: "Opened", prompt: str, given: dict[str, Any]) -> int:

@@ -42,10 +42,13 @@ def random_sources(seed: int | None, copy: int = 0) -> tuple[mx.array, np.random
         seed: None takes a fresh one.
         copy: how many runs of the same seed and canvas come before this one; each draws its own.
     """
-    seed = secrets.randbits(64) if seed is None else seed
-    if copy:
-        seed = int(np.random.SeedSequence((seed, copy)).generate_state(1, np.uint64)[0])
+    seed = seed_of_copy(secrets.randbits(64) if seed is None else seed, copy)
     return mx.random.key(seed), np.random.default_rng(seed)
+
+
+def seed_of_copy(seed: int, copy: int) -> int:
+    """The seed with which a run alone draws what the given copy draws; `copy` as in `random_sources`."""
+    return int(np.random.SeedSequence((seed, copy)).generate_state(1, np.uint64)[0]) if copy else seed
 
 
 def measure(

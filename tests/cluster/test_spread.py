@@ -89,6 +89,14 @@ def test_a_stopped_run_keeps_its_rows_and_leaves_no_worker(hosts, tmp_path, numb
     assert_gone(workers)
 
 
+def test_several_answers_are_those_of_one_batch(hosts):
+    args = ("generate", "Add 1.", "-m", DATA / "dream-b", "--dtype", "float32", "-n", "3", "--temp", "1", "--seed", "4")
+    args += ("--max-tokens", "8", "--json")
+    one, spread = (json.loads(diffucode(*args, *more).stdout)["answers"] for more in ((), ("--cluster", hosts)))
+    assert [(row["text"], row["canvas"]) for row in spread] == [(row["text"], row["canvas"]) for row in one]
+    assert [row["score"] for row in spread] == pytest.approx([row["score"] for row in one], abs=1e-4)
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     """Two machines, one of them over a stand-in for ssh, and what is said about them."""
