@@ -92,7 +92,7 @@ class Tokenizer:
             raise ConfigError(f"{path}: {error}") from None
         return cls(fast, special, chat_template=read_chat_template(folder, settings), settings=settings)
 
-    @property
+    @cached_property
     def known_ids(self) -> NDArray[np.int64]:
         """The ids that have a token, ascending, int64 `[n]`."""
         return np.array(sorted(self.vocabulary.values()))

@@ -112,7 +112,7 @@ class Canvas:
             bool `[B, L]`.
         """
         open_masks = tokens == self.mask_id
-        is_end = np.isin(tokens, list(self.end_ids))
+        is_end = is_one_of(tokens, self.end_ids)
         for row, holes in enumerate(self.holes):
             for start, stop in holes:
                 if is_end[row, start:stop].any():
@@ -122,6 +122,14 @@ class Canvas:
     def padded_out(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
         """A finished canvas, int32 `[B, L]`, with padding in place of the masks after its end tokens."""
         return np.where(tokens == self.mask_id, np.int32(self.pad_id), tokens)
+
+
+def is_one_of(tokens: NDArray[np.int32], ids: Iterable[int]) -> NDArray[np.bool_]:
+    """Where `tokens`, of any shape, are one of a few `ids`; `np.isin` takes five times as long for few tokens."""
+    found = np.zeros(tokens.shape, dtype=np.bool_)
+    for id in ids:
+        found |= tokens == id
+    return found
 
 
 def final_tokens(answer: NDArray[np.int32], mask_id: int, end_ids: Iterable[int]) -> tuple[NDArray[np.int32], bool]:
@@ -134,7 +142,7 @@ def final_tokens(answer: NDArray[np.int32], mask_id: int, end_ids: Iterable[int]
         The ids before the first mask and before the first end token; and whether an end token
         came first.
     """
-    stops = np.flatnonzero((answer == mask_id) | np.isin(answer, list(end_ids)))
+    stops = np.flatnonzero((answer == mask_id) | is_one_of(answer, end_ids))
     if not len(stops):
         return answer, False
     return answer[: stops[0]], bool(answer[stops[0]] != mask_id)
@@ -148,7 +156,7 @@ def count_up_to_end(answer: NDArray[np.int32], mask_id: int, end_ids: Iterable[i
     Args:
         answer: the canvas after the prompt, int32 `[n]`.
     """
-    ends = np.flatnonzero(np.isin(answer, list(end_ids)))
+    ends = np.flatnonzero(is_one_of(answer, end_ids))
     text = answer[: ends[0] + 1] if len(ends) else answer
     masks = int((text == mask_id).sum())
     return len(text) - masks, masks

@@ -71,7 +71,7 @@ def take_steps(model: DiffusionModel, inputs: Sequence[StepInput]) -> list[tuple
         mx.eval(measured, [(commit, canvas) for commit, canvas, _ in made])
         for index, one, (commit, canvas, state) in zip(left, measured, made, strict=True):
             output = inputs[index].output
-            if sort or (np.array(one.complete) | ~_read(output)).all():
+            if sort or _is_complete(output, np.array(one.complete)):
                 check_finite(one.confidence)
                 done[index] = _result(output, one, commit, canvas), state
     return [done[index] for index in range(len(inputs))]
@@ -166,9 +166,10 @@ def _made_certain(candidates: Candidates, certain: NDArray[np.bool_] | None) -> 
     )
 
 
-def _read(output: ForwardOutput) -> NDArray[np.bool_]:
-    """The rows whose measurements are used, bool `[B, R + G]`."""
-    return np.pad(output.masked, [(0, 0), (0, output.guesses)], constant_values=True)
+def _is_complete(output: ForwardOutput, complete: NDArray[np.bool_]) -> bool:
+    """Whether all rows whose measurements are used, of those `[B, R + G]` of `complete`, are so."""
+    count = output.masked.shape[1]
+    return bool(complete[:, count:].all() and complete[:, :count][output.masked].all())
 
 
 def _result(output: ForwardOutput, measured: Measurements, commit: mx.array, tokens: mx.array) -> StepResult:

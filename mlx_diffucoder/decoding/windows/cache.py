@@ -65,7 +65,9 @@ class AppendedKVCache:
 
     def visible(self, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The slots that may be attended to, bool `[B, S]`, from the positions `[B, L]` whose K/V are valid."""
-        return np.pad(valid, [(0, 0), (0, 1)])[:, : self._slots]
+        shown = np.zeros((len(valid), self._slots), dtype=np.bool_)
+        shown[:, : valid.shape[1]] = valid[:, : self._slots]
+        return shown
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,7 +140,7 @@ class TreeState(WindowState):
         masked, certain = np.zeros_like(at, dtype=np.bool_), np.zeros_like(at, dtype=np.bool_)
         span = np.zeros((len(at), 2), dtype=np.int32)
         for index, plan in enumerate(self._plans):
-            masked[index] = np.isin(at[index], plan.candidates)
+            masked[index, : len(plan.candidates)] = True  # they are the first of the predicted ones
             if plan.predictors:
                 span[index] = min(plan.positions), max(plan.positions) + 1
                 certain[index, 0] = True
