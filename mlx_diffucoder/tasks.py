@@ -169,7 +169,7 @@ def task_of(row: Mapping[str, Any], where: str) -> Task:
         and "complete_prompt" not in row
         and ("test" in row or {"canonical_solution", "base_input"} <= row.keys())
     ):
-        return _infilling(row, where) if isinstance(row.get("suffix"), str) else _human_eval(row, where)
+        return _human_eval(row, where) if row.get("suffix") is None else _infilling(row, where)
     raise TaskError(
         f"{where}: not a task of a known format: HumanEval rows have task_id, prompt, entry_point and test; MBPP rows have"
         " task_id, text or prompt, and test_list; EvalPlus rows have task_id, prompt, entry_point, canonical_solution and"
@@ -205,8 +205,9 @@ def _human_eval(row: Mapping[str, Any], where: str) -> Task:
 def _infilling(row: Mapping[str, Any], where: str) -> Task:
     """A row of HumanEval-infilling (arXiv 2207.14255): a program with a hole between its prompt and its suffix."""
     task = _human_eval({key: row[key] for key in ("task_id", "prompt", "entry_point", "test") if key in row}, where)
-    prompt, suffix, hole = row["prompt"], row["suffix"], row.get("canonical_solution")
-    solution = prompt + hole + suffix if isinstance(hole, str) else None
+    prompt, suffix, solution = row["prompt"], text_in(row, "suffix", where, empty=True), None
+    if row.get("canonical_solution") is not None:
+        solution = prompt + text_in(row, "canonical_solution", where, empty=True) + suffix
     return replace(task, prompt=prompt, stub=prompt, suffix=suffix, solution=solution)
 
 

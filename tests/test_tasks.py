@@ -113,6 +113,14 @@ INFILLING = {
 }
 
 
+@pytest.mark.parametrize("key", ["suffix", "canonical_solution"])
+@pytest.mark.parametrize("value", [5, ["x"], False])
+def test_a_row_whose_suffix_or_hole_is_no_text_is_refused(tmp_path, key, value):
+    """It was read as a task without a suffix: half of a function."""
+    with pytest.raises(TaskError, match=rf"jsonl:1: {key} is a JSON {type(value).__name__}, not text"):
+        read_tasks(write(tmp_path / "t.jsonl", INFILLING | {key: value}))
+
+
 def test_a_row_with_a_suffix_is_a_hole_for_those_who_fill_it(tmp_path):
     last = INFILLING | {
         "task_id": "last",
