@@ -242,10 +242,10 @@ def test_the_next_edit_is_the_region_with_its_hole_filled(server):
     region = "def add(a, b):\n    <|cursor|>\n"
     edit = f"<|code_to_edit|>\n{region}<|/code_to_edit|>"
     file = f"<|current_file_content|>\nimport os\n{edit}\nprint(add(1, 2))\n<|/current_file_content|>"
-    answer = server.http.post("/v1/edit/completions", json={"messages": [{"role": "user", "content": file}]})
+    answer = server.http.post("/v1/edit/completions", json={"messages": [{"role": "user", "content": file}], "max_tokens": 16})
     text = answer.json()["choices"][0]["message"]["content"]
     assert text.startswith("```\ndef add(a, b):\n    return") and text.endswith("\n```") and "cursor" not in text
-    body = {"messages": [{"role": "user", "content": file}], "stream": True}
+    body = {"messages": [{"role": "user", "content": file}], "max_tokens": 16, "stream": True}
     lines = server.http.post("/v1/edit/completions", json=body).text.split("\n\n")
     chunks = [json.loads(line[6:])["choices"][0] for line in lines if line.startswith("data: {")]
     assert [one["delta"].get("content") for one in chunks] == ["", text, None] and "data: [DONE]" in lines
