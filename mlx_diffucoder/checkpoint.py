@@ -64,11 +64,25 @@ def _for_network(headers: dict[str, StoredWeight], family: Family, config: Model
 
 
 def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
-    """The model of a folder, its weights not read yet, and its `config.json`.
+    """The model of a folder, its weights not read yet, and its `config.json`, as `structure` returns it.
 
-    MLX reads an array from its file when the array is first evaluated. Nothing is copied or held twice. A head that
-    the weights have is used, even if `config.json` says that it is tied to the embeddings; the embeddings are, where
-    they have none and `config.json` does not say. The returned configuration says which.
+    MLX reads an array from its file when the array is first evaluated. Nothing is copied or held twice. Raises as `structure`.
+    """
+    model, raw, stored = structure(folder)
+    arrays: dict[str, mx.array] = {}
+    for file in sorted({weight.file for weight in stored.values()}):
+        arrays |= mx.load(str(file))  # type: ignore[arg-type]  # a .safetensors file gives a dict
+    model.load_weights([(name, arrays[weight.name]) for name, weight in stored.items()], strict=True)
+    model.eval()
+    mx.eval(mx.random.state)  # the initial weights have split its key many times, and splits that wait stay in memory
+    return model, raw
+
+
+def structure(folder: Path) -> tuple[DiffusionModel, dict[str, Any], dict[str, StoredWeight]]:
+    """The model of a folder with other weights, its `config.json`, and where its weights are, by the network's names.
+
+    A head that the weights have is used, even if `config.json` says that it is tied to the embeddings; the embeddings are,
+    where they have none and `config.json` does not say. The returned configuration says which.
 
     Raises:
         ConfigError: `config.json` is of no family that is known, or has a value that cannot work.
@@ -87,16 +101,10 @@ def build(folder: Path) -> tuple[DiffusionModel, dict[str, Any]]:
     model = DiffusionModel(config, family)
     quantize_structure(model, raw, stored, folder / "config.json")
     _check_weights(model, stored, folder)
-    arrays: dict[str, mx.array] = {}
-    for file in sorted({weight.file for weight in stored.values()}):
-        arrays |= mx.load(str(file))  # type: ignore[arg-type]  # a .safetensors file gives a dict
-    model.load_weights([(name, arrays[weight.name]) for name, weight in stored.items()], strict=True)
     model.published = family.published(f"{raw.get('_name_or_path')} {hub_name(folder)}")
     if raw.get(DECODING) is not None:
         prefer(model, raw[DECODING], folder / "config.json")
-    model.eval()
-    mx.eval(mx.random.state)  # the initial weights have split its key many times, and splits that wait stay in memory
-    return model, raw
+    return model, raw, stored
 
 
 def prefer(model: DiffusionModel, decoding: Any, path: Path) -> None:

@@ -86,6 +86,10 @@ class ClusterError(DiffucoderError):
     """A machine of a cluster cannot be reached, has other versions, or could not do a task."""
 
 
+class RankError(DiffucoderError):
+    """Processes that compute one model together cannot begin: one did not start, or is not equal to the others."""
+
+
 def one_of(among: Sequence[str], word: object) -> str:
     """`one of a, b, not 'c'`, followed by a guess at what was meant."""
     return f"one of {', '.join(among)}, not {word!r}{did_you_mean(str(word), among)}"

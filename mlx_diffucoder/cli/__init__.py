@@ -18,6 +18,9 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = 130
     if code >= 128 and threading.active_count() > 1:  # stopped while the Hub's client waits for an answer, perhaps for ever
+        from ..ranks import end
+
+        end()
         os._exit(code)
     sys.exit(code)
 

@@ -9,6 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import DiffucoderError
+from ..ranks import wait_for_line
 from . import (
     bench,
     chat,
@@ -103,6 +104,7 @@ def _run() -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
+        wait_for_line()
         # Usage errors of typer's parser, whose classes it does not export.
         if hasattr(error, "format_message"):
             return fail(error.format_message(), getattr(error, "exit_code", 2)) if str(error.format_message()) else 2

@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import ConfigError, DiffucoderError, PromptError
+from ..ranks import is_follower
 from .terminal import fail, note
 
 Words = tuple[str, ...]
@@ -47,6 +48,10 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Raises `SettingsError` when a default that concerns it is wrong."""
         with using_settings(ctx):
+            if ctx.params.get("shard") and is_follower():
+                from .shard import follow
+
+                return follow(ctx.params)
             return super().invoke(ctx)
 
 

@@ -55,6 +55,7 @@ def generate(
     revision: options.Revision = None,
     refresh: options.Refresh = False,
     yes: options.Yes = False,
+    shard: options.Shard = None,
     count: Count = 1,
     rank: Rank = False,
     tests: Tests = None,
@@ -94,8 +95,7 @@ def generate(
     as it becomes final.
     """
     _check(context)
-    config = options.decoding_config(context, {} if lock is None else HOLES)
-    return _generate(context, read_prompt(prompt), config)
+    return _generate(context, options.decoding_config(context, {} if lock is None else HOLES), read_prompt(prompt))
 
 
 def _check(context: typer.Context) -> None:
@@ -109,7 +109,7 @@ def _check(context: typer.Context) -> None:
     options.refuse_idle(context, "-v or --json", ["tile"], given=given["verbose"] or given["as_json"])
 
 
-def _generate(context: typer.Context, prompt: str, config: GenerationConfig) -> int:
+def _generate(context: typer.Context, config: GenerationConfig, prompt: str) -> int:
     from ..run import Run
     from ..trace.writer import check_trace
     from .model_option import open_model

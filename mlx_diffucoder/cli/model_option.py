@@ -19,6 +19,7 @@ from ..memory import fit_of, memory_to_run, working_set
 from .options import DECODING_FIELDS
 from .progress import reading, waiting
 from .settings import Settings
+from .shard import load_divided
 from .terminal import can_draw, note
 
 if TYPE_CHECKING:
@@ -101,7 +102,10 @@ def open_model(context: typer.Context, config: GenerationConfig, *, verbose: boo
         lazy: as for `load`: other machines compute.
     """
     given = context.params
-    name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"], adapter=given["adapter"], lazy=lazy)
+    if given.get("shard"):
+        name, model, tokenizer = load_divided(given)
+    else:
+        name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"], adapter=given["adapter"], lazy=lazy)
     return Opened(name, model, tokenizer, fitted(context, config, model, verbose=verbose))
 
 

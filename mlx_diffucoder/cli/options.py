@@ -75,6 +75,12 @@ Revision = Annotated[str | None, in_model(help="The branch, tag or commit on the
 Refresh = Annotated[bool, in_model("--refresh", help="Ask the Hub for a newer version of a cached model.")]
 Yes = Annotated[bool, in_model("--yes", "-y", help="Download without asking, and load what is too large for the memory.")]
 
+SHARDS = ("tensor",)
+Shard = Annotated[
+    str | None,
+    in_model(help="Divide the model among the processes of mlx.launch: tensor.", autocompletion=among(SHARDS)),
+]
+
 # Decoding
 
 Preset = Annotated[

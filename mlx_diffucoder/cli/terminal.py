@@ -17,8 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from .. import ranks
 from ..errors import ChatError, DiffucoderError, FileError, PromptError
 from ..formatting import visible
+from ..ranks import is_follower, rank
 
 LONGEST = 2000
 """The most characters of an error that are printed."""
@@ -62,8 +64,19 @@ def open_streams() -> None:
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="unwritable")
-    notes = io.BufferedWriter(_Notes(2, "w", closefd=False))
+    if rank() is not None:
+        _silence_engine()
+    notes = io.BufferedWriter(_Notes(ranks.stderr if not is_follower() else 2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(notes, sys.stderr.encoding if sys.stderr else "utf-8", "unwritable", line_buffering=True)
+    if rank() is not None:
+        sys.__stderr__ = sys.stderr  # type: ignore[misc]  # `fail` writes to it
+
+
+def _silence_engine() -> None:
+    """Keep what MLX's engine prints about a lost peer off stderr, and everything that a follower prints off stdout too."""
+    ranks.stderr, nothing = os.dup(2), os.open(os.devnull, os.O_RDWR)
+    for number in (2, *([1] if is_follower() else [])):
+        os.dup2(nothing, number)
 
 
 def shown(text: str, stream: TextIO) -> str:
@@ -227,7 +240,8 @@ def read_prompt(argument: str | None) -> str:
         PromptError: stdin is not UTF-8 text.
     """
     parts = [argument] if argument and argument.strip() and argument != "-" else []
-    if sys.stdin is not None and not sys.stdin.isatty():
+    # mlx.launch never closes the stdin of the processes that it starts.
+    if sys.stdin is not None and not sys.stdin.isatty() and (rank() is None or argument == "-"):
         try:
             piped = sys.stdin.buffer.read().decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
         except UnicodeDecodeError as error:
