@@ -29,6 +29,7 @@ from .grpo import Prompt
 from .job import Job, digest
 from .learners import Learner
 from .memory import FLOAT, LOGITS, Memory, memory_to_train
+from .parallel import launched
 from .recompute import HEAD_ROWS, computed_once, recompute_layers, recomputes
 from .settings import TrainSettings
 from .trainer import Arrays, Method, make_optimizer, streams
@@ -139,8 +140,10 @@ def distill_job(
         train, valid: the prompts to learn from, and to evaluate on.
 
     Raises:
-        TrainError: the model cannot decode with the tree.
+        TrainError: the model cannot decode with the tree, or there are several processes.
     """
+    if launched().size > 1:
+        raise TrainError("train distill runs in one process; start it without mlx.launch")
     family = learner.model.family
     if family.shift != 1 or learner.model.config.block_length:
         raise TrainError(f"train distill is for the window tree, which {family.name} models cannot use", field="model")

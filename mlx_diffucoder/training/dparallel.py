@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..arrays import from_numpy
 from ..data import Text
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
@@ -52,7 +53,7 @@ class DParallel:
         weights = np.pad(np.ones(len(places), np.float32), filling)
         tokens = np.where(masked, np.int32(self._mask_id), clean)
         targets = np.pad(clean.flatten()[places], filling)
-        return tuple(map(mx.array, (tokens, np.pad(places, filling).astype(np.int32), targets, weights)))
+        return tuple(map(from_numpy, (tokens, np.pad(places, filling).astype(np.int32), targets, weights)))
 
     def loss(self, model: DiffusionModel, *arrays: mx.array) -> mx.array:
         """The loss; the arguments are those of `draw`."""

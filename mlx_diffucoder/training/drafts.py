@@ -23,6 +23,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import from_numpy
 from ..data import Text
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
@@ -88,7 +89,7 @@ class Drafts:
             targets.reshape(flat),
             is_target.reshape(flat),
         )
-        return tuple(map(mx.array, given))
+        return tuple(map(from_numpy, given))
 
     def loss(self, model: DiffusionModel, *arrays: mx.array) -> mx.array:
         """The weighted mean of the cross-entropies; the arguments are those of `draw`."""
