@@ -13,6 +13,7 @@ from ..ranks import wait_for_line
 from . import (
     bench,
     chat,
+    cluster,
     compare,
     config,
     convert,
@@ -47,7 +48,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 train.app.add_typer(distill.app)
-for command in (generate, infill, chat, serve, convert, eval, compare, train, fuse, doctor, bench, trace, models, rules, config):
+for command in (
+    generate,
+    infill,
+    chat,
+    serve,
+    convert,
+    eval,
+    compare,
+    train,
+    fuse,
+    cluster,
+    doctor,
+    bench,
+    trace,
+    models,
+    rules,
+    config,
+):
     app.add_typer(command.app)  # a group has a name, a single command goes to the top
 
 UNREAD = 141  # 128 + SIGPIPE

@@ -26,6 +26,7 @@ class WorkerProcess:
     def __init__(self, host: Host):
         self.host = host
         command = ["env", *host.envs, host.python, "-P", "-m", "mlx_diffucoder.cluster.worker"]
+        self._text = b""  # what it has printed and nobody has read
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
@@ -38,8 +39,8 @@ class WorkerProcess:
         except OSError as error:
             raise ClusterError(f"{host.name}: ssh cannot be started ({error.strerror})") from None
 
-    def hello(self, until: float) -> dict[str, str]:
-        """The versions that the machine has.
+    def hello(self, until: float) -> dict[str, Any]:
+        """What the machine says next: first the versions that it has.
 
         Args:
             until: when it must have answered, by `time.monotonic`.
@@ -47,17 +48,17 @@ class WorkerProcess:
         Raises:
             ClusterError: it cannot be reached, has no such Python or package, or does not answer in time.
         """
-        pipe, text = self._process.stdout, b""
+        pipe, chunk = self._process.stdout, b"-"
         while pipe and (left := until - time.monotonic()) > 0:
-            if not select.select([pipe], [], [], left)[0]:
-                continue
-            chunk = os.read(pipe.fileno(), 1 << 16)
-            text += chunk
-            for line in text.split(b"\n")[:-1]:
+            while b"\n" in self._text:
+                line, _, self._text = self._text.partition(b"\n")
                 if line.startswith(HELLO.encode()):
                     return json.loads(line[len(HELLO) :])
             if not chunk:
                 raise self.failed("no worker starts there")
+            if select.select([pipe], [], [], left)[0]:
+                chunk = os.read(pipe.fileno(), 1 << 16)
+                self._text += chunk
         raise ClusterError(f"{self.host.name}: does not answer in {ANSWERS:g} seconds; check that the machine is on")
 
     def begin(self, job: Mapping[str, Any]) -> None:

@@ -36,12 +36,17 @@ def versions() -> dict[str, str]:
 def main() -> None:
     """Work for the first machine. Returns never: the process ends with its standard input."""
     print(HELLO + json.dumps(versions()), flush=True)
-    line = sys.stdin.buffer.readline()
-    if line.strip():
+    job = json.loads(sys.stdin.buffer.readline() or "{}")
+    if "measure" in job:
+        from .measure import measure
+
+        for found in measure(**job["measure"]):
+            print(HELLO + json.dumps(found), flush=True)
+    elif job:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         folder = tempfile.mkdtemp(prefix="diffucode-worker-")
         threading.Thread(target=_end_with_stdin, args=(folder,), daemon=True).start()
-        asyncio.run(_work(json.loads(line), folder))
+        asyncio.run(_work(job, folder))
         _end(folder)
 
 
