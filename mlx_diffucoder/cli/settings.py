@@ -137,6 +137,8 @@ class Schema:
             return self.options[key]
         if key in self.moved:
             raise SettingsError(f"{'.'.join(key)}: no such key; it is now {'.'.join(self.moved[key])}")
+        if key in self.tables:
+            raise SettingsError(f"{'.'.join(key)}: is a table of keys, not a key; diffucode config list --all lists them")
         name, others = ".".join(key), [".".join(one) for one in [*self.options, *self.tables] if len(one) == len(key)]
         raise SettingsError(f"{name}: no such key{did_you_mean(name, others) or '; diffucode config list --all lists them'}")
 

@@ -199,7 +199,7 @@ def test_list_says_where_each_value_comes_from(run, file):
         ("[generate]\ndtype = 'flaot32'\n", ["generate.dtype", "did you mean 'float32'"]),
         ("[generate]\nmax_tokes = 5\n", ["generate.max_tokes", "no such key", "did you mean 'generate.max_tokens'"]),
         ("[genrate]\nmax_tokens = 5\n", ["genrate", "no such key", "did you mean 'generate'"]),
-        ("generate = 5\n", ["generate", "no such key"]),
+        ("generate = 5\n", ["generate", "is a table of keys"]),
         ("max_tokens = 5\n", ["max_tokens", "no such key"]),
         ("dtype = 'float32'\n", ["dtype", "no such key"]),  # convert means another thing by it
         ("[generate\n", ["not valid TOML", "line 1", "config edit"]),
