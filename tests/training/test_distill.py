@@ -136,14 +136,15 @@ def run(folder, rows, steps=2, tests="assert f(0) == 7", resume=False, begun=Fal
     method.prepare(folder / "answers.jsonl", begun=begun)
     trainer.run()
     trainer.folder.close()
-    return trainer, method, compared(learner, plan, prompts[:1], method.greedy)
+    return trainer, method, lambda: compared(learner, plan, prompts[:1], method.greedy)
 
 
 @pytest.mark.slow
 def test_a_run_learns_from_right_answers_and_resumes_to_the_same_bits(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"Write f(x), a function that returns x plus {i}."}) + "\n" for i in (7, 8, 9)))
-    whole, method, numbers = run(tmp_path / "whole", rows, tests="")
+    whole, method, report = run(tmp_path / "whole", rows, tests="")
+    numbers = report()
     assert len(method.greedy) == 1
     assert numbers["before"]["same"] == 1
     assert numbers["before"].keys() == numbers["after"].keys()
