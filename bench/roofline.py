@@ -204,11 +204,8 @@ def predict_shape(
         raise BenchError("--nfe and --positions go together: how many forwards, and of how many positions in all", field="--nfe")
     if name not in SHAPES:
         raise BenchError(f"--shape must be {one_of(list(SHAPES), name)}", field="--shape")
-    shape, each = SHAPES[name].config, bits_per_weight(bits)
-    weights = shape.parameters
-    # Of embeddings few rows are read, unless they are the head too.
-    embeddings = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
-    work = Work(parameters=weights - embeddings, bits_per_weight=each)
+    shape, work = SHAPES[name].config, work_of(name, bits)
+    weights, each = shape.parameters, work.bits_per_weight
     prediction: dict[str, Any] = {"shape": name, "bits": bits, "parameters": weights, "weight_bytes": weights * each / 8}
     prediction |= predict(ceilings, work, shape.block_length)
     if shape.block_length:
@@ -223,6 +220,13 @@ def predict_shape(
         prediction["generation"] = {"nfe": nfe, "positions": positions, "seconds": seconds}
     prediction["published"] = [check.to_dict() for check in published(ceilings)]
     return prediction
+
+
+def work_of(name: str, bits: int) -> Work:
+    """The weights of a shape that a forward reads: of embeddings few rows are, unless they are the head too."""
+    shape = SHAPES[name].config
+    embeddings = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
+    return Work(parameters=shape.parameters - embeddings, bits_per_weight=bits_per_weight(bits))
 
 
 def published(ceilings: Ceilings) -> list[Check]:

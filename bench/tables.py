@@ -174,10 +174,21 @@ def prediction_lines(prediction: dict[str, Any], ceilings: Ceilings) -> Iterator
         yield f"predicted: denoising is faster above {per_tile:.1f} useful tokens per tile of {prediction['tile']} rows"
     if one := prediction.get("generation"):
         yield f"predicted: {format_seconds(one['seconds'])} for {one['nfe']} forwards of {one['positions']} positions in all"
+    if together := prediction.get("together"):
+        yield from _together_lines(together)
     if found := published(ceilings):
         yield ""
         yield "the same prediction for Llama-2-7B, and what llama.cpp measured (which its constants are fitted to):"
         yield from (check.line() for check in found)
+
+
+def _together_lines(together: dict[str, Any]) -> Iterator[str]:
+    yield ""
+    yield f"PREDICTED, not measured: {together['hosts']} of these together (--shard tensor), over {together['about']}"
+    yield f"latency and bandwidth: {together['evidence']}"
+    yield "rows   predicted ms   of which exchanges   times as fast as one"
+    for row in together["forwards"]:
+        yield f"{row['rows']:4} {1e3 * row['seconds']:14.1f} {1e3 * row['exchanges']:20.1f} {row['times_faster']:22.2f}"
 
 
 def tuning_lines(tuning: Tuning, path: Path) -> Iterator[str]:

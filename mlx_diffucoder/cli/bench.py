@@ -166,13 +166,19 @@ def card(measure: Measure = False, as_json: options.Json = False, quiet: options
     return 0
 
 
-@app.command(cls=Command, epilog=examples('diffucode bench predict "M4 Max" --bits 4'))
+@app.command(
+    cls=Command,
+    epilog=examples('diffucode bench predict "M4 Max" --bits 4', 'diffucode bench predict "M4 Max" --hosts 2 --link tb5'),
+)
 def predict(
+    context: typer.Context,
     chip: Annotated[str, typer.Argument(help='"M5 Max", "M4 Max 32" (GPU cores), or "here".')],
     bits: Annotated[int, typer.Option(help="Bits a weight; 16 for floats.")] = 4,
     shape: PredictedShape = "7b",
     nfe: Annotated[int | None, typer.Option(min=1, help="Also for an answer of this many forwards.")] = None,
     positions: Annotated[int | None, typer.Option(min=1, help="With --nfe: their positions in all.")] = None,
+    hosts: Annotated[int, typer.Option(min=1, max=64, help="Also for so many Macs that compute it together.")] = 1,
+    link: Annotated[str | None, typer.Option(help="With --hosts: tb5, tbtcp or 10gbe.", show_default="tb5")] = None,
     measure: Measure = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -186,12 +192,17 @@ def predict(
         raise BenchError(f"--measure measures this machine: use it with {HERE}, not with {chip!r}", field="--measure")
     from ..bench.ceilings import ceilings_here, ceilings_named
     from ..bench.chip import read_card
-    from ..bench.roofline import predict_shape
+    from ..bench.links import predict_hosts
+    from ..bench.roofline import predict_shape, work_of
+    from ..bench.shapes import SHAPES
     from ..bench.tables import prediction_lines
     from .progress import waiting
 
     ceilings = ceilings_here(read_card(), waiting, measure=measure) if chip == HERE else ceilings_named(chip)
+    options.refuse_idle(context, "--hosts 2 or more", ["link"], given=hosts > 1)
     prediction = predict_shape(ceilings, bits, nfe, positions, shape)
+    if hosts > 1:
+        prediction["together"] = predict_hosts(ceilings, work_of(shape, bits), SHAPES[shape].config, hosts, link or "tb5")
     put(json.dumps(prediction) if as_json else "\n".join(prediction_lines(prediction, ceilings)))
     return 0
 
