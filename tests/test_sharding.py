@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -91,6 +92,29 @@ def test_logits_are_equal_on_all_ranks_and_those_of_one_process(tmp_path, four, 
     alone = np.array(model(mx.arange(40)[None]).astype(mx.float32))
     rounding = {"float32": 1e-5, "bfloat16": 2**-6}[dtype]
     assert np.abs(logits[0] - alone).max() <= rounding * np.abs(alone).max()
+
+
+@pytest.mark.slow
+def test_two_processes_serve_answers_and_holes_until_a_signal(tmp_path):
+    serve = [*COMMAND, "serve", "--shard", "tensor", "-m", "pocket", "--dtype", "float32", "--port", "0"]
+    first, _ = processes = start(tmp_path, 2, serve)
+    try:
+        url = first.stdout.readline().strip()
+        alone = diffucode("generate", "-m", "pocket", "--dtype", "float32", ASK).stdout
+        answers = []
+        for path, asked in (
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": ASK}]}),
+            *[("/infill", {"input_prefix": "def add(a, b):\n    ", "input_suffix": "\n", "n_predict": 12})] * 2,
+        ):
+            body = json.dumps(asked).encode()
+            with urlopen(Request(url + path, body, {"Content-Type": "application/json"}), timeout=60) as answer:
+                answers.append(json.load(answer))
+        assert answers[0]["choices"][0]["message"]["content"].strip() == alone.strip()
+        assert answers[1]["content"] == answers[2]["content"] != ""
+        first.terminate()
+    finally:
+        outcomes = ended(processes)
+    assert [code for code, _, _ in outcomes] == [143, 0] and outcomes[1][1:] == ("", "")
 
 
 # A command whose constants are shorter, and whose model is forwarded for ever.

@@ -68,6 +68,7 @@ def serve(
     revision: options.Revision = None,
     refresh: options.Refresh = False,
     yes: options.Yes = False,
+    shard: options.Shard = None,
     host: Host = "127.0.0.1",
     port: Port = 8012,
     api_key: Key = None,
@@ -128,16 +129,22 @@ def _run(context: typer.Context, config: GenerationConfig, *, local: bool, key: 
     from ..server.serve import serve as answer
     from ..server.state import State
     from .model_option import ModelOption, adapter_named, fitted, folder_named
+    from .shard import load_divided
 
     given = context.params
     check_dtype(given["dtype"])
+    if given["shard"] and given["idle_unload"] is not None:
+        raise ConfigError("--idle-unload and --shard do not go together; leave one out", field="--idle-unload")
     on = listening(given["host"], given["port"])
     wanted = ModelOption.of(given)
     _, folder = folder_named(wanted)
     adapter = adapter_named(given["adapter"], wanted)
 
     def opened() -> "tuple[DiffusionModel, Tokenizer]":
-        model, tokenizer = load(folder, dtype=given["dtype"], adapter=adapter, check_memory=not given["yes"])
+        if given["shard"]:
+            _, model, tokenizer = load_divided(given)
+        else:
+            model, tokenizer = load(folder, dtype=given["dtype"], adapter=adapter, check_memory=not given["yes"])
         state.answers = fitted(context, config, model, verbose=False)
         if engine.about is None:  # the first time
             note(f"{state.name}: for editors and scripts, and a page to look at; stop it with Ctrl-C")

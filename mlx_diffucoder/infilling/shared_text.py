@@ -43,7 +43,7 @@ class SharedText:
     def known(self) -> bool:
         """Whether there are K/V: a canvas was forwarded, and all of it."""
         layers = self._source.layers if self._source else []
-        return bool(layers) and layers[0][0].shape[2] == sum(self._sizes) + sum(self._lengths)
+        return self._model.moves_kv and bool(layers) and layers[0][0].shape[2] == sum(self._sizes) + sum(self._lengths)
 
     def _starts_of(self, lengths: Sequence[int]) -> list[int]:
         """Where each text starts if the holes have these lengths."""

@@ -104,7 +104,7 @@ class SharedModel(DiffusionModel):
         part = part_config(config, link.size)
         super().__init__(part, family)
         self.model = _Backbone(part, link)
-        self.config, self.link = config, link
+        self.config, self.link, self.moves_kv = config, link, False  # each rank has those of its heads
 
     def connect(self) -> None:
         """Let the parts compute together, once the weights are in their places."""

@@ -212,6 +212,7 @@ class DiffusionModel(nn.Module):
 
     Attributes:
         published: the decoding that its publisher states, for the preset `published`.
+        moves_kv: whether K/V can be cut and moved between forwards.
         widen: where the weights were narrowed to float16, a function that puts those of the checkpoint back into the model.
     """
 
@@ -221,7 +222,7 @@ class DiffusionModel(nn.Module):
         self.model = Backbone(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.published = family.published("")
+        self.published, self.moves_kv = family.published(""), True
         self.widen: Callable[[DiffusionModel], None] | None = None
 
     @property

@@ -48,7 +48,7 @@ class KeptTexts:
     def find(self, model: DiffusionModel, canvas: Canvas) -> tuple[LayerKV, NDArray[np.bool_]] | None:
         """The K/V of each position of a canvas with one hole, and the positions that they are for, bool `[1, L]`."""
         best = max(self._states, key=lambda state: sum(state.shared(canvas)), default=None)
-        if best is None or not sum(shared := best.shared(canvas)):
+        if not model.moves_kv or best is None or not sum(shared := best.shared(canvas)):
             return None
         self._states.remove(best)  # what was used last leaves last
         self._states.append(best)
