@@ -106,7 +106,13 @@ def serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callable[[], N
     Raises:
         Exception: what kept the engine from loading the model.
     """
-    return asyncio.run(_serve(app, engine, on, ready))
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return asyncio.run(_serve(app, engine, on, ready))
+    except BaseException:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        raise
 
 
 async def _serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callable[[], None]) -> int:

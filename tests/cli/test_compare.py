@@ -150,7 +150,9 @@ def test_another_vocabulary_is_refused(broken, edit_json):
 
 
 def test_another_mask_token_is_refused(broken, edit_json):
+    other = json.loads((broken / "vocab.json").read_text())
     edit_json(broken / "config.json", mask_token_id=3)
+    edit_json(broken / "tokenizer_config.json", mask_token=next(text for text, id in other.items() if id == 3))
     assert_one_line(run(broken), "the mask token is", "and 3 in the other")
 
 

@@ -66,12 +66,14 @@ def test_the_address_is_the_only_line_on_stdout_and_sigterm_ends_streams_with_th
     ],
 )
 def test_what_cannot_be_served_is_one_line(arguments, code, line, monkeypatch, capfd, tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
     with listening("127.0.0.1", 0) as taken:
         given = [one.format(taken=taken.getsockname()[1], folder=tmp_path) for one in arguments]
         monkeypatch.setattr(sys, "argv", ["diffucode", "serve", *given])
         assert run() == code
     out, err = capfd.readouterr()
     assert "\n" not in out.strip() and err.count("\n") == 1 and line in err
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize("more", [[], ["--no-tuned"]])
