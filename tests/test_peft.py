@@ -38,16 +38,29 @@ def test_adapter_gives_pefts_logits_merged_and_not(name, expected, tmp_path):
     assert apart(load(tmp_path / "fused")[0], expected, name) < 1e-4
 
 
+@pytest.mark.parametrize(("prompt", "block"), [(6, 4), (7, 8), (3, 16)])
+def test_adapter_gives_pefts_logits_where_blocks_see_no_later_block(prompt, block, expected):
+    right, ids = expected[f"block_causal_{prompt}_{block}"], expected["input_ids"]
+    number = np.maximum(np.arange(ids.shape[1]) - prompt + block, 0) // block  # 0 is the prompt
+    mask = mx.array(number[:, None] >= number)[None, None]
+    got = load(BASE, adapter=ADAPTERS["adapter"])[0](ids, mask=mask)[..., ::16]
+    assert float(mx.abs(got - right).max() / mx.abs(right).max()) < 1e-4
+
+
+@pytest.mark.parametrize("group", [32, 64])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_adapter_adds_little_error_to_quantized_linear_layers(name, bits, expected):
+def test_adapter_adds_little_error_to_quantized_linear_layers(name, bits, group):
+    # Of a single text the ratio spreads from 0.98 to 1.2, with DoRA's magnitudes from the original weights too.
+    ids = mx.array(np.random.default_rng(0).integers(0, 750, (8, 24)))
+
     def distance(adapter):
-        """The error of the logits by quantization in groups of 64, relative to the logits, root mean square."""
+        """The error of the logits by quantization, relative to the logits, root mean square."""
         plain, quantized = build(BASE)[0], build(BASE)[0]
-        nn.quantize(quantized, group_size=64, bits=bits, class_predicate=lambda _, one: isinstance(one, nn.Linear))
+        nn.quantize(quantized, group_size=group, bits=bits, class_predicate=lambda _, one: isinstance(one, nn.Linear))
         for model in (plain, quantized) if adapter else ():
             apply_adapter(model, ADAPTERS[name], "dream-a")
-        right, got = (model(expected["input_ids"]) for model in (plain, quantized))
+        right, got = (model(ids) for model in (plain, quantized))
         return float(mx.sqrt(((got - right) ** 2).mean() / (right**2).mean()))
 
     assert distance(adapter=True) <= 1.1 * distance(adapter=False)
