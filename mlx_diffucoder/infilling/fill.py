@@ -16,6 +16,7 @@ from ..trace.writer import TraceWriter
 from .context import Part, texts_and_lengths
 from .lengths import resized, search
 from .middle import fill_middles
+from .repetition import trimmed
 from .task import InfillTask
 
 CONTEXT = 512
@@ -110,6 +111,7 @@ def _searched(task: InfillTask, instruction: str | None, context: int, tries: in
     if instruction is None and not any(task.context.ids):
         raise ConfigError(f"context {context} shows the model nothing; raise it, or give an instruction", field="context")
     best, score, agreed = resized(task) if task.resizes else search(task, tries)
+    best, score = trimmed(task, best, score)
     if task.trace:
         task.trace.kept = best.number
     shown, tokenizer = task.context, task.tokenizer

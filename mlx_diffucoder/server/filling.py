@@ -2,8 +2,6 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from io import StringIO
-from itertools import islice
 
 from ..config import GenerationConfig
 from ..decoding.hole_layout import unwrapped
@@ -16,6 +14,7 @@ from ..infilling.context import Context
 from ..infilling.fill import CONTEXT
 from ..infilling.lengths import is_ended, rows_to_try
 from ..infilling.middle import MiddlePrompt, middle_prompt
+from ..infilling.repetition import without_repetition
 from ..infilling.task import InfillTask
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
@@ -144,15 +143,3 @@ class Filling:
 
     def _end(self, reason: str) -> None:
         self.progress = replace(self.progress, text=self.progress.settled, reason=reason)
-
-
-def without_repetition(text: str, suffix: str) -> str:
-    """A hole's text without last lines that the text after it begins with, which would stand there twice."""
-    lines = text.splitlines(keepends=True)
-    after = list(islice(StringIO(suffix.lstrip("\n")), len(lines)))
-    for count in range(min(len(lines), len(after)), 0, -1):
-        if [one.rstrip() for one in lines[-count:]] == [one.rstrip() for one in after[:count]] and any(
-            map(str.strip, after[:count])
-        ):
-            return "".join(lines[:-count])
-    return text

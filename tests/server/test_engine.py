@@ -13,7 +13,7 @@ from mlx_diffucoder.errors import CheckpointError, PromptError
 from mlx_diffucoder.infilling.context import Context
 from mlx_diffucoder.infilling.fill import fill
 from mlx_diffucoder.server.engine import Busy, Engine
-from mlx_diffucoder.server.filling import Filling, without_repetition
+from mlx_diffucoder.server.filling import Filling
 from mlx_diffucoder.server.steps import Counts, Job, Steps
 from mlx_diffucoder.server.work import Answering, Progress
 
@@ -252,16 +252,3 @@ def test_all_work_runs_in_one_thread(engine):
 
     last(hand_in(engine, Answering(note, GenerationConfig(max_tokens=4)))[0])
     assert threads == {"engine"}
-
-
-@pytest.mark.parametrize(
-    ("text", "suffix", "left"),
-    [
-        ("total += x\n    return total\n", "    return total\n", "total += x\n"),
-        ("total += x\n", "    return total\n", "total += x\n"),
-        ("x\n\n", "\n\ny\n", "x\n\n"),
-        ("", "y", ""),
-    ],
-)
-def test_last_lines_that_the_suffix_repeats_are_left_out(text, suffix, left):
-    assert without_repetition(text, suffix) == left
