@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import time
-from urllib.request import Request, urlopen
 
+import httpx
 import pytest
 
 from mlx_diffucoder import load
@@ -100,19 +100,19 @@ def test_two_processes_serve_answers_and_holes_until_a_signal(tmp_path):
     first, _ = processes = start(tmp_path, 2, serve)
     try:
         url = first.stdout.readline().strip()
+        while httpx.get(url + "/health").status_code != 200:
+            time.sleep(0.05)
         alone = diffucode("generate", "-m", "pocket", "--dtype", "float32", ASK).stdout
         answers = []
         for path, asked in (
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": ASK}]}),
             *[("/infill", {"input_prefix": "def add(a, b):\n    ", "input_suffix": "\n", "n_predict": 12})] * 2,
         ):
-            body = json.dumps(asked).encode()
-            with urlopen(Request(url + path, body, {"Content-Type": "application/json"}), timeout=60) as answer:
-                answers.append(json.load(answer))
+            answers.append(httpx.post(url + path, json=asked, timeout=60).raise_for_status().json())
         assert answers[0]["choices"][0]["message"]["content"].strip() == alone.strip()
         assert answers[1]["content"] == answers[2]["content"] != ""
-        first.terminate()
     finally:
+        first.terminate()
         outcomes = ended(processes)
     assert [code for code, _, _ in outcomes] == [143, 0] and outcomes[1][1:] == ("", "")
 

@@ -10,6 +10,7 @@ from . import options
 from .command import Command, examples
 from .terminal import note
 from .train import (
+    Accumulate,
     BatchSize,
     Checkpointing,
     Clip,
@@ -42,7 +43,6 @@ from .train import (
 app = typer.Typer()
 Objective = Annotated[str, in_training(help="drafts (guesses for the window tree) or dparallel (surer masks).")]
 Gated = Annotated[bool, options.in_model("--gated/--no-gated", help="Let the adapter act on masks only.")]
-Accumulate = Annotated[int, in_training(help="Batches per step.")]
 Untested = Annotated[bool, typer.Option("--untested", help="Learn from answers without tests of 3 asserts too.")]
 
 

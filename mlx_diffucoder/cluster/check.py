@@ -9,13 +9,11 @@ from typing import Any
 
 from ..bench.ceilings import ceilings_of
 from ..bench.roofline import predict_shape
+from ..decoding.result import TILE
 from ..errors import ClusterError
 from .hostfile import Host, read_hosts
 from .measure import LARGE, LONGEST, SMALL, ring_of, shown_command
 from .processes import ANSWERS, WorkerProcess, check_versions
-
-TILE = 32
-"""Rows of the forward whose predicted time tells how fast a machine is."""
 
 
 def check_hosts(path: Path, shape: str, bits: int) -> dict[str, Any]:
@@ -39,8 +37,6 @@ def check_hosts(path: Path, shape: str, bits: int) -> dict[str, Any]:
         until = time.monotonic() + ANSWERS
         for process, machine in zip(processes, machines, strict=True):
             _answer(process, machine, "versions", until)
-            if machine["versions"] and not machine["error"]:
-                machine["error"] = _differs(hosts, machine)
         whole = not any(machine["error"] for machine in machines)
         ring = ring_of([host.ips for host in hosts], _free_port()) if whole else []
         for rank, (process, machine) in enumerate(zip(processes, machines, strict=True)):
@@ -92,23 +88,16 @@ def _link(processes: Sequence[WorkerProcess | None]) -> dict[str, Any]:
     return {"latency_ms": 1e3 * small, "gb_per_s": LARGE / large / 1e9}
 
 
-def _answer(process: WorkerProcess | None, machine: dict[str, Any], name: str, until: float) -> Any:
-    """What a machine says next, kept under a name; what is wrong with it is kept as its error."""
+def _answer(process: WorkerProcess | None, machine: dict[str, Any], name: str, until: float) -> None:
+    """Keep what a machine says next under a name, and what is wrong with it as its error."""
     if process is None:
-        return None
+        return
     try:
         machine[name] = process.hello(until)
+        if name == "versions":
+            check_versions(machine["name"], machine[name])
     except ClusterError as error:
         machine["error"] = str(error)
-    return machine[name]
-
-
-def _differs(hosts: Sequence[Host], machine: dict[str, Any]) -> str | None:
-    try:
-        check_versions(machine["name"], machine["versions"])
-    except ClusterError as error:
-        return str(error)
-    return None
 
 
 def _free_port() -> int:

@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from ...arrays import from_numpy
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
+from ..result import TILE
 from .base import Forward, ForwardOutput, Part, StepResult, Window, WindowState, candidates_of
 from .cache import AppendedKVCache
-
-TILE = 32
-"""Rows of a forward that cost the same on an Apple GPU."""
 
 
 @dataclass(frozen=True)
