@@ -29,6 +29,7 @@ from mlx_diffucoder.errors import CheckpointError, ConfigError
 from mlx_diffucoder.forbidden import forbidden_ids
 from mlx_diffucoder.tokenizer import Tokenizer
 
+from .adapters import Adapter
 from .allocate import Choice, allocate, swaps
 from .plan import Calibration, Width
 from .sensitivity import Probe, mean_kl, quantized, rounded
@@ -78,6 +79,7 @@ class Calibrator:
     Args:
         folder: a checkpoint that is not quantized.
         dtype: the dtype that weights are quantized from; None keeps their own.
+        adapter: what to add to the weights; None for nothing.
         texts: at least one, in the checkpoint's ids.
         tell: called with the progress.
     """
@@ -89,9 +91,10 @@ class Calibrator:
         texts: Sequence[Text],
         *,
         dtype: mx.Dtype | None = None,
+        adapter: Adapter | None = None,
         tell: Tell | None = None,
     ):
-        self._folder, self._dtype, self._tell = folder, dtype, tell
+        self._folder, self._dtype, self._adapter, self._tell = folder, dtype, adapter, tell
         self._done = self._total = 0
         model = self._open()
         self.layers = _layers(model)
@@ -191,6 +194,8 @@ class Calibrator:
 
     def _open(self) -> Any:
         model, _ = build(self._folder)
+        if self._adapter:
+            self._adapter.add_to(model)
         if self._dtype:
             model.set_dtype(self._dtype)
         return model

@@ -1,5 +1,6 @@
 """The model card of a converted folder."""
 
+import os
 from pathlib import Path
 
 from mlx_diffucoder.loading import local_folder, source_card
@@ -7,12 +8,22 @@ from mlx_diffucoder.loading import local_folder, source_card
 from .plan import Plan
 
 
-def write_card(unfinished: Path, *, source: Path, name: str, title: str, run_as: str, plan: Plan) -> None:
+def write_card(
+    unfinished: Path,
+    *,
+    source: Path,
+    name: str,
+    title: str,
+    run_as: str,
+    plan: Plan,
+    adapter: str | os.PathLike[str] | None = None,
+) -> None:
     """Write `README.md`: where the weights come from, their licence as the source states it, how to run them.
 
     Args:
         source: the folder of the source checkpoint.
         name: the name or path that the user gave for it.
+        adapter: the name or path of an adapter that was added to the weights.
         run_as: the value for `--model` that runs the result.
     """
     from huggingface_hub import ModelCard, ModelCardData
@@ -30,7 +41,8 @@ def write_card(unfinished: Path, *, source: Path, name: str, title: str, run_as:
         base_model=repo or original.get("base_model"),
     )
     origin = f"[{name}](https://huggingface.co/{repo})" if is_hub_id else f"`{source.name}`"
-    text = f"# {title}\n\nConverted to MLX from {origin} by mlx_diffucoder. Weights: {precision(plan)}.\n"
+    added = f", with the adapter `{adapter}`," if adapter else ""
+    text = f"# {title}\n\nConverted to MLX from {origin}{added} by mlx_diffucoder. Weights: {precision(plan)}.\n"
     if not original.get("license"):
         text += "\nThe licence of the source is not known: its folder has no model card that states it.\n"
     text += f'\nRun it with mlx_diffucoder:\n\n```bash\ndiffucode generate --model {run_as} "Write a function ..."\n```\n'

@@ -31,6 +31,8 @@ class ConvertConfig:
         target_bpw: choose the widths for at most this many bits per weight, over the whole model.
         calibrate: a JSONL file of texts to measure on, as `read_samples` reads it.
         dequantize: turn a quantized source into floats.
+        adapter: an adapter of the model to add to its weights first, as for `load`. A quantized source keeps its widths, and is
+            quantized again.
         dtype: dtype of the weights that are not quantized; None uses the one in the source's `config.json`.
 
     Raises:
@@ -46,6 +48,7 @@ class ConvertConfig:
     target_bpw: float | None = None
     calibrate: str | os.PathLike[str] | None = None
     dequantize: bool = False
+    adapter: str | os.PathLike[str] | None = None
     dtype: str | None = None
 
     def __post_init__(self) -> None:

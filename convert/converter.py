@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,19 @@ from mlx_diffucoder.errors import ConvertError
 from mlx_diffucoder.files import check_disk, new_folder
 from mlx_diffucoder.hub import Download, Progress, headers_only
 from mlx_diffucoder.installed import full_name
-from mlx_diffucoder.loading import DTYPES, local_folder, resolve
+from mlx_diffucoder.loading import DTYPES, local_folder, resolve, resolve_adapter
 from mlx_diffucoder.sample_rows import Sample
 from mlx_diffucoder.tokenizer import Tokenizer
 from mlx_diffucoder.tokenizer_files import copy_unchanged
 from mlx_diffucoder.weight_files import data_offsets
 
+from .adapters import Adapter
 from .calibrate import Calibrator, Tell
 from .card import write_card
 from .config import ConvertConfig
 from .plan import Plan, Width, plan_of, widths_of
 from .shards import ShardWriter
-from .stream import Item, Stored, casting, dequantizing, quantizing, stream
+from .stream import Item, Stored, stream
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def make_plan(
 ) -> Plan:
     """The plan that `convert` would carry out, from the headers of the source. Only a calibration reads weights.
 
-    Of a model on the Hub that is not in its cache, only the headers are fetched, unless there is a calibration.
+    Of a model on the Hub that is not in its cache, only the headers are fetched, unless there is a calibration or an adapter.
 
     Raises:
         DiffucoderError: as `convert`.
@@ -63,10 +65,11 @@ def make_plan(
     config, source = config or ConvertConfig(), full_name(source)
     samples = _samples(config)
     with contextlib.ExitStack() as stack:
-        if config.target_bpw is None and local_folder(source) is None:
+        if config.target_bpw is None and config.adapter is None and local_folder(source) is None:
             folder = stack.enter_context(headers_only(source, refresh=refresh))
         else:
             folder = resolve(source, refresh=refresh, before_download=before_download)
+        config = _with_folder(config, refresh=refresh, before_download=before_download)
         return _prepare(folder, config, Tokenizer.load(folder), samples, measuring=measuring).plan
 
 
@@ -83,7 +86,7 @@ def convert(
     measuring: Tell | None = None,
     run_as: str = "PATH-OR-ID",
 ) -> Path:
-    """Convert the checkpoint `source` (a folder or a Hub id) into the new folder `out`.
+    """Convert the checkpoint `source` (a folder or a Hub id) into the new folder `out`, and return that.
 
     The weights pass through memory a few MB at a time. The folder is written under a temporary name and renamed when it is
     complete, so a stopped conversion leaves nothing at `out`. The next one removes the leftovers of a killed one.
@@ -94,9 +97,6 @@ def convert(
         progress: called with a weight's name and the bytes read since the last call.
         measuring: called during calibration with the work done so far and the total.
         run_as: the value for `--model` that the model card names.
-
-    Returns:
-        The folder `out`.
 
     Raises:
         ConvertError: `out` exists, cannot be written or does not fit the disk, or `config` does not fit
@@ -113,18 +113,25 @@ def convert(
         def check_room(size: int) -> None:
             check_disk(out, unfinished, size + _small_files(folder))
 
-        job = _prepare(folder, config, tokenizer, samples, check_room, measuring)
+        job = _prepare(
+            folder, _with_folder(config, refresh=refresh, progress=downloading), tokenizer, samples, check_room, measuring
+        )
         check_room(job.plan.bytes_out)
         if before_writing:
             before_writing(job.plan)
         write_weights(job, unfinished, progress)
-        _write_rest(job, unfinished, tokenizer, str(source), run_as, title=run_as if "/" in run_as else out.name)
+        _write_rest(job, unfinished, tokenizer, str(source), run_as, config.adapter, title=run_as if "/" in run_as else out.name)
     return out.expanduser()
 
 
 def _samples(config: ConvertConfig) -> list[Sample]:
     """The calibration texts, read before anything is downloaded."""
     return read_samples(Path(config.calibrate)) if config.calibrate else []
+
+
+def _with_folder(config: ConvertConfig, **how: Any) -> ConvertConfig:
+    """The configuration with its adapter's folder; `how` as for `resolve_adapter`."""
+    return config if config.adapter is None else replace(config, adapter=resolve_adapter(config.adapter, **how))
 
 
 def _prepare(
@@ -136,11 +143,15 @@ def _prepare(
     measuring: Tell | None = None,
 ) -> Job:
     model, settings = build(folder)
+    adapter = Adapter(Path(config.adapter), folder) if config.adapter else None
+    settings |= adapter.settings if adapter else {}
     calibration = None
     if config.target_bpw is not None:
         _check_not_quantized(model, folder)
         texts = encode_samples(samples, tokenizer, model.config.max_position_embeddings)
-        calibrator = Calibrator(folder, tokenizer, texts, dtype=stated_dtype(settings, config)[1], tell=measuring)
+        calibrator = Calibrator(
+            folder, tokenizer, texts, dtype=stated_dtype(settings, config)[1], adapter=adapter, tell=measuring
+        )
         calibrator.check(config.target_bpw)
         if check_room:
             check_room(int(config.target_bpw * calibrator.parameters / 8))
@@ -155,7 +166,7 @@ def _prepare(
     }
     widths = widths_of(model)
     made, settings, dtype = transform(model, settings, config, folder)
-    items = sorted(_items(before, widths, made, dtype), key=lambda item: sources[item.sources[0]][:2])  # file, offset
+    items = sorted(_items(before, widths, made, dtype, adapter), key=lambda item: sources[item.sources[0]][:2])  # file, offset
     return Job(folder, replace(plan_of(before, made), calibration=calibration), made, settings, sources, items)
 
 
@@ -210,19 +221,26 @@ def _check_not_quantized(model: nn.Module, folder: Path) -> None:
         raise ConvertError(f"{folder}: is quantized already; convert the original, or dequantize this one first")
 
 
-def _items(before: dict[str, mx.array], was: dict[str, Width], model: nn.Module, dtype: mx.Dtype | None) -> Iterator[Item]:
+def _items(
+    before: dict[str, mx.array], was: dict[str, Width], model: nn.Module, dtype: mx.Dtype | None, adapter: Adapter | None
+) -> Iterator[Item]:
     """How each weight of `model` is computed from those `before`, whose quantized layers are `was`."""
     after, now = dict(_flat(model)), widths_of(model)
     for name in before:
         layer, _, kind = name.rpartition(".")
         parts = [f"{layer}.{part}" for part in ("weight", "scales", "biases")]
-        if layer in now.keys() - was.keys() and kind == "weight":
-            yield Item((name,), tuple(part for part in parts if part in after), quantizing(now[layer], dtype))
-        elif layer in was.keys() - now.keys() and name in parts:
-            if kind == "weight":
-                yield Item(tuple(part for part in parts if part in before), (name,), dequantizing(was[layer], dtype))
-        else:
-            yield Item((name,), (name,), casting(dtype))
+        old, new, changed = was.get(layer), now.get(layer), adapter is not None and f"{layer}.weight" in adapter
+        if name not in parts or (old == new and not changed):
+            yield Item(sources=(name,), results=(name,), dtype=dtype)
+        elif kind == "weight":
+            yield Item(
+                sources=tuple(part for part in parts if part in before),
+                results=tuple(part for part in parts if part in after),
+                was=old,
+                change=partial(adapter.add, name) if adapter and changed else None,
+                dtype=dtype,
+                now=new,
+            )
 
 
 def write_weights(job: Job, unfinished: Path, progress: Callable[[str, int], None] | None = None) -> None:
@@ -242,12 +260,14 @@ def write_weights(job: Job, unfinished: Path, progress: Callable[[str, int], Non
     (unfinished / INDEX).write_text(json.dumps(index, indent=4))
 
 
-def _write_rest(job: Job, unfinished: Path, tokenizer: Tokenizer, name: str, run_as: str, title: str) -> None:
+def _write_rest(
+    job: Job, unfinished: Path, tokenizer: Tokenizer, name: str, run_as: str, adapter: str | os.PathLike[str] | None, title: str
+) -> None:
     from mlx_lm.utils import save_config
 
     copy_unchanged(job.folder, unfinished)
     tokenizer.save(unfinished)
-    write_card(unfinished, source=job.folder, name=name, title=title, run_as=run_as, plan=job.plan)
+    write_card(unfinished, source=job.folder, name=name, adapter=adapter, title=title, run_as=run_as, plan=job.plan)
     save_config(config=job.settings, config_path=unfinished / "config.json")  # last: without it, nothing loads the folder
 
 

@@ -47,28 +47,36 @@ class Stored(NamedTuple):
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Item:
-    """Source weights that are read together, and the weights computed from them row by row."""
+    """Source weights that are read together, and the weights computed from them row by row.
+
+    Attributes:
+        was: the width to dequantize the rows from; None leaves them as they are.
+        change: what to do with rows in the source's type, and the number of the first.
+        dtype: the type that floats are cast to; None for their own.
+        now: the width to quantize them to.
+    """
 
     sources: tuple[str, ...]
     results: tuple[str, ...]
-    make: Callable[[Sequence[mx.array]], Sequence[mx.array]]
+    was: Width | None = None
+    change: Callable[[mx.array, int], mx.array] | None = None
+    dtype: mx.Dtype | None = None
+    now: Width | None = None
 
+    def make(self, rows: Sequence[mx.array], start: int) -> Sequence[mx.array]:
+        """The results' rows from row `start` on, of those of the sources."""
+        if self.was:
+            packed: Any = self._cast(rows)
+            rows = [mx.dequantize(*packed, **asdict(self.was))]
+        if self.change:
+            rows = [self.change(rows[0], start)]
+        rows = self._cast(rows)
+        return mx.quantize(rows[0], **asdict(self.now)) if self.now else rows
 
-def casting(dtype: mx.Dtype | None) -> Callable[[Sequence[mx.array]], Sequence[mx.array]]:
-    """Return rows unchanged, but floats cast to `dtype` if it is given."""
-    return lambda rows: [row.astype(dtype) if dtype and mx.issubdtype(row.dtype, mx.floating) else row for row in rows]
-
-
-def quantizing(width: Width, dtype: mx.Dtype | None) -> Callable[[Sequence[mx.array]], Sequence[mx.array]]:
-    cast = casting(dtype)
-    return lambda rows: mx.quantize(cast(rows)[0], **asdict(width))
-
-
-def dequantizing(width: Width, dtype: mx.Dtype | None) -> Callable[[Sequence[mx.array]], Sequence[mx.array]]:
-    cast: Any = casting(dtype)
-    return lambda rows: cast([mx.dequantize(*cast(rows), **asdict(width))])
+    def _cast(self, rows: Sequence[mx.array]) -> Sequence[mx.array]:
+        return [row.astype(self.dtype) if self.dtype and mx.issubdtype(row.dtype, mx.floating) else row for row in rows]
 
 
 def stream(
@@ -88,9 +96,9 @@ def stream(
     """
     streams = _streams()
     pending: deque[tuple[Item, list[mx.array], list[mx.Dtype]]] = deque()
-    for number, (item, rows, size) in enumerate(_chunks(items, sources)):
+    for number, (item, start, rows, size) in enumerate(_chunks(items, sources)):
         with mx.stream(streams[number % len(streams)]):
-            results = list(item.make(rows))
+            results = list(item.make(rows, start))
             pieces = [mx.contiguous(one.view(mx.uint8)) for one in results]
             mx.async_eval(pieces)
         pending.append((item, pieces, [one.dtype for one in results]))
@@ -110,8 +118,8 @@ def _streams() -> list[mx.Stream]:
     return _of_this_thread.streams  # type: ignore[no-any-return]
 
 
-def _chunks(items: Sequence[Item], sources: Mapping[str, Stored]) -> Iterator[tuple[Item, list[mx.array], int]]:
-    """The rows of every item, in chunks of `CHUNK` bytes, and the bytes read."""
+def _chunks(items: Sequence[Item], sources: Mapping[str, Stored]) -> Iterator[tuple[Item, int, list[mx.array], int]]:
+    """The rows of every item, in chunks of `CHUNK` bytes: the first row's number, the rows, and the bytes read."""
     with contextlib.ExitStack() as stack:
         buffer = np.empty(max(CHUNK, *(one.row for one in sources.values())), dtype=np.uint8)
         files = {path: stack.enter_context(path.open("rb", buffering=0)) for path in {one.file for one in sources.values()}}
@@ -122,7 +130,7 @@ def _chunks(items: Sequence[Item], sources: Mapping[str, Stored]) -> Iterator[tu
             for start in range(0, rows, step):
                 count = min(step, rows - start)
                 parts = [_read(files[one.file], one, name, start, buffer[: count * one.row]) for name, one in named]
-                yield item, parts, count * size
+                yield item, start, parts, count * size
             mx.clear_cache()  # the next matrix has buffers of other sizes
 
 

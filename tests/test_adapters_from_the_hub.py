@@ -7,8 +7,8 @@ import huggingface_hub.constants
 import pytest
 
 from mlx_diffucoder import GenerationConfig, load
+from mlx_diffucoder.convert import ConvertConfig, convert
 from mlx_diffucoder.errors import CheckpointError, HubError
-from mlx_diffucoder.training.fusing import fuse
 
 from .conftest import DATA
 from .hub import COMMIT, local_hub
@@ -81,7 +81,7 @@ def test_what_is_neither_a_folder_nor_a_hub_id_is_named(served, tmp_path):
 
 def test_the_decoding_that_an_adapter_names_is_the_default_and_stays_when_it_is_fused(adapter, tmp_path):
     wanting(adapter, FORCING)
-    fuse(BASE, adapter, tmp_path / "fused")
+    convert(BASE, tmp_path / "fused", ConvertConfig(adapter=adapter))
     for model, _ in (load(BASE, adapter=adapter), load(tmp_path / "fused")):
         config = GenerationConfig().for_model(model)
         assert {"rule": config.rule, "window": config.window} == FORCING

@@ -11,8 +11,8 @@ import pytest
 from mlx_diffucoder import load
 from mlx_diffucoder.adapter import apply_adapter
 from mlx_diffucoder.checkpoint import build
+from mlx_diffucoder.convert import ConvertConfig, convert
 from mlx_diffucoder.errors import CheckpointError
-from mlx_diffucoder.training.fusing import fuse
 
 from .conftest import DATA
 
@@ -34,7 +34,7 @@ def apart(model, expected, name):
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_adapter_gives_pefts_logits_merged_and_not(name, expected, tmp_path):
     assert apart(load(BASE, adapter=ADAPTERS[name])[0], expected, name) < 1e-4
-    fuse(BASE, ADAPTERS[name], tmp_path / "fused")
+    convert(BASE, tmp_path / "fused", ConvertConfig(adapter=ADAPTERS[name]))
     assert apart(load(tmp_path / "fused")[0], expected, name) < 1e-4
 
 

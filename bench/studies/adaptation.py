@@ -104,7 +104,6 @@ def main(
 def measure(model: str, folder: Path, *, bits: int = 4, steps: int = 600, tasks: int = 48) -> dict[str, Any]:
     """pass@1 of the quantized checkpoint before and after training, and the seconds of training."""
     from mlx_diffucoder.convert import ConvertConfig, convert
-    from mlx_diffucoder.training.fusing import fuse
 
     train, held_out = family()
     _write(folder / "train.jsonl", train)
@@ -115,7 +114,7 @@ def measure(model: str, folder: Path, *, bits: int = 4, steps: int = 600, tasks:
     began = time.perf_counter()
     _train(quantized, folder, steps)
     seconds = time.perf_counter() - began
-    fuse(quantized, folder / "adapter", folder / "after", dequantize=True)
+    convert(quantized, folder / "after", ConvertConfig(adapter=folder / "adapter", dequantize=True))
     after = _passed(folder / "after", folder / "tasks.jsonl")
     print(f"after: {100 * after:.1f} % ({format_seconds(seconds)} of training)", file=sys.stderr, flush=True)
     return {"model": model, "bits": bits, "steps": steps, "tasks": tasks, "before": before, "after": after, "seconds": seconds}

@@ -72,6 +72,7 @@ def convert(
     target_bpw: TargetBits = None,
     calibrate: Calibrate = None,
     dequantize: Dequantize = False,
+    adapter: options.Adapter = None,
     dtype: Dtype = None,
     upload: Upload = None,
     revision: options.Revision = None,
@@ -174,7 +175,7 @@ def _print_calibration(plan: "Plan") -> None:
 
 
 def _refuse_download(download: "Download") -> None:
-    raise HubError(f"{download.repo}: not downloaded yet; --calibrate needs a folder or a downloaded checkpoint")
+    raise HubError(f"{download.repo}: not downloaded yet; --calibrate and --adapter need folders, or what is downloaded")
 
 
 def _print_not_quantized(plan: "Plan", config: "ConvertConfig") -> None:

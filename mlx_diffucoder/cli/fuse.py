@@ -26,16 +26,26 @@ def fuse(
     yes: Yes = False,
     quiet: Quiet = False,
 ) -> int:
-    """Add an adapter to the weights of its model."""
-    from ..training.fusing import fuse as fuse_folders
-    from .model_option import ModelOption, adapter_named, folder_named
-    from .progress import waiting
+    """Add an adapter to the weights of its model.
 
-    wanted = ModelOption(model, revision, refresh, yes)
-    name, folder = folder_named(wanted)
-    own = adapter_named(adapter, wanted) or Path(adapter)
-    with waiting(f"fusing {name}"):
-        fuse_folders(folder, own, out, dequantize=dequantize)
+    The weights pass through memory a few MB at a time. A quantized model keeps its bits. To choose others, use
+    `diffucode convert --adapter`.
+    """
+    from ..convert import ConvertConfig, convert
+    from .model_option import ModelOption, folder_named
+    from .progress import Converting
+
+    name, _ = folder_named(ModelOption(model, revision, refresh, yes))
+    config = ConvertConfig(adapter=adapter, dequantize=dequantize)
+    with Converting() as bars:
+        convert(
+            name,
+            out,
+            config,
+            downloading=bars.download,
+            before_writing=lambda plan: bars.start(plan.bytes_in),
+            progress=bars.advance,
+        )
     size = sum(file.stat().st_size for file in out.iterdir())
     note(f"wrote {format_bytes(size)}; run it with: diffucode generate -m {out} ...")
     put(out)

@@ -12,7 +12,6 @@ from mlx_diffucoder import load
 from mlx_diffucoder.convert import ConvertConfig, convert
 from mlx_diffucoder.errors import CheckpointError, ConvertError, TrainError
 from mlx_diffucoder.models.transformer import PositionedKVCache
-from mlx_diffucoder.training.fusing import fuse
 from mlx_diffucoder.training.learners import Tuning, from_checkpoint
 
 from .small import CHECKPOINT, small_checkpoint
@@ -121,7 +120,7 @@ def test_a_gated_adapter_changes_the_rows_of_masks_only(tmp_path, floats):
 def test_a_gated_adapter_is_not_fused(tmp_path, floats):
     trained(floats, tmp_path / "a", gated=True)
     with pytest.raises(ConvertError, match=r"a: is gated: .* use it with --adapter"):
-        fuse(floats, tmp_path / "a", tmp_path / "out")
+        convert(floats, tmp_path / "out", ConvertConfig(adapter=tmp_path / "a"))
     assert not (tmp_path / "out").exists()
 
 
@@ -165,7 +164,7 @@ def test_damaged_and_missing_weights_are_named(tmp_path, floats):
 @pytest.mark.parametrize("tune", ["lora", "dora"])
 def test_fusing_gives_the_same_logits_in_one_model(tmp_path, floats, tune):
     trained(floats, tmp_path / "a", tune)
-    fuse(floats, tmp_path / "a", tmp_path / "fused")
+    convert(floats, tmp_path / "fused", ConvertConfig(adapter=tmp_path / "a"))
     assert np.allclose(logits(tmp_path / "fused"), logits(floats, tmp_path / "a"), atol=1e-5)
 
 
@@ -173,10 +172,10 @@ def test_fusing_gives_the_same_logits_in_one_model(tmp_path, floats, tune):
 def test_fusing_a_quantized_model_keeps_its_widths_or_gives_floats(tmp_path, packed, tune):
     trained(packed, tmp_path / "a", tune)
     wanted = logits(packed, tmp_path / "a")
-    fuse(packed, tmp_path / "a", tmp_path / "floats", dequantize=True)
+    convert(packed, tmp_path / "floats", ConvertConfig(adapter=tmp_path / "a", dequantize=True))
     assert np.allclose(logits(tmp_path / "floats"), wanted, atol=1e-4)
     assert "quantization" not in json.loads((tmp_path / "floats" / "config.json").read_text())
-    fuse(packed, tmp_path / "a", tmp_path / "again")
+    convert(packed, tmp_path / "again", ConvertConfig(adapter=tmp_path / "a"))
     model, _ = load(tmp_path / "again")
     assert isinstance(model.layers[0].mlp.up_proj, nn.QuantizedLinear)
     assert np.abs(logits(tmp_path / "again") - wanted).max() < np.abs(logits(packed) - wanted).max()
@@ -185,11 +184,11 @@ def test_fusing_a_quantized_model_keeps_its_widths_or_gives_floats(tmp_path, pac
 def test_a_fusion_that_cannot_be_leaves_nothing(tmp_path, floats):
     trained(floats, tmp_path / "a")
     with pytest.raises(ConvertError, match="not quantized"):
-        fuse(floats, tmp_path / "a", tmp_path / "fused", dequantize=True)
+        convert(floats, tmp_path / "fused", ConvertConfig(adapter=tmp_path / "a", dequantize=True))
     with pytest.raises(CheckpointError, match="another model"):
-        fuse(CHECKPOINT, tmp_path / "a", tmp_path / "fused")
+        convert(CHECKPOINT, tmp_path / "fused", ConvertConfig(adapter=tmp_path / "a"))
     with pytest.raises(ConvertError, match="exists already"):
-        fuse(floats, tmp_path / "a", tmp_path / "a")
+        convert(floats, tmp_path / "a", ConvertConfig(adapter=tmp_path / "a"))
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a"]
 
 
