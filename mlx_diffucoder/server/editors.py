@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 LLAMA_VIM = """\
 " ~/.vimrc or init.vim; nothing is needed if the server runs at its usual address
-let g:llama_config = {{ 'endpoint_fim': '{url}/infill', 'api_key': '{key}', 'n_predict': 64 }}"""
+let g:llama_config = {{ 'endpoint_fim': '{url}/infill', 'n_predict': 64, 'api_key': '{key}',
+    \\ 'endpoint_inst': '{url}/v1/chat/completions' }}"""
 
 ZED = """\
 // settings.json; Zed asks for a key once: any text will do where the server has none

@@ -91,11 +91,10 @@ async def infill(request: Request, state: State) -> Response:
     if body.n_predict == 0 and not any([prefix, suffix, *extra]):
         return _whole(Progress(reason="length"), body, state)
     keeps, warms = body.cache_prompt is not False, body.n_predict == 0
-    works = state.filling(
-        (prefix, suffix), body.sampling, extra=extra, keeps=keeps, warms=warms, waits=body.waits, deadline=body.deadline
-    )
+    waits, deadline = (None, None) if warms else (body.waits, body.deadline)  # nobody waits for what is warmed up
+    works = state.filling((prefix, suffix), body.sampling, extra=extra, keeps=keeps, warms=warms, waits=waits, deadline=deadline)
     if warms and keeps:
-        start(state.engine, works)  # nobody waits for it
+        start(state.engine, works)
     return await _answered(request, body, works, state)
 
 

@@ -11,7 +11,7 @@ from http import HTTPStatus
 import h11
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from ..errors import ServerError
 from .engine import Engine
@@ -26,6 +26,11 @@ CLOSING = 1.5
 """Seconds more in which the last bytes are sent."""
 SILENT = 20.0
 """Seconds in which a new connection must ask for something."""
+IDLE = 75.0
+"""Seconds in which a connection must ask for something again. Clients close theirs after 5 s (httpx, Node) or when they are
+told to: a server that closes it just as the next request is sent loses that request."""
+PROMISED = 60
+"""Seconds that a client is told that it may keep a connection."""
 
 
 class Protocol(H11Protocol):
@@ -33,20 +38,21 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait_for_request()
+        self._silence = self.loop.call_later(SILENT, self._end_silence, SILENT, None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._silence.cancel()
+        super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._wait_for_request()
+        self._silence.cancel()
+        self._silence = self.loop.call_later(IDLE, self._end_silence, IDLE, self.cycle)
 
-    def _wait_for_request(self) -> None:
-        last = self.cycle
-
-        def close() -> None:
-            if self.cycle is last and not self.transport.is_closing():
-                self._refuse(408, f"no request arrived within {SILENT:.0f} s")
-
-        self.loop.call_later(SILENT, close)
+    def _end_silence(self, seconds: float, last: RequestResponseCycle | None) -> None:
+        """Close the connection unless a request has followed the last."""
+        if self.cycle is last and not self.transport.is_closing():
+            self._refuse(408, f"no request arrived within {seconds:.0f} s")
 
     def eof_received(self) -> None:
         if self.conn.their_state is h11.SEND_BODY:  # the body is shorter than its length
@@ -115,8 +121,9 @@ def serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callable[[], N
         raise
 
 
-async def _serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callable[[], None]) -> int:
-    config = uvicorn.Config(
+def configured(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves an application."""
+    return uvicorn.Config(
         app,
         http=Protocol,
         ws="none",
@@ -124,9 +131,14 @@ async def _serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callabl
         log_level="error",
         access_log=False,
         server_header=False,
+        headers=[("keep-alive", f"timeout={PROMISED}")],
+        timeout_keep_alive=int(IDLE),
         timeout_graceful_shutdown=int(GRACE + CLOSING),
     )
-    server, signals, loop = _Server(config), list[int](), asyncio.get_running_loop()
+
+
+async def _serve(app: ASGIApp, engine: Engine, on: socket.socket, ready: Callable[[], None]) -> int:
+    server, signals, loop = _Server(configured(app)), list[int](), asyncio.get_running_loop()
 
     def stop(number: int) -> None:
         signals.append(number)

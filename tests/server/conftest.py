@@ -13,7 +13,7 @@ from mlx_diffucoder import GenerationConfig, load
 from mlx_diffucoder.config import HOLES
 from mlx_diffucoder.server.app import app_of
 from mlx_diffucoder.server.engine import Engine
-from mlx_diffucoder.server.serve import Protocol, listening
+from mlx_diffucoder.server.serve import configured, listening
 from mlx_diffucoder.server.state import State
 
 PROMPTS = [
@@ -41,7 +41,8 @@ def state_of(engine, name="pocket"):
 def running(app):
     """Start an application; returns its address and a function that ends it."""
     on = listening("127.0.0.1", 0)
-    server = Quiet(uvicorn.Config(app, http=Protocol, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+    server = Quiet(configured(app))
+    server.config.timeout_graceful_shutdown = 1
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[on])), daemon=True)
     thread.start()
 

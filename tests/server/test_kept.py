@@ -7,6 +7,8 @@ from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.infilling.task import InfillTask
 from mlx_diffucoder.server.kept import MARGIN, KeptTexts
 
+from .conftest import wait_until
+
 BEFORE = "def first(a, b):\n    return a * b\n\n\n" * 4 + "def add(a, b):\n"
 AFTER = "\n\nprint(add(1, 2))\n" + "\n\ndef last(a, b):\n    return a - b\n" * 4
 
@@ -31,10 +33,13 @@ def test_the_next_keystroke_takes_most_of_the_text_as_it_was(server):
     assert asked(server, BEFORE + "    re")["tokens_cached"] > 60
 
 
-def test_warming_reads_the_text_for_the_next_request(server):
-    prefix = "import os\n" + BEFORE
-    asked(server, prefix, n_predict=0)
-    assert asked(server, prefix)["tokens_cached"] > 60
+def test_what_llama_vim_warms_up_is_there_for_the_next_hole(server):
+    extra = [{"filename": "a.py", "time": [20059, 1368], "text": "".join(f"value_{n} = {n}\n" for n in range(40))}]
+    limits = {"t_max_prompt_ms": 1, "t_max_predict_ms": 1}  # llama.cpp's server has no limit for the prompt
+    recorded = {"id_slot": 0, "input_suffix": "", "prompt": "", "temperature": 0.0, "samplers": [], "response_fields": [""]}
+    assert asked(server, "", **recorded, **limits, n_predict=0, input_extra=extra, cache_prompt=True) == {}
+    wait_until(lambda: server.engine.running == server.engine.waiting == 0)
+    assert asked(server, "x = 1\n", input_extra=extra, input_suffix="\ny = 2\n")["tokens_cached"] > 100
 
 
 @pytest.fixture

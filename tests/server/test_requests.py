@@ -136,6 +136,11 @@ def test_what_does_not_arrive_ends_in_time_and_others_are_answered(server, monke
         one.close()
 
 
+def test_a_client_that_keeps_its_connection_as_long_as_it_is_told_to_finds_it_open(server):
+    told = server.http.get("/health").headers["keep-alive"]
+    assert int(told.removeprefix("timeout=")) < serve.configured(None).timeout_keep_alive <= serve.IDLE
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_work_ends_when_its_client_hangs_up_and_nothing_is_logged(server, stream, caplog):
     body = json.dumps({**CHAT, "max_tokens": 1800, "temperature": 5.0, "seed": 3, "stream": stream})
