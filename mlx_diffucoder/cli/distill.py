@@ -41,7 +41,9 @@ from .train import (
 )
 
 app = typer.Typer()
-Objective = Annotated[str, in_training(help="drafts (guesses for the window tree) or dparallel (surer masks).")]
+Objective = Annotated[
+    str, in_training(help="drafts or trajectory (guesses for the tree), dparallel (surer masks), d2f (block forcing).")
+]
 Gated = Annotated[bool, options.in_model("--gated/--no-gated", help="Let the adapter act on masks only.")]
 Untested = Annotated[bool, typer.Option("--untested", help="Learn from answers without tests of 3 asserts too.")]
 
@@ -140,7 +142,8 @@ def _distill(context: typer.Context) -> int:
         note(f"{'':18} {'before':>8} {'after':>8}")
         for name, value in found["before"].items():
             note(f"{name:18} {value:8.4f} {found['after'][name]:8.4f}")
-        note(f"decode with --adapter {given['out']} --rule threshold:tau={found['after']['tau']}")
+        best = plan.decoding(found["after"]["tau"])
+        note(f"decode with --adapter {given['out']} --window {best.window} --rule {best.rule}")
         return found
 
     return start(job, given, prepare, report if held_out else dict)

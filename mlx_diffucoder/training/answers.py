@@ -1,9 +1,9 @@
 """A model's own answers to learn from: written from left to right, run with their tests, kept in a file.
 
-    OUT/answers.jsonl    a line each prompt: `key`, `task_id`, `ids` of the answer with its end token, and `right`
+    OUT/answers.jsonl    a line each prompt: `key`, `task_id`, `ids` of the answer with its end token, `right`, and `known`
 
-An answer is right if it has ended and passes its tests. A line is written when its tests have run, so a run that stops
-continues with the next prompt.
+An answer is right if it has ended and passes its tests. `known` has the number of its tokens after each forward. A line is
+written when its tests have run, so a run that stops continues with the next prompt.
 """
 
 import hashlib
@@ -11,14 +11,15 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from ..config import GenerationConfig
-from ..data import HELD_OUT
+from ..data import HELD_OUT, Text
 from ..errors import PromptError, TaskError, TrainError
 from ..evaluation import Limits
 from ..generation import Answer, prompt_ids, stream_batch
@@ -35,6 +36,17 @@ JUDGES = Path(__file__).parents[2] / "bench" / "tasks"
 """Tasks that the results in docs/ were measured on; only a checkout has them."""
 PUBLISHED = ("HumanEval/", "HumanEval_", "Mbpp/")
 """What the `task_id` of published benchmarks begins with."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class OwnAnswer(Text):
+    """A prompt, and the model's own answer.
+
+    Attributes:
+        known: the number of its tokens after each forward, ascending.
+    """
+
+    known: Sequence[int] = ()
 
 
 def read_prompts(
@@ -99,7 +111,7 @@ def own_answers(
         ExecutionError: no process could be started.
     """
     keys = [_key(prompt, base, decoding) for prompt in prompts]
-    kept = {row["key"]: row for row in _kept(file)}
+    kept = {row["key"]: row for row in _kept(file) if "known" in row}
     advance(sum(key in kept for key in keys))
     left = [(key, prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in kept]
     if left and begun:
@@ -122,14 +134,18 @@ def _answered(
     limits: Limits,
 ) -> Iterator[dict[str, Any]]:
     """The lines of the file for some prompts, answered in one batch."""
-    *_, last = stream_batch(model, tokenizer, [prompt.ids for _, prompt in some], decoding)
+    committed: list[list[int]] = [[] for _ in some]
+    for last in stream_batch(model, tokenizer, [prompt.ids for _, prompt in some], decoding):
+        for own, step in zip(committed, last, strict=True):
+            if len(step.committed):  # not where a finished answer waits for others
+                own.append(len(step.committed))
     answers = [Answer.of(tokenizer, step, len(prompt.ids), decoding) for step, (_, prompt) in zip(last, some, strict=True)]
     tested = [(prompt.task, answer) for answer, (_, prompt) in zip(answers, some, strict=True) if prompt.task.tests]
     passed = {task.id: reward.passed for (task, _), reward in zip(tested, rewards_of(tested, limits), strict=True)}
-    for step, answer, (key, prompt) in zip(last, answers, some, strict=True):
+    for step, answer, (key, prompt), own in zip(last, answers, some, committed, strict=True):
         ids = step.tokens[len(prompt.ids) :][: answer.useful_tokens].tolist()
         right = answer.ended and passed.get(prompt.task.id, True)
-        yield {"key": key, "task_id": prompt.task.id, "ids": ids, "right": right}
+        yield {"key": key, "task_id": prompt.task.id, "ids": ids, "right": right, "known": list(accumulate(own))}
 
 
 def _kept(file: Path) -> Iterator[dict[str, Any]]:

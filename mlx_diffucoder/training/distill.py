@@ -15,14 +15,14 @@ import mlx.core as mx
 import numpy as np
 
 from ..config import GenerationConfig
-from ..data import Text
 from ..decoding.result import TILE
 from ..errors import TrainError, one_of
 from ..evaluation import Limits
 from ..generation import Answer, stream_generate
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
-from .answers import own_answers
+from .answers import OwnAnswer, own_answers
+from .d2f import D2F
 from .dparallel import DParallel
 from .drafts import Drafts
 from .grpo import Prompt
@@ -33,9 +33,14 @@ from .parallel import launched
 from .recompute import HEAD_ROWS, computed_once, recompute_layers, recomputes
 from .settings import TrainSettings
 from .trainer import Arrays, Method, make_optimizer, streams
+from .trajectory import Trajectory
 
-OBJECTIVES: Mapping[str, type[Drafts] | type[DParallel]] = {"drafts": Drafts, "dparallel": DParallel}
-WINDOW = "tree:rows=32"
+OBJECTIVES: Mapping[str, type[Drafts | DParallel | D2F]] = {
+    "drafts": Drafts,
+    "trajectory": Trajectory,
+    "dparallel": DParallel,
+    "d2f": D2F,
+}
 CHANGED = 1.0
 """Tiles a useful token that weigh as much as answers that are all other ones: 1 % of them as much as 0.01 tiles."""
 
@@ -63,9 +68,17 @@ class DistillPlan:
         if self.objective not in OBJECTIVES:
             raise TrainError(f"objective must be {one_of(list(OBJECTIVES), self.objective)}", field="objective")
 
+    @property
+    def answering(self) -> GenerationConfig:
+        """The tree that commits what it verifies, from left to right."""
+        return self._decoding(Drafts, 1.0)
+
     def decoding(self, tau: float = 1.0) -> GenerationConfig:
-        """The tree that also commits what is surer than `tau`; with 1 it commits what it verifies, from left to right."""
-        return GenerationConfig(max_tokens=self.max_tokens, window=WINDOW, rule=f"threshold:tau={tau}")
+        """The objective's window, with a rule that also commits what is surer than `tau`."""
+        return self._decoding(OBJECTIVES[self.objective], tau)
+
+    def _decoding(self, of: type[Drafts | DParallel | D2F], tau: float) -> GenerationConfig:
+        return GenerationConfig(max_tokens=self.max_tokens, window=of.window, rule=of.rule.format(tau))
 
 
 class Distill(Method):
@@ -82,7 +95,7 @@ class Distill(Method):
         self._learner, self._plan, self._settings = learner, plan, settings
         self._prompts, self._valid = prompts, valid
         self._objective = OBJECTIVES[plan.objective](learner.tokenizer)
-        self._texts: list[Text] = []
+        self._texts: list[OwnAnswer] = []
         self.greedy: list[list[int]] = []
 
     @property
@@ -97,13 +110,16 @@ class Distill(Method):
             TrainError: none is right.
         """
         learner, plan, model = self._learner, self._plan, self._learner.model
-        asked = (model, learner.tokenizer, [*self._prompts, *self._valid], plan.decoding(), plan.limits, file)
+        asked = (model, learner.tokenizer, [*self._prompts, *self._valid], plan.answering, plan.limits, file)
         model.eval()
         with computed_once(model):
             rows = own_answers(*asked, base=learner.identity["base"], together=plan.together, **how)
         self.greedy = [row["ids"] for row in rows[len(self._prompts) :]]
-        pairs = zip(self._prompts, rows, strict=False)
-        self._texts = [Text(np.array(one.ids, np.int32), np.array(row["ids"], np.int32)) for one, row in pairs if row["right"]]
+        self._texts = [
+            OwnAnswer(np.array(one.ids, np.int32), np.array(row["ids"], np.int32), row["known"])
+            for one, row in zip(self._prompts, rows, strict=False)
+            if row["right"]
+        ]
         if not self._texts:
             raise TrainError(
                 f"none of the {len(self._prompts)} answers ends and passes its tests, so there is nothing to learn from;"

@@ -1,18 +1,16 @@
 """What distillation won, and what it lost elsewhere: the model without and with its adapter, on prompts kept aside."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..data import Text
-from ..models.transformer import DiffusionModel
 from .batches import Batches
 from .distill import Decoded, DistillPlan, decoded, share_same, tiles_of
 from .grpo import Prompt
-from .learners import Learner
+from .learners import Learner, without_adapter
 from .objective import loss
 from .rollouts import rewards_of
 from .settings import TrainSettings
@@ -20,19 +18,6 @@ from .settings import TrainSettings
 TAUS = (0.95, 0.98, 0.99, 0.995, 1.0)
 """Thresholds to choose from; the first is that of the preset `balanced`."""
 ONE_A_STEP: Mapping[str, Any] = {"rule": "schedule", "window": "whole"}
-
-
-@contextmanager
-def without_adapter(model: DiffusionModel) -> Iterator[None]:
-    """Within this context the model is its base."""
-    scales = [(module, module.scale) for module in model.modules() if "lora_b" in module]
-    for module, _ in scales:
-        module.scale = 0.0
-    try:
-        yield
-    finally:
-        for module, scale in scales:
-            module.scale = scale
 
 
 def compared(

@@ -14,9 +14,9 @@ import mlx.nn as nn
 import numpy as np
 
 from ..arrays import from_numpy
-from ..data import Text
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
+from .answers import OwnAnswer
 from .batches import MULTIPLE
 from .objective import ROWS
 from .trainer import Arrays
@@ -27,6 +27,8 @@ TEMPERATURE = 0.5
 class DParallel:
     """The objective for texts of one tokenizer."""
 
+    window, rule = "tree:rows=32", "threshold:tau={}"
+
     def __init__(self, tokenizer: Tokenizer):
         self._mask_id = tokenizer.mask_id
 
@@ -35,7 +37,7 @@ class DParallel:
         """As `Drafts.rows`, for both canvases together."""
         return 2 * (-(-text // MULTIPLE) * MULTIPLE), -(-text // ROWS) * ROWS
 
-    def draw(self, texts: Sequence[Text], rng: np.random.Generator) -> Arrays:
+    def draw(self, texts: Sequence[OwnAnswer], rng: np.random.Generator) -> Arrays:
         """The arguments of `loss`: canvases, int32 `[2B, L]`; then for M targets, some of them padding, their
         places in the flattened canvases, their ids, and 1 or, for padding, 0.
         """

@@ -5,7 +5,8 @@ A `Learner` is a model with its trainable weights marked, and functions to write
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -199,6 +200,19 @@ def add_adapters(model: DiffusionModel, tuning: Tuning, seed: int) -> dict[str, 
 
     gate_adapters(model)
     return {**config, GATE: "masks"}
+
+
+@contextmanager
+def without_adapter(model: DiffusionModel) -> Iterator[None]:
+    """Within this context the model is its base."""
+    scales = [(module, module.scale) for module in model.modules() if "lora_b" in module]
+    for module, _ in scales:
+        module.scale = 0.0
+    try:
+        yield
+    finally:
+        for module, scale in scales:
+            module.scale = scale
 
 
 def _write_adapter(folder: Path, model: nn.Module, *, config: dict[str, Any]) -> None:
