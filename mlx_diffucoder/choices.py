@@ -155,8 +155,8 @@ def parse_choice(text: str, choices: Choices, field: str) -> tuple[str, dict[str
         except ValueError:
             values[key] = math.nan
         if not low <= values[key] <= high:
-            kind = "whole number" if isinstance(default, int) else "number"
-            raise ConfigError(f"{field} {name}: {key} must be a {kind} from {low:g} to {high:g}, not {value!r}", field=field)
+            wanted = f"whole number from {low} to {high}" if isinstance(default, int) else f"number from {low:g} to {high:g}"
+            raise ConfigError(f"{field} {name}: {key} must be a {wanted}, not {value!r}", field=field)
     return name, values
 
 

@@ -73,6 +73,8 @@ def test_a_repository_without_an_adapter_is_refused_before_weights_are_fetched(s
 def test_what_is_neither_a_folder_nor_a_hub_id_is_named(served, tmp_path):
     with pytest.raises(CheckpointError, match="no such folder; an adapter is"):
         load(BASE, adapter="./nothing")
+    with pytest.raises(CheckpointError, match=r"dream-b: has no adapter_config\.json; an adapter is a folder with"):
+        load(BASE, adapter=DATA / "dream-b")
     with pytest.raises(CheckpointError, match="is an adapter: name its base with --model"):
         load(REPO)
     with pytest.raises(HubError, match="has no revision other"):

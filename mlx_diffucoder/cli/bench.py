@@ -67,6 +67,7 @@ app = typer.Typer(name="bench", cls=BenchGroup, no_args_is_help=True, help="Meas
 def run(
     context: typer.Context,
     model: options.Model = None,
+    adapter: options.Adapter = None,
     dtype: options.Dtype = None,
     revision: options.Revision = None,
     refresh: options.Refresh = False,
@@ -211,6 +212,7 @@ def predict(
 def tune(
     context: typer.Context,
     model: options.Model = None,
+    adapter: options.Adapter = None,
     dtype: options.Dtype = None,
     revision: options.Revision = None,
     refresh: options.Refresh = False,
@@ -280,6 +282,8 @@ def _check_run(context: typer.Context) -> None:
     model = context.get_parameter_source("model")
     if given["shape"] and model and model.name == "COMMANDLINE":
         raise BenchError("--shape and --model do not go together", field="--shape")
+    if given["shape"] and given["adapter"]:
+        raise BenchError("--shape and --adapter do not go together: the adapter needs its model", field="--adapter")
     for name in () if given["shape"] else ("bits", "layers", "tokens_per_forward"):
         if given[name]:
             option = f"--{name.replace('_', '-')}"

@@ -41,6 +41,7 @@ def infill(
     context: typer.Context,
     file: FilePath,
     model: options.Model = None,
+    adapter: options.Adapter = None,
     dtype: options.Dtype = None,
     revision: options.Revision = None,
     refresh: options.Refresh = False,
@@ -102,7 +103,7 @@ def _infill(given: dict[str, Any], config: GenerationConfig) -> int:
 
     shown = {"instruction": instruction, "context": given["around"], "tries": given["tries"]}
     check_settings(config, *shown.values())
-    name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"])
+    name, model, tokenizer = load_named(ModelOption.of(given), dtype=given["dtype"], adapter=given["adapter"])
     start = time.perf_counter()
     with waiting("filling"), named(name_of(path)), trace_writer(trace_file, tokenizer, config, name) as trace:
         filled = fill(model, tokenizer, parts, config, **shown, trace=trace)

@@ -136,9 +136,7 @@ def open_subject(given: dict[str, Any]) -> "Subject":
     if given.get("shape"):
         with waiting("drawing random weights"):
             return random_subject(given["shape"], given["bits"] or 4, dtype, given["layers"])
-    name, folder = folder_named(ModelOption.of(given))
-    with waiting(f"loading {name}"):
-        return Subject(name, *load(folder, dtype=dtype, check_memory=not given["yes"]), random=False)
+    return Subject(*load_named(ModelOption.of(given), dtype=dtype, adapter=given["adapter"]), random=False)
 
 
 def open_learner(given: dict[str, Any]) -> "Learner":

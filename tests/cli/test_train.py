@@ -60,7 +60,15 @@ def test_an_adapter_of_another_model_is_one_line(tmp_path, floats, rows):
     assert diffucode("train", "-m", floats, "--data", rows, "--out", tmp_path / "a", *SHORT).returncode == 0
     task = {"task_id": "t/0", "prompt": "Add.", "entry_point": "f", "test": "def check(f):\n    pass"}
     (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
-    verbs = ("generate", "hi"), ("eval", tmp_path / "tasks.jsonl", "--allow-code-execution"), ("fuse", "--out", tmp_path / "f")
+    (tmp_path / "holes.py").write_text("a = <FILL>")
+    verbs = [
+        ("generate", "hi"),
+        ("eval", tmp_path / "tasks.jsonl", "--allow-code-execution"),
+        ("infill", tmp_path / "holes.py"),
+        ("bench", "run"),
+        ("bench", "tune"),
+        ("fuse", "--out", tmp_path / "f"),
+    ]
     for verb in verbs:
         done = diffucode(*verb, "-m", CHECKPOINT, "--adapter", tmp_path / "a")
         assert_one_line(done, "the adapter belongs to another model", str(floats))

@@ -168,7 +168,7 @@ def test_a_row_that_has_ended_waits_for_the_others(diffcoder):
         ({"rule": "leftmost", "reference": True}, "reference needs"),
         ({"eps": 0.1}, "eps is for the schedule of timesteps"),
         ({"alg_temp": 0.1}, "alg_temp is for the schedule of timesteps"),
-        ({"rule": "leftmost", "steps": 256}, "rule leftmost takes no steps"),
+        ({"rule": "leftmost", "steps": 256}, "steps is for the rule schedule, and rule is leftmost"),
         ({"block_length": 0}, "block_length must be a whole number"),
         ({"block_length": True}, "block_length must be a whole number"),
         ({"block_length": 4, "window": "whole"}, "block_length 4 does not fit the window whole"),
@@ -198,7 +198,7 @@ def test_other_models_have_no_blocks(dream_a, fields):
 def test_a_threshold_is_any_models_rule(dream_a):
     config = GenerationConfig(threshold=0.7, max_tokens=4).for_model(dream_a[0])
     assert (config.rule, config.window) == ("threshold:tau=0.7", "tree:rows=32")
-    with pytest.raises(ConfigError, match="takes no steps"):
+    with pytest.raises(ConfigError, match="steps is for the rule schedule"):
         stream_generate(*dream_a, PROMPTS[0], GenerationConfig(threshold=0.7, steps=4, max_tokens=4))
 
 

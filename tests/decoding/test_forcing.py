@@ -85,7 +85,6 @@ def test_text_after_a_hole_is_seen_and_every_hole_filled(d2f):
         ({"window": "forcing", "rule": "threshold"}, "the two named forcing go together"),
         ({"window": "forcing", "rule": "schedule"}, "the two named forcing go together"),
         ({"window": "tree", "rule": "forcing"}, "the two named forcing go together"),
-        ({"window": "forcing", "steps": 3}, "takes no steps"),
     ],
 )
 def test_what_cannot_work_is_named(fields, said):

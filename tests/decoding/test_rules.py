@@ -1,11 +1,13 @@
 """The adaptive rules on five candidates, by hand."""
 
+import itertools
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig
-from mlx_diffucoder.choices import RULES, describe
+from mlx_diffucoder.choices import RULES, WINDOWS, describe
 from mlx_diffucoder.decoding.rules import rule_for
 from mlx_diffucoder.decoding.rules.adaptive import EntropyBound, Threshold
 from mlx_diffucoder.decoding.rules.base import Candidates
@@ -80,12 +82,38 @@ def test_rules_are_named_with_their_parameters_and_print_back():
         ({"rule": "schedule:tau=1"}, "its parameters: none"),
         ({"window": "tiny"}, "window must be one of whole, blocks:size=32,stop=1, "),
         ({"window": "sliding:width=0"}, "width must be a whole number from 1"),
-        ({"rule": "threshold", "steps": 3}, "rule threshold takes no steps"),
-        ({"rule": "threshold", "reference": True}, "reference needs the rule"),
-        ({"window": "sliding", "reference": True}, "reference needs the rule"),
+        ({"rule": "threshold", "steps": 3}, "steps is for the rule schedule, and rule is threshold; leave one out"),
+        (
+            {"window": "forcing", "steps": 3},
+            "steps is for the rule schedule, which the window forcing does not take; leave it out",
+        ),
+        ({"window": "tree", "eps": 0.1}, "eps is for the rule schedule, which the window tree does not take; leave it out"),
+        (
+            {"rule": "threshold", "reference": True},
+            "reference needs one of the windows whole, block-causal, ahead, forcing, not tr",
+        ),
+        (
+            {"window": "sliding", "reference": True},
+            "reference needs one of the windows whole, block-causal, ahead, forcing, not sl",
+        ),
+        ({"window": "ahead", "reference": True}, "reference needs the rule entropy on the window ahead, not schedule"),
     ],
 )
 def test_what_cannot_work_is_named_with_what_can(options, said):
     with pytest.raises(ConfigError, match=said) as caught:
         GenerationConfig(**options)
     assert caught.value.field in options
+
+
+def test_of_fields_that_do_not_go_together_the_error_names_one_that_was_given():
+    others = ({}, {"steps": 8}, {"eps": 0.1}, {"alg": "origin"}, {"alg_temp": 0.5}, {"threshold": 0.8}, {"block_length": 4})
+    for rule, window, other, reference in itertools.product((*RULES, None), (*WINDOWS, None), others, (True, None)):
+        given = {"rule": rule, "window": window, "reference": reference, **other}
+        given = {name: value for name, value in given.items() if value is not None}
+        while given:
+            try:
+                GenerationConfig(max_tokens=16, **given)
+                break
+            except ConfigError as error:
+                assert error.field in given, error
+                del given[error.field]
