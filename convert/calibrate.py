@@ -24,9 +24,10 @@ from mlx.utils import tree_flatten
 from mlx_diffucoder.checkpoint import build
 from mlx_diffucoder.data import Text
 from mlx_diffucoder.divergence.kl import Divergence, NotANumber
-from mlx_diffucoder.divergence.masking import masked_canvases
+from mlx_diffucoder.divergence.masking import Masked, masked_canvases
 from mlx_diffucoder.errors import CheckpointError, ConfigError
 from mlx_diffucoder.forbidden import forbidden_ids
+from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.tokenizer import Tokenizer
 
 from .adapters import Adapter
@@ -44,6 +45,8 @@ ROWS = 4096
 
 Tell = Callable[[int, int], None]
 """Called with the work done so far and the total."""
+MakeProbe = Callable[[Callable[[], DiffusionModel], Sequence[Masked], mx.array, Callable[[int], None]], Probe]
+"""Makes a `Probe` of its attributes."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Calibrator:
         adapter: what to add to the weights; None for nothing.
         texts: at least one, in the checkpoint's ids.
         tell: called with the progress.
+        probe: measures, here by default.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class Calibrator:
         dtype: mx.Dtype | None = None,
         adapter: Adapter | None = None,
         tell: Tell | None = None,
+        probe: MakeProbe = Probe,
     ):
         self._folder, self._dtype, self._adapter, self._tell = folder, dtype, adapter, tell
         self._done = self._total = 0
@@ -105,7 +110,7 @@ class Calibrator:
         # Canvases of equal length share a batch.
         ordered = sorted(texts, key=len)
         canvases = masked_canvases(ordered, tokenizer.mask_id)
-        self._probe = Probe(self._open, canvases, forbidden_ids(tokenizer, model.config.vocab_size), self._advance)
+        self._probe = probe(self._open, canvases, forbidden_ids(tokenizer, model.config.vocab_size), self._advance)
 
     def check(self, target_bpw: float) -> None:
         """Raise `ConfigError` if no widths give this many bits per weight. Nothing is measured."""

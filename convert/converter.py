@@ -27,10 +27,11 @@ from mlx_diffucoder.tokenizer_files import copy_unchanged
 from mlx_diffucoder.weight_files import data_offsets
 
 from .adapters import Adapter
-from .calibrate import Calibrator, Tell
+from .calibrate import Calibrator, MakeProbe, Tell
 from .card import write_card
 from .config import ConvertConfig
 from .plan import Plan, Width, plan_of, widths_of
+from .sensitivity import Probe
 from .shards import ShardWriter
 from .stream import Item, Stored, stream
 
@@ -54,6 +55,7 @@ def make_plan(
     refresh: bool = False,
     before_download: Callable[[Download], None] | None = None,
     measuring: Tell | None = None,
+    probe: MakeProbe = Probe,
 ) -> Plan:
     """The plan that `convert` would carry out, from the headers of the source. Only a calibration reads weights.
 
@@ -70,7 +72,7 @@ def make_plan(
         else:
             folder = resolve(source, refresh=refresh, before_download=before_download)
         config = _with_folder(config, refresh=refresh, before_download=before_download)
-        return _prepare(folder, config, Tokenizer.load(folder), samples, measuring=measuring).plan
+        return _prepare(folder, config, Tokenizer.load(folder), samples, measuring=measuring, probe=probe).plan
 
 
 def convert(
@@ -84,6 +86,7 @@ def convert(
     before_writing: Callable[[Plan], None] | None = None,
     progress: Callable[[str, int], None] | None = None,
     measuring: Tell | None = None,
+    probe: MakeProbe = Probe,
     run_as: str = "PATH-OR-ID",
 ) -> Path:
     """Convert the checkpoint `source` (a folder or a Hub id) into the new folder `out`, and return that.
@@ -96,6 +99,7 @@ def convert(
         before_writing: called with the plan; it may raise to stop the conversion.
         progress: called with a weight's name and the bytes read since the last call.
         measuring: called during calibration with the work done so far and the total.
+        probe: as for `Calibrator`.
         run_as: the value for `--model` that the model card names.
 
     Raises:
@@ -113,9 +117,8 @@ def convert(
         def check_room(size: int) -> None:
             check_disk(out, unfinished, size + _small_files(folder))
 
-        job = _prepare(
-            folder, _with_folder(config, refresh=refresh, progress=downloading), tokenizer, samples, check_room, measuring
-        )
+        config = _with_folder(config, refresh=refresh, progress=downloading)
+        job = _prepare(folder, config, tokenizer, samples, check_room, measuring, probe)
         check_room(job.plan.bytes_out)
         if before_writing:
             before_writing(job.plan)
@@ -141,6 +144,7 @@ def _prepare(
     samples: Sequence[Sample] = (),
     check_room: Callable[[int], None] | None = None,
     measuring: Tell | None = None,
+    probe: MakeProbe = Probe,
 ) -> Job:
     model, settings = build(folder)
     adapter = Adapter(Path(config.adapter), folder) if config.adapter else None
@@ -150,7 +154,7 @@ def _prepare(
         _check_not_quantized(model, folder)
         texts = encode_samples(samples, tokenizer, model.config.max_position_embeddings)
         calibrator = Calibrator(
-            folder, tokenizer, texts, dtype=stated_dtype(settings, config)[1], adapter=adapter, tell=measuring
+            folder, tokenizer, texts, dtype=stated_dtype(settings, config)[1], adapter=adapter, tell=measuring, probe=probe
         )
         calibrator.check(config.target_bpw)
         if check_room:

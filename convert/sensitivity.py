@@ -62,13 +62,20 @@ class Probe:
 
     def together(self, widths: Widths) -> list[Reading]:
         """Readings of the model with these widths against the unquantized model."""
-        return self._against(outputs_by_layer(partial(self._open, widths), self.canvases, self.advance))
+        return self.readings(widths, slice(None))
+
+    def readings(self, widths: Widths, part: slice) -> list[Reading]:
+        """As `together`, on some of the batches of canvases."""
+        canvases = [canvas for batch in list(batches(self.canvases))[part] for canvas in batch]
+        reference = Outputs(self.reference.rows[part], self.reference.head)
+        other = outputs_by_layer(partial(self._open, widths), canvases, self.advance)
+        return readings(reference, other, canvases, self.forbidden)
 
     def alone(self, options: Options) -> Iterator[tuple[str, Width, float]]:
         """For each layer and width, the KL of quantizing only this layer, nats per masked position."""
         hidden: Hidden = [tokens_of(batch, self._model.config.block_length) for batch in batches(self.canvases)]
         positions = sum(tokens.size for tokens in hidden)
-        for place, (block, part) in enumerate(self._blocks):
+        for place, (block, part) in enumerate(self.blocks):
             wanted = _wanted(options, block)
             most = max(1, MOST_HELD // (4 * positions * self._model.config.hidden_size))
             for start in range(0, len(wanted), most):
@@ -82,13 +89,13 @@ class Probe:
             yield HEAD, width, self._kl(hidden, {HEAD: width})
 
     def work_alone(self, options: Options) -> int:
-        count = len(self._blocks)
-        onwards = sum(len(_wanted(options, block)) * (count - place) for place, (block, _) in enumerate(self._blocks))
+        count = len(self.blocks)
+        onwards = sum(len(_wanted(options, block)) * (count - place) for place, (block, _) in enumerate(self.blocks))
         return len(self.canvases) * (count + onwards)
 
     @property
     def work_together(self) -> int:
-        return len(self.canvases) * (len(self._blocks) - 1)
+        return len(self.canvases) * (len(self.blocks) - 1)
 
     @cached_property
     def _model(self) -> DiffusionModel:
@@ -96,7 +103,7 @@ class Probe:
         return self.opened()
 
     @cached_property
-    def _blocks(self) -> list[tuple[str, Part]]:
+    def blocks(self) -> list[tuple[str, Part]]:
         """All blocks but the head, in forward order."""
         layers = ((f"model.layers.{index}", partial(_layer, index)) for index in range(self._model.config.num_hidden_layers))
         return [(EMBEDDING, lambda model: model.model.embed_tokens), *layers]
@@ -116,7 +123,7 @@ class Probe:
 
     def _onwards(self, variants: list[Hidden], first: int) -> list[Hidden]:
         """Run every variant through the blocks after `first`; each block is read once."""
-        for _, part in self._blocks[first + 1 :]:
+        for _, part in self.blocks[first + 1 :]:
             function = part(self._open({}))
             variants = [self._through(function, variant) for variant in variants]
             del function
@@ -135,10 +142,7 @@ class Probe:
             predicting_rows(one, batch, self._model.shift) for one, batch in zip(hidden, batches(self.canvases), strict=True)
         )
         head = head_of(self._open(widths), mx.float32) if widths else self.reference.head
-        return mean_kl(self._against(Outputs(rows, head)))
-
-    def _against(self, other: Outputs) -> list[Reading]:
-        return readings(self.reference, other, self.canvases, self.forbidden)
+        return mean_kl(readings(self.reference, Outputs(rows, head), self.canvases, self.forbidden))
 
     def _open(self, widths: Widths) -> DiffusionModel:
         """The model in float32 with some layers rounded to their widths. Nothing is read or computed yet."""
@@ -170,7 +174,11 @@ def _layer(index: int, model: DiffusionModel) -> Callable[[mx.array], mx.array]:
     return partial(through, model.layers[index], index, model.config.block_length)
 
 
+def layers_of(options: Options, block: str) -> list[str]:
+    """The layers of a block that have widths to measure."""
+    return [name for name in options if name == block or name.startswith(f"{block}.")]
+
+
 def _wanted(options: Options, block: str) -> list[tuple[str, Width]]:
     """The layers of a block, each with the widths to measure."""
-    names = (name for name in options if name == block or name.startswith(f"{block}."))
-    return [(name, width) for name in names for width in options[name]]
+    return [(name, width) for name in layers_of(options, block) for width in options[name]]

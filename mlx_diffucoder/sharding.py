@@ -19,10 +19,8 @@ from .models.sharded import SharedModel, axis_of, part_config
 from .quantization import quantize_structure
 from .ranks import Launch
 from .tokenizer import Tokenizer
-from .weight_files import ITEM_BYTES, StoredWeight, data_offsets, read_headers
+from .weight_files import ITEM_BYTES, StoredWeight, data_offsets, files_digest
 
-SAMPLED = 64
-"""Bytes of each weight that are compared between ranks."""
 HELD = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "U8": mx.uint8}
 WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
@@ -67,19 +65,12 @@ def load_following(folder: Path) -> SharedModel:
 
 def facts_of(folder: Path) -> Facts:
     """What must be equal on all ranks: versions, the configuration, and each weight's name, shape, type and first bytes."""
-    digest, headers = hashlib.sha256(), read_headers(folder)
-    offsets = {file: data_offsets(file) for file in {one.file for one in headers.values()}}
-    for name, one in sorted(headers.items()):
-        digest.update(f"{name} {one.shape} {one.dtype}\n".encode())
-        with one.file.open("rb") as opened:
-            opened.seek(offsets[one.file][one.name])
-            digest.update(opened.read(min(SAMPLED, math.prod(one.shape) * ITEM_BYTES.get(one.dtype, 1))))
     config = hashlib.sha256((folder / "config.json").read_bytes())
     return {
         "the version of mlx_diffucoder": __version__,
         "the version of MLX": version("mlx"),
         "the hash of config.json": config.hexdigest()[:16],
-        "the hash of the weights": digest.hexdigest()[:16],
+        "the hash of the weights": files_digest(folder)[:16],
     }
 
 

@@ -1,5 +1,6 @@
 """The files of a checkpoint's weights: which there are, and what their headers say."""
 
+import hashlib
 import json
 import math
 import os
@@ -20,7 +21,7 @@ ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapters.safetensors")
 """The weights of an adapter, as PEFT and as mlx-lm name them."""
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U8": 1}
 """The types of weights that this program reads."""
-SAMPLED = 64  # bytes of each weight that are compared where two files hold it
+SAMPLED = 64  # bytes of each weight that are compared where two files, or two machines, hold it
 PIECE = 2**24  # bytes that are compared at once
 NUMBERED = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -76,6 +77,22 @@ def data_offsets(file: Path) -> dict[str, int]:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(length))
     return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+
+
+def files_digest(folder: Path) -> str:
+    """A hash of each weight's name, shape, type and first bytes, as the files of a folder have them. Nothing else is read.
+
+    Raises:
+        CheckpointError: as `read_headers`.
+    """
+    digest, headers = hashlib.sha256(), read_headers(folder)
+    offsets = {file: data_offsets(file) for file in {one.file for one in headers.values()}}
+    for name, one in sorted(headers.items()):
+        digest.update(f"{name} {one.shape} {one.dtype}\n".encode())
+        with one.file.open("rb") as opened:
+            opened.seek(offsets[one.file][one.name])
+            digest.update(opened.read(min(SAMPLED, math.prod(one.shape) * ITEM_BYTES.get(one.dtype, 1))))
+    return digest.hexdigest()
 
 
 def same_bytes(one: StoredWeight | None, other: StoredWeight | None, most: int | None = None) -> bool:

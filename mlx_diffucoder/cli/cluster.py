@@ -9,6 +9,7 @@ import typer
 
 from ..errors import ClusterError, ConfigError
 from ..formatting import format_bytes
+from ..ranks import rank
 from . import options
 from .command import Command, examples
 from .terminal import note, put, put_json
@@ -96,7 +97,7 @@ def machines_of(given: Mapping[str, Any]) -> "Iterator[Machines | None]":
         given: a command's parameters.
 
     Raises:
-        ConfigError: `--trace` is given, too.
+        ConfigError: `--trace` is given, too, or `mlx.launch` started several processes.
         ClusterError: as `open_machines`.
     """
     if given["cluster"] is None or given.get("samples"):
@@ -104,6 +105,8 @@ def machines_of(given: Mapping[str, Any]) -> "Iterator[Machines | None]":
         return
     if given.get("trace"):
         raise ConfigError("--trace writes on the machine that answers; remove it, or --cluster", field="--trace")
+    if rank() is not None:
+        raise ConfigError("--cluster is for one process; remove it, or start the command without mlx.launch", field="--cluster")
     from ..cluster.machines import open_machines
     from .progress import waiting
 

@@ -1,6 +1,7 @@
 """`diffucode compare`: compare checkpoints with a base on the same masked canvases."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from ..config import PRESETS, GenerationConfig
 from ..errors import CheckpointError, ConfigError, ExecutionError
 from ..formatting import format_bytes
 from . import options
+from .cluster import Cluster, machines_of
 from .command import Command, examples
 from .terminal import cell, put_json
 
@@ -74,6 +76,7 @@ def compare(
     seed: Seed = 0,
     dtype: options.Dtype = None,
     by_layer: ByLayer = None,
+    cluster: Cluster = None,
     revision: BaseRevision = None,
     refresh: options.Refresh = False,
     yes: options.Yes = False,
@@ -96,7 +99,7 @@ def compare(
 
 def _compare(context: typer.Context) -> int:
     given = context.params
-    tasks, picture, by_layer = given["tasks"], given["picture"], given["by_layer"]
+    tasks, picture = given["tasks"], given["picture"]
     config = GenerationConfig.preset(given["preset"], max_tokens=given["max_tokens"], seed=0)
     options.require_code_execution(given["allow_code_execution"] or not tasks, "--tasks")
     options.refuse_idle(context, "--tasks", ["sandbox", "max_tokens", "preset"], given=tasks is not None)
@@ -112,7 +115,7 @@ def _compare(context: typer.Context) -> int:
     tokenizer = checkpoints[0].tokenizer
     encoded = encode_samples(samples, tokenizer, min(one.config.max_position_embeddings for one in checkpoints))
     canvases = masked_canvases(encoded, tokenizer.mask_id, ratios=ratios, draws=given["draws"], seed=given["seed"])
-    rows = _rows(checkpoints, canvases, problems, config, by_layer, given["sandbox"])
+    rows = _rows(checkpoints, canvases, problems, config, given)
     try:  # what took minutes is not lost where one of the two cannot be written
         if given["as_json"]:
             used = {"texts": str(given["texts"] or "bundled"), **{name: given[name] for name in USED}}
@@ -168,21 +171,29 @@ def _rows(
     canvases: "list[Masked]",
     tasks: "list[Task]",
     config: GenerationConfig,
-    by_layer: bool | None,
-    sandbox: str,
+    given: dict[str, Any],
 ) -> "list[Row]":
     from ..evaluation.compare import compare as compare_checkpoints
-    from ..evaluation.quality import rows_of
+    from ..evaluation.quality import answers_of, rows_of
     from .progress import counting
 
     first, *rest = checkpoints
-    limits = options.limits_of({"sandbox": sandbox}) if tasks else None
+    limits = options.limits_of(given) if tasks else None
     if limits:
-        options.tell_sandbox(limits, {"sandbox": sandbox})
-    with counting("comparing", len(canvases) * len(checkpoints)) as advance:
-        comparisons = list(compare_checkpoints(first, rest, canvases, by_layer=by_layer, advance=advance))
-    with counting("answering", len(tasks) * len(checkpoints)) as advance:
-        return rows_of(checkpoints, comparisons, tasks, config, advance, limits)
+        options.tell_sandbox(limits, given)
+    with machines_of(given) as machines:
+        compared: Any = compare_checkpoints
+        answer = answers_of(tasks, config, limits) if tasks else None
+        if machines:
+            from ..cluster.compare import spread_answers, spread_compare
+            from ..cluster.evaluation import limits_there
+
+            compared = partial(spread_compare, machines)
+            answer = spread_answers(machines, tasks, config, limits_there(limits, given["sandbox"])) if limits else None
+        with counting("comparing", len(canvases) * len(checkpoints), machines or "") as advance:
+            comparisons = list(compared(first, rest, canvases, by_layer=given["by_layer"], advance=advance))
+        with counting("answering", len(tasks) * len(checkpoints), machines or "") as advance:
+            return rows_of(checkpoints, comparisons, answer, advance)
 
 
 def _report(rows: "list[Row]", texts: "list[Text]", canvases: "list[Masked]", used: dict[str, Any]) -> dict[str, Any]:

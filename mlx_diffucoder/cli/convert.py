@@ -2,8 +2,10 @@
 
 import json
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +14,13 @@ import typer
 from ..errors import HubError
 from ..formatting import format_bytes
 from . import options
+from .cluster import Cluster, machines_of
 from .command import Command, examples
 from .terminal import note, put
 
 if TYPE_CHECKING:
     from ..convert import ConvertConfig, Plan
+    from ..convert.calibrate import MakeProbe
     from ..hub import Download
 
 
@@ -71,6 +75,7 @@ def convert(
     quant_predicate: Predicate = None,
     target_bpw: TargetBits = None,
     calibrate: Calibrate = None,
+    cluster: Cluster = None,
     dequantize: Dequantize = False,
     adapter: options.Adapter = None,
     dtype: Dtype = None,
@@ -90,19 +95,36 @@ def convert(
 
     names = {one.name for one in fields(ConvertConfig)}
     config = ConvertConfig(**{name: value for name, value in context.params.items() if name in names})
+    options.refuse_idle(context, "--calibrate", ["cluster"], given=calibrate is not None)
     source = at_revision(source, revision)
-    if dry_run:
-        return _print_plan(source, config, refresh=refresh, as_json=as_json)
-    return _convert(source, out, config, refresh=refresh, upload=upload, as_json=as_json)
+    with _probes(source, context.params) as probe:
+        if dry_run:
+            return _print_plan(source, config, probe, refresh=refresh, as_json=as_json)
+        return _convert(source, config, probe, context.params)
 
 
-def _convert(source: str, out: Path, config: "ConvertConfig", *, refresh: bool, upload: str | None, as_json: bool) -> int:
+@contextmanager
+def _probes(source: str, given: dict[str, Any]) -> "Iterator[MakeProbe]":
+    """What measures layers: this machine, or those of a cluster."""
+    with machines_of(given) as machines:
+        if machines is None:
+            from ..convert.sensitivity import Probe
+
+            yield Probe
+        else:
+            from ..cluster.calibration import SpreadProbe
+
+            yield partial(SpreadProbe, machines=machines, name=source, adapter=given["adapter"])
+
+
+def _convert(source: str, config: "ConvertConfig", probe: "MakeProbe", given: dict[str, Any]) -> int:
     from ..convert import Plan, upload_folder
     from ..convert import convert as convert_checkpoint
     from ..convert.hub import check_upload
     from .model_option import check_download, show_hub_bars
     from .progress import Converting
 
+    upload = given["upload"]
     if upload is not None:
         check_upload(upload)
     began, plans = time.perf_counter(), list[Plan]()
@@ -115,14 +137,15 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, refresh: bool, 
     with Converting() as bars:
         folder = convert_checkpoint(
             source,
-            out,
+            given["out"],
             config,
-            refresh=refresh,
+            refresh=given["refresh"],
             before_download=lambda what: check_download(what, yes=True, ask=False),
             downloading=bars.download,
             before_writing=before_writing,
             measuring=bars.tell,
             progress=bars.advance,
+            probe=probe,
             run_as=upload or "PATH-OR-ID",
         )
     seconds = time.perf_counter() - began
@@ -139,16 +162,16 @@ def _convert(source: str, out: Path, config: "ConvertConfig", *, refresh: bool, 
         address = upload_folder(folder, upload)
         note(f"uploaded to {address}")
     result: dict[str, Any] = {"out": str(folder), "seconds": seconds, "uploaded": address, **plans[0].to_dict()}
-    put(json.dumps(result) if as_json else folder)
+    put(json.dumps(result) if given["as_json"] else folder)
     return 0
 
 
-def _print_plan(source: str, config: "ConvertConfig", *, refresh: bool, as_json: bool) -> int:
+def _print_plan(source: str, config: "ConvertConfig", probe: "MakeProbe", *, refresh: bool, as_json: bool) -> int:
     from ..convert import make_plan
     from .progress import measuring
 
     with measuring() if config.calibrate else nullcontext() as tell:
-        plan = make_plan(source, config, refresh=refresh, before_download=_refuse_download, measuring=tell)
+        plan = make_plan(source, config, refresh=refresh, before_download=_refuse_download, measuring=tell, probe=probe)
     if as_json:
         put(json.dumps(plan.to_dict()))
         return 0

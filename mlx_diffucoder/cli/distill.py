@@ -7,6 +7,7 @@ import typer
 
 from ..training.settings import TrainSettings
 from . import options
+from .cluster import Cluster, machines_of
 from .command import Command, examples
 from .terminal import note
 from .train import (
@@ -66,6 +67,7 @@ def distill(
     untested: Untested = False,
     allow_code_execution: options.AllowCodeExecution = False,
     sandbox: options.Sandbox = "auto",
+    cluster: Cluster = None,
     model: options.Model = None,
     gated: Gated = True,
     rank: Rank = 16,
@@ -130,9 +132,13 @@ def _distill(context: typer.Context) -> int:
     options.tell_sandbox(limits, given)
 
     def prepare(trainer: Any) -> None:
-        with counting("answering", method.asked) as advance:
-            begun = trainer.progress.step > 0
-            right = method.prepare(given["out"] / FILE, begun=begun, advance=advance)
+        how: dict[str, Any] = {"begun": trainer.progress.step > 0}
+        with machines_of(given) as machines, counting("answering", method.asked, machines or "") as advance:
+            if machines:
+                from ..cluster.training import spread_answers
+
+                how["answer"] = spread_answers(machines, learner, limits, given["sandbox"])
+            right = method.prepare(given["out"] / FILE, advance=advance, **how)
         note(f"{right} of {len(prompts)} answers are right, and are learned from")
 
     def report() -> dict[str, Any]:

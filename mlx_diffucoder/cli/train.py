@@ -10,6 +10,7 @@ import typer
 
 from ..training.settings import GrpoSettings, TrainSettings
 from . import options
+from .cluster import Cluster, machines_of
 from .command import Command, Group, examples, refuse_options
 from .terminal import note, put, stop_signals
 
@@ -183,6 +184,7 @@ def grpo(
     valid: ValidTasks = None,
     allow_code_execution: options.AllowCodeExecution = False,
     sandbox: options.Sandbox = "auto",
+    cluster: Cluster = None,
     model: options.Model = None,
     tune: GrpoTune = "lora",
     rank: Rank = 8,
@@ -232,31 +234,33 @@ def _train_grpo(context: typer.Context) -> int:
     given = context.params
     options.require_code_execution(given["allow_code_execution"], "train grpo")
     settings = _settings(context)  # before anything is read
+    from ..cluster.training import spread_rollouts
     from ..training.grpo import GrpoPlan
     from ..training.grpo_job import grpo_job, read_prompts, steps_of
     from .model_option import open_learner
 
-    usual = {name: given[name] for name in ("temperature", "max_tokens")}
     plan = GrpoPlan(
         grpo=GrpoSettings(**{one.name: given[one.name] for one in fields(GrpoSettings)}),
-        decoding=options.decoding_config(context, usual, ANSWERS),
+        decoding=options.decoding_config(context, {name: given[name] for name in ("temperature", "max_tokens")}, ANSWERS),
         limits=options.limits_of(given),
     )
     learner = open_learner(given)
     tasks, held_out = (read_prompts(file, learner, plan.decoding) if file else [] for file in (given["data"], given["valid"]))
     settings = replace(settings, steps=given["steps"] or steps_of(plan, len(tasks), given["epochs"] or 1))
-    job = grpo_job(learner, settings, plan, tasks, held_out, gradient_checkpointing=given["gradient_checkpointing"])
-    options.tell_sandbox(plan.limits, given)
-    return start(job, given)
+    with machines_of(given) as machines:
+        rollouts = spread_rollouts(machines, learner, plan.limits, given["sandbox"])
+        less = given["gradient_checkpointing"]
+        job = grpo_job(learner, settings, plan, tasks, held_out, gradient_checkpointing=less, roll_out=rollouts)
+        options.tell_sandbox(plan.limits, given)
+        return start(job, given)
 
 
 def _settings(context: typer.Context) -> TrainSettings:
     given = context.params
     tune, scratch = given["tune"], given.get("from_scratch") is not None and given["tokenizer"] is not None
     options.refuse_idle(context, "--valid", ["patience", "eval_every"], given=given["valid"] is not None)
-    options.refuse_idle(
-        context, "--tune lora or dora", ["rank", "scale", "dropout", "layers"], given=tune != "full" and not scratch
-    )
+    adapters = tune != "full" and not scratch
+    options.refuse_idle(context, "--tune lora or dora", ["rank", "scale", "dropout", "layers"], given=adapters)
     options.refuse_idle(context, "a trained model", ["model", "revision", "refresh"], given=not scratch)
     return TrainSettings.of_options(given)
 

@@ -44,10 +44,25 @@ def spread(
 
     def results(config: GenerationConfig, done: Collection[tuple[str, int]]) -> Iterator[Result]:
         wanted = [(task, sample) for task in tasks for sample in range(samples) if (task.id, sample) not in done]
-        calls = [partial(_result, ref, config, limits, task, sample) for task, sample in wanted]
-        return (result for _, result in machines.results(calls))
+        return results_of(machines, ref, config, limits, wanted)
 
     return {name: replace(answers, results=partial(results, configs[name])) for name, answers in runs.items()}
+
+
+def results_of(
+    machines: Machines,
+    ref: ModelRef,
+    config: GenerationConfig,
+    limits: Mapping[str, Any],
+    wanted: Sequence[tuple[Task, int]],
+) -> Iterator[Result]:
+    """The results of a model's answers, in any order.
+
+    Args:
+        wanted: tasks, with the index of an answer.
+    """
+    calls = [partial(_result, ref, config, limits, task, sample) for task, sample in wanted]
+    return (result for _, result in machines.results(calls))
 
 
 def limits_there(limits: Limits, sandbox: str) -> dict[str, Any]:

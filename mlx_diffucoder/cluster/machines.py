@@ -1,5 +1,6 @@
 """The machines of a run: Dask's scheduler and client here, its workers there, and the tasks that are spread over them."""
 
+import hashlib
 import logging
 import re
 import time
@@ -23,6 +24,8 @@ STALL = 30.0
 """Seconds without a sign of life after which a worker's tasks go to the others. Dask's least is 5."""
 POLL = 1.0
 """Seconds between two looks at which workers are there."""
+SHARED = "diffucode"
+"""What `Machines.share` gives is kept by the scheduler under this name."""
 
 Call = Callable[[], Any]
 
@@ -38,6 +41,7 @@ class Machines:
         self.counts = Counter[str](self._names(client).values())
         self.counts.subtract(list(self.counts.elements()))
         self._client, self._say, self._there = client, say, self._names(client)
+        self._shared = ""
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {count}" for name, count in self.counts.items())
@@ -74,6 +78,19 @@ class Machines:
             with suppress(Exception):  # the scheduler may be gone
                 self._client.cancel(list(waiting.values()), force=True)
 
+    def share(self, data: bytes) -> str:
+        """Give every worker bytes, which a task gets by their digest from `shared`. What was given before is dropped.
+
+        They come from the scheduler, not from other workers, which cannot always be reached.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        for name, value in ((self._shared, None), (digest, data)):
+            if name:
+                with _scheduler_there():
+                    self._client.set_metadata([SHARED, name], value)
+        self._shared = digest
+        return digest
+
     def _result(self, future: "Future[Any]", done: "SimpleQueue[Future[Any]]") -> Any:
         """What a task returned. A worker that dies before it has sent that does the task again elsewhere."""
         from distributed import CancelledError
@@ -91,10 +108,8 @@ class Machines:
 
     def _look(self, *, waiting: bool) -> None:
         """Tell which machines are gone since the last look. It is an error if none is left while tasks wait."""
-        try:
+        with _scheduler_there():
             now = self._names(self._client)
-        except OSError:
-            raise ClusterError("the scheduler of the cluster has ended; run the same command again to continue") from None
         for address, name in self._there.items():
             if address not in now:
                 self._say(f"{name} no longer answers; its tasks go to the other machines")
@@ -106,6 +121,26 @@ class Machines:
     def _names(client: "Client") -> dict[str, str]:
         """The name of each worker, by its address."""
         return {address: str(one["name"]) for address, one in client.scheduler_info()["workers"].items()}
+
+
+@contextmanager
+def _scheduler_there() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise ClusterError("the scheduler of the cluster has ended; run the same command again to continue") from None
+
+
+def shared(digest: str) -> bytes:
+    """On a worker, the bytes that the first machine gave to `Machines.share`."""
+    from distributed import get_worker
+    from distributed.utils import sync
+
+    worker = get_worker()
+    data = sync(worker.loop, worker.scheduler.get_metadata, keys=[SHARED, digest], default=None)
+    if data is None:
+        raise ClusterError("the first machine does not give its weights any more")
+    return bytes(data)
 
 
 class _Sent:

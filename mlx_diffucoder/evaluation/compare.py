@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from ..checkpoint import build, shards
 from ..divergence.forwards import Outputs, outputs, outputs_by_layer
-from ..divergence.kl import Divergence, NotANumber, readings
+from ..divergence.kl import Divergence, NotANumber, Reading, readings
 from ..divergence.masking import Masked
 from ..errors import CheckpointError
 from ..forbidden import forbidden_ids
@@ -109,6 +109,15 @@ class Comparison:
     by_ratio: dict[float, Divergence]
     overall: Divergence
 
+    @classmethod
+    def of(cls, every: Sequence[Reading]) -> Self:
+        """The means of at least one reading."""
+        ratios = sorted({reading.canvas.ratio for reading in every})
+        return cls(
+            by_ratio={ratio: Divergence.of([one for one in every if one.canvas.ratio == ratio]) for ratio in ratios},
+            overall=Divergence.of(every),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; its ratios are strings."""
         return {**asdict(self.overall), "by_ratio": {f"{ratio:g}": asdict(one) for ratio, one in self.by_ratio.items()}}
@@ -122,7 +131,19 @@ def compare(
     by_layer: bool | None = None,
     advance: Advance | None = None,
 ) -> Iterator[Comparison]:
-    """Compare each of `others` with `base`, in turn.
+    """Compare each of `others` with `base`, in turn. The arguments and errors are those of `readings_of`."""
+    return map(Comparison.of, readings_of(base, others, canvases, by_layer=by_layer, advance=advance))
+
+
+def readings_of(
+    base: Checkpoint,
+    others: Sequence[Checkpoint],
+    canvases: Sequence[Masked],
+    *,
+    by_layer: bool | None = None,
+    advance: Advance | None = None,
+) -> Iterator[list[Reading]]:
+    """Readings of each of `others` against `base`, in turn.
 
     Of the base only its rows at masked positions and its head are kept, so two models are never in memory at once.
 
@@ -144,11 +165,7 @@ def compare(
                 f"{(base if error.reference else other).name}: the model's output is not a number: its weights are damaged, or"
                 " their range is too wide for float16 (try --dtype float32)"
             ) from None
-        ratios = sorted({canvas.ratio for canvas in canvases})
-        yield Comparison(
-            by_ratio={ratio: Divergence.of([one for one in every if one.canvas.ratio == ratio]) for ratio in ratios},
-            overall=Divergence.of(every),
-        )
+        yield every
         del found, every  # before the next model is read
 
 

@@ -1,6 +1,6 @@
 """The quality of checkpoints against their size: a row of numbers for each, and a picture of all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from ..plotting import check_plot, plotter, save_plot
 from ..tasks import Task
 from .compare import Checkpoint, Comparison
 from .execute import Limits
-from .run import evaluate
+from .run import Result, evaluate
 from .summary import Summary
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -45,39 +45,38 @@ class Row:
 def rows_of(
     checkpoints: Sequence[Checkpoint],
     comparisons: Sequence[Comparison],
-    tasks: Sequence[Task],
-    config: GenerationConfig,
+    answer: Callable[[Checkpoint], Iterator[Result]] | None,
     advance: Callable[[float], None],
-    limits: Limits | None = None,
 ) -> list[Row]:
-    """A row for each checkpoint, the base first. Each answers the tasks, if there are any.
+    """A row for each checkpoint, the base first.
 
     Args:
         comparisons: of all checkpoints but the first.
+        answer: gives the results of a checkpoint's answers to tasks; None without tasks.
         advance: called with 1 after each answer.
-        limits: of the programs.
     """
     names = [one.name for one in checkpoints]
     short = [Path(name).name or name for name in names]
     labels = short if len(set(short)) == len(short) else names
-    passed = (_pass_at_1(one, tasks, config, advance, limits) if tasks else (None, None) for one in checkpoints)
+    passed = (_pass_at_1(answer(one), advance) if answer else (None, None) for one in checkpoints)
     rows = zip(checkpoints, labels, [None, *comparisons], passed, strict=True)
     return [Row(one, label, comparison, *scores) for one, label, comparison, scores in rows]
 
 
-def _pass_at_1(
-    checkpoint: Checkpoint,
-    tasks: Sequence[Task],
-    config: GenerationConfig,
-    advance: Callable[[float], None],
-    limits: Limits | None,
-) -> tuple[float | None, tuple[float, float] | None]:
+def _pass_at_1(coming: Iterator[Result], advance: Callable[[float], None]) -> tuple[float | None, tuple[float, float] | None]:
     results = []
-    for result in evaluate(checkpoint.open(), checkpoint.tokenizer, tasks, config, limits=limits):
+    for result in coming:
         results.append(result)
         advance(1)
     summary = Summary.of(results)
     return summary.pass_at[1], summary.interval
+
+
+def answers_of(
+    tasks: Sequence[Task], config: GenerationConfig, limits: Limits | None
+) -> Callable[[Checkpoint], Iterator[Result]]:
+    """The results of a checkpoint's answers to tasks, as `evaluate` gives them."""
+    return lambda one: evaluate(one.open(), one.tokenizer, tasks, config, limits=limits)
 
 
 def check_picture(path: Path) -> Any:

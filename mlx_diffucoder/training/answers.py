@@ -37,6 +37,11 @@ JUDGES = Path(__file__).parents[2] / "bench" / "tasks"
 PUBLISHED = ("HumanEval/", "HumanEval_", "Mbpp/")
 """What the `task_id` of published benchmarks begins with."""
 
+Batch = Sequence[tuple[str, Prompt]]
+"""Prompts, each with its key in the file."""
+Rows = list[dict[str, Any]]
+"""Lines of the file."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class OwnAnswer(Text):
@@ -94,6 +99,7 @@ def own_answers(
     base: str,
     together: int,
     begun: bool = False,
+    answer: "AnswerBatches | None" = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[dict[str, Any]]:
     """The lines of the file for these prompts, in their order: the model's answers, and whether they are right.
@@ -104,6 +110,7 @@ def own_answers(
         base: identifies the model.
         together: prompts answered in one batch.
         begun: whether training has begun, so that the model is another now.
+        answer: writes and tests the answers; by default `answer_here`.
         advance: called with the number of prompts that are done.
 
     Raises:
@@ -116,24 +123,31 @@ def own_answers(
     left = [(key, prompt) for key, prompt in zip(keys, prompts, strict=True) if key not in kept]
     if left and begun:
         raise TrainError(f"{file}: lacks answers that the run has learned from; start it again with another --out")
-    for some in (left[at : at + together] for at in range(0, len(left), together)):
+    batches = [left[at : at + together] for at in range(0, len(left), together)]
+    for rows in (answer or answer_here)(model, tokenizer, batches, decoding, limits):
         with file.open("a", encoding="utf-8") as lines:
-            for row in _answered(model, tokenizer, some, decoding, limits):
-                lines.write(json.dumps(row) + "\n")
-                kept[row["key"]] = row
-        advance(len(some))
+            lines.writelines(json.dumps(row) + "\n" for row in rows)
+        kept |= {row["key"]: row for row in rows}
+        advance(len(rows))
         mx.clear_cache()
     return [kept[key] for key in keys]
 
 
+def answer_here(
+    model: DiffusionModel, tokenizer: Tokenizer, batches: Sequence[Batch], decoding: GenerationConfig, limits: Limits
+) -> Iterator[Rows]:
+    """The lines of the file for each batch of prompts, which are answered together. Raises `ExecutionError` as `rewards_of`."""
+    for batch in batches:
+        yield list(_answered(model, tokenizer, batch, decoding, limits))
+
+
+AnswerBatches = Callable[[DiffusionModel, Tokenizer, Sequence[Batch], GenerationConfig, Limits], Iterator[Rows]]
+"""As `answer_here`; the batches may come in any order."""
+
+
 def _answered(
-    model: DiffusionModel,
-    tokenizer: Tokenizer,
-    some: Sequence[tuple[str, Prompt]],
-    decoding: GenerationConfig,
-    limits: Limits,
+    model: DiffusionModel, tokenizer: Tokenizer, some: Batch, decoding: GenerationConfig, limits: Limits
 ) -> Iterator[dict[str, Any]]:
-    """The lines of the file for some prompts, answered in one batch."""
     committed: list[list[int]] = [[] for _ in some]
     for last in stream_batch(model, tokenizer, [prompt.ids for _, prompt in some], decoding):
         for own, step in zip(committed, last, strict=True):

@@ -24,7 +24,7 @@ from ..tokenizer import Tokenizer
 from .coupled import CANVASES, Answers, Pair, Questions, clipped_loss, leave_one_out, log_pi
 from .parallel import launched
 from .recompute import computed_once
-from .rollouts import rewards_of, shared, write
+from .rollouts import RollOut, roll_out, shared
 from .settings import GrpoSettings, TrainSettings
 from .state import ROUND
 from .trainer import Arrays, Method
@@ -92,13 +92,20 @@ class CoupledGrpo(Method):
     Args:
         prompts: the prompts, already checked to fit.
         reference: the trainable weights of the reference model, if the objective has a KL term.
+        roll_out: writes the answers and rewards them.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], tokenizer: Tokenizer, plan: GrpoPlan, settings: TrainSettings, reference: Any = None
+        self,
+        prompts: Sequence[Prompt],
+        tokenizer: Tokenizer,
+        plan: GrpoPlan,
+        settings: TrainSettings,
+        reference: Any = None,
+        roll_out: RollOut = roll_out,
     ):
         self._prompts, self._tokenizer, self._plan, self._settings = prompts, tokenizer, plan, plan.grpo
-        self._seed, self._reference = settings.seed, reference
+        self._seed, self._reference, self._roll_out = settings.seed, reference, roll_out
         self._answers_together = max(1, settings.batch_size // CANVASES)
         self._round: Round | None = None
         self._told: list[dict[str, float]] = []
@@ -132,14 +139,11 @@ class CoupledGrpo(Method):
         """Generate a round's answers, run them, and score them if later steps need it."""
         chosen = [self._prompts[index] for index in self._chosen(number)]
         own = launched().own(list(enumerate(chosen)))
+        asked = [(prompt.task, prompt.ids, self._seeded(number, place)) for place, prompt in own]
         with computed_once(model):
-            mine = [
-                write(model, self._tokenizer, prompt.ids, self._settings.group, self._seeded(number, place))
-                for place, prompt in own
-            ]
+            mine, rewards = self._roll_out(model, self._tokenizer, asked, self._settings.group, self._plan.limits)
         self.forwarded += sum(one.positions for one in mine)
-        pairs = [(prompt.task, text) for (_, prompt), one in zip(own, mine, strict=True) for text in one.texts]
-        written, earned = shared([one.answers for one in mine], rewards_of(pairs, self._plan.limits))
+        written, earned = shared([one.answers for one in mine], rewards)
         values = np.array([one.value(self._settings.format_reward) for one in earned]).reshape(len(chosen), -1)
         advantages = [leave_one_out(group) for group in values]
         self._told.append(

@@ -18,6 +18,7 @@ from .job import Job, digest
 from .learners import Learner
 from .memory import FLOAT, LOGITS, Memory, memory_to_train
 from .recompute import HEAD_ROWS, computed_once, recompute_layers, recomputes
+from .rollouts import RollOut, roll_out
 from .settings import TrainSettings
 from .trainer import Evaluate, make_optimizer, streams
 
@@ -30,12 +31,14 @@ def grpo_job(
     valid: Sequence[Prompt] = (),
     *,
     gradient_checkpointing: bool = False,
+    roll_out: RollOut = roll_out,
 ) -> Job:
     """A run of coupled-GRPO.
 
     Args:
         train: the tasks to answer.
         valid: the tasks to evaluate on; the measure is the share not solved at temperature 0.
+        roll_out: as for `CoupledGrpo`.
     """
     model, grpo, held_out = learner.model, plan.grpo, [prompt.task for prompt in valid]
     if gradient_checkpointing:
@@ -43,7 +46,7 @@ def grpo_job(
 
     def method() -> CoupledGrpo:
         reference = model.trainable_parameters() if grpo.kl else None
-        return CoupledGrpo(train, learner.tokenizer, plan, settings, reference)
+        return CoupledGrpo(train, learner.tokenizer, plan, settings, reference, roll_out)
 
     return Job(
         learner=learner,

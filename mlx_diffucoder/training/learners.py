@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class Learner:
         identity: the initial model and the way it is trained, JSON-ready.
         write: writes the trained weights into a folder that can be loaded.
         read: reads them again.
+        made: the name, the tuning and the seed that it was made with from a checkpoint; None for random weights.
     """
 
     model: DiffusionModel
@@ -86,6 +87,7 @@ class Learner:
     identity: dict[str, Any]
     write: Callable[[Path, nn.Module], None]
     read: Callable[[Path], Any]
+    made: "tuple[str, Tuning, int] | None" = None
 
 
 def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unread: bool = False) -> Learner:
@@ -115,7 +117,7 @@ def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unrea
     identity = {"base": base["weights"], "tune": tuning.tune, "dtype": _dtype_of(model)}
     if tuning.tune == "full":
         model.unfreeze()
-        return _whole(model, tokenizer, identity, raw, folder)
+        return replace(_whole(model, tokenizer, identity, raw, folder), made=(name, tuning, seed))
     config = add_adapters(model, tuning, seed)
     identity |= {"num_layers": config["num_layers"], **config["lora_parameters"]} | ({"gated": True} if tuning.gated else {})
     return Learner(
@@ -124,6 +126,7 @@ def from_checkpoint(folder: Path, name: str, tuning: Tuning, seed: int, *, unrea
         identity,
         write=partial(_write_adapter, config={**config, "model": name, BASE: base}),
         read=lambda kept: _read_weights(model, kept / WEIGHTS),
+        made=(name, tuning, seed),
     )
 
 

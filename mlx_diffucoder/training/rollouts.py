@@ -7,7 +7,7 @@ earns a little if it is well formed: it has ended, and its code is Python that d
 import ast
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -60,6 +60,22 @@ def write(model: DiffusionModel, tokenizer: Tokenizer, prompt: Sequence[int], co
     padding = np.arange(tokens.shape[1]) >= len(prompt) + lengths[:, None]
     tokens = np.where(padding, np.int32(tokenizer.pad_id), tokens)
     return Written(Answers(tokens, len(prompt), lengths), texts, sum(step.positions for step in last))
+
+
+Asked = tuple[Task, Sequence[int], GenerationConfig]
+"""A task, its prompt in ids, and how to answer it."""
+
+
+def roll_out(
+    model: DiffusionModel, tokenizer: Tokenizer, asked: Sequence[Asked], count: int, limits: Limits
+) -> tuple[list[Written], list[Reward]]:
+    """`count` answers to each prompt, and the reward of each answer. Raises as `write` and `rewards_of`."""
+    written = [write(model, tokenizer, ids, count, config) for _, ids, config in asked]
+    pairs = [(task, text) for (task, *_), one in zip(asked, written, strict=True) for text in one.texts]
+    return written, rewards_of(pairs, limits)
+
+
+RollOut = Callable[[DiffusionModel, Tokenizer, Sequence[Asked], int, Limits], tuple[list[Written], list[Reward]]]
 
 
 def rewards_of(answers: Sequence[tuple[Task, Answer]], limits: Limits) -> list[Reward]:

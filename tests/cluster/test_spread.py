@@ -7,15 +7,38 @@ import socket
 import ssl
 import subprocess
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mlx.utils import tree_map
 
 from mlx_diffucoder.cluster import machines as machines_module
+from mlx_diffucoder.cluster import training
+from mlx_diffucoder.cluster.calibration import SpreadProbe
+from mlx_diffucoder.cluster.compare import spread_compare
 from mlx_diffucoder.cluster.hostfile import read_hosts
 from mlx_diffucoder.cluster.machines import open_machines
-from mlx_diffucoder.errors import ClusterError
+from mlx_diffucoder.cluster.training import spread_answers as spread_own_answers
+from mlx_diffucoder.cluster.training import spread_rollouts
+from mlx_diffucoder.config import GenerationConfig
+from mlx_diffucoder.convert import ConvertConfig, calibrate, convert
+from mlx_diffucoder.convert.calibrate import Calibrator
+from mlx_diffucoder.convert.sensitivity import Probe
+from mlx_diffucoder.data import Text
+from mlx_diffucoder.divergence.masking import masked_canvases
+from mlx_diffucoder.errors import ClusterError, ConfigError
+from mlx_diffucoder.evaluation import Limits
+from mlx_diffucoder.evaluation.compare import Checkpoint, compare
+from mlx_diffucoder.generation import prompt_ids
+from mlx_diffucoder.tasks import Task
+from mlx_diffucoder.tokenizer import Tokenizer
+from mlx_diffucoder.training.answers import answer_here
+from mlx_diffucoder.training.grpo import Prompt
+from mlx_diffucoder.training.learners import Tuning, from_checkpoint
+from mlx_diffucoder.training.rollouts import roll_out
 
 from ..cli.command import COMMAND, diffucode, environment
 from ..cli.test_eval import results
@@ -26,6 +49,7 @@ from .test_hostfile import hostfile, script
 pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")
 pytestmark = pytest.mark.slow
+BASE, DECODING = DATA / "dream-b", GenerationConfig(max_tokens=8)
 EVAL = ("eval", FUNCTIONS, "-m", DATA / "dream-b", "--max-tokens", "16", "--preset", "exact", "-n", "5", "--temp", "1")
 EVAL += ("--dtype", "float32", "--limit", "2", "--sandbox", "off", "--allow-code-execution")
 
@@ -129,6 +153,74 @@ def test_nothing_listens_beyond_loopback_without_a_key_of_this_run(opened):
 def test_a_task_that_cannot_be_done_names_its_machine(opened):
     with pytest.raises(ClusterError, match=r"^(127.0.0.1|mac2): /nowhere"):
         list(opened[0].results([partial(read_hosts, Path("/nowhere"))]))
+
+
+@pytest.fixture(scope="module")
+def learner():
+    return from_checkpoint(BASE, str(BASE), Tuning(tune="lora", rank=2, dtype="float32"), 0)
+
+
+def prompts(learner, count):
+    tasks = [Task(id=str(i), where="", prompt=f"Add {i}.", tests="assert True\n") for i in range(count)]
+    return [Prompt(task, prompt_ids(learner.model, learner.tokenizer, task.prompt, DECODING)) for task in tasks]
+
+
+def test_own_answers_to_distil_are_those_of_one_process(opened, learner):
+    batches = [[(prompt.task.id, prompt)] for prompt in prompts(learner, 3)]
+    given = (learner.model, learner.tokenizer, batches, DECODING, Limits(sandbox="off"))
+    spread = spread_own_answers(opened[0], learner, Limits(sandbox="off"), "off")(*given)
+    assert sorted(spread, key=str) == sorted(answer_here(*given), key=str)
+
+
+def test_rollouts_are_those_of_one_process_with_the_weights_of_their_round(opened, learner):
+    config = replace(DECODING, temperature=1.0)
+    asked = [(prompt.task, prompt.ids, replace(config, seed=seed)) for seed, prompt in enumerate(prompts(learner, 3))]
+    spread = spread_rollouts(opened[0], learner, Limits(sandbox="off"), "off")
+    rounds = []
+    for _ in range(2):
+        given = (learner.model, learner.tokenizer, asked, 2, Limits(sandbox="off"))
+        (one, rewards), (other, others) = roll_out(*given), spread(*given)
+        rounds.append([written.answers.tokens.tolist() for written in one])
+        assert rounds[-1] == [written.answers.tokens.tolist() for written in other]
+        assert rewards == others
+        learner.model.update(tree_map(lambda array: array + 0.1, learner.model.trainable_parameters()))
+    assert rounds[0] != rounds[1]
+
+
+def test_trained_weights_that_are_too_large_to_send_are_refused(opened, learner, monkeypatch):
+    monkeypatch.setattr(training, "LARGEST", 1000)
+    with pytest.raises(ConfigError, match=r"^--cluster would send .* in every round, and .* is the most; train an adapter"):
+        spread_rollouts(opened[0], learner, Limits(sandbox="off"), "off")
+
+
+def texts():
+    tokenizer = Tokenizer.load(BASE)
+    return tokenizer, [
+        Text(np.array(tokenizer.encode("Add 1.")), np.array(tokenizer.encode(f"y = {i}\n" * i))) for i in (1, 2, 3)
+    ]
+
+
+def test_compared_numbers_are_those_of_one_process(opened, tmp_path):
+    tokenizer, encoded = texts()
+    canvases = masked_canvases(encoded, tokenizer.mask_id)
+    convert(BASE, tmp_path / "q", ConvertConfig(quantize=True, q_group_size=32))
+    base, *others = (Checkpoint.of(str(one), one) for one in (BASE, tmp_path / "q"))
+    done = []
+    spread = list(spread_compare(opened[0], base, others, canvases, by_layer=None, advance=done.append))
+    assert spread == list(compare(base, others, canvases))
+    assert sum(done) == 2 * len(canvases)
+
+
+def test_calibrated_bits_are_those_of_one_process(opened, monkeypatch):
+    monkeypatch.setattr(calibrate, "TRIES", 2)
+    monkeypatch.setattr(calibrate, "BITS", (2, 4))
+    told = []
+    spread = partial(SpreadProbe, machines=opened[0], name=str(BASE))
+    one, other = (
+        Calibrator(BASE, *texts(), probe=probe, tell=lambda *said: told.append(said)).choose(6) for probe in (Probe, spread)
+    )
+    assert one == other
+    assert told[-1][0] == told[-1][1]
 
 
 def test_a_worker_that_stalls_is_replaced(opened):

@@ -12,7 +12,7 @@ from mlx_diffucoder.errors import TaskError, TrainError
 from mlx_diffucoder.evaluation import Limits
 from mlx_diffucoder.generation import Answer
 from mlx_diffucoder.tasks import read_tasks
-from mlx_diffucoder.training import grpo
+from mlx_diffucoder.training import grpo, rollouts
 from mlx_diffucoder.training.grpo import GrpoPlan
 from mlx_diffucoder.training.grpo_job import grpo_job, read_prompts
 from mlx_diffucoder.training.rollouts import Reward, is_formed, rewards_of
@@ -39,7 +39,9 @@ def tasks(tmp_path):
 @pytest.fixture(autouse=True)
 def rewarded(monkeypatch):
     """An untrained model passes nothing: here an answer passes that has an even number of characters."""
-    monkeypatch.setattr(grpo, "rewards_of", lambda answers, limits: [Reward(len(one.text) % 2 == 0, False) for _, one in answers])
+    monkeypatch.setattr(
+        rollouts, "rewards_of", lambda answers, limits: [Reward(len(one.text) % 2 == 0, False) for _, one in answers]
+    )
 
 
 def job_of(tasks, steps=6, gradient_checkpointing=False, batch_size=6, learning_rate=1e-2, **changes):
@@ -98,7 +100,7 @@ def test_before_anything_is_learnt_the_old_and_the_reference_log_pi_are_those_of
 
 
 def test_groups_whose_answers_all_earn_the_same_are_not_forwarded_but_for_a_kl(tasks, monkeypatch):
-    monkeypatch.setattr(grpo, "rewards_of", lambda answers, limits: [Reward(True, True) for _ in answers])
+    monkeypatch.setattr(rollouts, "rewards_of", lambda answers, limits: [Reward(True, True) for _ in answers])
     for kl, parts in ((0.0, 1), (0.1, 4)):
         job = job_of(tasks, kl=kl)
         method = job.method()
@@ -120,7 +122,7 @@ def test_how_many_are_forwarded_together_changes_no_gradient(tasks):
 def test_what_earns_more_becomes_more_probable(tmp_path, tasks, monkeypatch):
     """Answers with a digit earn; few have one at first, and nearly all in the end."""
     monkeypatch.setattr(
-        grpo, "rewards_of", lambda answers, limits: [Reward(any(map(str.isdigit, one.text)), False) for _, one in answers]
+        rollouts, "rewards_of", lambda answers, limits: [Reward(any(map(str.isdigit, one.text)), False) for _, one in answers]
     )
     seen = []
     run(
