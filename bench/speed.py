@@ -17,7 +17,8 @@ from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.decoding.windows.base import Forward, ForwardOutput, StepResult, Window, WindowState
 from mlx_diffucoder.device import synchronized
 from mlx_diffucoder.forbidden import forbidden_ids
-from mlx_diffucoder.models.transformer import DiffusionModel, LayerKV, PositionedKVCache
+from mlx_diffucoder.models.kv import LayerKV, PositionedKVCache
+from mlx_diffucoder.models.transformer import DiffusionModel
 
 from .ceilings import Ceilings
 from .decoders import canvas_of, rule_of

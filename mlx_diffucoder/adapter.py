@@ -55,12 +55,13 @@ def base_identity(model: DiffusionModel, name: str) -> dict[str, str]:
     return {"name": name, "weights": weights_digest(model)}
 
 
-def apply_adapter(model: DiffusionModel, folder: Path, base_name: str) -> None:
+def apply_adapter(model: DiffusionModel, folder: Path, base_name: str, digest: str | None = None) -> None:
     """Add an adapter's layers and weights to a model as it was loaded, before any cast.
 
     Args:
         folder: in mlx-lm's layout or PEFT's.
         base_name: the name of the model, which PEFT's configuration is compared with.
+        digest: the model's `weights_digest`; None reads the weights for it, if the adapter names one.
 
     Raises:
         CheckpointError: the folder is not an adapter, is damaged, or belongs to another model.
@@ -77,7 +78,7 @@ def apply_adapter(model: DiffusionModel, folder: Path, base_name: str) -> None:
     _check(config, folder / CONFIG)
     names = set(shapes_in(folder / WEIGHTS))
     base = config.get(BASE)
-    if isinstance(base, dict) and base.get("weights") != weights_digest(model):
+    if isinstance(base, dict) and base.get("weights") != (digest or weights_digest(model)):
         raise CheckpointError(f"{folder}: the adapter belongs to another model, {base.get('name')}; name that one with --model")
     from mlx_lm.tuner.utils import load_adapters
 

@@ -1,7 +1,9 @@
 """A checkpoint folder: its configuration and its weights, checked from the files' headers before any weight is read."""
 
 import hashlib
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,13 @@ from .models.weight_names import EMBEDDINGS, HEAD, unwrapped
 from .quantization import quantization_of, quantize_structure
 from .tokenizer_files import added_tokens
 from .weight_files import INDEX as INDEX
-from .weight_files import StoredWeight, instead, read_headers, same_bytes
+from .weight_files import ITEM_BYTES, StoredWeight, data_offsets, instead, read_headers, same_bytes
 from .weight_files import shards as shards
 
 DECODING = "diffucoder_decoding"
 """In the configuration of weights that were trained for a rule and a window: `{"rule": ..., "window": ...}`."""
 FLOATS = ("F32", "F16", "BF16")
+TYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "U8": mx.uint8}
 SAMPLED = 16  # elements of each weight in a digest
 
 
@@ -139,6 +142,17 @@ def weights_digest(model: DiffusionModel) -> str:
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {weight.shape} {weight.dtype}\n".encode())
         digest.update(np.array(weight.reshape(-1)[:SAMPLED].view(mx.uint8)).tobytes())
+    return digest.hexdigest()
+
+
+def stored_digest(stored: Mapping[str, StoredWeight]) -> str:
+    """The `weights_digest` of a model, from the files of its weights, by the network's names."""
+    digest, offsets = hashlib.sha256(), {file: data_offsets(file) for file in {one.file for one in stored.values()}}
+    for name, one in sorted(stored.items()):
+        digest.update(f"{name} {one.shape} {TYPES[one.dtype]}\n".encode())
+        with one.file.open("rb") as opened:
+            opened.seek(offsets[one.file][one.name])
+            digest.update(opened.read(min(SAMPLED, math.prod(one.shape)) * ITEM_BYTES[one.dtype]))
     return digest.hexdigest()
 
 

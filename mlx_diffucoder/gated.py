@@ -10,8 +10,9 @@ Source: gated LoRA for multi-token prediction (Samragh et al. 2025, arXiv 2507.1
 import mlx.core as mx
 from mlx_lm.tuner.lora import LoRALinear
 
+from .models.kv import Cache
 from .models.rotary import Positions
-from .models.transformer import Backbone, Cache, DiffusionModel
+from .models.transformer import Backbone, DiffusionModel
 
 
 class Gate:

@@ -214,7 +214,8 @@ def join(launch: Launch, facts: Facts | None, error: str = "") -> Link:
     Raises:
         RankError: rank 0 did not start, or does not want to begin.
     """
-    until = time.monotonic() + START
+    # Where this process cannot work, rank 0 may have ended for the same reason.
+    until = time.monotonic() + (START / 3 if error else START)
     while True:
         try:
             peer = socket.create_connection(launch.address, timeout=START)

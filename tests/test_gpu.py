@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import GenerationConfig, generate, load
-from mlx_diffucoder.models.transformer import PositionedKVCache
+from mlx_diffucoder.models.kv import PositionedKVCache
 
 pytestmark = pytest.mark.skipif(mx.default_device().type != mx.DeviceType.gpu, reason="MLX has no GPU here")
 

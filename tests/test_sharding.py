@@ -5,14 +5,22 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
+from mlx.utils import tree_flatten
 
 from mlx_diffucoder import load
+from mlx_diffucoder.checkpoint import build, stored_digest, weights_digest
+from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.loading import local_folder
+from mlx_diffucoder.models.sharded import axis_of
+from mlx_diffucoder.sharding import Plan
 
 from .cli.command import assert_one_line, diffucode
 from .ranks import COMMAND, ended, start, synthetic
+from .training.test_adapters import trained
 
 ASK = "Write f(s): return s reversed."
 LOGITS = """
@@ -21,29 +29,56 @@ import mlx.core as mx, numpy as np
 from pathlib import Path
 from mlx.utils import tree_flatten
 from mlx_diffucoder.ranks import rank
-from mlx_diffucoder.sharding import load_following, load_leading
-from mlx_diffucoder.models.sharded import SharedModel, follow
-folder, dtype, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-plain, found = SharedModel.logits, []
+from mlx_diffucoder.sharding import Plan, load_following, load_leading
+from mlx_diffucoder.models.transformer import DiffusionModel
+from mlx_diffucoder.models.sharded import follow
+plan, dtype, out = Plan(Path(sys.argv[1]), sys.argv[4]), sys.argv[2], Path(sys.argv[3])
+plain, found = DiffusionModel.logits, []
 def logits(self, *args):
     found.append(plain(self, *args))
     np.save(out / f"{rank()}.npy", np.array(found[-1].astype(mx.float32)))
     return found[-1]
-SharedModel.logits = logits
+DiffusionModel.logits = logits
 if rank():
-    follow(load_following(folder), [])
+    follow(load_following(lambda: plan), [])
 mx.random.seed(1)
-model, _ = load_leading("it", folder, dtype, check_memory=True)
+model, _ = load_leading("it", plan, dtype, check_memory=True)
 mx.eval(model(mx.arange(40)[None]))
 print(json.dumps([mx.get_peak_memory(), sum(one.nbytes for _, one in tree_flatten(model.parameters()))]))
-while len(list(out.glob("*.npy"))) < model.link.size:
+while plan.shard == "tensor" and len(list(out.glob("*.npy"))) < model.link.size:
     time.sleep(0.01)
 time.sleep(0.1)
 """
 
 
-def generate(*args):
-    return [*COMMAND, "generate", "--shard", "tensor", "--dtype", "float32", *args]
+WINDOWS = """
+import json, sys
+from pathlib import Path
+from mlx_diffucoder import GenerationConfig, load
+from mlx_diffucoder.decoding.windows.cache import AppendedKVCache
+from mlx_diffucoder.generation import generate_batch
+from mlx_diffucoder.infilling.fill import fill
+from mlx_diffucoder.loading import local_folder
+from mlx_diffucoder.models.sharded import follow
+from mlx_diffucoder.ranks import rank
+from mlx_diffucoder.sharding import Plan, load_following, load_leading
+plan = Plan(local_folder("pocket"), sys.argv[1], Path(sys.argv[2]))
+if rank():
+    follow(load_following(lambda: plan), [AppendedKVCache])
+shared, tokenizer = load_leading("it", plan, "float32", check_memory=True)
+plain, _ = load("pocket", dtype="float32", adapter=plan.adapter)
+asked = ["Write f(s): return s reversed.", "Implement process(k): return whether k is a prime number. " * 3]
+text = ["# Adds numbers.\\ndef add(a, b):\\n    ", None, "\\n\\n\\nprint(add(1, 2))\\nprint(add(3, 4))\\n"]
+for window in ("sliding", "tree"):
+    config, hole = (GenerationConfig(rule="threshold", window=window, max_tokens=most) for most in (12, 8))
+    one, all = ([generate_batch(model, tokenizer, asked, config), fill(model, tokenizer, text, hole, tries=2).holes]
+                for model in (plain, shared))
+    print(json.dumps([one, all]))
+"""
+
+
+def generate(*args, shard="tensor"):
+    return [*COMMAND, "generate", "--shard", shard, "--dtype", "float32", *args]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +89,12 @@ def four(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["-n", "2", "--temp", "0.8", "--seed", "1"]])
-def test_two_processes_write_the_text_of_one_and_only_rank_0_prints(tmp_path, more):
+@pytest.mark.parametrize(
+    ("shard", "more"), [("tensor", []), ("tensor", ["-n", "2", "--temp", "0.8", "--seed", "1"]), ("sequence", [])]
+)
+def test_two_processes_write_the_text_of_one_and_only_rank_0_prints(tmp_path, shard, more):
     asked = [ASK, "-m", "pocket", "--json", *more]
-    first, second = ended(start(tmp_path, 2, generate(*asked)))
+    first, second = ended(start(tmp_path, 2, generate(*asked, shard=shard)))
     (alone,) = ended(start(tmp_path, 1, [word for word in generate(*asked) if word not in ("--shard", "tensor")]))
     assert (first[0], second) == (0, (0, "", "")), first
     timed = ("seconds", "useful_tokens_per_second", "peak_memory_bytes")
@@ -69,8 +106,26 @@ def test_two_processes_write_the_text_of_one_and_only_rank_0_prints(tmp_path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "dtype", "bits"), [(2, "float32", 0), (4, "bfloat16", 0), (4, "float32", 4)])
-def test_logits_are_equal_on_all_ranks_and_those_of_one_process(tmp_path, four, count, dtype, bits):
+@pytest.mark.parametrize(("count", "shard", "gated"), [(2, "tensor", False), (3, "sequence", True)])
+def test_windows_holes_and_adapters_give_the_texts_of_one_process(tmp_path, count, shard, gated):
+    trained(local_folder("pocket"), tmp_path / "adapter", gated=gated)
+    outcomes = ended(start(tmp_path, count, [sys.executable, "-c", WINDOWS, shard, tmp_path / "adapter"]), 180)
+    assert [code for code, _, _ in outcomes] == [0] * count, outcomes
+    texts = [json.loads(line) for line in outcomes[0][1].splitlines()]
+    assert len(texts) == 2 and all(alone == together for alone, together in texts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "dtype", "bits", "shard"),
+    [
+        (2, "float32", 0, "tensor"),
+        (4, "bfloat16", 0, "tensor"),
+        (4, "float32", 4, "tensor"),
+        (2, "float32", 4, "sequence"),
+    ],
+)
+def test_logits_are_equal_on_all_ranks_and_those_of_one_process(tmp_path, four, count, dtype, bits, shard):
     import mlx.core as mx
     import numpy as np
 
@@ -80,13 +135,14 @@ def test_logits_are_equal_on_all_ranks_and_those_of_one_process(tmp_path, four, 
     if bits:
         folder = tmp_path / "quantized"
         convert(four, folder, ConvertConfig(quantize=True, q_bits=bits))
-    outcomes = ended(start(tmp_path, count, [sys.executable, "-c", LOGITS, folder, dtype, tmp_path]))
+    outcomes = ended(start(tmp_path, count, [sys.executable, "-c", LOGITS, folder, dtype, tmp_path, shard]))
     assert [code for code, _, _ in outcomes] == [0] * count, outcomes
     peak, own = json.loads(outcomes[0][1])
     whole = sum(one.stat().st_size for one in folder.glob("*.safetensors"))
-    assert own <= 1.1 * whole * (2 if bits and dtype == "float32" else 1) / count
-    assert peak <= 1.1 * max(own, whole / count) + 2**21  # the states of 40 tokens
-    logits = [np.load(tmp_path / f"{rank}.npy") for rank in range(count)]
+    parts = count if shard == "tensor" else 1
+    assert own <= 1.1 * whole * (2 if bits and dtype == "float32" else 1) / parts
+    assert peak <= 1.1 * max(own, whole / parts) + 2**21  # the states of 40 tokens
+    logits = [np.load(tmp_path / f"{rank}.npy") for rank in range(parts)]
     assert all((one == logits[0]).all() for one in logits)
     model, _ = load(folder, dtype=dtype)
     alone = np.array(model(mx.arange(40)[None]).astype(mx.float32))
@@ -168,29 +224,53 @@ def test_a_peer_that_is_lost_or_stopped_ends_all_with_one_line_that_names_it(tmp
 VERSION = """
 import sys
 from mlx_diffucoder import link, ranks, sharding
-link.START = 3
-sharding.__version__ += ".post1" * (ranks.rank() == 1)
 from mlx_diffucoder.cli import main
+link.START = 3
 sys.argv = ["diffucode", *sys.argv[1:]]
+if ranks.rank() == 1:
+    exec(%r)
 main()
 """
+OTHER_MODEL = "sys.argv[sys.argv.index('-m') + 1] = '/nowhere'"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("count", "ranks", "model", "line"),
+    ("count", "ranks", "model", "differs", "line"),
     [
-        (3, None, "four", "--shard tensor: 3 processes do not divide num_key_value_heads 4; start 2 or 4 of them"),
-        (2, [0], "pocket", "rank 1 (127.0.0.1) did not start within 3 s; can it be reached from here?"),
-        (2, None, "pocket", "rank 1 (127.0.0.1): the version of mlx_diffucoder is"),
+        (3, None, "four", "", "--shard tensor: 3 processes do not divide num_key_value_heads 4; start 2 or 4 of them, or use"),
+        (2, [0], "pocket", "", "rank 1 (127.0.0.1) did not start within 3 s; can it be reached from here?"),
+        (2, None, "pocket", "sharding.__version__ += '.post1'", "rank 1 (127.0.0.1): the version of mlx_diffucoder is"),
+        (2, None, "pocket", "sharding._hash = str", "rank 1 (127.0.0.1): the hash of mlx_diffucoder's code is"),
+        (2, None, "pocket", OTHER_MODEL, "rank 1 (127.0.0.1): /nowhere/config.json: no such file"),
     ],
 )
-def test_what_cannot_begin_is_one_line_from_rank_0(tmp_path, four, count, ranks, model, line):
-    command = [sys.executable, "-c", VERSION, *generate(ASK, "-m", four if model == "four" else model)[3:]]
+def test_what_cannot_begin_is_one_line_from_rank_0(tmp_path, four, count, ranks, model, differs, line):
+    command = [sys.executable, "-c", VERSION % differs, *generate(ASK, "-m", four if model == "four" else model)[3:]]
     outcomes = ended(start(tmp_path, count, command, ranks=ranks))
     assert all(code for code, _, _ in outcomes)
     errors = "".join(err for _, _, err in outcomes)
     assert errors.count("\n") == 1 and errors.startswith(f"diffucode: {line}"), errors
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_weight_is_divided_along_one_axis_and_an_adapter_with_it(tmp_path, gated):
+    plan = Plan(local_folder("pocket"), "tensor", tmp_path / "adapter")
+    trained(plan.folder, plan.adapter, gated=gated)
+    model, stored, _ = plan.open(2)
+    assert stored_digest(stored) == weights_digest(build(plan.folder)[0])
+    axes = {name.removeprefix("model.layers.0."): axis_of(name) for name, _ in tree_flatten(model.parameters())}
+    assert [axes[f"self_attn.q_proj.{one}"] for one in ("linear.weight", "linear.bias", "lora_a", "lora_b")] == [0, 0, None, 1]
+    assert [axes[f"mlp.down_proj.{one}"] for one in ("linear.weight", "lora_a", "lora_b")] == [1, 0, None]
+    assert axes["input_layernorm.weight"] is None
+
+
+def test_a_dora_adapter_is_not_divided_and_says_what_to_do(tmp_path):
+    plan = Plan(local_folder("pocket"), "tensor", tmp_path / "adapter")
+    trained(plan.folder, plan.adapter, "dora")
+    with pytest.raises(ConfigError, match=r"--shard tensor divides no DoRA adapter; .*diffucode fuse"):
+        plan.open(2)
+    replace(plan, shard="sequence").open(2)
 
 
 def test_shard_alone_says_how_to_start_several_processes():

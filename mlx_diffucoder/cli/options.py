@@ -75,10 +75,13 @@ Revision = Annotated[str | None, in_model(help="The branch, tag or commit on the
 Refresh = Annotated[bool, in_model("--refresh", help="Ask the Hub for a newer version of a cached model.")]
 Yes = Annotated[bool, in_model("--yes", "-y", help="Download without asking, and load what is too large for the memory.")]
 
-SHARDS = ("tensor",)
+SHARDS = ("tensor", "sequence")
 Shard = Annotated[
     str | None,
-    in_model(help="Divide the model among the processes of mlx.launch: tensor.", autocompletion=among(SHARDS)),
+    in_model(
+        help="Let the processes of mlx.launch compute one model: tensor or sequence.",
+        autocompletion=among(SHARDS),
+    ),
 ]
 
 # Decoding

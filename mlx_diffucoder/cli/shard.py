@@ -1,7 +1,6 @@
 """`--shard`: a model divided among the processes that `mlx.launch` starts."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, one_of
@@ -9,6 +8,7 @@ from .options import SHARDS
 
 if TYPE_CHECKING:
     from ..models.transformer import DiffusionModel
+    from ..sharding import Plan
     from ..tokenizer import Tokenizer
 
 
@@ -19,11 +19,9 @@ def load_divided(given: Mapping[str, Any]) -> "tuple[str, DiffusionModel, Tokeni
     from .progress import waiting
 
     check_dtype(given["dtype"])
-    if given.get("adapter") is not None:
-        raise ConfigError("--shard divides no adapter; put it into the weights first: diffucode fuse", field="--shard")
-    name, folder = _folder(given)
+    name, plan = _plan(given)
     with waiting(f"loading {name}"):
-        return name, *load_leading(name, folder, given["dtype"], check_memory=not given["yes"])
+        return name, *load_leading(name, plan, given["dtype"], check_memory=not given["yes"])
 
 
 def follow(given: Mapping[str, Any]) -> int:
@@ -32,13 +30,17 @@ def follow(given: Mapping[str, Any]) -> int:
     from ..models.sharded import follow as follow_calls
     from ..sharding import load_following
 
-    follow_calls(load_following(_folder(given)[1]), [AppendedKVCache])
+    follow_calls(load_following(lambda: _plan(given)[1]), [AppendedKVCache])
     return 0
 
 
-def _folder(given: Mapping[str, Any]) -> tuple[str, Path]:
-    from .model_option import ModelOption, folder_named
+def _plan(given: Mapping[str, Any]) -> "tuple[str, Plan]":
+    """The name of the model that a command's parameters name, and what is computed together."""
+    from ..sharding import Plan
+    from .model_option import ModelOption, adapter_named, folder_named
 
     if given["shard"] not in SHARDS:
         raise ConfigError(f"--shard must be {one_of(SHARDS, given['shard'])}", field="--shard")
-    return folder_named(ModelOption.of(given))
+    wanted = ModelOption.of(given)
+    name, folder = folder_named(wanted)
+    return name, Plan(folder, given["shard"], adapter_named(given.get("adapter"), wanted))

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..arrays import from_numpy
 from ..config import GenerationConfig
-from ..models.transformer import DiffusionModel, PackedTexts
+from ..models.kv import PackedTexts
+from ..models.transformer import DiffusionModel
 from .canvas import Canvas
 from .resizing import ResizingRow
 from .result import NO_GUESSES, Step

@@ -9,10 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import TILE as TILE
 from ..formatting import format_bytes, format_seconds
-
-TILE = 32
-"""The rows of a tile: on an Apple GPU a forward costs as much for one row of it as for all."""
 
 MOST_REJECTED = 64
 NO_GUESSES = np.zeros((0, 2), dtype=np.int32)

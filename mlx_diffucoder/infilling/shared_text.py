@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +12,8 @@ from ..decoding.canvas import Canvas
 from ..decoding.windows.base import Part, WindowState
 from ..decoding.windows.cache import CanvasCache
 from ..decoding.windows.sliding import Sliding, SlidingState
-from ..models.transformer import DiffusionModel, LayerKV, PositionedKVCache
+from ..models.kv import LayerKV, PositionedKVCache
+from ..models.transformer import DiffusionModel
 
 MARGIN = 16
 """Tokens on each side of a hole that are forwarded again on every canvas."""
@@ -43,7 +43,7 @@ class SharedText:
     def known(self) -> bool:
         """Whether there are K/V: a canvas was forwarded, and all of it."""
         layers = self._source.layers if self._source else []
-        return self._model.moves_kv and bool(layers) and layers[0][0].shape[2] == sum(self._sizes) + sum(self._lengths)
+        return bool(layers) and layers[0][0].shape[2] == sum(self._sizes) + sum(self._lengths)
 
     def _starts_of(self, lengths: Sequence[int]) -> list[int]:
         """Where each text starts if the holes have these lengths."""
@@ -60,18 +60,11 @@ class SharedText:
 
     def layers(self, lengths: Sequence[int]) -> LayerKV:
         """The K/V of each position, on a canvas whose holes have these lengths, 0 in and near the holes; empty if not known."""
-        found: LayerKV = []
         if self._source is None or not self.known:
-            return found
-        before, after = self._starts_of(self._lengths), self._starts_of(lengths)
-        for layer, (keys, values) in zip(self._model.layers, self._source.layers, strict=True):
-            parts: tuple[list[mx.array], list[mx.array]] = [], []
-            for old, new, size, hole in zip(before, after, self._sizes, [*lengths, 0], strict=True):
-                own, empty = slice(old, old + size), mx.zeros((*keys.shape[:2], hole, keys.shape[3]), keys.dtype)
-                parts[0].extend((layer.self_attn.moved(keys[:, :, own], new - old), empty))
-                parts[1].extend((values[:, :, own], empty))
-            found.append((mx.concatenate(parts[0], axis=2), mx.concatenate(parts[1], axis=2)))
-        return found
+            return []
+        starts = zip(self._starts_of(self._lengths), self._sizes, self._starts_of(lengths), strict=True)
+        pieces = [(old, old + size, new) for old, size, new in starts]
+        return self._model.moved(self._source.layers, pieces, sum(self._sizes) + sum(lengths))
 
     def part(self, ids: NDArray[np.int32], lengths: Sequence[int]) -> tuple[Part, NDArray[np.int32]]:
         """What to forward of a canvas, and the positions in it, int32 `[n]`. Without K/V it is forwarded whole.

@@ -1,61 +1,74 @@
-"""A network divided among processes (tensor parallelism): each holds a part of every matrix.
+"""A network that several processes compute: each has a part of every matrix, or forwards a part of the rows.
 
-Queries, keys, values, gate and up projections, embeddings and head are divided by rows; what comes out of attention and MLP by
-columns, and summed. So each rank has some of the heads, with their K/V. Rank 0 decodes: for each call of its network it
-sends the others the call's arguments, and they make the same call. Nobody else decides anything, so ranks cannot diverge.
+Tensor parallel: queries, keys, values, gate and up projections, embeddings and head are divided by rows; what comes out of
+attention and MLP by columns, and summed. So each rank has some of the heads, with their K/V. Sequence parallel: each rank has
+all weights and forwards some of the rows; the fresh K/V of each layer are gathered, so that all ranks have those of all rows.
 
-Source: Megatron-LM (arXiv 1909.08053).
+Rank 0 decodes: for each call of its network it sends the others the call's arguments, and they make the same call. Nobody else
+decides anything, so ranks cannot diverge.
+
+Source: Megatron-LM (arXiv 1909.08053); for rows the context parallelism of Llama 3 (arXiv 2407.21783).
 """
 
-import weakref
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+import time
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from statistics import median
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx.utils import tree_flatten
 
-from ..arrays import from_numpy
+from ..choices import TILE
 from ..errors import ConfigError
 from ..link import Link
-from .base import Family, ModelConfig
-from .rotary import Positions
-from .transformer import Backbone, Cache, DiffusionModel, PackedTexts, PositionedKVCache
+from .attend import attend
+from .base import ModelConfig
+from .kv import Cache, KeyValues, LayerKV, PackedTexts, PositionedKVCache, updated
+from .orders import Numbers, Unpacker, name_of, packed
+from .rotary import Positions, of_rows
+from .transformer import Backbone, DiffusionModel
 
 BY_ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "embed_tokens", "lm_head")
 BY_COLUMNS = ("o_proj", "down_proj")
+DIVIDED = ("num_attention_heads", "num_key_value_heads", "vocab_size", "intermediate_size")
 
 
 def axis_of(name: str) -> int | None:
-    """The axis along which a weight is divided, by its name; None for one that every rank has."""
-    module = name.split(".")[-2]
+    """The axis along which a weight is divided, by its name, an adapter's too; None for one that every rank has."""
+    *_, module, leaf = name.replace(".linear.", ".").split(".")
+    if leaf in ("lora_a", "lora_b"):  # [in, r] and [r, out]
+        return {"lora_a": 0 if module in BY_COLUMNS else None, "lora_b": 1 if module in BY_ROWS else None}[leaf]
     return 0 if module in BY_ROWS else 1 if module in BY_COLUMNS else None
 
 
-def part_config(config: ModelConfig, size: int) -> ModelConfig:
-    """The shape of one of `size` equal parts. Raises `ConfigError` where a network cannot be divided so."""
+def check_divides(config: ModelConfig, size: int) -> None:
+    """Raise `ConfigError` where a network cannot be divided into `size` equal parts."""
     for name in ("num_key_value_heads", "vocab_size", "intermediate_size"):
         if (count := getattr(config, name)) % size:
             able = [str(each) for each in range(2, count + 1) if not any(getattr(config, one) % each for one in DIVIDED)]
             advice = f"start {' or '.join(able[:3])} of them" if able else "this model cannot be divided"
-            raise ConfigError(f"--shard tensor: {size} processes do not divide {name} {count}; {advice}", field="--shard")
-    return replace(config, **{name: getattr(config, name) // size for name in DIVIDED})
+            raise ConfigError(
+                f"--shard tensor: {size} processes do not divide {name} {count}; {advice}, or use --shard sequence",
+                field="--shard",
+            )
 
 
-DIVIDED = ("num_attention_heads", "num_key_value_heads", "vocab_size", "intermediate_size")
+def _gathered(part: mx.array, group: Any, axis: int) -> mx.array:
+    """The parts of all ranks, one after the other."""
+    return mx.concatenate(list(mx.distributed.all_gather(part[None], group=group)), axis=axis)
 
 
-class _Summed(nn.Module):
-    """A projection divided by columns: each rank's product, summed."""
+class _Joined(nn.Module):
+    """A projection of which each rank has a part, and what makes the whole of their products."""
 
-    def __init__(self, part: nn.Module, group: Any):
+    def __init__(self, part: nn.Module, join: Callable[[mx.array], mx.array]):
         super().__init__()
-        self.part, self.group = part, group
+        self.part, self._join = part, join
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.distributed.all_sum(self.part(x), group=self.group)
+        return self._join(self.part(x))
 
 
 class _Embedding(nn.Module):
@@ -72,50 +85,17 @@ class _Embedding(nn.Module):
         return mx.distributed.all_sum(mx.where(own[..., None], found, mx.array(0, found.dtype)), group=self.group)
 
     def as_linear(self, x: mx.array) -> mx.array:
-        return _gathered(self.part.as_linear(x), self.group)
-
-
-class _Head(nn.Module):
-    """A head divided by ids: logits of all ranks, `[B, R, V]`."""
-
-    def __init__(self, part: nn.Module, group: Any):
-        super().__init__()
-        self.part, self.group = part, group
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return _gathered(self.part(x), self.group)
-
-
-def _gathered(part: mx.array, group: Any) -> mx.array:
-    parts = mx.distributed.all_gather(part[None], group=group)  # [N, B, R, V / N]
-    return parts.transpose(1, 2, 0, 3).reshape(*part.shape[:2], -1)
+        return _gathered(self.part.as_linear(x), self.group, -1)
 
 
 class SharedModel(DiffusionModel):
     """This rank's part of a network. It computes what the whole network does; only rank 0 may be called.
 
-    Args:
-        config: of the whole network; attribute `config` is the same.
-        family: as in `DiffusionModel`.
+    Attributes:
         link: to the other ranks.
     """
 
-    def __init__(self, config: ModelConfig, family: Family, link: Link):
-        part = part_config(config, link.size)
-        super().__init__(part, family)
-        self.model = _Backbone(part, link)
-        self.config, self.link, self.moves_kv = config, link, False  # each rank has those of its heads
-
-    def connect(self) -> None:
-        """Let the parts compute together, once the weights are in their places."""
-        group, model = self.link.group, self.model
-        for layer in model.layers:
-            for module, name in ((layer.self_attn, "o_proj"), (layer.mlp, "down_proj")):
-                setattr(module, name, _Summed(getattr(module, name), group))
-        rows = self.config.vocab_size // self.link.size
-        model.update_modules({"embed_tokens": _Embedding(model.embed_tokens, rows, group)})
-        if not self.config.tie_word_embeddings:
-            self.update_modules({"lm_head": _Head(self.lm_head, group)})
+    link: Link
 
     def cast(self, dtype: mx.Dtype) -> None:
         """Compute in another type: as `set_dtype`, but of no two weights both types are in memory at once."""
@@ -127,12 +107,37 @@ class SharedModel(DiffusionModel):
                 mx.eval(weight)
                 self.load_weights([(name, weight)], strict=False)
 
+    def moved(self, layers: LayerKV, pieces: Sequence[Sequence[int]], size: int) -> LayerKV:
+        """As `DiffusionModel.moved`, on all ranks."""
+        numbers = self.model.numbers
+        if self.link.leads:
+            self.link.send(["moved", packed(layers, numbers, []), pieces, size])
+        found = super().moved(layers, pieces, size)
+        numbers.give(found)
+        return found
+
+    def exchange_seconds(self, rows: int, count: int = 50) -> float:
+        """The median seconds of a sum of `rows` hidden states over all ranks, of which a tensor-parallel layer makes two."""
+        if self.link.leads:
+            self.link.send(["exchange", rows, count])
+        times = []
+        states = mx.zeros((rows, self.config.hidden_size), self.model.norm.weight.dtype)
+        for _ in range(count + 1):  # the first one may wait for the others
+            start = time.perf_counter()
+            mx.eval(mx.distributed.all_sum(states, group=self.link.group))
+            times.append(time.perf_counter() - start)
+        return median(times[1:])
+
+
+class _DividedModel(SharedModel):
+    """With a part of every matrix."""
+
     def logits(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
         """As `DiffusionModel.logits`. The hidden states of rank 0 count: its decoder has chosen among them."""
         if rows is not None:
             hidden = mx.take_along_axis(hidden, rows[..., None], axis=1)
         if self.link.leads:
-            self.link.send(["logits", hidden.shape, _name(hidden.dtype)])
+            self.link.send(["logits", hidden.shape, name_of(hidden.dtype)])
         else:
             hidden = mx.zeros_like(hidden)
         logits = super().logits(mx.distributed.all_sum(hidden, group=self.link.group))
@@ -140,127 +145,128 @@ class SharedModel(DiffusionModel):
         return logits
 
 
-class _Backbone(Backbone):
-    def __init__(self, config: ModelConfig, link: Link):
-        super().__init__(config)
-        self._link, self.numbers = link, Numbers(keep=not link.leads)
+class _SharedBackbone(Backbone):
+    link: Link
+    numbers: Numbers
 
     def __call__(
         self, tokens: mx.array, positions: Positions, mask: mx.array | None, kv: Cache, rows: mx.array | None = None
     ) -> mx.array:
-        if self._link.leads:
+        if self.link.leads:
             arrays: list[bytes] = []
-            call = [_packed(one, self.numbers, arrays) for one in (tokens, positions, mask, kv, rows)]
-            self._link.send(["forward", call, self.numbers.dropped()], b"".join(arrays))
-        hidden = super().__call__(tokens, positions, mask, kv, rows)
+            call = [packed(one, self.numbers, arrays) for one in (tokens, positions, mask, kv, rows)]
+            self.link.send(["forward", call, self.numbers.dropped()], b"".join(arrays))
+        hidden = self._computed(tokens, positions, mask, kv, rows)
         mx.async_eval(hidden)  # in the order of the calls, as every other rank
         self.numbers.give(kv)
         return hidden
 
+    def _computed(
+        self, tokens: mx.array, positions: Positions, mask: mx.array | None, kv: Cache, rows: mx.array | None
+    ) -> mx.array:
+        return super().__call__(tokens, positions, mask, kv, rows)
 
-class Numbers:
-    """Numbers for arrays that each rank has a part of: keys and values. They are equal on all ranks.
+
+class _RowsBackbone(_SharedBackbone):
+    """With all weights, for a part of the rows. A forward of one tile is computed whole by every rank, without exchanges."""
+
+    def _computed(
+        self, tokens: mx.array, positions: Positions, mask: mx.array | None, kv: Cache, rows: mx.array | None
+    ) -> mx.array:
+        if tokens.size <= TILE:
+            return super()._computed(tokens, positions, mask, kv, rows)
+        texts, count = tokens.shape
+        own = _OwnRows(count, self.link)
+        at: Any = of_rows(positions, own.index)
+        at = mx.broadcast_to(at, (texts, own.index.size))
+        gathering = _GatheringTexts(own, kv) if isinstance(kv, PackedTexts) else _Gathering(own, kv)
+        hidden = super()._computed(tokens[:, own.index], at, _of_queries(mask, own.index), gathering, None)
+        hidden = own.gathered(hidden, axis=1)
+        return hidden if rows is None else hidden[:, rows]
+
+
+class _OwnRows:
+    """The rows of a forward that this rank computes, as many as every other: the last row of all is repeated to fill up.
 
     Args:
-        keep: hold the arrays, until rank 0 says that it has dropped them.
+        count: the rows of the forward.
     """
 
-    def __init__(self, *, keep: bool):
-        self._keep, self._next, self._dropped = keep, 0, list[int]()
-        self._number: dict[int, int] = {}  # by the identity of an array
-        self._held: dict[int, Any] = {}  # by number: the array, or a weak reference
+    def __init__(self, count: int, link: Link):
+        each = -(-count // link.size)
+        self.rows = [min(link.launch.rank * each + row, count - 1) for row in range(each)]
+        self.index, self._count, self._group = mx.array(self.rows), count, link.group
 
-    def give(self, cache: Cache) -> None:
-        """Number what a cache has now, in the order of its attributes."""
-        for array in _floats(cache):
-            if id(array) not in self._number:
-                self._number[id(array)] = self._next
-                self._held[self._next] = array if self._keep else weakref.ref(array, self._forgetting(id(array)))
-                self._next += 1
+    def gathered(self, part: mx.array, axis: int) -> mx.array:
+        """The whole of what each rank has for its rows along an axis."""
+        whole = _gathered(part, self._group, axis)
+        return mx.split(whole, [self._count], axis=axis)[0]
 
-    def _forgetting(self, identity: int) -> Any:
-        def forget(_: Any) -> None:
-            number = self._number.pop(identity)
-            del self._held[number]
-            self._dropped.append(number)
-
-        return forget
-
-    def of(self, array: mx.array) -> int | None:
-        """The number of an array."""
-        return self._number.get(id(array))
-
-    def array(self, number: int) -> mx.array:
-        """The array of a number, on a rank that keeps them."""
-        return self._held[number]
-
-    def dropped(self) -> list[int]:
-        """The numbers whose arrays rank 0 has dropped since the last call."""
-        found, self._dropped = self._dropped, []
-        return found
-
-    def drop(self, numbers: Collection[int]) -> None:
-        """Let go of arrays, on a rank that keeps them."""
-        for number in numbers:
-            del self._number[id(self._held.pop(number))]
+    def all_kv(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """The keys and values `[B, kv_heads, L, head_dim]` of all rows, in one exchange."""
+        keys, values = self.gathered(mx.stack([keys, values]), axis=3)
+        return keys, values
 
 
-def _floats(value: Any) -> Iterator[mx.array]:
-    if isinstance(value, mx.array):
-        if mx.issubdtype(value.dtype, mx.floating) and value.size:
-            yield value
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _floats(one)
-    elif hasattr(value, "__dict__"):
-        for one in vars(value).values():
-            yield from _floats(one)
+class _Gathering:
+    """`KeyValues` that a rank's rows attend to: those of all ranks' rows, in the cache of the caller."""
+
+    def __init__(self, own: _OwnRows, kv: KeyValues | None):
+        self._own, self._kv = own, kv
+
+    def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        return updated(self._kv, layer, *self._own.all_kv(keys, values))
 
 
-def _packed(value: Any, numbers: Numbers, arrays: list[bytes]) -> Any:
-    """A call's argument, ready for JSON; `arrays` gets the bytes of arrays that other ranks do not have."""
-    if isinstance(value, mx.array):
-        if (number := numbers.of(value)) is not None:
-            return {"number": number}
-        if value.size and mx.issubdtype(value.dtype, mx.floating):
-            raise ConfigError("--shard tensor: K/V that were moved cannot be used; choose another window", field="--shard")
-        arrays.append(np.array(value).tobytes())
-        return {"array": [_name(value.dtype), value.shape]}
-    if isinstance(value, list | tuple):
-        return [_packed(one, numbers, arrays) for one in value]
-    if hasattr(value, "__dict__"):
-        return {"object": [type(value).__name__, {name: _packed(one, numbers, arrays) for name, one in vars(value).items()}]}
-    return value
+class _GatheringTexts(PackedTexts):
+    """The same for several texts."""
+
+    def __init__(self, own: _OwnRows, kv: PackedTexts):
+        vars(self).update(vars(kv), own=own)
+
+    own: _OwnRows
+
+    def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        keys, values = self.own.all_kv(keys, values)
+        parts = zip(*(mx.split(one, self._ends, axis=2) for one in (keys, values)), strict=True)
+        starts, at, found = [0, *self._ends], 0, []
+        for start, (own_keys, own_values), mask, cache in zip(starts, parts, self._masks, self._caches, strict=True):
+            kv = updated(cache, layer, own_keys, own_values)
+            if mine := [row - start for row in self.own.rows if start <= row < start + own_keys.shape[2]]:
+                asking = queries[:, :, at : at + len(mine)]
+                found.append(attend(asking, *kv, _of_queries(mask, mx.array(mine))))
+                at += len(mine)
+        return mx.concatenate(found, axis=2)
 
 
-class _Unpacker:
-    """The opposite of `_packed`, on another rank."""
-
-    def __init__(self, numbers: Numbers, arrays: bytes, kinds: dict[str, type]):
-        self._numbers, self._arrays, self._kinds, self._at = numbers, arrays, kinds, 0
-
-    def __call__(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return [self(one) for one in value]
-        if not isinstance(value, dict):
-            return value
-        if "number" in value:
-            return self._numbers.array(value["number"])
-        if "array" in value:
-            name, shape = value["array"]
-            kind = np.dtype(name.rstrip("_"))
-            count = int(np.prod(shape))
-            found = np.frombuffer(self._arrays, kind, count, self._at)
-            self._at += count * kind.itemsize
-            return from_numpy(found.reshape(shape))
-        name, state = value["object"]
-        made: Any = object.__new__(self._kinds[name])
-        vars(made).update({key: self(one) for key, one in state.items()})
-        return made
+def _of_queries(mask: mx.array | None, rows: mx.array) -> mx.array | None:
+    """The part of a mask that is for some queries."""
+    return mask[..., rows, :] if mask is not None and mask.shape[-2] > 1 else mask
 
 
-def _name(kind: mx.Dtype) -> str:
-    return str(kind).rpartition(".")[2]
+def share(model: Any, link: Link, shard: str) -> SharedModel:
+    """Make a network, whose weights are this rank's part in their places, compute with the other ranks. It is changed.
+
+    Args:
+        shard: `tensor` or `sequence`.
+    """
+    divided, backbone, group = shard == "tensor", model.model, link.group
+    model.__class__ = _DividedModel if divided else SharedModel
+    # A gated adapter's backbone stays one.
+    backbone.__class__ = type("Shared", (_SharedBackbone if divided else _RowsBackbone, backbone.__class__), {})
+    model.link = backbone.link = link
+    backbone.numbers = Numbers(keep=not link.leads)
+    if divided:
+        summed = partial(mx.distributed.all_sum, group=group)
+        for layer in backbone.layers:
+            layer.self_attn.heads //= link.size
+            layer.self_attn.kv_heads //= link.size
+            layer.self_attn.o_proj = _Joined(layer.self_attn.o_proj, summed)
+            layer.mlp.down_proj = _Joined(layer.mlp.down_proj, summed)
+        backbone.embed_tokens = _Embedding(backbone.embed_tokens, model.config.vocab_size // link.size, group)
+        if not model.config.tie_word_embeddings:
+            model.lm_head = _Joined(model.lm_head, partial(_gathered, group=group, axis=-1))
+    return model
 
 
 def follow(model: SharedModel, caches: Collection[type]) -> None:
@@ -270,13 +276,17 @@ def follow(model: SharedModel, caches: Collection[type]) -> None:
         caches: the kinds of `KeyValues` that a call may have, next to `PositionedKVCache`.
     """
     kinds = {one.__name__: one for one in (*caches, PositionedKVCache, PackedTexts)}
+    numbers = model.model.numbers
     while True:
         (what, *order), arrays = model.link.receive()
         if what == "logits":
             mx.eval(model.logits(mx.zeros(order[0], getattr(mx, order[1]))))
         elif what == "forward":
-            numbers = model.model.numbers
             numbers.drop(order[1])
-            mx.eval(model.model(*map(_Unpacker(numbers, arrays, kinds), order[0])))
+            mx.eval(model.model(*map(Unpacker(numbers, arrays, kinds), order[0])))
+        elif what == "moved":
+            mx.eval(model.moved(Unpacker(numbers, arrays, kinds)(order[0]), *order[1:]))
+        elif what == "exchange":
+            model.exchange_seconds(*order)
         elif what == "dtype":
             model.cast(getattr(mx, order[0]))

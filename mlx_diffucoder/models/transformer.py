@@ -12,8 +12,6 @@ Source: Qwen2 (arXiv 2407.10671) and Qwen3 (arXiv 2505.09388), made bidirectiona
 """
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
-from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,73 +20,8 @@ from ..device import on_gpu
 from .attend import attend
 from .base import Family, ModelConfig
 from .dream import DREAM
+from .kv import Cache, KeyValues, LayerKV, PackedTexts, moved, updated
 from .rotary import Positions, Turns, angles, of_rows, rotate
-
-
-class KeyValues(Protocol):
-    """A K/V cache that the caller keeps between forwards: each layer attends to what it returns.
-
-    Each layer hands over the keys and values of the tokens being forwarded and attends to what it gets back. The
-    caller decides what to keep and for how long.
-    """
-
-    def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Take keys and values `[B, kv_heads, L, head_dim]`, already rotated; return `[B, kv_heads, S, head_dim]`."""
-        ...
-
-
-LayerKV = list[tuple[mx.array, mx.array]]
-"""Keys and values of each layer, `[B, kv_heads, S, head_dim]`."""
-
-
-class PositionedKVCache:
-    """`KeyValues` with numbered slots: the tokens being forwarded overwrite the slots they are given.
-
-    Args:
-        slots: int `[B, L]`, the slot of each token.
-        count: the number of slots, S.
-        layers: the cache before, of S slots or fewer; empty for none.
-    """
-
-    def __init__(self, slots: mx.array, count: int, layers: LayerKV):
-        self._slots, self._count, self._before = slots[:, None, :, None], count, layers
-        self.layers: LayerKV = []
-
-    def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        before = self._before[layer] if self._before else (keys[:, :, :0], values[:, :, :0])
-        self.layers.append((self._put(before[0], keys), self._put(before[1], values)))
-        return self.layers[layer]
-
-    def _put(self, cached: mx.array, new: mx.array) -> mx.array:
-        cached = mx.pad(cached, [(0, 0), (0, 0), (0, self._count - cached.shape[2]), (0, 0)])
-        return mx.put_along_axis(cached, mx.broadcast_to(self._slots, new.shape), new, axis=2)
-
-
-class PackedTexts:
-    """Several texts one after the other in one forward: every layer computes all their tokens at once, but attention.
-
-    Args:
-        lengths: the tokens of each text; their sum is L.
-        masks: as `mask` of `DiffusionModel.__call__`, for each text.
-        caches: a cache for each text, or None.
-    """
-
-    def __init__(self, lengths: Sequence[int], masks: Sequence[mx.array | None], caches: Sequence[KeyValues | None]):
-        self._ends, self._masks, self._caches = list(accumulate(lengths))[:-1], masks, caches
-
-    def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-        """Each text to itself and its cache: `[1, heads, L, head_dim]`, arguments as in `attend` and `KeyValues.update`."""
-        parts = zip(*(mx.split(one, self._ends, axis=2) for one in (queries, keys, values)), strict=True)
-        every = zip(parts, self._masks, self._caches, strict=True)
-        return mx.concatenate([attend(q, *updated(kv, layer, k, v), mask) for (q, k, v), mask, kv in every], axis=2)
-
-
-Cache = KeyValues | PackedTexts | None
-
-
-def updated(kv: KeyValues | None, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-    """What a layer attends to: its own keys and values, and those of a cache if there is one."""
-    return (keys, values) if kv is None else kv.update(layer, keys, values)
 
 
 class Attention(nn.Module):
@@ -130,11 +63,6 @@ class Attention(nn.Module):
         else:
             out = attend(queries, *updated(kv, layer, keys, values), mask)
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, R, -1))
-
-    def moved(self, keys: mx.array, by: int) -> mx.array:
-        """Rotated keys `[B, kv_heads, S, head_dim]`, as they would be `by` positions further to the right."""
-        by_each = mx.full((keys.shape[0], keys.shape[2]), by)
-        return rotate(keys.transpose(0, 2, 1, 3), by_each, self.rope_theta) if by else keys
 
 
 class MLP(nn.Module):
@@ -212,7 +140,6 @@ class DiffusionModel(nn.Module):
 
     Attributes:
         published: the decoding that its publisher states, for the preset `published`.
-        moves_kv: whether K/V can be cut and moved between forwards.
         widen: where the weights were narrowed to float16, a function that puts those of the checkpoint back into the model.
     """
 
@@ -222,7 +149,7 @@ class DiffusionModel(nn.Module):
         self.model = Backbone(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.published, self.moves_kv = family.published(""), True
+        self.published = family.published("")
         self.widen: Callable[[DiffusionModel], None] | None = None
 
     @property
@@ -272,6 +199,10 @@ class DiffusionModel(nn.Module):
         if self.config.tie_word_embeddings:
             return self.model.embed_tokens.as_linear(hidden)
         return self.lm_head(hidden)
+
+    def moved(self, layers: LayerKV, pieces: Sequence[Sequence[int]], size: int) -> LayerKV:
+        """The K/V of a text that has pieces of another one, as `kv.moved` gives them."""
+        return moved(layers, pieces, size, self.config.rope_theta)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """A checkpoint's weights under the network's names, without those it has no use for (mlx-lm's hook)."""

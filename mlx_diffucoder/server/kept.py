@@ -5,7 +5,6 @@ approximation: a new hole computes `MARGIN` tokens on each of its sides again, a
 keys rotated to where the text is now.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from ..decoding.canvas import Canvas
 from ..decoding.windows.base import Forward, WindowState
 from ..decoding.windows.sliding import Sliding, SlidingState
-from ..models.transformer import DiffusionModel, LayerKV
+from ..models.kv import LayerKV
+from ..models.transformer import DiffusionModel
 
 MARGIN = 24
 """Tokens on each side of a hole whose K/V are computed again."""
@@ -48,7 +48,7 @@ class KeptTexts:
     def find(self, model: DiffusionModel, canvas: Canvas) -> tuple[LayerKV, NDArray[np.bool_]] | None:
         """The K/V of each position of a canvas with one hole, and the positions that they are for, bool `[1, L]`."""
         best = max(self._states, key=lambda state: sum(state.shared(canvas)), default=None)
-        if not model.moves_kv or best is None or not sum(shared := best.shared(canvas)):
+        if best is None or not sum(shared := best.shared(canvas)):
             return None
         self._states.remove(best)  # what was used last leaves last
         self._states.append(best)
@@ -56,7 +56,8 @@ class KeptTexts:
         size = canvas.tokens.shape[1]
         valid = np.zeros((1, size), dtype=np.bool_)
         valid[:, :before] = valid[:, size - after :] = True
-        return list(best.moved(model, before, after, size)), valid
+        old = best.tokens.shape[1]
+        return model.moved(best.cache.layers, [(0, before, 0), (old - after, old, size - after)], size), valid
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,6 @@ class KeepingState(SlidingState):
         new, (start, stop) = canvas.tokens[0], canvas.holes[0, 0].tolist()
         before, after = _equal(old, new), _equal(old[::-1], new[::-1])
         return max(0, min(before, start - MARGIN)), max(0, min(after, len(new) - stop - MARGIN))
-
-    def moved(self, model: DiffusionModel, before: int, after: int, size: int) -> Iterator[tuple[mx.array, mx.array]]:
-        """The K/V of each layer for a canvas of `size` tokens: those at its start and its end, and 0 between them."""
-        by = size - self.tokens.shape[1]
-        for layer, (keys, values) in zip(model.layers, self.cache.layers, strict=True):
-            empty, end = mx.zeros((*keys.shape[:2], size - before - after, keys.shape[3]), keys.dtype), keys.shape[2] - after
-            last = layer.self_attn.moved(keys[:, :, end:], by)
-            yield (
-                mx.concatenate([keys[:, :, :before], empty, last], axis=2),
-                mx.concatenate([values[:, :, :before], empty, values[:, :, end:]], axis=2),
-            )
 
 
 def _equal(old: NDArray[np.int32], new: NDArray[np.int32]) -> int:

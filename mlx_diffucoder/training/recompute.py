@@ -10,8 +10,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..models.kv import Cache
 from ..models.rotary import Turns
-from ..models.transformer import Cache, DiffusionModel, Layer
+from ..models.transformer import DiffusionModel, Layer
 
 HEAD_ROWS = 128  # rows of logits to hold at a time
 

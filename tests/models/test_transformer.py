@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_diffucoder import DiffusionModel, ModelConfig
-from mlx_diffucoder.models import attend, rotary, transformer
+from mlx_diffucoder.models import attend, kv, rotary, transformer
 from mlx_diffucoder.models.transformer import left_padded
 
 from ..conftest import DATA
@@ -84,7 +84,7 @@ def test_a_model_that_is_dropped_is_freed_at_once(tokens, monkeypatch, compiled)
         before = mx.get_active_memory()
         model = tiny()
         every = mx.arange(12)[None]
-        cache = transformer.PositionedKVCache(every, 12, [])
+        cache = kv.PositionedKVCache(every, 12, [])
         hidden = model.model(tokens[:1], every, mx.ones((1, 1, 1, 12), dtype=mx.bool_), cache)
         mx.eval(model.logits(hidden), cache.layers)
         size = mx.get_active_memory() - before

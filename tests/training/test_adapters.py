@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_diffucoder import load
 from mlx_diffucoder.convert import ConvertConfig, convert
 from mlx_diffucoder.errors import CheckpointError, ConvertError, TrainError
-from mlx_diffucoder.models.transformer import PositionedKVCache
+from mlx_diffucoder.models.kv import PositionedKVCache
 from mlx_diffucoder.training.learners import Tuning, from_checkpoint
 
 from .small import CHECKPOINT, small_checkpoint

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...arrays import from_numpy
+from ...models.kv import KeyValues
 from ...models.rotary import Positions
-from ...models.transformer import DiffusionModel, KeyValues, left_padded
+from ...models.transformer import DiffusionModel, left_padded
 from ..canvas import Canvas, selected_first
 
 

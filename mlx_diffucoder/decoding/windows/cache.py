@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...arrays import from_numpy
-from ...models.transformer import DiffusionModel, LayerKV, PositionedKVCache
+from ...models.kv import LayerKV, PositionedKVCache
+from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of, selected_first
 from .base import Forward, ForwardOutput, Part, candidates_of, rows_of
 

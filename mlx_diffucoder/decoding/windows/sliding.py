@@ -7,7 +7,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.transformer import DiffusionModel, LayerKV
+from ...models.kv import LayerKV
+from ...models.transformer import DiffusionModel
 from ..canvas import Canvas
 from .base import Forward, Window, WindowState
 from .cache import CanvasCache, ForwardPlan
