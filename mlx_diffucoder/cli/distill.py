@@ -45,6 +45,7 @@ app = typer.Typer()
 Objective = Annotated[
     str, in_training(help="drafts or trajectory (guesses for the tree), dparallel (surer masks), d2f (block forcing).")
 ]
+DistillTune = Annotated[str, options.in_model(help="lora or full.")]
 Gated = Annotated[bool, options.in_model("--gated/--no-gated", help="Let the adapter act on masks only.")]
 Untested = Annotated[bool, typer.Option("--untested", help="Learn from answers without tests of 3 asserts too.")]
 
@@ -69,6 +70,7 @@ def distill(
     sandbox: options.Sandbox = "auto",
     cluster: Cluster = None,
     model: options.Model = None,
+    tune: DistillTune = "lora",
     gated: Gated = True,
     rank: Rank = 16,
     scale: Scale = 20.0,
@@ -119,7 +121,7 @@ def _distill(context: typer.Context) -> int:
 
     limits = options.limits_of(given)
     plan = DistillPlan(objective=given["objective"], max_tokens=given["max_tokens"], limits=limits)
-    learner = open_learner({**given, "tune": "lora"})
+    learner = open_learner(given)
     judges = [given["valid"]] if given["valid"] else []
     prompts = read_prompts(given["data"], learner, plan.decoding(), untested=given["untested"], judges=judges)
     held_out = read_prompts(given["valid"], learner, plan.decoding(), untested=True, judges=None) if judges else []
@@ -144,12 +146,13 @@ def _distill(context: typer.Context) -> int:
     def report() -> dict[str, Any]:
         learner.read(given["out"])
         with waiting("comparing with the base"):
-            found = compared(learner, plan, held_out, method.greedy)
+            base = open_learner(given) if given["tune"] == "full" else None
+            found = compared(learner, plan, held_out, method.greedy, base)
         note(f"{'':18} {'before':>8} {'after':>8}")
         for name, value in found["before"].items():
             note(f"{name:18} {value:8.4f} {found['after'][name]:8.4f}")
         best = plan.decoding(found["after"]["tau"])
-        note(f"decode with --adapter {given['out']} --window {best.window} --rule {best.rule}")
+        note(f"decode with {'--model' if base else '--adapter'} {given['out']} --window {best.window} --rule {best.rule}")
         return found
 
     return start(job, given, prepare, report if held_out else dict)

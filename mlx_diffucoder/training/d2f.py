@@ -33,6 +33,7 @@ LEAST, MOST = 0.2, 0.7
 class D2F:
     """The objective for texts of one tokenizer."""
 
+    tunes = ("lora",)  # without the adapter the model is its base
     window, rule = f"forcing:block={BLOCK},add=0.9,decoded=0.95", "forcing:skip={}"
 
     def __init__(self, tokenizer: Tokenizer):

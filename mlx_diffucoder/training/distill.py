@@ -156,13 +156,17 @@ def distill_job(
         train, valid: the prompts to learn from, and to evaluate on.
 
     Raises:
-        TrainError: the model cannot decode with the tree, or there are several processes.
+        TrainError: the model cannot decode with the tree, there are several processes, or the weights that are trained do not fit
+            the objective.
     """
     if launched().size > 1:
         raise TrainError("train distill runs in one process; start it without mlx.launch")
     family = learner.model.family
     if family.shift != 1 or learner.model.config.block_length:
         raise TrainError(f"train distill is for the window tree, which {family.name} models cannot use", field="model")
+    if (tune := learner.identity["tune"]) not in OBJECTIVES[plan.objective].tunes:
+        fit = " or ".join(OBJECTIVES[plan.objective].tunes)
+        raise TrainError(f"tune must be {fit} for the objective {plan.objective}, not {tune}", field="tune")
     if gradient_checkpointing:
         recompute_layers(learner.model)
     method = Distill(learner, plan, settings, train, valid)

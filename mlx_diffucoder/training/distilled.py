@@ -21,7 +21,7 @@ ONE_A_STEP: Mapping[str, Any] = {"rule": "schedule", "window": "whole"}
 
 
 def compared(
-    learner: Learner, plan: DistillPlan, valid: Sequence[Prompt], greedy: Sequence[list[int]]
+    learner: Learner, plan: DistillPlan, valid: Sequence[Prompt], greedy: Sequence[list[int]], base: Learner | None = None
 ) -> dict[str, dict[str, float]]:
     """The numbers `before` and `after`.
 
@@ -33,10 +33,11 @@ def compared(
 
     Args:
         greedy: the greedy text of the base for each prompt.
+        base: None where it is the model without its adapter.
     """
     learner.model.eval()
     with without_adapter(learner.model):
-        before = _numbers(learner, plan, valid, greedy, least=0.0)
+        before = _numbers(base or learner, plan, valid, greedy, least=0.0)
     return {"before": before, "after": _numbers(learner, plan, valid, greedy, least=before["same"])}
 
 

@@ -27,6 +27,7 @@ TEMPERATURE = 0.5
 class DParallel:
     """The objective for texts of one tokenizer."""
 
+    tunes = "lora", "full"
     window, rule = "tree:rows=32", "threshold:tau={}"
 
     def __init__(self, tokenizer: Tokenizer):

@@ -53,11 +53,13 @@ class Drafts:
     """The objective for texts of one tokenizer.
 
     Attributes:
+        tunes: the weights that it can train.
         window, rule: how what is learned is decoded; `{}` is the rule's threshold.
         blocks: blocks on a canvas.
         masks: masks in a block, at most.
     """
 
+    tunes = "lora", "full"
     window, rule = "tree:rows=32", "threshold:tau={}"
     blocks, masks = 6, 16
 

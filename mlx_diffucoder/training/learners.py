@@ -64,7 +64,7 @@ class Tuning:
         if self.tune not in TUNES:
             raise TrainError(f"tune must be one of {', '.join(TUNES)}, not {self.tune!r}", field="tune")
         if self.gated and self.tune != "lora":
-            raise TrainError(f"a gate needs tune lora, not {self.tune}", field="tune")
+            raise TrainError(f"a gate needs tune lora, not {self.tune}; turn it off with --no-gated", field="tune")
         for name, low, high in (("rank", 1, 2**12), ("scale", 0, 1e4), ("dropout", 0, 0.99), ("layers", 1, 2**12)):
             check_range(self, name, low, high)
         if self.dtype is not None and self.dtype not in DTYPES:

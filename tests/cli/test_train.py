@@ -183,6 +183,9 @@ def test_distilling_that_cannot_work_is_one_line(tmp_path, floats):
     assert_one_line(distilled(), "--allow-code-execution", code=2)
     allowed = "--allow-code-execution"
     assert_one_line(distilled(allowed, "--objective", "draft"), "--objective must be one of drafts", code=2)
+    assert_one_line(distilled(allowed, "--untested", "--tune", "full"), "a gate needs tune lora, not full", code=2)
+    full = ("--untested", "--tune", "full", "--no-gated", "--objective", "d2f")
+    assert_one_line(distilled(allowed, *full), "tune must be lora for the objective d2f, not full", code=2)
     assert_one_line(distilled(allowed), "tasks.jsonl: no task has 3 asserts or more in its tests")
     done = distilled(allowed, "--untested", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
