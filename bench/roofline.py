@@ -202,9 +202,8 @@ def predict_shape(
     """
     if (nfe is None) != (positions is None):
         raise BenchError("--nfe and --positions go together: how many forwards, and of how many positions in all", field="--nfe")
-    if name not in SHAPES:
-        raise BenchError(f"--shape must be {one_of(list(SHAPES), name)}", field="--shape")
-    shape, work = SHAPES[name].config, work_of(name, bits)
+    work = work_of(name, bits)
+    shape = SHAPES[name].config
     weights, each = shape.parameters, work.bits_per_weight
     prediction: dict[str, Any] = {"shape": name, "bits": bits, "parameters": weights, "weight_bytes": weights * each / 8}
     prediction |= predict(ceilings, work, shape.block_length)
@@ -223,7 +222,13 @@ def predict_shape(
 
 
 def work_of(name: str, bits: int) -> Work:
-    """The weights of a shape that a forward reads: of embeddings few rows are, unless they are the head too."""
+    """The weights of a shape that a forward reads: of embeddings few rows are, unless they are the head too.
+
+    Raises:
+        BenchError: there is no such shape, or no such bits.
+    """
+    if name not in SHAPES:
+        raise BenchError(f"--shape must be {one_of(list(SHAPES), name)}", field="--shape")
     shape = SHAPES[name].config
     embeddings = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size
     return Work(parameters=shape.parameters - embeddings, bits_per_weight=bits_per_weight(bits))

@@ -184,11 +184,14 @@ def prediction_lines(prediction: dict[str, Any], ceilings: Ceilings) -> Iterator
 
 def _together_lines(together: dict[str, Any]) -> Iterator[str]:
     yield ""
-    yield f"PREDICTED, not measured: {together['hosts']} of these together (--shard tensor), over {together['about']}"
+    yield f"PREDICTED, not measured: {together['hosts']} of these together, over {together['about']}"
     yield f"latency and bandwidth: {together['evidence']}"
-    yield "rows   predicted ms   of which exchanges   times as fast as one"
-    for row in together["forwards"]:
-        yield f"{row['rows']:4} {1e3 * row['seconds']:14.1f} {1e3 * row['exchanges']:20.1f} {row['times_faster']:22.2f}"
+    for shard, key in (("tensor", "forwards"), ("sequence", "sequence")):
+        yield f"--shard {shard}" + ("" if together[key] else ": so many do not divide the model's K/V heads")
+        if together[key]:
+            yield "rows   predicted ms   of which exchanges   times as fast as one"
+        for row in together[key]:
+            yield f"{row['rows']:4} {1e3 * row['seconds']:14.1f} {1e3 * row['exchanges']:20.1f} {row['times_faster']:22.2f}"
 
 
 def tuning_lines(tuning: Tuning, path: Path) -> Iterator[str]:

@@ -85,6 +85,10 @@ def _lines(found: dict[str, Any], model: str) -> Iterator[str]:
         else "not predicted for these chips"
     )
     yield f"many answers (--cluster): {times}"
+    for one in found["one_model"]:
+        pays = one["launch"] if one["times_faster"] > 1 else "does not pay over this link"
+        speed = f"a forward of {one['rows']} rows {one['times_faster']:.2f} times as fast as the first machine's"
+        yield f"one model (--shard {one['shard']}): {speed} (predicted, {model}): {pays}"
     if found["launch"]:
         yield f"training on all of them: {found['launch']}"
 

@@ -7,12 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..bench.ceilings import ceilings_of
-from ..bench.roofline import predict_shape
-from ..decoding.result import TILE
+from ..bench.ceilings import Ceilings, ceilings_of
+from ..bench.links import Connection, together
+from ..bench.roofline import forward_seconds, work_of
+from ..bench.shapes import SHAPES
+from ..choices import TILE
 from ..errors import ClusterError
 from .hostfile import Host, read_hosts
-from .measure import LARGE, LONGEST, SMALL, ring_of, shown_command
+from .measure import LARGE, LONGEST, SMALL, ring_of, shown_command, shown_shard
 from .processes import ANSWERS, WorkerProcess, check_versions
 
 
@@ -25,11 +27,14 @@ def check_hosts(path: Path, shape: str, bits: int) -> dict[str, Any]:
     Returns:
         JSON-ready. `machines` have their `name`, `versions`, `card` and `error`. `link` is what was measured, None where it could
         not be. `many_answers` is the predicted gain over the first machine alone, None for chips that are not in the table.
-        `launch` is the command that trains on all of them, None where the link was not measured.
+        `one_model` is as `one_model_of` returns it. `launch` is the command that trains on all of them, None where the link was
+        not measured.
 
     Raises:
         ClusterError: the file is no hostfile.
+        BenchError: there is no such shape.
     """
+    work_of(shape, bits)  # refuses what it does not know, before the machines are asked
     hosts = read_hosts(path)
     with ExitStack() as stack:
         machines: list[dict[str, Any]] = [{"name": host.name, **dict.fromkeys(("versions", "card", "error"))} for host in hosts]
@@ -46,24 +51,52 @@ def check_hosts(path: Path, shape: str, bits: int) -> dict[str, Any]:
             if not machine["error"]:
                 _answer(process, machine, "card", time.monotonic() + ANSWERS)
         link = _link(processes) if ring and not any(machine["error"] for machine in machines) else None
+    cards = [machine["card"] for machine in machines]
     return {
         "machines": machines,
         "link": link,
-        "many_answers": gain_of([machine["card"] for machine in machines], shape, bits),
+        "many_answers": gain_of(cards, shape, bits),
+        "one_model": one_model_of(cards, link, shape, bits, path),
         "launch": shown_command(path) if link and "error" not in link else None,
     }
 
 
 def gain_of(cards: Sequence[dict[str, Any] | None], shape: str, bits: int) -> float | None:
     """How many times the answers of the first machine all machines write, predicted from their chips; None if one is unknown."""
-    rates = []
-    for card in cards:
-        ceilings = ceilings_of(card["chip"], card["gpu_cores"]) if card and card["backend"] == "Metal" else None
-        if ceilings is None:
-            return None
-        forwards = predict_shape(ceilings, bits, name=shape)["forwards"]
-        rates.append(next(1 / one["seconds"] for one in forwards if one["rows"] == TILE))
+    if not (ceilings := _ceilings_of(cards)):
+        return None
+    rates = [1 / forward_seconds(one, work_of(shape, bits), TILE) for one in ceilings]
     return sum(rates) / rates[0]
+
+
+def one_model_of(
+    cards: Sequence[dict[str, Any] | None], link: dict[str, Any] | None, shape: str, bits: int, path: Path
+) -> list[dict[str, Any]]:
+    """How many times faster than the first machine all compute one model, by `--shard`, predicted from the measured link.
+
+    Returns:
+        The `shard`, the `rows` of the forward, `times_faster`, and `launch`, the command to run. Empty if a chip or the link is
+        unknown.
+    """
+    ceilings = _ceilings_of(cards)
+    if not ceilings or not link or "error" in link:
+        return []
+    hosts = len(ceilings)
+    # A sum sends each number twice, but for the share that a machine has.
+    rate = 2 * (hosts - 1) / hosts * 1e9 * link["gb_per_s"]
+    measured = Connection("", link["latency_ms"] / 1e3, rate, "measured")
+    found = []
+    for shard, forwards in together(ceilings, work_of(shape, bits), SHAPES[shape].config, measured).items():
+        rows = TILE if shard == "tensor" else 2 * TILE
+        if of_rows := [one["times_faster"] for one in forwards if one["rows"] == rows]:
+            found.append({"shard": shard, "rows": rows, "times_faster": of_rows[0], "launch": shown_shard(path, shard)})
+    return found
+
+
+def _ceilings_of(cards: Sequence[dict[str, Any] | None]) -> list[Ceilings]:
+    """The ceilings of each machine; empty if one is unknown."""
+    found = [ceilings_of(card["chip"], card["gpu_cores"]) if card and card["backend"] == "Metal" else None for card in cards]
+    return [one for one in found if one] if all(found) else []
 
 
 def _started(host: Host, machine: dict[str, Any], stack: ExitStack) -> WorkerProcess | None:

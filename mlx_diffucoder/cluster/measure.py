@@ -65,3 +65,8 @@ def ring_of(ips: Sequence[Sequence[str]], port: int) -> list[list[str]]:
 def shown_command(path: Path) -> str:
     """The line that starts a training run on all machines."""
     return f"mlx.launch --hostfile {path} -- diffucode train --data FILE --accumulate N --out FOLDER"
+
+
+def shown_shard(path: Path, shard: str) -> str:
+    """The line that computes one model on all machines."""
+    return f"mlx.launch --hostfile {path} -- diffucode generate --shard {shard} -m MODEL PROMPT"

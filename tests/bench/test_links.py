@@ -4,6 +4,11 @@ import json
 
 import pytest
 
+from mlx_diffucoder.bench.ceilings import ceilings_named
+from mlx_diffucoder.bench.links import predict_hosts
+from mlx_diffucoder.bench.roofline import work_of
+from mlx_diffucoder.bench.shapes import SHAPES
+
 from ..cli.command import assert_one_line, diffucode
 
 
@@ -21,7 +26,16 @@ def test_a_second_mac_helps_over_a_fast_link_only(link, least, most):
 def test_what_cannot_be_predicted_is_one_line():
     predict = ("bench", "predict", "M3 Max 40")
     assert_one_line(diffucode(*predict, "--hosts", 2, "--link", "wifi"), "--link must be one of tb5", code=2)
-    assert_one_line(diffucode(*predict, "--hosts", 3), "--hosts must divide the model's 4 K/V heads", code=2)
     assert_one_line(diffucode(*predict, "--link", "tb5"), "--link has no effect without --hosts", code=2)
-    text = diffucode(*predict, "--hosts", 4).stdout
-    assert "PREDICTED, not measured: 4 of these together" in text
+    text = diffucode(*predict, "--hosts", 3).stdout
+    assert "PREDICTED, not measured: 3 of these together" in text
+    assert "--shard tensor: so many do not divide the model's K/V heads\n--shard sequence\nrows " in text
+
+
+def test_dividing_rows_helps_above_one_tile_only_and_exchanges_half_as_often():
+    found = predict_hosts(ceilings_named("M3 Max 40"), work_of("7b", 4), SHAPES["7b"].config, 2, "tbtcp")
+    tensor, sequence = ({one["rows"]: one for one in found[key]} for key in ("forwards", "sequence"))
+    assert sequence[32]["times_faster"] == 1 and sequence[32]["exchanges"] == 0
+    assert 1.1 < sequence[64]["times_faster"] < 2 and sequence[64]["times_faster"] > tensor[64]["times_faster"]
+    # The K/V of 28 layers, 4 heads of 128 numbers of 2 bytes, and the last states of 3584; half of them are the other's.
+    assert sequence[64]["exchanges"] == pytest.approx(29 * 300e-6 + 64 * (28 * 2 * 4 * 128 + 3584) / 3e9)

@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from mlx_diffucoder.bench.ceilings import ceilings_of
+from mlx_diffucoder.bench.links import LINKS, predict_hosts
+from mlx_diffucoder.bench.roofline import work_of
+from mlx_diffucoder.bench.shapes import SHAPES
 from mlx_diffucoder.cluster import check
-from mlx_diffucoder.cluster.check import gain_of
+from mlx_diffucoder.cluster.check import gain_of, one_model_of
 
 from ..cli.command import diffucode
 from .test_hostfile import hostfile, script
@@ -19,6 +23,20 @@ def test_the_predicted_gain_counts_each_machine_by_its_chip():
     assert 1.1 < gain_of([MAX, BASE], "7b", 4) < 1.5
     assert gain_of([MAX, BASE | {"backend": "CPU"}], "7b", 4) is None
     assert gain_of([MAX, None], "7b", 4) is None
+
+
+def test_one_model_gains_by_the_measured_link_and_waits_for_the_slowest_machine(tmp_path):
+    fast, slow = ({"latency_ms": 1e3 * one.latency, "gb_per_s": one.bandwidth / 1e9} for one in (LINKS["tb5"], LINKS["10gbe"]))
+    predicted = predict_hosts(ceilings_of("Apple M4 Max", 40), work_of("7b", 4), SHAPES["7b"].config, 2, "tb5")
+    tensor, sequence = one_model_of([MAX, MAX], fast, "7b", 4, tmp_path)
+    assert (tensor["shard"], tensor["rows"], sequence["shard"], sequence["rows"]) == ("tensor", 32, "sequence", 64)
+    for one, forwards in ((tensor, predicted["forwards"]), (sequence, predicted["sequence"])):
+        assert one["times_faster"] == pytest.approx(next(of["times_faster"] for of in forwards if of["rows"] == one["rows"]))
+    assert tensor["launch"] == f"mlx.launch --hostfile {tmp_path} -- diffucode generate --shard tensor -m MODEL PROMPT"
+    assert one_model_of([MAX, MAX], slow, "7b", 4, tmp_path)[0]["times_faster"] < 1
+    assert one_model_of([MAX, BASE], fast, "7b", 4, tmp_path)[0]["times_faster"] < 1
+    assert [one["shard"] for one in one_model_of([MAX] * 3, fast, "7b", 4, tmp_path)] == ["sequence"]
+    assert one_model_of([MAX, None], fast, "7b", 4, tmp_path) == one_model_of([MAX, MAX], None, "7b", 4, tmp_path) == []
 
 
 def test_a_machine_that_cannot_work_is_named_and_the_others_are_shown(tmp_path):
