@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from mlx_diffucoder.checkpoint import hub_name
 from mlx_diffucoder.loading import local_folder, source_card
 
 from .plan import Plan
@@ -23,7 +24,7 @@ def write_card(
     Args:
         source: the folder of the source checkpoint.
         name: the name or path that the user gave for it.
-        adapter: the name or path of an adapter that was added to the weights.
+        adapter: the folder of an adapter that was added to the weights.
         run_as: the value for `--model` that runs the result.
     """
     from huggingface_hub import ModelCard, ModelCardData
@@ -41,7 +42,7 @@ def write_card(
         base_model=repo or original.get("base_model"),
     )
     origin = f"[{name}](https://huggingface.co/{repo})" if is_hub_id else f"`{source.name}`"
-    added = f", with the adapter `{adapter}`," if adapter else ""
+    added = f", with the adapter `{hub_name(Path(adapter))}`," if adapter else ""
     text = f"# {title}\n\nConverted to MLX from {origin}{added} by mlx_diffucoder. Weights: {precision(plan)}.\n"
     if not original.get("license"):
         text += "\nThe licence of the source is not known: its folder has no model card that states it.\n"

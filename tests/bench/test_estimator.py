@@ -6,8 +6,7 @@ import pytest
 
 from bench.studies.estimator import MEASURES, Moments, answer_of, measure, term
 from mlx_diffucoder import load
-from mlx_diffucoder.training.coupled import Pair, Questions, log_pi
-from mlx_diffucoder.training.policy import Answers
+from mlx_diffucoder.training.coupled import Answers, Pair, Questions, log_pi
 
 from ..conftest import DATA
 

@@ -5,9 +5,11 @@ import shutil
 from dataclasses import replace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_diffucoder import load
 from mlx_diffucoder.adapter import apply_adapter
 from mlx_diffucoder.checkpoint import build
 from mlx_diffucoder.convert import ConvertConfig, calibrate, convert, converter, make_plan
@@ -45,6 +47,19 @@ def test_an_adapter_added_on_the_way_is_one_that_was_fused_before(name, dtype, t
         close = 1e-6 if dtype == "float32" else 1e-2
         assert mx.allclose(weight.astype(mx.float32), right.weight.astype(mx.float32), rtol=close, atol=close / 10), layer
     assert layers and {one.dtype for one in found.values()} == {getattr(mx, dtype)}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantizing_the_sum_adds_little_error(bits, tmp_path):
+    ids, config = mx.array(np.random.default_rng(0).integers(0, 750, (8, 24))), replace(FOUR_BITS, q_bits=bits)
+
+    def error(adapter):
+        """The error of the logits by quantization, relative to the logits, root mean square."""
+        right = load(BASE, adapter=adapter)[0](ids)
+        got = load(convert(BASE, tmp_path / str(adapter is None), replace(config, adapter=adapter)))[0](ids)
+        return float(mx.sqrt(((got - right) ** 2).mean() / (right**2).mean()))
+
+    assert error(ADAPTERS["rslora-mlp"]) <= 1.1 * error(None)
 
 
 def test_calibration_measures_the_model_with_its_adapter(tmp_path, monkeypatch):
@@ -86,6 +101,6 @@ def test_the_card_names_the_adapter(tmp_path):
     out, adapter = tmp_path / "out", DATA / "d2f-a" / "patterns"
     done = diffucode("convert", BASE, out, "--adapter", adapter, "-q")
     assert done.returncode == 0, done.stderr
-    assert f"from `dream-a`, with the adapter `{adapter}`, by" in (out / "README.md").read_text()
+    assert "from `dream-a`, with the adapter `patterns`, by" in (out / "README.md").read_text()
     before, after = (dict(tree_flatten(build(folder)[0].parameters())) for folder in (BASE, out))
     assert "model.layers.0.self_attn.q_proj.scales" in after.keys() - before.keys()

@@ -147,7 +147,10 @@ def test_what_a_family_cannot_do_is_refused_at_the_call_with_the_reason(dream_a,
         ("apple/DiffuCoder-7B-cpGRPO", {"max_tokens": 256, "temperature": 0.3, "top_p": 0.95}),
         ("mlx-community/DiffuCoder-7B-cpGRPO-8bit", {"max_tokens": 256, "temperature": 0.3, "top_p": 0.95}),
         ("Dream-org/Dream-Coder-v0-Instruct-7B", {"max_tokens": 768, "temperature": 0.1, "top_p": 0.95}),
-        ("d3LLM/d3LLM_Dream_Coder", {"max_tokens": 256}),
+        (
+            "d3LLM/d3LLM_Dream_Coder",
+            {"max_tokens": 256, "rule": "entropy:gamma=0.5", "window": "ahead:block=32,add=0.1,decoded=0.95"},
+        ),
         ("Dream-org/Dream-v0-Instruct-7B", {"max_tokens": 512, "temperature": 0.2, "top_p": 0.95}),
         ("my-own", {"max_tokens": 512, "temperature": 0.2, "top_p": 0.95}),
     ],
@@ -165,7 +168,9 @@ def test_models_with_one_configuration_are_told_apart_by_name(tmp_path, edit_jso
     model, _ = load(folder, lazy=True)
     assert model.published == settings
     config = GenerationConfig.preset("published", published=model.published, seed=3)
-    assert config == GenerationConfig(rule="schedule", window="whole", seed=3, **settings)
+    assert config == GenerationConfig(**{"rule": "schedule", "window": "whole", "seed": 3, **settings})
+    usual = GenerationConfig().for_model(model)
+    assert (usual.rule, usual.window) == (DREAM.rule, DREAM.window)
 
 
 WITHOUT_SHIFT = replace(OTHER, rule="threshold:tau=0.9", window="sliding:width=8,suffix=2")
