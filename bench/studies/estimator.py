@@ -26,7 +26,8 @@ from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.errors import TaskError
 from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.tokenizer import Tokenizer
-from mlx_diffucoder.training.coupled import T_RANGE, Answers, Pair
+from mlx_diffucoder.training.coupled import T_RANGE, Pair
+from mlx_diffucoder.training.policy import Answers
 
 from .terminal import one_line
 

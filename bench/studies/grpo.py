@@ -84,7 +84,7 @@ def learn_by_reward(
 ) -> dict[str, float]:
     """Train all weights by coupled-GRPO; returns its compute and seconds."""
     from mlx_diffucoder.evaluation import Limits
-    from mlx_diffucoder.training.grpo import CoupledGrpo, GrpoPlan
+    from mlx_diffucoder.training.grpo import Grpo, GrpoPlan
     from mlx_diffucoder.training.grpo_job import grpo_job, read_prompts
     from mlx_diffucoder.training.settings import GrpoSettings, TrainSettings
 
@@ -96,7 +96,7 @@ def learn_by_reward(
     trainer.run()
     seconds = time.perf_counter() - began
     trainer.folder.publish(trainer.progress)
-    if not isinstance(trainer.method, CoupledGrpo):
+    if not isinstance(trainer.method, Grpo):
         raise TypeError("the run uses another method")
     return {"compute": trainer.method.forwarded + GRADIENT * trainer.method.learnt, "seconds": seconds}
 

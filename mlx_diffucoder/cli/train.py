@@ -67,6 +67,7 @@ LeastT = Annotated[float, in_masks(help="The smallest probability of a mask.")]
 TasksFile = Annotated[Path, typer.Option(help="Tasks with tests, as diffucode eval reads them.")]
 ValidTasks = Annotated[Path | None, typer.Option(help="Tasks to evaluate on.")]
 GrpoTune = Annotated[str, options.in_model(help="full, lora or dora.")]
+Order = Annotated[str, in_training(help="any (coupled-GRPO), or left-to-right (JustGRPO).")]
 GroupSize = Annotated[int, in_training(help="Answers to each prompt.")]
 PromptsPerStep = Annotated[int, in_training(help="Prompts answered at a time.")]
 Updates = Annotated[int, in_training(help="Steps that learn from the same answers.")]
@@ -171,16 +172,15 @@ def _train(context: typer.Context) -> int:
 @app.command(
     cls=Command,
     epilog=examples("diffucode train grpo --data tasks.jsonl --out run --allow-code-execution"),
-    help="""Train a model on tasks, by the tests that its own answers pass (coupled-GRPO).
+    help="""Train a model on tasks, by the tests that its own answers pass (GRPO).
 
-    The model answers each task several times. Answers that pass the task's tests become more probable. This runs the code
-    that the model writes on this machine.
+    The model answers each task several times. Answers that pass the task's tests become more probable. With --order
+    left-to-right the answers are written from left to right, and learned from in that order. This runs the code that the
+    model writes on this machine.
     """,
 )
 def grpo(
-    context: typer.Context,
-    data: TasksFile,
-    out: Out,
+    context: typer.Context, data: TasksFile, out: Out,
     valid: ValidTasks = None,
     allow_code_execution: options.AllowCodeExecution = False,
     sandbox: options.Sandbox = "auto",
@@ -194,6 +194,7 @@ def grpo(
     revision: options.Revision = None,
     refresh: options.Refresh = False,
     yes: options.Yes = False,
+    order: Order = GrpoSettings.order,
     group: GroupSize = GrpoSettings.group,
     prompts_per_step: PromptsPerStep = GrpoSettings.prompts_per_step,
     updates: Updates = GrpoSettings.updates,
@@ -226,7 +227,7 @@ def grpo(
     dry_run: DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
-) -> int:
+) -> int:  # fmt: skip
     return _train_grpo(context)
 
 
@@ -239,11 +240,9 @@ def _train_grpo(context: typer.Context) -> int:
     from ..training.grpo_job import grpo_job, read_prompts, steps_of
     from .model_option import open_learner
 
-    plan = GrpoPlan(
-        grpo=GrpoSettings(**{one.name: given[one.name] for one in fields(GrpoSettings)}),
-        decoding=options.decoding_config(context, {name: given[name] for name in ("temperature", "max_tokens")}, ANSWERS),
-        limits=options.limits_of(given),
-    )
+    chosen = GrpoSettings(**{one.name: given[one.name] for one in fields(GrpoSettings)})
+    usual = {name: given[name] for name in ("temperature", "max_tokens")} | chosen.decoding
+    plan = GrpoPlan(grpo=chosen, decoding=options.decoding_config(context, usual, ANSWERS), limits=options.limits_of(given))
     learner = open_learner(given)
     tasks, held_out = (read_prompts(file, learner, plan.decoding) if file else [] for file in (given["data"], given["valid"]))
     settings = replace(settings, steps=given["steps"] or steps_of(plan, len(tasks), given["epochs"] or 1))

@@ -52,6 +52,7 @@ MINUET = """\
 require('minuet').setup {{
   provider = 'openai_fim_compatible',
   n_completions = 1,
+  virtualtext = {{ auto_trigger_ft = {{ '*' }}, keymap = {{ accept = '<A-a>' }} }},
   provider_options = {{ openai_fim_compatible = {{
     name = 'diffucode', end_point = '{url}/v1/completions', model = '{model}',
     api_key = function() return '{key}' end,

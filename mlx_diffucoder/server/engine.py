@@ -153,7 +153,8 @@ class Engine:
             same = (one for one in known if work.key is not None and one.work.key == work.key)
             job = next((one for one in same if one.join(listener)), None)
             if job is None:
-                if len(self._waiting) >= self._queue:
+                free = max(0, self._parallel - self.running)  # those that the thread has not begun yet do not queue
+                if len(self._waiting) >= self._queue + free:
                     message = f"the queue is full (requests that wait: {len(self._waiting)}); try again later"
                     raise Busy(message, 1 + len(self._waiting) // self._parallel)
                 job = Job(work)

@@ -231,4 +231,6 @@ ROUTES = (
     ("GET", "/v1/models/{id:path}", model),
     ("POST", "/v1/completions", completions),
     ("POST", "/v1/chat/completions", chat_completions),
+    ("GET", "/models", models),  # where llama.cpp's server has them too; Continue asks there
+    ("POST", "/chat/completions", chat_completions),
 )

@@ -1,4 +1,4 @@
-"""The coupled estimator of log π, and the clipped objective built on it.
+"""The coupled estimator of log π.
 
 DiffuCoder, arXiv 2506.20639, section 4. Our reading of its equations, for token k of an answer o to a prompt c:
 
@@ -9,16 +9,9 @@ The masks of a pair are complementary: the mask of t hides each token with proba
 and the mask of 1 - t hides the others. So a pair scores each token exactly once, with other tokens visible as
 they are while decoding. ℓ_1 is the canvas with the whole answer hidden. Both halves of the sum are weighted 1/t,
 as in the masked-diffusion bound. So log π is not a normalised log-probability: its mean over pairs is about one and
-a half times one. It is only used in differences of two, with the same masks in both:
-
-    ρ_k  = exp(log π(o_k) - log π_old(o_k))
-    loss = - mean over answers, and over the tokens of each, of  min(ρ_k A, clip(ρ_k, 1 - ε, 1 + ε) A) - β KL_k
-    KL_k = exp(log π_ref - log π) - (log π_ref - log π) - 1
+a half times one. It is only used in differences of two, with the same masks in both, as `policy.py` does.
 
 `tests/training/test_coupled.py` computes it token by token.
-
-An answer's tokens are those up to and including its end token. The padding after it is hidden as well, as it is
-while decoding, but it is not scored. The temperature of log p is 1, whatever the rollouts used.
 """
 
 from dataclasses import dataclass
@@ -30,43 +23,11 @@ from numpy.typing import NDArray
 from ..arrays import from_numpy
 from ..models.context import hidden_of
 from ..models.transformer import DiffusionModel
+from .policy import Answers
 from .recompute import cross_entropies
 
 T_RANGE = (0.2, 0.8)
-FURTHEST = 20.0  # differences of two log π are clipped here, so that no exponential overflows
 CANVASES = 3  # per answer: one with all of it hidden, and the pair
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """Answers to one prompt, on their canvases.
-
-    Attributes:
-        tokens: int32 `[N, L]`: prompt, answer, padding after its end.
-        start: first position of the answers.
-        lengths: int64 `[N]`, tokens of each answer, its end token included.
-    """
-
-    tokens: NDArray[np.int32]
-    start: int
-    lengths: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def part(self, which: slice) -> "Answers":
-        return Answers(self.tokens[which], self.start, self.lengths[which])
-
-    @property
-    def hidden(self) -> NDArray[np.bool_]:
-        """`[N, L]`, the positions hidden at the start of decoding: everything after the prompt."""
-        return np.broadcast_to(np.arange(self.tokens.shape[1]) >= self.start, self.tokens.shape)
-
-    @property
-    def scored(self) -> NDArray[np.bool_]:
-        """`[N, L]`, the positions to score: up to and including the end token."""
-        place = np.arange(self.tokens.shape[1])
-        return (place >= self.start) & (place < self.start + self.lengths[:, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,28 +111,19 @@ def log_pi(
     return -0.5 * (losses[: len(targets)] + weights * losses[len(targets) :])
 
 
-def clipped_loss(
-    now: mx.array, old: mx.array, reference: mx.array, advantages: mx.array, shares: mx.array, *, clip_ratio: float, kl: float
-) -> mx.array:
-    """The loss over M tokens.
+class Coupled:
+    """`Likelihood` by the coupled estimator, with masks drawn anew for each step."""
 
-    Args:
-        now: `[M]`, log π of the weights in training.
-        old: `[M]`, log π of the weights that generated the answers; empty if they are the same.
-        reference: `[M]`, log π of the reference model; ignored if `kl` is 0.
-        shares: `[M]`, the weight of each token: 1 / (answers · tokens of its answer).
-    """
-    before = mx.stop_gradient(now) if old.size == 0 else old
-    ratio = mx.exp(mx.clip(now - before, -FURTHEST, FURTHEST))
-    gain = mx.minimum(ratio * advantages, mx.clip(ratio, 1 - clip_ratio, 1 + clip_ratio) * advantages)
-    if kl:
-        gap = mx.clip(reference - now, -FURTHEST, FURTHEST)
-        gain = gain - kl * (mx.exp(gap) - gap - 1)
-    return -(shares * gain).sum()
+    drawn = True
 
+    def __init__(self, mask_id: int):
+        self._mask_id = mask_id
 
-def leave_one_out(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Advantages `[G]`: each reward minus the mean of the others for the same prompt; exactly 0 if all are equal."""
-    if (rewards == rewards[0]).all():
-        return np.zeros(len(rewards))
-    return rewards - (rewards.sum() - rewards) / (len(rewards) - 1)
+    def rows(self, prompt: int, answer: int) -> tuple[int, int, int]:
+        return CANVASES, prompt + answer, 2 * answer
+
+    def ask(self, answers: Answers, rng: np.random.Generator) -> Questions:
+        return Questions.of(answers, Pair.draw(rng, answers), self._mask_id)
+
+    def log_pi(self, model: DiffusionModel, *arrays: mx.array) -> mx.array:
+        return log_pi(model, *arrays)

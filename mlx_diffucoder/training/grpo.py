@@ -1,7 +1,10 @@
-"""Coupled-GRPO as a method of the trainer: rounds of answers, their rewards, and the coupled objective.
+"""GRPO as a method of the trainer: rounds of answers, their rewards, and the clipped objective.
+
+How probable an answer is, `order` decides: coupled-GRPO takes it in any order (`coupled.py`), JustGRPO in the order of
+decoding (`left_to_right.py`).
 
 A round is `prompts_per_step` prompts with `group` answers each, generated with the weights at its start. It
-serves `updates` optimizer steps, each with its own masks. A checkpoint keeps the data that later steps of the
+serves `updates` optimizer steps; coupled-GRPO draws masks for each. A checkpoint keeps the data that later steps of the
 round need, so a run can resume in the middle of one. All draws of a round follow from the seed and its number.
 """
 
@@ -21,8 +24,10 @@ from ..evaluation import Limits
 from ..models.transformer import DiffusionModel
 from ..tasks import Task
 from ..tokenizer import Tokenizer
-from .coupled import CANVASES, Answers, Pair, Questions, clipped_loss, leave_one_out, log_pi
+from .coupled import Coupled
+from .left_to_right import LeftToRight
 from .parallel import launched
+from .policy import Answers, Likelihood, Questions, clipped_loss, leave_one_out
 from .recompute import computed_once
 from .rollouts import RollOut, roll_out, shared
 from .settings import GrpoSettings, TrainSettings
@@ -86,11 +91,33 @@ class GrpoPlan:
             )
 
 
-class CoupledGrpo(Method):
-    """Coupled-GRPO on tasks.
+def likelihood_of(order: str, model: DiffusionModel, mask_id: int) -> Likelihood:
+    """How log π is computed, by the name of `GrpoSettings.order`.
+
+    Raises:
+        TrainError: a block-causal model is to learn from left to right.
+    """
+    if order == "any":
+        return Coupled(mask_id)
+    if model.config.block_length:
+        raise TrainError(
+            f"order {order} is not for {model.family.name} models: they fill one block after another; leave out --order",
+            field="order",
+        )
+    return LeftToRight(mask_id, model.shift)
+
+
+def answers_together(likelihood: Likelihood, batch_size: int) -> int:
+    """The answers that are forwarded together."""
+    return max(1, batch_size // likelihood.rows(0, 1)[0])
+
+
+class Grpo(Method):
+    """GRPO on tasks.
 
     Args:
         prompts: the prompts, already checked to fit.
+        likelihood: how log π is computed.
         reference: the trainable weights of the reference model, if the objective has a KL term.
         roll_out: writes the answers and rewards them.
     """
@@ -101,12 +128,13 @@ class CoupledGrpo(Method):
         tokenizer: Tokenizer,
         plan: GrpoPlan,
         settings: TrainSettings,
+        likelihood: Likelihood,
         reference: Any = None,
         roll_out: RollOut = roll_out,
     ):
         self._prompts, self._tokenizer, self._plan, self._settings = prompts, tokenizer, plan, plan.grpo
-        self._seed, self._reference, self._roll_out = settings.seed, reference, roll_out
-        self._answers_together = max(1, settings.batch_size // CANVASES)
+        self._seed, self._likelihood, self._reference, self._roll_out = settings.seed, likelihood, reference, roll_out
+        self._answers_together = answers_together(likelihood, settings.batch_size)
         self._round: Round | None = None
         self._told: list[dict[str, float]] = []
         self._last: list[dict[str, float]] = []
@@ -126,7 +154,7 @@ class CoupledGrpo(Method):
     def loss(self, model: DiffusionModel, *arrays: mx.array) -> mx.array:
         *asked, old, reference, advantages, shares = arrays
         settings = self._settings
-        now = log_pi(model, *asked)
+        now = self._likelihood.log_pi(model, *asked)
         return clipped_loss(now, old, reference, advantages, shares, clip_ratio=settings.clip_ratio, kl=settings.kl)
 
     def news(self) -> dict[str, float]:
@@ -179,22 +207,24 @@ class CoupledGrpo(Method):
         """Add log π of the current weights and of the reference model, for the masks of each step."""
         updates = range(self._settings.updates)
         asked = [self._questions(part, number, place, update) for update in updates]
-        old = [NOTHING, *(self._score(model, one) for one in asked[1:])]  # in the first step old and new are equal
+        old = [NOTHING, *self._scores(model, asked[1:])]  # in the first step old and new are equal
         if not self._settings.kl:
             return replace(part, old=old, reference=[NOTHING for _ in updates])
         learning = model.trainable_parameters()
         model.update(self._reference)
-        reference = [self._score(model, one) for one in asked]
+        reference = self._scores(model, asked)
         model.update(learning)
         return replace(part, old=old, reference=reference)
 
-    def _score(self, model: DiffusionModel, questions: Questions) -> NDArray[np.float32]:
-        self.forwarded += questions.tokens.size
-        return np.array(log_pi(model, *questions.arrays()))
+    def _scores(self, model: DiffusionModel, asked: Sequence[Questions]) -> list[NDArray[np.float32]]:
+        different = asked if self._likelihood.drawn else asked[:1]
+        self.forwarded += sum(one.tokens.size for one in different)
+        found = [np.array(self._likelihood.log_pi(model, *one.arrays())) for one in different]
+        return found * (len(asked) // max(1, len(different)))
 
     def _questions(self, part: Part, number: int, place: int, update: int) -> Questions:
         rng = np.random.default_rng([self._seed, 4, number, place, update])
-        return Questions.of(part.answers, Pair.draw(rng, part.answers), self._tokenizer.mask_id)
+        return self._likelihood.ask(part.answers, rng)
 
     def _arrays(self, part: Part, number: int, place: int, update: int) -> Arrays:
         asked = self._questions(part, number, place, update)

@@ -1,4 +1,4 @@
-"""A run of coupled-GRPO, ready to start: tasks checked, memory computed."""
+"""A run of GRPO, ready to start: tasks checked, memory computed."""
 
 import json
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from ..generation import prompt_ids
 from ..memory import bytes_of
 from ..models.transformer import DiffusionModel
 from ..tasks import Task, read_tasks
-from .coupled import CANVASES
-from .grpo import CoupledGrpo, GrpoPlan, Prompt
+from .grpo import Grpo, GrpoPlan, Prompt, answers_together, likelihood_of
 from .job import Job, digest
 from .learners import Learner
 from .memory import FLOAT, LOGITS, Memory, memory_to_train
+from .policy import Likelihood
 from .recompute import HEAD_ROWS, computed_once, recompute_layers, recomputes
 from .rollouts import RollOut, roll_out
 from .settings import TrainSettings
@@ -33,31 +33,36 @@ def grpo_job(
     gradient_checkpointing: bool = False,
     roll_out: RollOut = roll_out,
 ) -> Job:
-    """A run of coupled-GRPO.
+    """A run of GRPO.
 
     Args:
         train: the tasks to answer.
         valid: the tasks to evaluate on; the measure is the share not solved at temperature 0.
-        roll_out: as for `CoupledGrpo`.
+        roll_out: as for `Grpo`.
+
+    Raises:
+        TrainError: as `likelihood_of`.
     """
     model, grpo, held_out = learner.model, plan.grpo, [prompt.task for prompt in valid]
     if gradient_checkpointing:
         recompute_layers(model)
 
-    def method() -> CoupledGrpo:
+    likelihood = likelihood_of(grpo.order, model, learner.tokenizer.mask_id)
+
+    def method() -> Grpo:
         reference = model.trainable_parameters() if grpo.kl else None
-        return CoupledGrpo(train, learner.tokenizer, plan, settings, reference, roll_out)
+        return Grpo(train, learner.tokenizer, plan, settings, likelihood, reference, roll_out)
 
     return Job(
         learner=learner,
         settings=settings,
         what=f"{len(train)} tasks, {grpo.group} answers each to {grpo.prompts_per_step} at a time",
-        memory=_memory(model, settings, plan, max(len(prompt.ids) for prompt in train)),
+        memory=_memory(model, settings, plan, likelihood, max(len(prompt.ids) for prompt in train)),
         method=method,
         evaluation=(lambda: _unsolved(learner, plan, held_out)) if held_out else None,
         identity={
-            "method": "coupled-grpo",
-            **vars(grpo),
+            "method": "coupled-grpo" if grpo.order == "any" else grpo.order,
+            **{name: value for name, value in vars(grpo).items() if name != "order"},
             **{f"decoding.{name}": value for name, value in json.loads(json.dumps(plan.decoding.to_dict())).items()},
             **{f"limits.{name}": value for name, value in asdict(plan.limits).items() if name != "sandbox"},
             "data": digest(_bytes_of(prompt.task) for prompt in train),
@@ -99,15 +104,16 @@ def steps_of(plan: GrpoPlan, tasks: int, epochs: float) -> int:
     return max(1, round(epochs * tasks / plan.grpo.prompts_per_step * plan.grpo.updates))
 
 
-def _memory(model: DiffusionModel, settings: TrainSettings, plan: GrpoPlan, longest: int) -> Memory:
-    """As for a supervised run, but each token is scored twice, and the KL divergence needs a copy of the trained weights."""
-    grpo, most = plan.grpo, plan.decoding.max_tokens
-    answers = min(grpo.group, max(1, settings.batch_size // CANVASES))
+def _memory(model: DiffusionModel, settings: TrainSettings, plan: GrpoPlan, likelihood: Likelihood, longest: int) -> Memory:
+    """As for a supervised run on the canvases of `likelihood`; the KL divergence needs a copy of the trained weights."""
+    grpo = plan.grpo
+    canvases, length, read = likelihood.rows(longest, plan.decoding.max_tokens)
+    answers = min(grpo.group, answers_together(likelihood, settings.batch_size))
     parts = grpo.prompts_per_step * -(-grpo.group // answers)
     lanes = min(len(streams()), parts)
-    batch, length = CANVASES * answers, longest + most
-    memory = memory_to_train(model, make_optimizer(settings), batch=batch, length=length, accumulate=parts, lanes=lanes)
-    rows = min(2 * answers * most, HEAD_ROWS) if recomputes(model) else 2 * answers * most
+    how = {"batch": canvases * answers, "length": length, "accumulate": parts, "lanes": lanes}
+    memory = memory_to_train(model, make_optimizer(settings), **how)
+    rows = min(read * answers, HEAD_ROWS) if recomputes(model) else read * answers
     reference = bytes_of(model.trainable_parameters()) if grpo.kl else 0
     logits = lanes * rows * model.config.vocab_size * FLOAT * LOGITS
     return replace(memory, weights=memory.weights + reference, logits=logits)

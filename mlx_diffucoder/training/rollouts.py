@@ -21,8 +21,8 @@ from ..generation import Answer, stream_batch
 from ..models.transformer import DiffusionModel
 from ..tasks import Task, defines
 from ..tokenizer import Tokenizer
-from .coupled import Answers
 from .parallel import launched
+from .policy import Answers
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The settings of a training run and of coupled-GRPO, checked, and the learning-rate schedule."""
+"""The settings of a training run and of GRPO, checked, and the learning-rate schedule."""
 
 import math
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 CANVASES = ("random", "longest", "full")
 OPTIMIZERS = ("adamw", "muon")
+ORDERS = ("any", "left-to-right")
 OBJECTIVES = ("masked", "causal", "mixed")
 NOT_CAUSAL = {
     "infill": "a causal model sees nothing after a hole",
@@ -143,6 +144,7 @@ class GrpoSettings:
     """How answers are drawn and compared. The fields are options of `diffucode train grpo`.
 
     Attributes:
+        order: of the tokens whose probabilities make that of an answer. `any` is coupled-GRPO; `left-to-right` is JustGRPO.
         group: answers to a prompt; each is compared with the others.
         prompts_per_step: prompts per round.
         updates: optimizer steps per round.
@@ -154,6 +156,7 @@ class GrpoSettings:
         TrainError: a value is out of its range; the message begins with the field.
     """
 
+    order: str = "any"
     group: int = 8
     prompts_per_step: int = 4
     updates: int = 2
@@ -161,7 +164,14 @@ class GrpoSettings:
     kl: float = 0.0
     format_reward: float = 0.1
 
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How answers are drawn where the user does not say: fields of `GenerationConfig`."""
+        return {} if self.order == "any" else {"rule": "leftmost"}
+
     def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise TrainError(f"order must be {one_of(ORDERS, self.order)}", field="order")
         if self.group == 1:
             raise TrainError("group must be 2 or more: an answer is compared with the others to the same prompt", field="group")
         for name, low, high in (

@@ -6,7 +6,8 @@ import pytest
 
 from bench.studies.estimator import MEASURES, Moments, answer_of, measure, term
 from mlx_diffucoder import load
-from mlx_diffucoder.training.coupled import Answers, Pair, Questions, log_pi
+from mlx_diffucoder.training.coupled import Pair, Questions, log_pi
+from mlx_diffucoder.training.policy import Answers
 
 from ..conftest import DATA
 

@@ -79,6 +79,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path, tasks):
     ("more", "said"),
     [
         (("--group", 1), ("--group must be 2 or more", "compared with the others")),
+        (("--order", "left"), ("--order must be one of any, left-to-right",)),
         (("--temp", 0), ("--temp must be above 0",)),
         (("--clip-ratio", -1), ("--clip-ratio must be from",)),
         (("--kl", "nan"), ("--kl must be from",)),

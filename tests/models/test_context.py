@@ -12,8 +12,9 @@ from mlx_diffucoder.decoding.likelihood import every_second, mean_log_probabilit
 from mlx_diffucoder.divergence.forwards import outputs, outputs_by_layer
 from mlx_diffucoder.divergence.masking import masked_canvases
 from mlx_diffucoder.models.context import hidden_of
-from mlx_diffucoder.training.coupled import Answers, Pair, Questions, log_pi
+from mlx_diffucoder.training.coupled import Pair, Questions, log_pi
 from mlx_diffucoder.training.objective import Noised, loss
+from mlx_diffucoder.training.policy import Answers
 
 from ..conftest import DATA
 from ..decoding.block_oracle import Network, read_weights, softmax

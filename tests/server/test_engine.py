@@ -115,6 +115,14 @@ def test_more_work_than_the_queue_holds_is_refused_with_a_time(engine):
     cancel()
 
 
+def test_work_that_has_a_free_place_does_not_count_as_waiting():
+    engine = Engine(lambda: None, parallel=2, queue=1)  # it has begun nothing yet
+    for _ in range(3):
+        hand_in(engine, answering())
+    with pytest.raises(Busy):
+        hand_in(engine, answering())
+
+
 def test_at_its_deadline_work_ends_with_the_text_that_is_certain(engine):
     progress = last(hand_in(engine, answering(config=LONG, deadline=0.5))[0])
     assert progress.reason == "time" and "\u2592" not in progress.text

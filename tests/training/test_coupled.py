@@ -5,7 +5,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_diffucoder.training.coupled import Answers, Pair, Questions, clipped_loss, leave_one_out, log_pi
+from mlx_diffucoder.training.coupled import Pair, Questions, log_pi
+from mlx_diffucoder.training.policy import Answers, clipped_loss, leave_one_out
 
 from .small import small_model
 

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_diffucoder import load
 from mlx_diffucoder.config import GenerationConfig
 from mlx_diffucoder.errors import TaskError, TrainError
 from mlx_diffucoder.evaluation import Limits
@@ -18,6 +19,7 @@ from mlx_diffucoder.training.grpo_job import grpo_job, read_prompts
 from mlx_diffucoder.training.rollouts import Reward, is_formed, rewards_of
 from mlx_diffucoder.training.settings import GrpoSettings, TrainSettings
 
+from ..conftest import DATA
 from .small import small_learner
 from .test_trainer import run, same
 
@@ -56,13 +58,17 @@ def job_of(tasks, steps=6, gradient_checkpointing=False, batch_size=6, learning_
 
 # Within a round, and between two.
 @pytest.mark.parametrize(
-    ("stopped", "kl"),
-    [(1, 0.1), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [(1, 0.0), (2, 0.0), (2, 0.1), (3, 0.0), (3, 0.1)])],
+    ("stopped", "changes"),
+    [
+        (1, {"kl": 0.1}),
+        (1, {"kl": 0.1, "order": "left-to-right"}),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in [(1, {}), (2, {}), (2, {"kl": 0.1}), (3, {}), (3, {"kl": 0.1})]),
+    ],
 )
-def test_a_run_that_goes_on_gives_the_bits_of_an_unbroken_one(tmp_path, tasks, stopped, kl):
-    whole = run(job_of(tasks, kl=kl), tmp_path / "whole")
-    assert not run(job_of(tasks, kl=kl), tmp_path / "broken", stop_after=stopped).done
-    run(job_of(tasks, kl=kl), tmp_path / "broken", resume=True)
+def test_a_run_that_goes_on_gives_the_bits_of_an_unbroken_one(tmp_path, tasks, stopped, changes):
+    whole = run(job_of(tasks, **changes), tmp_path / "whole")
+    assert not run(job_of(tasks, **changes), tmp_path / "broken", stop_after=stopped).done
+    run(job_of(tasks, **changes), tmp_path / "broken", resume=True)
     for file in ("model.safetensors", "step-00000006/optimizer.safetensors"):
         assert same(tmp_path / "whole" / file, tmp_path / "broken" / file), file
     assert not (tmp_path / "whole" / "round.safetensors").exists()  # of no use to who loads the model
@@ -88,13 +94,14 @@ def test_a_round_asks_each_prompt_as_often_as_the_others(tasks):
     assert method._chosen(0) != method._chosen(5)
 
 
-def test_before_anything_is_learnt_the_old_and_the_reference_log_pi_are_those_of_now(tasks):
-    job = job_of(tasks, kl=0.1)
+@pytest.mark.parametrize("order", ["any", "left-to-right"])
+def test_before_anything_is_learnt_the_old_and_the_reference_log_pi_are_those_of_now(tasks, order):
+    job = job_of(tasks, kl=0.1, order=order, updates=3)
     method = job.method()
     method.batches(job.learner.model, 0)
-    for part in method.batches(job.learner.model, 1):
+    for part in method.batches(job.learner.model, 2):
         *questions, old, reference, _, _ = part
-        now = grpo.log_pi(job.learner.model, *questions)
+        now = method._likelihood.log_pi(job.learner.model, *questions)
         assert mx.allclose(now, old, atol=1e-5)
         assert mx.allclose(now, reference, atol=1e-5)
 
@@ -152,6 +159,11 @@ def test_answers_that_cannot_differ_and_prompts_that_leave_no_room_are_refused(t
         GrpoSettings(group=1)
     with pytest.raises(TrainError, match="temperature must be above 0"):
         GrpoPlan(grpo=GrpoSettings(), decoding=GenerationConfig(temperature=0.0), limits=Limits())
+    with pytest.raises(TrainError, match="order must be one of any, left-to-right, not 'left'"):
+        GrpoSettings(order="left")
+    block_causal = load(DATA / "stable-diffcoder-a")[0]
+    with pytest.raises(TrainError, match="order left-to-right is not for Stable-DiffCoder models: they fill one block after"):
+        grpo.likelihood_of("left-to-right", block_causal, 0)
     learner = small_learner(tmp_path)
     with pytest.raises(TaskError, match=r"tasks.jsonl:1: max_tokens \d+ does not fit"):
         read_prompts(tasks, learner, GenerationConfig(max_tokens=2**20, temperature=1.0))

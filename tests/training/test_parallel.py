@@ -67,8 +67,12 @@ def grpo(folder):
     return ("train", "grpo", "--data", tasks, *answers, "--kl", "0.1", "--sandbox", "off", "--allow-code-execution", *TRAIN)
 
 
+def left_to_right(folder):
+    return (*grpo(folder), "--order", "left-to-right")
+
+
 # Three parts for two processes: one has more.
-@pytest.mark.parametrize("command", [supervised, grpo])
+@pytest.mark.parametrize("command", [supervised, grpo, left_to_right])
 def test_averaged_gradients_give_the_weights_of_the_joined_batch(tmp_path, command):
     args = command(tmp_path)
     codes, said = on_two(tmp_path, *args, "--out", tmp_path / "two")
