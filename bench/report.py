@@ -72,7 +72,9 @@ class Report:
         """The chip, for people."""
         card = self.content["card"]
         cores = f", {card['gpu_cores']} GPU cores" if card["gpu_cores"] else ""
-        return f"{card['chip']}{cores} ({card['backend']})"
+        shard = self.content.get("shard")
+        together = f", {shard['ranks']} with --shard {shard['shard']}" if shard else ""
+        return f"{card['chip']}{cores} ({card['backend']}){together}"
 
 
 def read_reports(files: list[Path]) -> list[Report]:

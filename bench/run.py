@@ -92,6 +92,7 @@ def measure(plan: Plan, subject: Subject, card: Card, ceilings: Ceilings, show: 
         "card": asdict(card),
         "ceilings": asdict(ceilings),
         "model": subject.to_dict(),
+        "shard": subject.shared.to_dict() if subject.shared else None,
         "config": config.to_dict(),
         "prompts": prompts,
         "trials": plan.trials,
@@ -133,7 +134,10 @@ def _decoders(
     ]
     if plan.alone:
         return ours
+    reference = denoising(subject, encoded, reference_of(config), "reference", "reference")
     name = plan.baseline or coder_for(subject)
+    if not name and subject.shared and subject.shared.shard == "tensor":
+        return [reference, *ours]  # mlx-lm cannot run on parts of the weights
     with show("preparing mlx-lm"):
         baseline = coder(name, subject) if name else same_weights(subject)
         its_prompts = [baseline.prompt(text, ids, config) for text, ids in zip(prompts, encoded, strict=True)]
@@ -141,7 +145,6 @@ def _decoders(
     if not baseline.ends and not subject.random:
         with show("counting useful tokens"):
             tokens = [max(1, denoised(subject, ids, config, None).useful_tokens) for ids in encoded]
-    reference = denoising(subject, encoded, reference_of(config), "reference", "reference")
     return [autoregressive(baseline, its_prompts, tokens), reference, *ours]
 
 

@@ -9,12 +9,14 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_diffucoder.checkpoint import read_model_config, weights_digest
+from mlx_diffucoder.choices import TILE
 from mlx_diffucoder.errors import BenchError, CheckpointError
 from mlx_diffucoder.hub import cached
 from mlx_diffucoder.loading import DTYPES, POCKET, defaults_to_float32, resolve
 from mlx_diffucoder.memory import bytes_of, check_fits, keep_resident
 from mlx_diffucoder.models.base import Family, ModelConfig
 from mlx_diffucoder.models.dream import DREAM
+from mlx_diffucoder.models.sharded import SharedModel
 from mlx_diffucoder.models.transformer import DiffusionModel
 from mlx_diffucoder.tokenizer import Tokenizer
 
@@ -26,29 +28,64 @@ GROUP_SIZE = 64
 
 
 @dataclass(frozen=True)
+class Shared:
+    """How several processes compute a model.
+
+    Attributes:
+        shard: `tensor` or `sequence`.
+        model: this process's part.
+        whole: the whole network, its weights not read.
+        digest: its `weights_digest`.
+    """
+
+    shard: str
+    model: SharedModel
+    whole: DiffusionModel
+    digest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, with what an exchange costs, which is measured."""
+        tensor, layers = self.shard == "tensor", self.model.config.num_hidden_layers
+        rows = TILE if tensor else 2 * TILE
+        return {
+            "shard": self.shard,
+            "ranks": self.model.link.size,
+            "exchanges": 2 * layers + 3 if tensor else layers + 1,
+            "exchange_rows": rows,
+            "exchange_seconds": self.model.exchange_seconds(rows),
+        }
+
+
+@dataclass(frozen=True)
 class Subject:
     """A model to measure.
 
     Attributes:
         name: for people: a folder, a Hub id, or a shape.
         random: whether its weights are random; then its times are valid and its answers mean nothing.
+        shared: of a model that several processes compute, how; None for one process.
     """
 
     name: str
     model: DiffusionModel
     tokenizer: Tokenizer
     random: bool
+    shared: "Shared | None" = None
 
     @property
     def work(self) -> Work:
         """All of its weights."""
         count = self.model.config.parameters
-        return Work(parameters=count, bits_per_weight=8 * bytes_of(self.model.parameters()) / count)
+        return Work(parameters=count, bits_per_weight=8 * bytes_of(self._whole.parameters()) / count)
+
+    @property
+    def _whole(self) -> DiffusionModel:
+        return self.shared.whole if self.shared else self.model
 
     @property
     def forwarded(self) -> Work:
         """The weights that a forward reads and multiplies: of an embedding table it reads a few rows only."""
-        return without_embeddings(self.model, self.work)
+        return without_embeddings(self._whole, self.work)
 
     def to_dict(self) -> dict[str, Any]:
         """What two runs must share to be comparable, ready for JSON."""
@@ -56,7 +93,7 @@ class Subject:
         return {
             "name": self.name,
             "random": self.random,
-            "weights": None if self.random else weights_digest(self.model),
+            "weights": None if self.random else self.shared.digest if self.shared else weights_digest(self.model),
             "shape": dimensions(self.model.config),
             "parameters": work.parameters,
             "bytes": int(work.bytes),

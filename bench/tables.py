@@ -38,6 +38,10 @@ def run_lines(results: Results, card: Card) -> Iterator[str]:
     yield from card.lines()
     yield from results.ceilings.lines()
     yield f"{'model':10} {model['name']}: {format_bytes(model['bytes'])}, {model['bits_per_weight']:.2f} bits a weight"
+    if shard := report["shard"]:
+        each = f"{shard['exchange_rows']} rows takes {format_seconds(shard['exchange_seconds'])}"
+        yield f"{'shard':10} {shard['shard']}, {shard['ranks']} processes; a forward has {shard['exchanges']} exchanges"
+        yield f"{'':10} one of {each}; the ceilings are one machine's"
     yield f"{'':10} trials: {report['trials']}, in turns; the median (least to most)"
     yield f"{'':10} share: of the roofline, the speed that the ceilings allow"
     yield from _forwards(report["forwards"])

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from .arrays import from_numpy
 from .config import GenerationConfig
 from .errors import CheckpointError, ConfigError
 from .files import read_json
@@ -132,28 +133,31 @@ def _has_own_head(stored: dict[str, StoredWeight]) -> bool:
     return any(head) and not all(map(same_bytes, head, embeddings))
 
 
-def weights_digest(model: DiffusionModel) -> str:
+def weights_digest(model: DiffusionModel, stored: Mapping[str, StoredWeight] | None = None) -> str:
     """A hash of every weight's name, shape, type and first elements.
 
     Not covered: a change that leaves the first 16 elements of every weight as they are.
+
+    Args:
+        stored: where the weights are, of a model that `build` returned. The others are not read then.
     """
     digest = hashlib.sha256()
     weights: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    offsets = {file: data_offsets(file) for file in {one.file for one in (stored or {}).values()}}
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {weight.shape} {weight.dtype}\n".encode())
-        digest.update(np.array(weight.reshape(-1)[:SAMPLED].view(mx.uint8)).tobytes())
+        file = (stored or {}).get(name.replace(".linear.", "."))  # the base of an adapter
+        first = _first(file, offsets).astype(weight.dtype) if file else weight.reshape(-1)[:SAMPLED]
+        digest.update(np.array(first.view(mx.uint8)).tobytes())
     return digest.hexdigest()
 
 
-def stored_digest(stored: Mapping[str, StoredWeight]) -> str:
-    """The `weights_digest` of a model, from the files of its weights, by the network's names."""
-    digest, offsets = hashlib.sha256(), {file: data_offsets(file) for file in {one.file for one in stored.values()}}
-    for name, one in sorted(stored.items()):
-        digest.update(f"{name} {one.shape} {TYPES[one.dtype]}\n".encode())
-        with one.file.open("rb") as opened:
-            opened.seek(offsets[one.file][one.name])
-            digest.update(opened.read(min(SAMPLED, math.prod(one.shape)) * ITEM_BYTES[one.dtype]))
-    return digest.hexdigest()
+def _first(stored: StoredWeight, offsets: Mapping[Path, Mapping[str, int]]) -> mx.array:
+    """The first elements of a weight, from its file."""
+    count = min(SAMPLED, math.prod(stored.shape)) * ITEM_BYTES[stored.dtype]
+    with stored.file.open("rb") as opened:
+        opened.seek(offsets[stored.file][stored.name])
+        return from_numpy(np.frombuffer(opened.read(count), np.uint8)).view(TYPES[stored.dtype])
 
 
 def _check_weights(model: DiffusionModel, stored: dict[str, StoredWeight], folder: Path) -> None:

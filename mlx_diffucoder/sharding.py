@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from . import __version__
 from .adapter import apply_adapter
 from .arrays import from_numpy
-from .checkpoint import TYPES, build, hub_name, stored_digest, stored_weights
+from .checkpoint import TYPES, build, hub_name, stored_weights, weights_digest
 from .errors import CheckpointError, ConfigError
 from .link import Facts, Link, join, lead
 from .loading import DTYPES, default_dtype
@@ -52,7 +52,7 @@ class Plan:
         model, _ = build(self.folder)
         stored = stored_weights(self.folder, model)
         if self.adapter is not None:
-            apply_adapter(model, self.adapter, hub_name(self.folder), stored_digest(stored))
+            apply_adapter(model, self.adapter, hub_name(self.folder), weights_digest(model, stored))
         if self.shard == "tensor":
             check_divides(model.config, size)
             _check_weights(model, size, self.folder)
@@ -96,6 +96,14 @@ def load_leading(name: str, plan: Plan, dtype: str | None, *, check_memory: bool
         model.cast(DTYPES[chosen])
     keep_resident(bytes_of(model.parameters()))
     return model, tokenizer
+
+
+def described(plan: Plan, model: SharedModel) -> tuple[DiffusionModel, str]:
+    """The whole of a model that `load_leading` returned, in the same types, its weights not read; and their `weights_digest`."""
+    whole, stored, _ = plan.open(model.link.size)
+    if model.dtype:
+        whole.set_dtype(model.dtype)
+    return whole, weights_digest(whole, stored)
 
 
 def load_following(find: Callable[[], Plan]) -> SharedModel:

@@ -12,9 +12,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_diffucoder import load
-from mlx_diffucoder.checkpoint import build, stored_digest, weights_digest
+from mlx_diffucoder.checkpoint import weights_digest
 from mlx_diffucoder.errors import ConfigError
 from mlx_diffucoder.loading import local_folder
+from mlx_diffucoder.memory import bytes_of
 from mlx_diffucoder.models.sharded import axis_of
 from mlx_diffucoder.sharding import Plan
 
@@ -173,6 +174,22 @@ def test_two_processes_serve_answers_and_holes_until_a_signal(tmp_path):
     assert [code for code, _, _ in outcomes] == [143, 0] and outcomes[1][1:] == ("", "")
 
 
+@pytest.mark.slow
+def test_bench_run_measures_several_processes_and_rank_0_writes(tmp_path):
+    trained(local_folder("pocket"), tmp_path / "adapter")
+    out, short = tmp_path / "out.json", ["--alone", "--trials", "1", "--widest", "8", "--max-tokens", "8", "--prompt", ASK]
+    asked = ["bench", "run", "--shard", "tensor", "-m", "pocket", "--adapter", tmp_path / "adapter", "--dtype", "float32"]
+    first, second = ended(start(tmp_path, 2, [*COMMAND, *asked, *short, "--out", out]), 120)
+    assert (first[0], second) == (0, (0, "", "")), first
+    report = json.loads(out.read_text())
+    model, _ = load("pocket", adapter=tmp_path / "adapter", dtype="float32")
+    assert report["model"]["weights"] == weights_digest(model)
+    assert report["model"]["bytes"] == bytes_of(model.parameters())
+    seconds = report["shard"].pop("exchange_seconds")
+    assert report["shard"] == {"shard": "tensor", "ranks": 2, "exchanges": 15, "exchange_rows": 32} and 0 < seconds < 1
+    assert "shard      tensor, 2 processes; a forward has 15 exchanges" in first[1]
+
+
 # A command whose constants are shorter, and whose model is forwarded for ever.
 ENDLESS = """
 import sys
@@ -258,7 +275,7 @@ def test_a_weight_is_divided_along_one_axis_and_an_adapter_with_it(tmp_path, gat
     plan = Plan(local_folder("pocket"), "tensor", tmp_path / "adapter")
     trained(plan.folder, plan.adapter, gated=gated)
     model, stored, _ = plan.open(2)
-    assert stored_digest(stored) == weights_digest(build(plan.folder)[0])
+    assert weights_digest(model, stored) == weights_digest(model)
     axes = {name.removeprefix("model.layers.0."): axis_of(name) for name, _ in tree_flatten(model.parameters())}
     assert [axes[f"self_attn.q_proj.{one}"] for one in ("linear.weight", "linear.bias", "lora_a", "lora_b")] == [0, 0, None, 1]
     assert [axes[f"mlp.down_proj.{one}"] for one in ("linear.weight", "lora_a", "lora_b")] == [1, 0, None]

@@ -72,6 +72,7 @@ def run(
     revision: options.Revision = None,
     refresh: options.Refresh = False,
     yes: options.Yes = False,
+    shard: options.Shard = None,
     shape: Shape = None,
     bits: Bits = None,
     layers: ShapeLayers = None,
@@ -284,6 +285,8 @@ def _check_run(context: typer.Context) -> None:
         raise BenchError("--shape and --model do not go together", field="--shape")
     if given["shape"] and given["adapter"]:
         raise BenchError("--shape and --adapter do not go together: the adapter needs its model", field="--adapter")
+    if given["shape"] and given["shard"]:
+        raise BenchError("--shape and --shard do not go together: processes read their parts from files", field="--shard")
     for name in () if given["shape"] else ("bits", "layers", "tokens_per_forward"):
         if given[name]:
             option = f"--{name.replace('_', '-')}"

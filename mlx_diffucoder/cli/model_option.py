@@ -19,7 +19,7 @@ from ..memory import fit_of, memory_to_run, working_set
 from .options import DECODING_FIELDS
 from .progress import reading, waiting
 from .settings import Settings
-from .shard import load_divided
+from .shard import described, load_divided
 from .terminal import can_draw, note
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ def open_subject(given: dict[str, Any]) -> "Subject":
     if given.get("shape"):
         with waiting("drawing random weights"):
             return random_subject(given["shape"], given["bits"] or 4, dtype, given["layers"])
+    if given.get("shard"):
+        return Subject(*(loaded := load_divided(given)), random=False, shared=described(given, loaded[1]))
     return Subject(*load_named(ModelOption.of(given), dtype=dtype, adapter=given["adapter"]), random=False)
 
 

@@ -7,12 +7,13 @@ from ..errors import ConfigError, one_of
 from .options import SHARDS
 
 if TYPE_CHECKING:
-    from ..models.transformer import DiffusionModel
+    from ..bench.subjects import Shared
+    from ..models.sharded import SharedModel
     from ..sharding import Plan
     from ..tokenizer import Tokenizer
 
 
-def load_divided(given: Mapping[str, Any]) -> "tuple[str, DiffusionModel, Tokenizer]":
+def load_divided(given: Mapping[str, Any]) -> "tuple[str, Any, Tokenizer]":
     """The name of the model that a command's parameters name, this process's part of it, and the tokenizer."""
     from ..loading import check_dtype
     from ..sharding import load_leading
@@ -22,6 +23,15 @@ def load_divided(given: Mapping[str, Any]) -> "tuple[str, DiffusionModel, Tokeni
     name, plan = _plan(given)
     with waiting(f"loading {name}"):
         return name, *load_leading(name, plan, given["dtype"], check_memory=not given["yes"])
+
+
+def described(given: Mapping[str, Any], model: "SharedModel") -> "Shared":
+    """How a model that `load_divided` returned is computed, for a benchmark."""
+    from ..bench.subjects import Shared
+    from ..sharding import described
+
+    plan = _plan(given)[1]
+    return Shared(plan.shard, model, *described(plan, model))
 
 
 def follow(given: Mapping[str, Any]) -> int:

@@ -23,11 +23,11 @@ from mlx.utils import tree_flatten
 from ..choices import TILE
 from ..errors import ConfigError
 from ..link import Link
-from .attend import attend
 from .base import ModelConfig
-from .kv import Cache, KeyValues, LayerKV, PackedTexts, PositionedKVCache, updated
+from .kv import Cache, LayerKV, PackedTexts, PositionedKVCache
 from .orders import Numbers, Unpacker, name_of, packed
 from .rotary import Positions, of_rows
+from .rows import GatheringKV, GatheringTexts, OwnRows, gathered, of_queries
 from .transformer import Backbone, DiffusionModel
 
 BY_ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "embed_tokens", "lm_head")
@@ -55,11 +55,6 @@ def check_divides(config: ModelConfig, size: int) -> None:
             )
 
 
-def _gathered(part: mx.array, group: Any, axis: int) -> mx.array:
-    """The parts of all ranks, one after the other."""
-    return mx.concatenate(list(mx.distributed.all_gather(part[None], group=group)), axis=axis)
-
-
 class _Joined(nn.Module):
     """A projection of which each rank has a part, and what makes the whole of their products."""
 
@@ -85,7 +80,7 @@ class _Embedding(nn.Module):
         return mx.distributed.all_sum(mx.where(own[..., None], found, mx.array(0, found.dtype)), group=self.group)
 
     def as_linear(self, x: mx.array) -> mx.array:
-        return _gathered(self.part.as_linear(x), self.group, -1)
+        return gathered(self.part.as_linear(x), self.group, -1)
 
 
 class SharedModel(DiffusionModel):
@@ -93,12 +88,15 @@ class SharedModel(DiffusionModel):
 
     Attributes:
         link: to the other ranks.
+        dtype: that the weights were cast to; None for those of the files.
     """
 
     link: Link
+    dtype: mx.Dtype | None = None
 
     def cast(self, dtype: mx.Dtype) -> None:
         """Compute in another type: as `set_dtype`, but of no two weights both types are in memory at once."""
+        self.dtype = dtype
         weights: Any = tree_flatten(self.parameters())
         while weights:
             name, weight = weights.pop()
@@ -117,20 +115,28 @@ class SharedModel(DiffusionModel):
         return found
 
     def exchange_seconds(self, rows: int, count: int = 50) -> float:
-        """The median seconds of a sum of `rows` hidden states over all ranks, of which a tensor-parallel layer makes two."""
+        """The median seconds of what the ranks exchange in a layer of a forward of `rows` rows: for tensor a half of it."""
         if self.link.leads:
             self.link.send(["exchange", rows, count])
         times = []
-        states = mx.zeros((rows, self.config.hidden_size), self.model.norm.weight.dtype)
         for _ in range(count + 1):  # the first one may wait for the others
             start = time.perf_counter()
-            mx.eval(mx.distributed.all_sum(states, group=self.link.group))
+            mx.eval(self._exchange(rows))
             times.append(time.perf_counter() - start)
         return median(times[1:])
+
+    def _exchange(self, rows: int) -> Any:
+        own, config = OwnRows(rows, self.link), self.config
+        kv = mx.zeros((1, config.num_key_value_heads, len(own.rows), config.head_dim), self.model.norm.weight.dtype)
+        return own.all_kv(kv, kv)
 
 
 class _DividedModel(SharedModel):
     """With a part of every matrix."""
+
+    def _exchange(self, rows: int) -> Any:
+        states = mx.zeros((rows, self.config.hidden_size), self.model.norm.weight.dtype)
+        return mx.distributed.all_sum(states, group=self.link.group)
 
     def logits(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
         """As `DiffusionModel.logits`. The hidden states of rank 0 count: its decoder has chosen among them."""
@@ -176,72 +182,13 @@ class _RowsBackbone(_SharedBackbone):
         if tokens.size <= TILE:
             return super()._computed(tokens, positions, mask, kv, rows)
         texts, count = tokens.shape
-        own = _OwnRows(count, self.link)
+        own = OwnRows(count, self.link)
         at: Any = of_rows(positions, own.index)
         at = mx.broadcast_to(at, (texts, own.index.size))
-        gathering = _GatheringTexts(own, kv) if isinstance(kv, PackedTexts) else _Gathering(own, kv)
-        hidden = super()._computed(tokens[:, own.index], at, _of_queries(mask, own.index), gathering, None)
+        gathering = GatheringTexts(own, kv) if isinstance(kv, PackedTexts) else GatheringKV(own, kv)
+        hidden = super()._computed(tokens[:, own.index], at, of_queries(mask, own.index), gathering, None)
         hidden = own.gathered(hidden, axis=1)
         return hidden if rows is None else hidden[:, rows]
-
-
-class _OwnRows:
-    """The rows of a forward that this rank computes, as many as every other: the last row of all is repeated to fill up.
-
-    Args:
-        count: the rows of the forward.
-    """
-
-    def __init__(self, count: int, link: Link):
-        each = -(-count // link.size)
-        self.rows = [min(link.launch.rank * each + row, count - 1) for row in range(each)]
-        self.index, self._count, self._group = mx.array(self.rows), count, link.group
-
-    def gathered(self, part: mx.array, axis: int) -> mx.array:
-        """The whole of what each rank has for its rows along an axis."""
-        whole = _gathered(part, self._group, axis)
-        return mx.split(whole, [self._count], axis=axis)[0]
-
-    def all_kv(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """The keys and values `[B, kv_heads, L, head_dim]` of all rows, in one exchange."""
-        keys, values = self.gathered(mx.stack([keys, values]), axis=3)
-        return keys, values
-
-
-class _Gathering:
-    """`KeyValues` that a rank's rows attend to: those of all ranks' rows, in the cache of the caller."""
-
-    def __init__(self, own: _OwnRows, kv: KeyValues | None):
-        self._own, self._kv = own, kv
-
-    def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        return updated(self._kv, layer, *self._own.all_kv(keys, values))
-
-
-class _GatheringTexts(PackedTexts):
-    """The same for several texts."""
-
-    def __init__(self, own: _OwnRows, kv: PackedTexts):
-        vars(self).update(vars(kv), own=own)
-
-    own: _OwnRows
-
-    def attend(self, layer: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-        keys, values = self.own.all_kv(keys, values)
-        parts = zip(*(mx.split(one, self._ends, axis=2) for one in (keys, values)), strict=True)
-        starts, at, found = [0, *self._ends], 0, []
-        for start, (own_keys, own_values), mask, cache in zip(starts, parts, self._masks, self._caches, strict=True):
-            kv = updated(cache, layer, own_keys, own_values)
-            if mine := [row - start for row in self.own.rows if start <= row < start + own_keys.shape[2]]:
-                asking = queries[:, :, at : at + len(mine)]
-                found.append(attend(asking, *kv, _of_queries(mask, mx.array(mine))))
-                at += len(mine)
-        return mx.concatenate(found, axis=2)
-
-
-def _of_queries(mask: mx.array | None, rows: mx.array) -> mx.array | None:
-    """The part of a mask that is for some queries."""
-    return mask[..., rows, :] if mask is not None and mask.shape[-2] > 1 else mask
 
 
 def share(model: Any, link: Link, shard: str) -> SharedModel:
@@ -265,7 +212,7 @@ def share(model: Any, link: Link, shard: str) -> SharedModel:
             layer.mlp.down_proj = _Joined(layer.mlp.down_proj, summed)
         backbone.embed_tokens = _Embedding(backbone.embed_tokens, model.config.vocab_size // link.size, group)
         if not model.config.tie_word_embeddings:
-            model.lm_head = _Joined(model.lm_head, partial(_gathered, group=group, axis=-1))
+            model.lm_head = _Joined(model.lm_head, partial(gathered, group=group, axis=-1))
     return model
 
 

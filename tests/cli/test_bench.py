@@ -159,6 +159,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path):
     assert_one_line(diffucode("bench", "run", "-m", "pocket", "--bits", 8), "--bits", "--shape", code=2)
     assert_one_line(diffucode("bench", "run", "-m", "pocket", "--layers", 8), "--layers", "--shape", code=2)
     assert_one_line(diffucode("bench", "run", "--shape", "7b", "-m", "pocket"), "--shape", "--model", code=2)
+    assert_one_line(diffucode("bench", "run", "--shape", "7b", "--shard", "tensor"), "--shape", "--shard", code=2)
     assert_one_line(diffucode("bench", "run", "-m", "pocket", "--out", tmp_path), "--out", "is a folder")
     assert_one_line(diffucode("bench", "run", "-m", "pocket", "--out", tmp_path / "no" / "f.json"), "--out", "does not exist")
     assert_one_line(diffucode("bench", "run", "-m", tmp_path), "config.json: no such file")
