@@ -33,7 +33,7 @@ class Adapter:
         if config.get(GATE):
             raise ConvertError(
                 f"{adapter}: is gated: it acts on masks only, and weights act on all tokens, so it cannot be fused; use it"
-                " with --adapter"
+                " as it is, with generate --adapter"
             )
         _check_finite(next(adapter / name for name in ADAPTER_WEIGHTS if (adapter / name).exists()))
         decoding = decoding_of(adapter, config)

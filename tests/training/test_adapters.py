@@ -119,7 +119,7 @@ def test_a_gated_adapter_changes_the_rows_of_masks_only(tmp_path, floats):
 
 def test_a_gated_adapter_is_not_fused(tmp_path, floats):
     trained(floats, tmp_path / "a", gated=True)
-    with pytest.raises(ConvertError, match=r"a: is gated: .* use it with --adapter"):
+    with pytest.raises(ConvertError, match=r"a: is gated: .* use it as it is, with generate --adapter"):
         convert(floats, tmp_path / "out", ConvertConfig(adapter=tmp_path / "a"))
     assert not (tmp_path / "out").exists()
 
