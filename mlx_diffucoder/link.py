@@ -19,11 +19,12 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 import mlx.core as mx
 
-from . import ranks
+from . import __version__, ranks
 from .errors import RankError
 from .ranks import Launch
 
@@ -38,6 +39,8 @@ LARGEST = 2**16
 FRAME = struct.Struct(">cII")
 """The head of what rank 0 sends: its kind, and the bytes of its JSON and of its arrays; at the end, the exit code."""
 ORDER, ALIVE, END = b"o", b".", b"e"
+OWN = 1.0
+"""Seconds in which rank 0 finds an error itself that a follower reports, for all may have it."""
 GREETING = struct.Struct(">I")
 
 Facts = Mapping[str, str]
@@ -59,11 +62,14 @@ class Link:
         self._ended = False
         self.group = self._init()
         watches = [self._watch_followers] if self.leads else [self._listen, self._beat]
-        for watch in watches:
-            threading.Thread(target=watch, daemon=True).start()
+        self._watches = [threading.Thread(target=watch, daemon=True) for watch in watches]
+        for watch in self._watches:
+            watch.start()
+        ranks.ends.append(self.end)
         if self.leads:
-            ranks.ends.append(self.end)
             atexit.register(ranks.end)
+        else:
+            ranks.tells.append(self.tell)
 
     @property
     def leads(self) -> bool:
@@ -99,8 +105,15 @@ class Link:
         self._busy = time.monotonic()
         return order
 
+    def tell(self, line: str) -> None:
+        """Give rank 0 the line of an error to print, in a follower."""
+        with self._lock, suppress(OSError):
+            self._peers[0].sendall(f"\n{line}\n".encode())
+
     def end(self, code: int = 0) -> None:
-        """Tell the followers to end, with an exit code."""
+        """Tell the followers to end, with an exit code. In a follower, wait until rank 0 tells."""
+        if not self.leads:
+            self._watches[0].join()  # it ends this process
         self._ended = True
         with suppress(OSError):
             for peer in self._peers.values():
@@ -114,8 +127,7 @@ class Link:
             for index, peer in self._peers.items():
                 if peer in ready:
                     seen[index] = time.monotonic()
-                    if not _received(peer) and not self._ended:
-                        self._fail(f"{self.launch.names[index]} was lost: its process has ended, or the link to it is down")
+                    self._hear(self.launch.names[index], _received(peer))
             now = time.monotonic()
             if late := [self.launch.names[index] for index, at in seen.items() if now - at > STALLED]:
                 verb = "does not answer" if len(late) == 1 else "do not answer"
@@ -126,6 +138,16 @@ class Link:
                         peer.sendall(FRAME.pack(ALIVE, 0, 0))
                 self._lock.release()
             time.sleep(BEAT / 10)
+
+    def _hear(self, name: str, data: bytes) -> None:
+        """Take what a follower sent: signs of life, the line of an error, or nothing where its connection has ended."""
+        line = data.partition(b"\n")[2].decode(errors="replace").strip()
+        if line:
+            time.sleep(OWN)
+        if not self._ended and not data:
+            self._fail(f"{name} was lost: its process has ended, or the link to it is down")
+        if not self._ended and line:
+            self._fail(f"{name}: {line}")
 
     def _listen(self) -> None:
         """Take the orders of rank 0, in a thread of a follower."""
@@ -148,8 +170,8 @@ class Link:
         while True:
             busy = self._busy
             if busy is None or time.monotonic() - busy < STEP:
-                with suppress(OSError):
-                    self._peers[0].sendall(b".")
+                with self._lock, suppress(OSError):
+                    self._peers[0].sendall(ALIVE)
             time.sleep(BEAT)
 
     def _fail(self, line: str) -> NoReturn:
@@ -157,11 +179,13 @@ class Link:
         if self.leads:
             self.end(1)
         if self.launch.rank < 2:
-            if os.isatty(1):
-                os.write(1, b"\x1b[?25h\n")  # the cursor, which a view of the canvas hides
-            with suppress(OSError):
-                os.write(ranks.stderr, f"diffucode: {line}\n".encode())
+            _say(line)
         os._exit(1)
+
+
+def versions() -> Facts:
+    """Those of this program and of MLX."""
+    return {"the version of mlx_diffucoder": __version__, "the version of MLX": version("mlx")}
 
 
 def lead(launch: Launch, facts: Facts) -> Link:
@@ -225,7 +249,10 @@ def join(launch: Launch, facts: Facts | None, error: str = "") -> Link:
             break
         except OSError:
             if time.monotonic() > until:
-                raise RankError(f"{launch.names[0]} did not start within {START:.0f} s") from None
+                line = f"{launch.names[0]} did not start within {START:.0f} s; can it be reached from here?"
+                if launch.rank == 1:
+                    _say(line)
+                raise RankError(line) from None
             time.sleep(0.1)
     peer.settimeout(2 * START)
     try:
@@ -245,9 +272,17 @@ def _exactly(peer: socket.socket, count: int) -> bytes:
     return bytes(data)
 
 
-def _received(peer: socket.socket) -> bool:
-    """Whether there are bytes, and not the end of the connection."""
+def _received(peer: socket.socket) -> bytes:
+    """The bytes that are there; none where the connection has ended."""
     try:
-        return bool(peer.recv(4096))
+        return peer.recv(4096)
     except OSError:
-        return False
+        return b""
+
+
+def _say(line: str) -> None:
+    """Write the line of a failure, in whatever thread."""
+    if os.isatty(1):
+        os.write(1, b"\x1b[?25h\n")  # the cursor, which a view of the canvas hides
+    with suppress(OSError):
+        os.write(ranks.stderr, f"diffucode: {line}\n".encode())

@@ -45,11 +45,13 @@ class Launch:
         """Read the variables. Raises `RankError` where they are missing or wrong."""
         own = rank()
         file = next((name for name in ("MLX_HOSTFILE", "MLX_IBV_DEVICES") if os.environ.get(name)), None)
-        if own is None or file is None:
+        if own is None:
             raise RankError(
                 "--shard divides a model among processes; start them with mlx.launch --hostfile hosts.json -- diffucode …",
                 field="--shard",
             )
+        if file is None:
+            raise RankError("MLX_RANK is set without MLX_HOSTFILE; start the processes with mlx.launch --hostfile hosts.json")
         path = os.environ[file]
         try:
             hosts = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -66,14 +68,22 @@ class Launch:
         return cls(own, names, address, "ring" if file == "MLX_HOSTFILE" else "jaccl")
 
 
-ends: list[Callable[[], None]] = []
-"""What is called before the process ends."""
+ends: list[Callable[[int], None]] = []
+"""What is called before the process ends, with its exit code."""
+tells: list[Callable[[str], None]] = []
+"""What takes the line of an error to the process that leads."""
 
 
-def end() -> None:
-    """Let the processes that this one leads end."""
+def end(code: int = 0) -> None:
+    """In the process that leads, let the others end. In the others, wait for that."""
     for one in ends:
-        one()
+        one(code)
+
+
+def tell(line: str) -> None:
+    """Let the process that leads print an error of this one."""
+    for one in tells:
+        one(line)
 
 
 def wait_for_line() -> None:

@@ -27,9 +27,9 @@ def hosts(folder, count):
     return file
 
 
-def start(folder, count, command, *, ranks=None):
+def start(folder, count, command, *, ranks=None, **variables):
     """Start the processes of some ranks, of all by default; their stdin is a pipe that nobody closes, as mlx.launch has it."""
-    environ = {**os.environ, "MLX_HOSTFILE": str(hosts(folder, count)), "PYTHONUNBUFFERED": "1"}
+    environ = {**os.environ, "MLX_HOSTFILE": str(hosts(folder, count)), "PYTHONUNBUFFERED": "1", **variables}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen([str(one) for one in command], env={**environ, "MLX_RANK": str(rank)}, **pipes)

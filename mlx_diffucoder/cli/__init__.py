@@ -17,10 +17,10 @@ def main() -> NoReturn:
         code = run()
     except KeyboardInterrupt:
         code = 130
-    if code >= 128 and threading.active_count() > 1:  # stopped while the Hub's client waits for an answer, perhaps for ever
-        from ..ranks import end
+    from ..ranks import end
 
-        end()
+    end(code if code < 128 else 0)  # the others are stopped, too
+    if code >= 128 and threading.active_count() > 1:  # stopped while the Hub's client waits for an answer, perhaps for ever
         os._exit(code)
     sys.exit(code)
 

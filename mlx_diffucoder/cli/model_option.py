@@ -142,8 +142,9 @@ def open_subject(given: dict[str, Any]) -> "Subject":
 
 
 def open_learner(given: dict[str, Any]) -> "Learner":
-    """The model to train that a command's parameters name."""
+    """The model to train that a command's parameters name. Under `mlx.launch` all processes meet before anything is read."""
     from ..training.learners import Tuning, from_checkpoint, from_scratch
+    from ..training.parallel import launched
 
     config, tokenizer = given.get("from_scratch"), given.get("tokenizer")
     layers = given["layers"]
@@ -158,6 +159,7 @@ def open_learner(given: dict[str, Any]) -> "Learner":
         dtype=given["dtype"],
         gated=given.get("gated", False),
     )
+    launched()
     if (config is None) != (tokenizer is None):
         raise TrainError(
             "--from-scratch and --tokenizer go together: a config.json, and the folder of a tokenizer", field="--from-scratch"

@@ -144,6 +144,7 @@ def fail(message: str, code: int) -> int:
     text = " ".join(message.split()).encode("utf-8", "replace").decode("utf-8")
     if len(text) > LONGEST:  # it quotes a name or a value of a file; its end says what to do
         text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+    ranks.tell(text)
     with suppress(OSError):
         note(f"diffucode: {text}", stream=sys.__stderr__)  # `--quiet` replaces `sys.stderr`, not this stream
     return code

@@ -120,7 +120,15 @@ class Machines:
     @staticmethod
     def _names(client: "Client") -> dict[str, str]:
         """The name of each worker, by its address."""
-        return {address: str(one["name"]) for address, one in client.scheduler_info()["workers"].items()}
+        return {address: str(one["name"]) for address, one in _workers(client).items()}
+
+
+def _workers(client: "Client") -> dict[str, Any]:
+    """What the scheduler knows of each worker, by its address. Raises `OSError` if the scheduler is gone.
+
+    Not `Client.scheduler_info`: now and then a thread of the client's puts an empty answer in place of the one asked for.
+    """
+    return client.sync(client.scheduler.identity)["workers"]
 
 
 @contextmanager
@@ -209,7 +217,7 @@ def _running(address: str) -> "Iterator[Client]":
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ClusterError(f"--cluster {address}: no scheduler answers there ({reason})", field="--cluster") from None
     with client:
-        workers = client.scheduler_info()["workers"]
+        workers = _workers(client)
         if not workers:
             raise ClusterError(f"{address}: has no workers; start one: dask worker {address} --nthreads 1 --memory-limit 0")
         for worker in workers.values():
@@ -248,7 +256,7 @@ def _own(hosts: Sequence[Host]) -> "Iterator[Client]":
         client = stack.enter_context(Client(cluster, set_as_default=False))
         until, missing = time.monotonic() + 2 * ANSWERS, processes
         while missing:
-            there = {one["name"] for one in client.scheduler_info()["workers"].values()}
+            there = {one["name"] for one in _workers(client).values()}
             missing = [one for one in processes if one.host.name not in there]
             for one in missing:
                 if one.ended:

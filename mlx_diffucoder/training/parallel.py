@@ -5,7 +5,6 @@ encrypted nor authenticated: use a link that only you can reach.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from .. import __version__
 from ..arrays import from_numpy
 from ..errors import TrainError
+from ..link import join, lead, versions
+from ..ranks import Launch, rank
 from .state import Progress, RunFolder
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ class Ranks:
             )
 
     def check_equal(self, identity: Mapping[str, Any]) -> None:
-        """Raise `TrainError` unless all processes have the same run: model, data, settings and version."""
-        first, *others = self.gathered({**identity, "version": __version__})
-        for rank, other in enumerate(others, start=1):
+        """Raise `TrainError` unless all processes have the same run: model, data and settings."""
+        first, *others = self.gathered(identity)
+        for number, other in enumerate(others, start=1):
             if names := [name for name, value in first.items() if other.get(name) != value]:
-                raise TrainError(f"rank {rank}: {names[0]} is {other.get(names[0])!r} there, and {first[names[0]]!r} at rank 0")
+                raise TrainError(f"rank {number}: {names[0]} is {other.get(names[0])!r} there, and {first[names[0]]!r} at rank 0")
 
     def summed(self, loss: mx.array, gradient: Any) -> tuple[mx.array, Any]:
         """The sums over all processes."""
@@ -88,9 +88,14 @@ class Ranks:
         if self.size == 1:
             return
         trainer.progress = Progress(**self.gathered(asdict(trainer.progress))[0])
-        trainer.model.update(tree_map(self._firsts, trainer.model.trainable_parameters()))
-        trainer.optimizer.state = tree_map(self._firsts, trainer.optimizer.state)
+        trainer.model.update(self._first_tree(trainer.model.trainable_parameters()))
+        trainer.optimizer.state = self._first_tree(trainer.optimizer.state)
         mx.eval(trainer.model.trainable_parameters(), trainer.optimizer.state)
+
+    def _first_tree(self, tree: Any) -> Any:
+        """Rank 0's arrays, by name: those of a checkpoint are in another order than those that were just made."""
+        arrays: Any = tree_flatten(tree)
+        return tree_unflatten([(name, self._firsts(one)) for name, one in sorted(arrays, key=lambda pair: pair[0])])
 
     def _firsts(self, array: mx.array) -> mx.array:
         return mx.distributed.all_sum(array if self.rank == 0 else mx.zeros_like(array), group=self._group)
@@ -100,16 +105,15 @@ class Ranks:
 def launched() -> Ranks:
     """The processes that `mlx.launch` started with this one; this one alone if it did not. Waits for all of them.
 
+    A process that is lost or stops ends all, with one line that names it, see `link`.
+
     Raises:
-        TrainError: the variables that `mlx.launch` sets are incomplete, or another process cannot be reached.
+        RankError: the variables that `mlx.launch` sets are incomplete, or another process does not start or has another version.
     """
-    if not os.environ.get("MLX_RANK"):
+    if rank() is None:
         return Ranks()
-    try:
-        return Ranks(mx.distributed.init(strict=True))
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise TrainError(f"MLX cannot join the processes of this run ({reason}); start it with mlx.launch --hostfile") from None
+    launch = Launch.read()
+    return Ranks((lead if launch.rank == 0 else join)(launch, versions()).group)
 
 
 class UnwrittenFolder(RunFolder):

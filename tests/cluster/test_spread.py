@@ -46,6 +46,7 @@ from ..conftest import DATA
 from ..evaluation.programs import FUNCTIONS
 from .test_hostfile import hostfile, script
 
+dask = pytest.importorskip("dask")
 pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")
 pytestmark = pytest.mark.slow
@@ -126,11 +127,17 @@ def opened(tmp_path_factory):
     """Two machines, one of them over a stand-in for ssh, and what is said about them."""
     folder, said = tmp_path_factory.mktemp("cluster"), []
     script(folder, "ssh", 'for last; do :; done; SSH_CONNECTION="127.0.0.1 1 127.0.0.1 2" exec sh -c "$last"')
-    with pytest.MonkeyPatch.context() as patch:
+    often = dask.config.set({"distributed.client.scheduler-info-interval": "1ms"})  # as in runs that take a thousand times longer
+    with pytest.MonkeyPatch.context() as patch, often:
         patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         patch.setattr(machines_module, "STALL", 5)
         with open_machines(str(hostfile(folder, [{"ssh": "127.0.0.1"}, {"ssh": "mac2"}])), said.append) as machines:
             yield machines, said
+
+
+def test_no_machine_is_missing_for_a_moment(opened):
+    machines, _ = opened
+    assert {len(machines._names(machines._client)) for _ in range(150)} == {2}
 
 
 def test_nothing_listens_beyond_loopback_without_a_key_of_this_run(opened):
