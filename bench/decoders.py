@@ -26,7 +26,7 @@ from mlx_diffucoder.decoding.rules.base import Candidates, CommitRule, WithoutMe
 from mlx_diffucoder.decoding.windows import window_for
 from mlx_diffucoder.device import synchronized
 from mlx_diffucoder.forbidden import forbidden_ids
-from mlx_diffucoder.generation import Answer, decode_canvas, ends_of, stream_generate
+from mlx_diffucoder.generation import Answer, decode, ends_of, stream_generate
 
 from .ceilings import Ceilings
 from .roofline import Work, ideal_seconds
@@ -65,7 +65,7 @@ def canvas_of(subject: Subject, ids: list[int], config: GenerationConfig) -> Can
     """A prompt and its masks. With random weights no token ends the answer, since an end would be chance."""
     tokenizer = subject.tokenizer
     ends = frozenset[int]() if subject.random else ends_of(tokenizer, config)
-    return Canvas.of([ids], config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=ends)
+    return Canvas.of(ids, config.max_tokens, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=ends)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,12 +247,12 @@ def _steps(subject: Subject, ids: list[int], config: GenerationConfig, rate: flo
     forbidden, canvas = forbidden_ids(tokenizer, model.config.vocab_size), canvas_of(subject, ids, config)
     with synchronized():
         if rate is None:
-            steps = decode_canvas(model, canvas, config, forbidden)
+            steps = decode(model, [canvas], config, forbidden)
         else:
             window = window_for(config)
             if window.guesses:  # a guess of random weights that came true would add to what is assumed
                 window = window_for(replace(config, window="sliding:width=16,suffix=8"))
-            steps = denoise(model, canvas, AtRate(rate), window, config, forbidden=forbidden)
+            steps = denoise(model, [canvas], AtRate(rate), window, config, forbidden=forbidden)
         for rows in steps:
             yield rows[0]
 

@@ -164,8 +164,8 @@ class _WatchedState:
     def __init__(self, state: WindowState, clock: Clock):
         self._state, self._clock = state, clock
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
-        output = yield from self._state.forward(tokens, on_host)
+    def forward(self, tokens: NDArray[np.int32]) -> Forward:
+        output = yield from self._state.forward(tokens)
         self._clock.queued()
         return output
 
@@ -246,6 +246,6 @@ def _timed(subject: Subject, ids: list[int], config: GenerationConfig, rate: flo
     mx.eval(forbidden)
     with synchronized():
         clock.began = time.perf_counter()
-        for _ in denoise(probe, canvas, rule_of(config, rate), window, config, forbidden=forbidden):
+        for _ in denoise(probe, [canvas], rule_of(config, rate), window, config, forbidden=forbidden):
             pass
     return clock

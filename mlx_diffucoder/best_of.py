@@ -99,7 +99,7 @@ def best_of(
     config = config.within(tokens_left(model, tokenizer, list(prompt)))
     steps = stream_batch(model, tokenizer, [prompt] * count, config)
     if trace:
-        steps = trace.batch(canvas_of(tokenizer, [prompt] * count, config), steps)
+        steps = trace.batch([canvas_of(tokenizer, prompt, config)] * count, steps)
     *_, last = steps
     positions, rows = sum(step.positions for step in last), max((step.rows for step in last), key=len)
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens)

@@ -126,7 +126,7 @@ def stream_traced(
     if trace is None:
         return (step for step in steps)
     path, name = trace
-    return traced(path, steps, canvas_of(tokenizer, [ids], config), tokenizer, config, name)
+    return traced(path, steps, canvas_of(tokenizer, ids, config), tokenizer, config, name)
 
 
 def generate_batch(
@@ -168,7 +168,7 @@ def stream_batch(
     if hooks:
         hooks.check(model, config, resizes=resizes)
     check_memory(model, len(ids), max(map(len, ids)), config.max_tokens, window, plain=config.reference or bool(hooks))
-    canvas = canvas_of(tokenizer, ids, config)
+    canvases = [canvas_of(tokenizer, one, config) for one in ids]
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, config.ban_tokens, resizes=resizes)
 
     def stop(step: Step) -> bool:
@@ -176,7 +176,7 @@ def stream_batch(
 
     def steps() -> Iterator[tuple[Step, ...]]:
         with synchronized():
-            yield from in_range(model, partial(decode_canvas, model, canvas, config, forbidden, hooks, stop))
+            yield from in_range(model, partial(decode, model, canvases, config, forbidden, hooks, stop))
 
     return steps()
 
@@ -187,9 +187,9 @@ def _ids_of(model: DiffusionModel, tokenizer: Tokenizer, prompts: Sequence[Promp
     return [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
 
 
-def decode_canvas(
+def decode(
     model: DiffusionModel,
-    canvas: Canvas,
+    canvases: Sequence[Canvas],
     config: GenerationConfig,
     forbidden: mx.array,
     hooks: Hooks | None = None,
@@ -202,26 +202,26 @@ def decode_canvas(
         stop: as in `Batch.add`; the reference takes all its steps all the same.
     """
     allowed = None if config.reference else forbidden
-    if canvas.sizes:
-        return denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=allowed)
+    if canvases[0].sizes:
+        return denoise(model, canvases, rule_for(config), window_for(config), config, forbidden=allowed)
     if config.reference or hooks:
         if config.reference and model.config.block_length:
-            return block_reference_decode(model, canvas, config)
+            return block_reference_decode(model, canvases, config)
         if hooks or config.rule == "schedule":
-            return reference_decode(model, canvas, reference_rule(config), config, forbidden=allowed, hooks=hooks)
-    return denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=allowed, stop=stop)
+            return reference_decode(model, canvases, reference_rule(config), config, forbidden=allowed, hooks=hooks)
+    return denoise(model, canvases, rule_for(config), window_for(config), config, forbidden=allowed, stop=stop)
 
 
-def canvas_of(tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> Canvas:
-    """The canvas of `stream_batch`: prompts from `prompt_ids`, with `max_tokens` masks after each.
+def canvas_of(tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig) -> Canvas:
+    """The canvas of a prompt from `prompt_ids`, with `max_tokens` masks after it.
 
-    For a model that changes the length of its holes a prompt's own masks are the holes; without one, a few masks follow it.
+    For a model that changes the length of its holes the prompt's own masks are the holes; without one, a few masks follow it.
     """
     ends = ends_of(tokenizer, config)
     ids = {"mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id}
     if tokenizer.sizes:
-        return resizing_canvas(prompts, config.max_tokens, tokenizer.sizes, **ids, end_ids=ends)
-    return Canvas.of(prompts, config.max_tokens, **ids, end_ids=ends)
+        return resizing_canvas(prompt, config.max_tokens, tokenizer.sizes, **ids, end_ids=ends)
+    return Canvas.of(prompt, config.max_tokens, **ids, end_ids=ends)
 
 
 def ends_of(tokenizer: Tokenizer, config: GenerationConfig) -> frozenset[int]:

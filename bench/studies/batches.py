@@ -38,7 +38,7 @@ def joining(
     left = [prompt_ids(model, tokenizer, prompt, config) for prompt in prompts]
     while batch or left:
         if left and step % apart == 0:
-            canvas = canvas_of(tokenizer, [left.pop(0)], config)
+            canvas = canvas_of(tokenizer, left.pop(0), config)
             batch.add(canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
         yield batch.step()
         step += 1

@@ -36,14 +36,14 @@ BYTES_4_BIT = SHAPE.parameters * bits_per_weight(4) / 8
 def on_top_of_weights(model: DiffusionModel, prompt: int, config: GenerationConfig, steps: int) -> int:
     """Peak bytes of the first steps of a generation, minus those in use before."""
     mask = model.config.mask_token_id
-    canvas = Canvas.of([list(range(prompt))], config.max_tokens, mask_id=mask, pad_id=0, end_ids=frozenset())
+    canvas = Canvas.of(range(prompt), config.max_tokens, mask_id=mask, pad_id=0, end_ids=frozenset())
     forbidden = mx.arange(model.config.vocab_size) >= mask
     mx.eval(forbidden)
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     with synchronized():  # it waits for the forward that is queued when the loop is left
-        for _step in islice(denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden), steps):
+        for _step in islice(denoise(model, [canvas], rule_for(config), window_for(config), config, forbidden=forbidden), steps):
             pass
     return mx.get_peak_memory() - before
 

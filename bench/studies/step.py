@@ -69,12 +69,12 @@ def decision_time(fields: dict[str, Any], rows: int, vocab_size: int, dtype: mx.
     model = Given(tiny, mx.array(logits).astype(dtype))
     config = GenerationConfig(seed=0, max_tokens=rows, window="whole", **fields)
     forbidden = mx.arange(vocab_size) >= vocab_size - 100
-    tokens = mx.full((1, 2 * rows), vocab_size - 1, dtype=mx.int32)
-    positions = np.arange(rows, dtype=np.int32)[None]
+    tokens = np.full(2 * rows, vocab_size - 1, dtype=np.int32)
+    positions = np.arange(rows, dtype=np.int32)
     masked = np.ones_like(positions, dtype=np.bool_)
-    output = ForwardOutput(positions, masked, mx.zeros((1, rows, 2)), rows, np.array([[0, rows]]))
+    output = ForwardOutput(positions, masked, mx.zeros((1, rows, 2)), rows, (0, rows))
     given = StepInput(output, tokens, rule_for(config).open(), np.array([rows]), mx.random.key(0), config, forbidden)
-    mx.eval(model.rows, forbidden, tokens)
+    mx.eval(model.rows, forbidden)
     return timings(lambda: take_steps(model, [given]), trials).seconds
 
 

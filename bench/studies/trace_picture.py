@@ -70,7 +70,7 @@ def filled(trace: Trace) -> NDArray[np.float64]:
 
     Float64 `[steps, positions]`; an answer is one hole. Of more steps or positions than a picture can show, every n-th.
     """
-    positions = np.concatenate([np.arange(start, stop) for start, stop in trace.canvas.holes[0]])
+    positions = np.concatenate([np.arange(start, stop) for start, stop in trace.canvas.holes])
     every, among = (max(1, -(-count // SHOWN)) for count in (len(trace.records), len(positions)))
     when = np.where(trace.masked, np.nan, 0.0)
     rows = []
@@ -85,10 +85,10 @@ def filled(trace: Trace) -> NDArray[np.float64]:
 def _draw_order(axes: Any, trace: Trace) -> None:
     cells = filled(trace)
     if cells.size:
-        extent = (-0.5, int(np.diff(trace.canvas.holes[0]).sum()) - 0.5, len(trace.records) + 0.5, 0.5)
+        extent = (-0.5, int(np.diff(trace.canvas.holes).sum()) - 0.5, len(trace.records) + 0.5, 0.5)
         image = axes.imshow(cells, aspect="auto", interpolation="nearest", cmap="viridis", extent=extent)
         axes.figure.colorbar(image, ax=axes, label="committed in step")
-    holes = (trace.canvas.holes[0, :, 1] - trace.canvas.holes[0, :, 0]).cumsum()
+    holes = (trace.canvas.holes[:, 1] - trace.canvas.holes[:, 0]).cumsum()
     for end in holes[:-1]:
         axes.axvline(end - 0.5, color="tab:red", linewidth=1)
     name = "answer" if trace.layout is None else "holes" if len(holes) > 1 else "hole"

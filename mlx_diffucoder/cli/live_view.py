@@ -32,7 +32,7 @@ class Live:
     for drawing is bounded.
 
     Args:
-        canvas: the canvas before the first step. Its first row is shown, from the start of the answer or the text.
+        canvas: the canvas before the first step. It is shown from the start of the answer or the text.
         piece: returns the bytes that a token adds to a text.
         given: number of known tokens to show before the first mask.
         share: the largest share of time to spend on drawing.
@@ -44,9 +44,9 @@ class Live:
     ):
         console = Console(stderr=True)
         self._painter, self._share = Painter(console), share
-        self._start = int(canvas.start - canvas.padding[0]) - given
-        self._holes = canvas.holes[0] - canvas.padding[0] - self._start
-        self._tokens = self._drawn = canvas.tokens[0, canvas.start - given :]
+        self._start = canvas.start - given
+        self._holes = canvas.holes - self._start
+        self._tokens = self._drawn = canvas.tokens[self._start :]
         self._mask_id, self._ends, self._block_length = canvas.mask_id, canvas.end_ids, block_length
         self._piece = cache(piece)
         self._marks = Marks() if console.encoding.startswith("utf") else ASCII

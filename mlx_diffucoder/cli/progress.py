@@ -190,7 +190,7 @@ def _canvas(run: "Run", lines: dict[str, str]) -> "Iterator[Callable[[Step], Non
     from ..generation import canvas_of
     from .live_view import Live
 
-    canvas = canvas_of(run.tokenizer, [run.ids], run.config)
+    canvas = canvas_of(run.tokenizer, run.ids, run.config)
     given = len(run.tokenizer.encode_plain(run.config.prefill))
     with Live(canvas, run.tokenizer.piece, given, block_length=block_length_of(run.config.window)) as view:
         try:

@@ -11,13 +11,12 @@ from itertools import accumulate
 import mlx.core as mx
 import numpy as np
 
-from ..arrays import from_numpy
 from ..config import GenerationConfig
 from ..models.kv import PackedTexts
 from ..models.transformer import DiffusionModel
 from .canvas import Canvas
 from .resizing import ResizingRow
-from .result import NO_GUESSES, Step
+from .result import Step
 from .rules.base import CommitRule, RuleState
 from .sampling import random_sources
 from .step import StepInput, take_steps
@@ -60,7 +59,7 @@ class Batch:
         """Let a canvas join at the next step.
 
         Args:
-            canvas: one canvas without padding; every mask on it is filled, wherever it is. Where its holes change their
+            canvas: every mask on it is filled, wherever it is. Where its holes change their
                 length, the rule and the window must be `schedule` and `whole`.
             rule: decides which tokens are committed in a step.
             window: decides which positions are forwarded in a step.
@@ -101,7 +100,7 @@ class Batch:
             CheckpointError: the network's output is not finite.
         """
         taken = {id: row for id, row in self._rows.items() if ids is None or id in ids}
-        steps = {id: Step.empty(row.on_host[0]) for id, row in taken.items() if not row.masks}
+        steps = {id: Step.empty(row.tokens) for id, row in taken.items() if not row.masks}
         rows = [row for row in taken.values() if row.masks]
         self._forward([row for row in rows if not row.forwarded])
         same = [row for row in rows if isinstance(row, _Row)]
@@ -154,9 +153,9 @@ class _Row:
         self._forbidden, self._stop = forbidden, stop
         self._window_state, self._rule_state = window.open(model, canvas), rule.open()
         self._key, self._rng = random_sources(config.seed, copy)
-        self._tokens, self.on_host = from_numpy(canvas.tokens), canvas.tokens  # [1, L], the same on device and host
-        self.masks = int((self.on_host == canvas.mask_id).sum())
-        self._known = self.on_host.size - self.masks
+        self.tokens = canvas.tokens
+        self.masks = int((self.tokens == canvas.mask_id).sum())
+        self._known = len(self.tokens) - self.masks
         self._index, self._positions = -1, 0
         self.rows: tuple[int, ...] = ()
         self.output: ForwardOutput  # of the forward that the next step is made of; once that has begun, `forwarded` is True
@@ -165,7 +164,7 @@ class _Row:
         self.done = not self.masks
 
     def forward(self) -> Forward:
-        return self._window_state.forward(self._tokens, self.on_host)
+        return self._window_state.forward(self.tokens)
 
     def known_in(self, part: Part) -> int:
         """How many tokens of the known text a forward has; 0 after the first step."""
@@ -182,7 +181,7 @@ class _Row:
         self._key, key = mx.random.split(self._key)
         return StepInput(
             self.output,
-            self._tokens,
+            self.tokens,
             self._rule_state,
             quota,
             key,
@@ -195,21 +194,20 @@ class _Row:
         """Put the outcome of a step onto the canvas."""
         output, canvas = self.output, self._canvas
         result, self._rule_state = self._window_state.observe(output, result), state
-        self._tokens, self.on_host, self.forwarded = result.tokens, np.array(result.tokens), False
-        self.masks = int((self.on_host == canvas.mask_id).sum())
+        self.tokens, self.forwarded = result.tokens, False
+        self.masks = int((self.tokens == canvas.mask_id).sum())
         self._positions += output.forwarded
-        self.done = not self.masks or result.done or (self._window.stops_at_end and canvas.finished(self.on_host))
-        at, commit = output.positions[0], result.commit[0]
-        tokens = (canvas.padded_out(self.on_host) if self.done and not self._config.reference else self.on_host)[0]
-        rejected = result.rejected[0] if result.rejected else NO_GUESSES
+        self.done = not self.masks or result.done or (self._window.stops_at_end and canvas.finished(self.tokens))
+        tokens = canvas.padded_out(self.tokens) if self.done and not self._config.reference else self.tokens
+        rejected = result.rejected
         self.step = Step(
             index=self._index,
             tokens=tokens,
-            committed=at[commit],
-            scores=result.scores[0, commit],
+            committed=output.positions[result.commit],
+            scores=result.scores[result.commit],
             nfe=len(self.rows),
             positions=self._positions,
-            window=(int(output.span[0, 0]), int(output.span[0, 1])),
+            window=output.span,
             rows=self.rows,
             rejected=rejected[tokens[rejected[:, 0]] != rejected[:, 1]],  # a guess may be the padding
         )

@@ -6,7 +6,7 @@ a fault: in a block with fewer masks than a step's share, such as one that begin
 known tokens. So SDAR decodes as Stable-DiffCoder here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 import mlx.core as mx
@@ -24,11 +24,13 @@ from .sampling import draw, random_sources
 from .step import check_finite
 
 
-def block_reference_decode(model: DiffusionModel, canvas: Canvas, config: GenerationConfig) -> Iterator[tuple[Step, ...]]:
-    """Denoise a batch of canvases, each by itself: a row that has ended repeats its last step.
+def block_reference_decode(
+    model: DiffusionModel, canvases: Sequence[Canvas], config: GenerationConfig
+) -> Iterator[tuple[Step, ...]]:
+    """Denoise canvases, each by itself: one that has ended repeats its last step.
 
     Args:
-        canvas: B canvases; each has one hole, at its end.
+        canvases: each has one hole, at its end.
         config: with the rule schedule or threshold, on the window block-causal. With a threshold, each step commits the most
             probable token and those that reach it; masks that are left after a block's last step stay.
 
@@ -36,25 +38,16 @@ def block_reference_decode(model: DiffusionModel, canvas: Canvas, config: Genera
     finite.
     """
     rule = BlockSchedule.of(config)
-    texts = [row[pad:] for row, pad in zip(canvas.tokens, canvas.padding, strict=True)]
-    starts = canvas.holes[:, 0, 0] - canvas.padding
-    rows = [_decode_row(model, *one, canvas, rule, config) for one in zip(texts, starts.tolist(), strict=True)]
-    last = [Step.empty(text) for text in texts]
+    rows = [_decode(model, canvas, rule, config) for canvas in canvases]
+    last = [Step.empty(canvas.tokens) for canvas in canvases]
     for steps in zip_longest(*rows):
         last = [now or before for now, before in zip(steps, last, strict=True)]
         yield tuple(last)
 
 
-def _decode_row(
-    model: DiffusionModel,
-    text: NDArray[np.int32],
-    prompt: int,
-    canvas: Canvas,
-    rule: BlockSchedule,
-    config: GenerationConfig,
-) -> Iterator[Step]:
-    """The steps of one text without padding, whose answer starts at `prompt`."""
-    length = block_length_of(config.window)
+def _decode(model: DiffusionModel, canvas: Canvas, rule: BlockSchedule, config: GenerationConfig) -> Iterator[Step]:
+    """The steps of one canvas."""
+    length, prompt, text = block_length_of(config.window), canvas.start, canvas.tokens
     tokens, (key, _), positions = text.copy(), random_sources(config.seed), 0
     rows: tuple[int, ...] = ()
     for start in range(prompt // length * length, len(tokens), length):

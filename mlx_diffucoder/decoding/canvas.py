@@ -1,8 +1,8 @@
-"""The canvas: a batch of token ids in which some positions are masks to be filled."""
+"""The canvas: token ids of which some are masks to be filled."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -13,21 +13,19 @@ from ..models.base import SizeIds
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """A batch of canvases before the first step: left padding, then known text with holes of masks in it.
+    """Token ids before the first step: known text with holes of masks in it.
 
     Attributes:
-        tokens: int32 `[B, L]`.
-        padding: int32 `[B]`, how many tokens at the left of each row are padding.
-        holes: int32 `[B, H, 2]`, the start and end (exclusive) of each hole, from left to right. The canvas of
-            an answer has one hole: everything after the prompt.
+        tokens: int32 `[L]`.
+        holes: int32 `[H, 2]`, the start and end (exclusive) of each hole, from left to right. The canvas of an answer has
+            one hole: everything after the prompt.
         mask_id: the id of the mask token.
-        pad_id: the id that fills the left of shorter rows, and the rest of a hole after its text has ended.
+        pad_id: the id that fills the rest of a hole after its text has ended.
         end_ids: the ids that end an answer, or the text of a hole.
         sizes: the ids with which the model changes the length of its holes; None for other models.
     """
 
     tokens: NDArray[np.int32]
-    padding: NDArray[np.int32]
     holes: NDArray[np.int32]
     mask_id: int
     pad_id: int
@@ -35,70 +33,53 @@ class Canvas:
     sizes: SizeIds | None = None
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], max_tokens: int, *, mask_id: int, pad_id: int, end_ids: frozenset[int]) -> Self:
-        """Prompts of any lengths, aligned at their right ends, each followed by `max_tokens` masks."""
-        lengths = [[max_tokens]] * len(prompts)
-        return cls.around([[prompt, []] for prompt in prompts], lengths, mask_id=mask_id, pad_id=pad_id, end_ids=end_ids)
+    def of(cls, prompt: Sequence[int], max_tokens: int, *, mask_id: int, pad_id: int, end_ids: frozenset[int]) -> Self:
+        """A prompt followed by `max_tokens` masks."""
+        return cls.around([prompt, []], [max_tokens], mask_id=mask_id, pad_id=pad_id, end_ids=end_ids)
 
     @classmethod
     def around(
         cls,
-        rows: Sequence[Sequence[Sequence[int]]],
-        lengths: Sequence[Sequence[int]],
+        texts: Sequence[Sequence[int]],
+        lengths: Sequence[int],
         *,
         mask_id: int,
         pad_id: int,
         end_ids: frozenset[int],
         sizes: SizeIds | None = None,
     ) -> Self:
-        """Texts with a hole between each and the next. Rows are aligned at their right ends.
+        """Texts with a hole between each and the next.
 
         Args:
-            rows: for each row the ids of its H + 1 texts; H is the same for all rows.
-            lengths: for each row the number of masks in each of its H holes.
+            texts: the ids of H + 1 texts.
+            lengths: the number of masks in each of the H holes.
         """
-        totals = [sum(map(len, texts)) + sum(holes) for texts, holes in zip(rows, lengths, strict=True)]
-        longest = max(totals)
-        tokens = np.full((len(rows), longest), mask_id, dtype=np.int32)
-        padding = np.array([longest - total for total in totals], dtype=np.int32)
-        holes = np.zeros((len(rows), len(rows[0]) - 1, 2), dtype=np.int32)
-        for row, (texts, masks) in enumerate(zip(rows, lengths, strict=True)):
-            position = padding[row]
-            tokens[row, :position] = pad_id
-            for index, (text, count) in enumerate(zip(texts, [*masks, 0], strict=True)):
-                tokens[row, position : position + len(text)] = text
-                position += len(text)
-                holes[row, index : index + 1] = (position, position + count)  # an empty slice after the last text
-                position += count
-        return cls(tokens, padding, holes, mask_id, pad_id, end_ids, sizes)
-
-    def each(self) -> Iterator[Self]:
-        """Each canvas of the batch alone, without its left padding."""
-        for tokens, padding, holes in zip(self.tokens, self.padding, self.holes, strict=True):
-            none = np.zeros(1, dtype=np.int32)
-            yield replace(self, tokens=tokens[None, padding:], padding=none, holes=holes[None] - padding)
-
-    def copies(self) -> list[int]:
-        """For each canvas of the batch, how many before it are equal to it: `copy` of `sampling.random_sources`."""
-        texts = [one.tokens.tobytes() for one in self.each()]
-        return [texts[:row].count(text) for row, text in enumerate(texts)]
+        stops = np.cumsum([len(text) + count for text, count in zip(texts, lengths, strict=False)], dtype=np.int32)
+        holes = np.stack([stops - np.array(lengths, dtype=np.int32), stops], axis=1)
+        tokens = [one for text, count in zip(texts, [*lengths, 0], strict=True) for one in (*text, *[mask_id] * count)]
+        return cls(np.array(tokens, dtype=np.int32), holes, mask_id, pad_id, end_ids, sizes)
 
     @property
     def start(self) -> int:
-        """The start of the first hole of any row."""
-        return int(self.holes[:, 0, 0].min())
+        """The start of the first hole."""
+        return int(self.holes[0, 0])
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each hole."""
+        return (self.holes[:, 1] - self.holes[:, 0]).tolist()  # type: ignore[no-any-return]
 
     @property
     def texts(self) -> list[NDArray[np.int32]]:
-        """The ids before, between and after the holes of the first row, int32 `[n]` each."""
-        starts, stops = self.holes[0].T.tolist()
-        return [self.tokens[0, a:b] for a, b in zip([int(self.padding[0]), *stops], [*starts, None], strict=True)]
+        """The ids before, between and after the holes, int32 `[n]` each."""
+        starts, stops = self.holes.T.tolist()
+        return [self.tokens[a:b] for a, b in zip([0, *stops], [*starts, None], strict=True)]
 
     def finished(self, tokens: NDArray[np.int32]) -> bool:
         """Whether no text can change any more: every mask left stands after an end token in its own hole.
 
         Args:
-            tokens: the canvas now, int32 `[B, L]`.
+            tokens: the canvas now, int32 `[L]`.
         """
         return not self.open_masks(tokens).any()
 
@@ -106,22 +87,27 @@ class Canvas:
         """The masks that belong to a text: no end token stands before them in their own hole.
 
         Args:
-            tokens: the canvas now, int32 `[B, L]`.
+            tokens: the canvas now, int32 `[L]`.
 
         Returns:
-            bool `[B, L]`.
+            bool `[L]`.
         """
         open_masks = tokens == self.mask_id
         is_end = is_one_of(tokens, self.end_ids)
-        for row, holes in enumerate(self.holes):
-            for start, stop in holes:
-                if is_end[row, start:stop].any():
-                    open_masks[row, start + is_end[row, start:stop].argmax() : stop] = False
+        for start, stop in self.holes:
+            if is_end[start:stop].any():
+                open_masks[start + is_end[start:stop].argmax() : stop] = False
         return open_masks
 
     def padded_out(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
-        """A finished canvas, int32 `[B, L]`, with padding in place of the masks after its end tokens."""
+        """A finished canvas, int32 `[L]`, with padding in place of the masks after its end tokens."""
         return np.where(tokens == self.mask_id, np.int32(self.pad_id), tokens)
+
+
+def copies(canvases: Sequence[Canvas]) -> list[int]:
+    """For each canvas, how many before it are equal to it: `copy` of `sampling.random_sources`."""
+    texts = [one.tokens.tobytes() for one in canvases]
+    return [texts[:row].count(text) for row, text in enumerate(texts)]
 
 
 def is_one_of(tokens: NDArray[np.int32], ids: Iterable[int]) -> NDArray[np.bool_]:
@@ -193,31 +179,27 @@ def _first_of(until: Sequence[str], text: str, prefill: int) -> int | None:
     return min((start for start in starts if start >= 0), default=None)
 
 
-def predictor_of(positions: NDArray[np.int32], padding: NDArray[np.int32], shift: int) -> NDArray[np.int32]:
+def predictor_of(positions: NDArray[np.integer], shift: int) -> NDArray[np.int32]:
     """For each position, the position whose output predicts it: `shift` to its left.
 
-    A row's first token has nothing to its left, so its own output predicts it, as in the reference decoder.
+    The first token has nothing to its left, so its own output predicts it, as in the reference decoder.
 
     Args:
-        positions: int32 `[B, R]`, or `[R]` for all rows. One inside the padding gives the row's first token.
-        padding: int32 `[B]`, the tokens of padding at the left of each row.
+        positions: integers, of any shape.
         shift: `DiffusionModel.shift`; 0 for a network that predicts each position at the position itself.
     """
-    return np.maximum(positions - shift, padding[:, None]).astype(np.int32)
+    return np.maximum(positions - shift, 0).astype(np.int32)
 
 
 def selected_first(selected: NDArray[np.bool_], at_least: int = 1) -> NDArray[np.int32]:
-    """The selected positions of every row as one rectangle.
-
-    A row with fewer selected positions than the fullest is filled up with others, so that no position
-    occurs twice in a row.
+    """The selected positions, ascending, and others after them up to a least number.
 
     Args:
-        selected: bool `[B, L]`.
-        at_least: the least width of the rectangle, as far as L allows.
+        selected: bool `[L]`.
+        at_least: the least number of positions, as far as L allows.
 
     Returns:
-        int32 `[B, R]`; R is the most selected positions in a row. Those of a row come first, ascending.
+        int32 `[R]`; no position occurs twice.
     """
-    width = min(selected.shape[1], max(at_least, int(selected.sum(axis=1).max())))
-    return np.argsort(~selected, axis=1, kind="stable")[:, :width].astype(np.int32)
+    count = min(len(selected), max(at_least, int(selected.sum())))
+    return np.argsort(~selected, kind="stable")[:count].astype(np.int32)

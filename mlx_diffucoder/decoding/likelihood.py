@@ -40,8 +40,8 @@ def log_probabilities(
     found = [np.zeros(0, dtype=np.float32)]
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
-        predictors = predictor_of(some.astype(np.int32)[None], np.zeros(1, dtype=np.int32), model.shift)  # [1, n]
-        logits = model.logits(hidden, from_numpy(predictors))[0].astype(mx.float32)  # [n, V]
+        predictors = from_numpy(predictor_of(some, model.shift)[None])  # [1, n]
+        logits = model.logits(hidden, predictors)[0].astype(mx.float32)  # [n, V]
         logits = mx.where(forbidden, -mx.inf, logits)
         chosen = mx.take_along_axis(logits, from_numpy(ids[some])[:, None], axis=-1)[:, 0]
         found.append(np.array(mx.maximum(chosen - mx.logsumexp(logits, axis=-1), LEAST)))

@@ -7,14 +7,14 @@ tested against.
 Source: `diffusion_generate` (Dream, arXiv 2508.15487; DiffuCoder, arXiv 2506.20639).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 
 from ..config import GenerationConfig
 from ..models.transformer import DiffusionModel
 from .batch import Batch
-from .canvas import Canvas
+from .canvas import Canvas, copies
 from .result import Step
 from .rules.base import CommitRule
 from .windows.base import Window
@@ -22,7 +22,7 @@ from .windows.base import Window
 
 def denoise(
     model: DiffusionModel,
-    canvas: Canvas,
+    canvases: Sequence[Canvas],
     rule: CommitRule,
     window: Window,
     config: GenerationConfig,
@@ -30,25 +30,24 @@ def denoise(
     forbidden: mx.array | None = None,
     stop: Callable[[Step], bool] | None = None,
 ) -> Iterator[tuple[Step, ...]]:
-    """Denoise a batch of canvases, one step at a time. Each becomes what it would alone.
+    """Denoise canvases together, one step at a time. Each becomes what it would alone.
 
     While the caller handles a step, the next forward is already running. A canvas that is finished is forwarded no more.
 
     Args:
         model: the network.
-        canvas: B canvases of L positions; every mask on them is filled, wherever it is. Of equal ones each draws its own
-            random numbers, and the first of them the numbers that it would draw alone.
+        canvases: every mask on them is filled, wherever it is. Of equal ones each draws its own random numbers, and the first
+            of them the numbers that it would draw alone.
         rule, window, config, forbidden, stop: as in `Batch.add`.
 
     Yields:
-        For each step, one `Step` for each canvas, without its left padding: its own last one, unchanged, for a canvas that
-        is finished.
+        For each step, one `Step` for each canvas: its own last one, unchanged, for a canvas that is finished.
 
     Raises:
         CheckpointError: the network's output is not finite.
     """
     batch, ids = Batch(model), list[int]()
-    for one, copy in zip(canvas.each(), canvas.copies(), strict=True):
+    for one, copy in zip(canvases, copies(canvases), strict=True):
         ids.append(batch.add(one, rule, window, config, forbidden=forbidden, stop=stop, copy=copy))
     steps: dict[int, Step] = {}
     while batch:

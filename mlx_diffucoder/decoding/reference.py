@@ -4,7 +4,7 @@ It forwards the whole canvas in every step of the schedule, keeps no K/V cache, 
 `reference=True` and hooks, and the fast loop (`loop.py`) is tested against it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..arrays import from_numpy
 from ..config import GenerationConfig
 from ..errors import ConfigError
-from ..models.transformer import DiffusionModel
+from ..models.transformer import DiffusionModel, left_padded
 from .canvas import Canvas, predictor_of
 from .result import Step
 from .rules import rule_for
@@ -23,7 +23,6 @@ from .rules.schedule import Schedule
 from .sampling import measure, random_sources
 from .step import candidates_from, check_finite
 from .torch_topk import torch_topk
-from .windows.base import padded_inputs
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,17 @@ class Hooks:
 
 def reference_decode(
     model: DiffusionModel,
-    canvas: Canvas,
+    canvases: Sequence[Canvas],
     rule: CommitRule,
     config: GenerationConfig,
     *,
     forbidden: mx.array | None = None,
     hooks: Hooks | None = None,
 ) -> Iterator[tuple[Step, ...]]:
-    """Denoise a batch of canvases, one step at a time.
+    """Denoise canvases in one batch, one step at a time. In it they have padding at their left, as in the reference.
 
     Args:
-        canvas: B canvases of L positions.
+        canvases: B canvases; the longest has L positions.
         rule: decides which tokens are committed. A schedule runs all its steps, other rules until no mask is left.
         config: how tokens are drawn and scored.
         forbidden: bool `[V]`, ids never to be chosen.
@@ -74,16 +73,17 @@ def reference_decode(
     """
     hooks = hooks or Hooks()
     key, rng = random_sources(config.seed)
-    state, forward, length = rule.open(), _forward_of(model, canvas), canvas.tokens.shape[1]
-    at = np.broadcast_to(np.arange(length, dtype=np.int32), canvas.tokens.shape)  # [B, L]
-    tokens = from_numpy(canvas.tokens)
+    state, mask_id, (tokens, padding) = rule.open(), canvases[0].mask_id, _side_by_side(canvases)
+    known, length = sum(int((one.tokens != mask_id).sum()) for one in canvases), tokens.shape[1]
+    at = np.tile(np.arange(length, dtype=np.int32), (len(canvases), 1))  # [B, L]
+    forward = _forward_of(model, at, padding)
     if hooks.tokens:
         tokens = hooks.tokens(None, tokens, None)
-    to_fill = np.array(tokens) == canvas.mask_id
+    to_fill = np.array(tokens) == mask_id
 
     # A hook that masks positions again does not keep a rule without a schedule running for ever.
     for index in range(rule.steps or max(1, int(to_fill.sum()))):
-        masked = np.array(tokens) == canvas.mask_id
+        masked = np.array(tokens) == mask_id
         quota = state.quota(index, masked.sum(axis=1), rng)
         logits = forward(tokens)  # [B, L, V]
         if hooks.logits:
@@ -98,24 +98,36 @@ def reference_decode(
         tokens = mx.where(commit, measured.chosen, tokens).astype(tokens.dtype)
         if hooks.tokens:
             tokens = hooks.tokens(index, tokens, logits)
-        yield _steps(index, canvas, tokens, commit, measured.scores)
-        if rule.steps is None and not (np.array(tokens) == canvas.mask_id).any():
+        yield _steps(index, known, padding, tokens, commit, measured.scores)
+        if rule.steps is None and not (np.array(tokens) == mask_id).any():
             return
 
 
-def _forward_of(model: DiffusionModel, canvas: Canvas) -> Callable[[mx.array], mx.array]:
-    """The forward of whole canvases: tokens `[B, L]` to logits `[B, L, V]`, shifted so that row i predicts position i."""
-    length = canvas.tokens.shape[1]
-    at = np.broadcast_to(np.arange(length, dtype=np.int32), canvas.tokens.shape)
-    predictors = from_numpy(predictor_of(at, canvas.padding, model.shift))
-    positions, attention_mask = padded_inputs(canvas.padding, length)
-    return lambda tokens: model(tokens, rows=predictors, positions=positions, mask=attention_mask)
+def _side_by_side(canvases: Sequence[Canvas]) -> tuple[mx.array, NDArray[np.int32]]:
+    """Canvases with padding at their left, int32 `[B, L]`, and how much of it each has, int32 `[B]`."""
+    longest = max(len(one.tokens) for one in canvases)
+    padding = np.array([longest - len(one.tokens) for one in canvases], dtype=np.int32)
+    each = zip(canvases, padding, strict=True)
+    return from_numpy(np.stack([np.pad(one.tokens, (pad, 0), constant_values=one.pad_id) for one, pad in each])), padding
 
 
-def _steps(index: int, canvas: Canvas, tokens: mx.array, commit: mx.array, scores: mx.array) -> tuple[Step, ...]:
-    """The step of each canvas without its left padding, from arrays `[B, L]`."""
+def _forward_of(model: DiffusionModel, at: NDArray[np.int32], padding: NDArray[np.int32]) -> Callable[[mx.array], mx.array]:
+    """The forward of whole canvases: tokens `[B, L]` to logits `[B, L, V]`, shifted so that row i predicts position i.
+
+    Args:
+        at: the positions in the batch, `[B, L]`.
+        padding: the tokens of padding at the left of each canvas, `[B]`.
+    """
+    predictors = from_numpy(np.maximum(predictor_of(at, model.shift), padding[:, None]))
+    positions, mask = left_padded(from_numpy(padding), at.shape[1]) if padding.any() else (0, None)
+    return lambda tokens: model(tokens, rows=predictors, positions=positions, mask=mask)
+
+
+def _steps(
+    index: int, known: int, padding: NDArray[np.int32], tokens: mx.array, commit: mx.array, scores: mx.array
+) -> tuple[Step, ...]:
+    """The step of each canvas without its left padding, from arrays `[B, L]`; `known` tokens are not counted at first."""
     arrays, length = (np.array(one) for one in (tokens, commit, scores)), tokens.shape[1]
-    known = int((canvas.tokens != canvas.mask_id).sum() - canvas.padding.sum())
     return tuple(
         Step(
             index=index,
@@ -127,7 +139,7 @@ def _steps(index: int, canvas: Canvas, tokens: mx.array, commit: mx.array, score
             window=(0, length - int(pad)),
             rows=(tokens.size - known, *[tokens.size] * index),
         )
-        for row, committed, all_scores, pad in zip(*arrays, canvas.padding, strict=True)
+        for row, committed, all_scores, pad in zip(*arrays, padding, strict=True)
     )
 
 

@@ -19,7 +19,7 @@ from ..config import EPS, GenerationConfig
 from ..errors import ConfigError
 from ..models.base import SizeIds
 from ..models.transformer import DiffusionModel
-from .canvas import Canvas
+from .canvas import Canvas, predictor_of
 from .result import Step, after_step, resized
 from .sampling import measure, random_sources
 from .step import check_finite
@@ -32,22 +32,18 @@ START = 4
 
 
 def resizing_canvas(
-    prompts: Sequence[Sequence[int]], most: int, sizes: SizeIds, *, mask_id: int, pad_id: int, end_ids: frozenset[int]
+    prompt: Sequence[int], most: int, sizes: SizeIds, *, mask_id: int, pad_id: int, end_ids: frozenset[int]
 ) -> Canvas:
-    """Prompts as canvases. Each run of masks in a prompt is a hole.
+    """A prompt as a canvas. Each run of masks in it is a hole.
 
-    A prompt without masks gets `START` at its end, but no more than `most`, and then the token that a text ends with.
+    Without masks it gets `START` at its end, but no more than `most`, and then the token that a text ends with.
     """
-    texts, lengths = [], []
-    for prompt in prompts:
-        runs = runs_of(np.array(prompt) == mask_id)
-        edges = [0, *(edge for run in runs for edge in run), len(prompt)]
-        parts = [list(prompt[edges[at] : edges[at + 1]]) for at in range(0, len(edges), 2)]
-        texts.append(parts if runs else [*parts, [sizes.delete]])
-        lengths.append([stop - start for start, stop in runs] or [min(START, most)])
-    holes = max(map(len, lengths))  # rows with fewer get empty ones at their end
-    texts = [parts + [list[int]()] * (holes + 1 - len(parts)) for parts in texts]
-    lengths = [row + [0] * (holes - len(row)) for row in lengths]
+    runs = runs_of(np.array(prompt) == mask_id)
+    edges = [0, *(edge for run in runs for edge in run), len(prompt)]
+    texts = [prompt[edges[at] : edges[at + 1]] for at in range(0, len(edges), 2)]
+    if not runs:
+        texts.append([sizes.delete])
+    lengths = [stop - start for start, stop in runs] or [min(START, most)]
     return Canvas.around(texts, lengths, mask_id=mask_id, pad_id=pad_id, end_ids=end_ids, sizes=sizes)
 
 
@@ -106,12 +102,12 @@ class ResizingRow:
     ):
         check_resizing(model, config)
         self._filler, self._stop = _Filler(model, canvas.mask_id, ids, config, forbidden), stop
-        self._tokens, (self._key, _) = canvas.tokens[0], random_sources(config.seed, copy)
-        holes = runs_of(self._tokens == canvas.mask_id)
+        self.tokens, (self._key, _) = canvas.tokens, random_sources(config.seed, copy)
+        holes = runs_of(self.tokens == canvas.mask_id)
         if (longest := max((stop - start for start, stop in holes), default=0)) > config.max_tokens:
             raise ConfigError(f"max_tokens {config.max_tokens} is below the {longest} masks of the hole", field="max_tokens")
         self._left, self._hole = len(holes), _Hole(0, 0, 0, 0, 0)  # holes that were not opened yet, and the one that is
-        self._known, self._positions = int((self._tokens != canvas.mask_id).sum()), 0
+        self._known, self._positions = int((self.tokens != canvas.mask_id).sum()), 0
         self.rows: tuple[int, ...] = ()
         self.output: ForwardOutput  # as in `Batch`
         self.forwarded = False
@@ -124,32 +120,26 @@ class ResizingRow:
         """The masks that the next step may fill."""
         return len(self._at)
 
-    @property
-    def on_host(self) -> Ids:
-        """The canvas, int32 `[1, L]`."""
-        return self._tokens[None]
-
     def known_in(self, part: Part) -> int:
         """How many tokens of the known text a forward has; 0 after the first step."""
         return self._known if self.step is None else 0
 
     def forward(self) -> Forward:
         """The next forward: of the whole canvas."""
-        length = len(self._tokens)
-        hidden = yield Part(from_numpy(self.on_host))
-        predictors = np.maximum(self._at - self._filler.model.shift, 0)
-        masked, span = np.ones((1, self.masks), dtype=np.bool_), np.array([[0, length]], dtype=np.int32)
-        return ForwardOutput(self._at[None], masked, rows_of(hidden, predictors[None]), length, span)
+        length = len(self.tokens)
+        hidden = yield Part(from_numpy(self.tokens[None]))
+        predicting = rows_of(hidden, predictor_of(self._at, self._filler.model.shift))
+        return ForwardOutput(self._at, np.ones(self.masks, dtype=np.bool_), predicting, length, (0, length))
 
     def take(self) -> None:
         """Take a step with the output of the last forward."""
-        length, masked = len(self._tokens), self._at
+        length, masked = len(self.tokens), self._at
         choose_key, commit_key, self._key = mx.random.split(self._key, 3)
         chosen, scores = self._filler.choose(self.output.hidden, self._hole, choose_key)
         best = self._filler.best(scores, commit_key)
         commits = {int(masked[one]): (int(chosen[one]), float(scores[one])) for one in best}
-        step, self._hole = self._filler.step(self._tokens, masked, commits, self._hole)
-        self._tokens, self._positions, self.forwarded = step.tokens, self._positions + length, False
+        step, self._hole = self._filler.step(self.tokens, masked, commits, self._hole)
+        self.tokens, self._positions, self.forwarded = step.tokens, self._positions + length, False
         nfe, positions = len(self.rows), self._positions
         self.step = replace(step, index=nfe - 1, nfe=nfe, positions=positions, rows=self.rows)
         self._at = self._next_masks()
@@ -157,7 +147,7 @@ class ResizingRow:
 
     def _next_masks(self) -> Ids:
         """The masks of the hole to fill, which is the next one if the last is filled or took too long; empty at the end."""
-        tokens, hole, mask_id = self._tokens, self._hole, self._filler.mask_id
+        tokens, hole, mask_id = self.tokens, self._hole, self._filler.mask_id
         found = hole.start + np.flatnonzero(tokens[hole.start : hole.stop] == mask_id).astype(np.int32)
         if len(found) and hole.forwards:
             return found

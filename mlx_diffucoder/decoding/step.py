@@ -28,7 +28,7 @@ class StepInput:
 
     Attributes:
         output: the candidates and their hidden states.
-        tokens: the canvas, int32 `[1, L]`.
+        tokens: the canvas, int32 `[L]`.
         state: of the commit rule; it is not changed.
         quota: int64 `[1]`, as `RuleState.quota` gave it.
         key: for the draws.
@@ -38,7 +38,7 @@ class StepInput:
     """
 
     output: ForwardOutput
-    tokens: mx.array
+    tokens: NDArray[np.int32]
     state: RuleState
     quota: NDArray[np.int64]
     key: mx.array
@@ -68,27 +68,23 @@ def take_steps(model: DiffusionModel, inputs: Sequence[StepInput]) -> list[tuple
         left = [index for index in range(len(inputs)) if index not in done]
         measured = _measure(model, [inputs[index] for index in left], sort)
         made = [_decide(inputs[index], one) for index, one in zip(left, measured, strict=True)]
-        mx.eval(measured, [(commit, canvas) for commit, canvas, _ in made])
-        for index, one, (commit, canvas, state) in zip(left, measured, made, strict=True):
-            output = inputs[index].output
-            if sort or _is_complete(output, np.array(one.complete)):
+        mx.eval(measured, [commit for commit, _ in made])
+        for index, one, (commit, state) in zip(left, measured, made, strict=True):
+            if sort or _is_complete(inputs[index].output, np.array(one.complete[0])):
                 check_finite(one.confidence)
-                done[index] = _result(output, one, commit, canvas), state
+                done[index] = _result(inputs[index], one, np.array(commit[0])), state
     return [done[index] for index in range(len(inputs))]
 
 
-def _decide(given: StepInput, measured: Measurements) -> tuple[mx.array, mx.array, RuleState]:
-    """What is committed, bool `[1, R]`; the canvas and the rule's state after that."""
-    output, tokens, state = given.output, given.tokens, copy(given.state)
-    own = Measurements._make(None if one is None else one[:, : output.positions.shape[1]] for one in measured)
-    candidates = candidates_from(own, output.positions, output.masked, tokens.shape[1])
+def _decide(given: StepInput, measured: Measurements) -> tuple[mx.array, RuleState]:
+    """What is committed, bool `[1, R]`, and the rule's state after that."""
+    output, state = given.output, copy(given.state)
+    own = Measurements._make(None if one is None else one[:, : len(output.positions)] for one in measured)
+    candidates = candidates_from(own, output.positions[None], output.masked[None], len(given.tokens))
     candidates = _made_certain(candidates, output.certain)
     if output.forced is not None:
-        candidates = replace(candidates, forced=from_numpy(output.forced))
-    commit = state.commit(candidates, given.quota, mx.random.split(given.key)[1])  # [1, R]
-    at = from_numpy(output.positions)
-    updated = mx.where(commit, own.chosen, mx.take_along_axis(tokens, at, axis=1))
-    return commit, mx.put_along_axis(tokens, at, updated.astype(tokens.dtype), axis=1), state
+        candidates = replace(candidates, forced=from_numpy(output.forced[None]))
+    return state.commit(candidates, given.quota, mx.random.split(given.key)[1]), state
 
 
 class _Piece(NamedTuple):
@@ -157,7 +153,7 @@ def _made_certain(candidates: Candidates, certain: NDArray[np.bool_] | None) -> 
     """The candidates, some of them as if the model were sure of them."""
     if certain is None:
         return candidates
-    at = from_numpy(certain)
+    at = from_numpy(certain[None])
     return replace(
         candidates,
         scores=mx.where(at, mx.inf, candidates.scores),
@@ -167,23 +163,24 @@ def _made_certain(candidates: Candidates, certain: NDArray[np.bool_] | None) -> 
 
 
 def _is_complete(output: ForwardOutput, complete: NDArray[np.bool_]) -> bool:
-    """Whether all rows whose measurements are used, of those `[B, R + G]` of `complete`, are so."""
-    count = output.masked.shape[1]
-    return bool(complete[:, count:].all() and complete[:, :count][output.masked].all())
+    """Whether all rows whose measurements are used, of those `[R + G]` of `complete`, are so."""
+    count = len(output.masked)
+    return bool(complete[count:].all() and complete[:count][output.masked].all())
 
 
-def _result(output: ForwardOutput, measured: Measurements, commit: mx.array, tokens: mx.array) -> StepResult:
-    count = output.positions.shape[1]
-    chosen, scores = np.array(measured.chosen), np.array(measured.scores)
+def _result(given: StepInput, measured: Measurements, commit: NDArray[np.bool_]) -> StepResult:
+    output, count, tokens = given.output, len(given.output.positions), given.tokens.copy()
+    chosen, scores = np.array(measured.chosen[0]), np.array(measured.scores[0])
+    tokens[output.positions[commit]] = chosen[:count][commit]
     return StepResult(
-        chosen=chosen[:, :count],
-        scores=np.where(output.masked, scores[:, :count], np.float32(-np.inf)),
-        commit=np.array(commit),
+        chosen=chosen[:count],
+        scores=np.where(output.masked, scores[:count], np.float32(-np.inf)),
+        commit=commit,
         tokens=tokens,
-        guessed=chosen[:, count:],
-        guessed_scores=scores[:, count:],
-        best=None if measured.best is None else np.array(measured.best)[:, :count],
-        best_probs=None if measured.best_probs is None else np.array(measured.best_probs)[:, :count],
+        guessed=chosen[count:],
+        guessed_scores=scores[count:],
+        best=None if measured.best is None else np.array(measured.best[0])[:count],
+        best_probs=None if measured.best_probs is None else np.array(measured.best_probs[0])[:count],
     )
 
 

@@ -19,7 +19,7 @@ from ..decoding.likelihood import mean_log_probability
 from ..decoding.overflow import in_range
 from ..errors import ConfigError, PromptError
 from ..forbidden import forbidden_ids
-from ..generation import Answer, canvas_of, decode_canvas, ends_of, prompt_ids
+from ..generation import Answer, canvas_of, decode, ends_of, prompt_ids
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
 from ..trace.writer import TraceWriter
@@ -119,9 +119,9 @@ def middle_prompt(
 
 def _fill_one(model: DiffusionModel, tokenizer: Tokenizer, asked: MiddlePrompt, trace: TraceWriter | None) -> Middle:
     ids, config, forbidden, shown = asked
-    canvas = canvas_of(tokenizer, [ids], config)
-    steps = in_range(model, partial(decode_canvas, model, canvas, config, forbidden))
-    *_, (last,) = trace.batch(canvas, steps) if trace else steps
+    canvas = canvas_of(tokenizer, ids, config)
+    steps = in_range(model, partial(decode, model, [canvas], config, forbidden))
+    *_, (last,) = trace.batch([canvas], steps) if trace else steps
     answer = Answer.of(tokenizer, last, len(ids), config)
     score, forwarded = mean_log_probability(model, [*ids, *answer.ids], len(ids), tokenizer.mask_id, forbidden)
     text = unwrapped(tokenizer.decode(answer.ids), shown.leads[0], shown.tails[0])

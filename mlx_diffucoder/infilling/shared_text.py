@@ -50,12 +50,12 @@ class SharedText:
         return [0, *accumulate(size + length for size, length in zip(self._sizes, lengths, strict=False))]
 
     def kept(self, lengths: Sequence[int]) -> NDArray[np.bool_]:
-        """The positions whose K/V are known, bool `[1, L]`, on a canvas whose holes have these lengths."""
-        kept = np.zeros((1, sum(self._sizes) + sum(lengths)), dtype=np.bool_)
+        """The positions whose K/V are known, bool `[L]`, on a canvas whose holes have these lengths."""
+        kept = np.zeros(sum(self._sizes) + sum(lengths), dtype=np.bool_)
         last = len(self._sizes) - 1
         for text, (start, size) in enumerate(zip(self._starts_of(lengths), self._sizes, strict=True)):
             near = MARGIN * (text > 0), MARGIN * (text < last)
-            kept[:, start + near[0] : max(0, start + size - near[1])] = self.known
+            kept[start + near[0] : max(0, start + size - near[1])] = self.known
         return kept
 
     def layers(self, lengths: Sequence[int]) -> LayerKV:
@@ -73,7 +73,7 @@ class SharedText:
             ids: the canvas, int32 `[L]`.
             lengths: of its holes.
         """
-        at = np.flatnonzero(~self.kept(lengths)[0]).astype(np.int32)
+        at = np.flatnonzero(~self.kept(lengths)).astype(np.int32)
         cache = PositionedKVCache(from_numpy(at[None]), len(ids), self.layers(lengths))
         if not self.known:
             self.take_from(cache, lengths)
@@ -91,8 +91,7 @@ class SharedSliding(Sliding):
     text: SharedText
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
-        lengths = (canvas.holes[0, :, 1] - canvas.holes[0, :, 0]).tolist()
-        state = SlidingState(model, canvas, self, self.text.layers(lengths), self.text.kept(lengths))
+        state = SlidingState(model, canvas, self, self.text.layers(canvas.lengths), self.text.kept(canvas.lengths))
         if not self.text.known:
-            self.text.take_from(state.cache, lengths)
+            self.text.take_from(state.cache, canvas.lengths)
         return state

@@ -138,50 +138,49 @@ class InfillTask:
             lengths: for each canvas the tokens of its holes.
             exact: whether every hole is filled to its last token; otherwise the model may end a text earlier.
         """
-        canvas = self.canvas(lengths)
+        canvases = [self.canvas(one) for one in lengths]
         rule, window = rule_for(self.config), window_for(self.config)
         if isinstance(window, Sliding):
             window = SharedSliding(window.width, window.suffix, window.refresh, self.text)
         longest = max(map(sum, lengths))
-        check_memory(self.model, len(lengths), canvas.tokens.shape[1] - longest, longest, window)
+        check_memory(self.model, len(lengths), sum(map(len, self.texts)), longest, window)
         forbidden = self.no_end if exact else self.forbidden
-        decode = partial(denoise, self.model, canvas, rule, window, self.config, forbidden=forbidden)
+        decode = partial(denoise, self.model, canvases, rule, window, self.config, forbidden=forbidden)
         steps = in_range(self.model, decode)
         if self.trace:
-            steps = self.trace.batch(canvas, steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))
+            steps = self.trace.batch(canvases, steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))
         *_, last = steps
         first, self.tried = self.tried + 1, self.tried + len(lengths)
         rows = max((step.rows for step in last), key=len)
         positions = sum(step.positions for step in last)
         self.nfe, self.positions = self.nfe + len(rows), self.positions + positions
         self.rows += (positions - sum(rows[1:]), *rows[1:]) if self.rows else rows
-        spans = canvas.holes - canvas.padding[:, None, None]
-        every = enumerate(zip(last, spans, strict=True), start=first)
-        return [self.attempt(step.tokens, holes, number) for number, (step, holes) in every]
+        every = enumerate(zip(last, canvases, strict=True), start=first)
+        return [self.attempt(step.tokens, canvas.holes, number) for number, (step, canvas) in every]
 
     def resized(self) -> Attempt:
         """Denoise one canvas whose holes get their lengths from the model, each at most `max_tokens`."""
         sizes, lengths = self.tokenizer.sizes, [min(START, self.config.max_tokens)] * len(self.lengths)
         if sizes is None:
             raise ValueError("the model does not change the length of a hole")
-        canvas = replace(self.canvas([lengths]), sizes=sizes)
+        canvas = replace(self.canvas(lengths), sizes=sizes)
         check_memory(self.model, 1, sum(map(len, self.texts)), len(lengths) * self.config.max_tokens, Whole())
         rule, window, forbidden = rule_for(self.config), window_for(self.config), self.resizing_forbidden
-        decode = partial(denoise, self.model, canvas, rule, window, self.config, forbidden=forbidden)
+        decode = partial(denoise, self.model, [canvas], rule, window, self.config, forbidden=forbidden)
         steps = in_range(self.model, decode)
         if self.trace:
-            steps = self.trace.batch(canvas, steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))
-        holes = canvas.holes[0]
+            steps = self.trace.batch([canvas], steps, HoleLayout(len(self.prompt), self.context.leads, self.context.tails))
+        holes = canvas.holes
         for (step,) in steps:
             holes = after_step(holes, step.deleted, step.expanded)
         self.tried, self.nfe, self.positions = self.tried + 1, self.nfe + step.nfe, self.positions + step.positions
         self.rows += step.rows
         return self.attempt(step.tokens, holes, self.tried)
 
-    def canvas(self, lengths: Sequence[Sequence[int]]) -> Canvas:
-        """A canvas for each row of hole lengths."""
+    def canvas(self, lengths: Sequence[int]) -> Canvas:
+        """The canvas whose holes have these lengths."""
         mask, pad = self.tokenizer.mask_id, self.tokenizer.pad_id
-        return Canvas.around([self.texts] * len(lengths), lengths, mask_id=mask, pad_id=pad, end_ids=self.ends)
+        return Canvas.around(self.texts, lengths, mask_id=mask, pad_id=pad, end_ids=self.ends)
 
     @property
     def resizing_forbidden(self) -> mx.array:

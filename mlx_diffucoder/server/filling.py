@@ -81,10 +81,10 @@ class Filling:
         forbidden = task.resizing_forbidden if task.resizes else task.forbidden
         rows = [[min(START, task.config.max_tokens)]] if task.resizes else rows_to_try(task)
         for row in rows:
-            canvas, done = task.canvas([row]), False
+            canvas, done = task.canvas(row), False
             canvas = replace(canvas, sizes=task.tokenizer.sizes) if task.resizes else canvas
             lane: Lane | None = Lane(canvas, task.config, forbidden, None, self.copy, keeping)
-            holes = canvas.holes[0]
+            holes = canvas.holes
             while not done:
                 step, done = yield lane
                 if self.warms:
@@ -106,7 +106,7 @@ class Filling:
     def _in_the_middle(self, tokenizer: Tokenizer, asked: MiddlePrompt, until: Sequence[str]) -> Lanes:
         """A hole for a model that sees the text after it in its prompt."""
         clock, before, done = Clock(), Progress(prompt_tokens=sum(map(len, asked.shown.ids))), False
-        lane: Lane | None = Lane(canvas_of(tokenizer, [asked.ids], asked.config), asked.config, asked.forbidden, None, self.copy)
+        lane: Lane | None = Lane(canvas_of(tokenizer, asked.ids, asked.config), asked.config, asked.forbidden, None, self.copy)
         while not done:
             step, done = yield lane
             lane, answer = None, Answer.of(tokenizer, step, len(asked.ids), asked.config)

@@ -7,7 +7,6 @@ keys rotated to where the text is now.
 
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,17 +45,16 @@ class KeptTexts:
             del self._states[0]
 
     def find(self, model: DiffusionModel, canvas: Canvas) -> tuple[LayerKV, NDArray[np.bool_]] | None:
-        """The K/V of each position of a canvas with one hole, and the positions that they are for, bool `[1, L]`."""
+        """The K/V of each position of a canvas with one hole, and the positions that they are for, bool `[L]`."""
         best = max(self._states, key=lambda state: sum(state.shared(canvas)), default=None)
         if best is None or not sum(shared := best.shared(canvas)):
             return None
         self._states.remove(best)  # what was used last leaves last
         self._states.append(best)
         before, after = shared
-        size = canvas.tokens.shape[1]
-        valid = np.zeros((1, size), dtype=np.bool_)
-        valid[:, :before] = valid[:, size - after :] = True
-        old = best.tokens.shape[1]
+        size, old = len(canvas.tokens), len(best.tokens)
+        valid = np.zeros(size, dtype=np.bool_)
+        valid[:before] = valid[size - after :] = True
         return model.moved(best.cache.layers, [(0, before, 0), (old - after, old, size - after)], size), valid
 
 
@@ -80,21 +78,21 @@ class KeepingState(SlidingState):
     """`Keeping` at work.
 
     Attributes:
-        tokens: the canvas in the last forward, int32 `[1, L]`.
+        tokens: the canvas in the last forward, int32 `[L]`.
     """
 
-    tokens = np.zeros((1, 0), dtype=np.int32)
+    tokens = np.zeros(0, dtype=np.int32)
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
-        self.tokens = on_host
-        return (yield from super().forward(tokens, on_host))
+    def forward(self, tokens: NDArray[np.int32]) -> Forward:
+        self.tokens = tokens
+        return (yield from super().forward(tokens))
 
     def shared(self, canvas: Canvas) -> tuple[int, int]:
         """How many K/V at the start and at the end another canvas can take."""
-        if not self.tokens.size or self.cache.slots != self.tokens.shape[1]:  # not every position has its slot
+        if not self.tokens.size or self.cache.slots != len(self.tokens):  # not every position has its slot
             return 0, 0
-        old = np.where(self.cache_valid[0], self.tokens[0], -1)
-        new, (start, stop) = canvas.tokens[0], canvas.holes[0, 0].tolist()
+        old = np.where(self.cache_valid, self.tokens, -1)
+        new, (start, stop) = canvas.tokens, canvas.holes[0].tolist()
         before, after = _equal(old, new), _equal(old[::-1], new[::-1])
         return max(0, min(before, start - MARGIN)), max(0, min(after, len(new) - stop - MARGIN))
 

@@ -14,7 +14,7 @@ from ..decoding.rules import rule_for
 from ..decoding.windows import window_for
 from ..errors import CheckpointError, DiffucoderError, PromptError
 from ..formatting import format_bytes
-from ..generation import decode_canvas
+from ..generation import decode
 from ..memory import bytes_of, working_set
 from ..models.transformer import DiffusionModel
 from ..tokenizer import Tokenizer
@@ -190,7 +190,7 @@ class Steps:
     def _put(self, job: Job, lane: Lane) -> None:
         """Put a canvas into the batch; one that shares no forwards stays by itself."""
         if lane.config.reference:
-            job.canvas = _with_last(decode_canvas(self.model, lane.canvas, lane.config, lane.forbidden, None, lane.stop))
+            job.canvas = _with_last(decode(self.model, [lane.canvas], lane.config, lane.forbidden, None, lane.stop))
             return
         canvas, config, forbidden, stop, copy, window = lane
         window = window or window_for(config)

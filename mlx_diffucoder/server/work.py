@@ -149,7 +149,7 @@ class Answering:
         def stop(step: Step) -> bool:
             return bool(config.until) and Answer.of(tokenizer, step, len(ids), config).ended
 
-        lane: Lane | None = Lane(canvas_of(tokenizer, [ids], config), config, forbidden, stop, self.copy)
+        lane: Lane | None = Lane(canvas_of(tokenizer, ids, config), config, forbidden, stop, self.copy)
         while not ended:
             step, ended = yield lane
             lane, answer = None, Answer.of(tokenizer, step, len(ids), config)

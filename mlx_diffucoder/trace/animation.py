@@ -145,7 +145,7 @@ def _draw_canvas(
             if wanted[position]:
                 masked = _draw_guesses(film, trace, guesses.get(position, ()), masked, slot, top)
             film.show("dots", masked, f'<circle class="dot" cx="{x:g}" cy="{y}" r="2"/>' if masked else "")
-        elif not written[position] and trace.piece(int(trace.canvas.tokens[0, position])):
+        elif not written[position] and trace.piece(int(trace.canvas.tokens[position])):
             film.show("known", [(0.0, NEVER)], text_element(slot.glyphs, top))
         # After the end of a text there is only padding.
         shown = written[position] if wanted[position] or not trace.masked[position] else []
@@ -165,7 +165,7 @@ def _final_cells(trace: Trace, first: int) -> list[Cell]:
     layout = trace.layout
     if layout is None:
         return cells
-    for (start, stop), lead, tail in zip(trace.canvas.holes[0].tolist(), layout.leads, layout.tails, strict=True):
+    for (start, stop), lead, tail in zip(trace.canvas.holes.tolist(), layout.leads, layout.tails, strict=True):
         text = "".join(cell.text for cell in cells[start - first : stop - first] if not cell.ends)
         missing = len(tail) - (len(text) - len(text.rstrip("\n")))
         if start > first and not text.startswith(lead):

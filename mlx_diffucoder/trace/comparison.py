@@ -59,7 +59,7 @@ def first_difference(one: Trace, other: Trace) -> int | None:
 
 def _changes(trace: Trace) -> Iterator[list[list[int]]]:
     """The changes of each step. Positions count from the start of their hole: the holes of two runs may differ in length."""
-    after = trace.canvas.holes[0]
+    after = trace.canvas.holes
     for record in trace.records:
         before, after = after, after_step(after, record.deleted, record.expanded)
         found = [record.tokens.tolist()]

@@ -39,10 +39,10 @@ def _data(trace: Trace) -> dict[str, Any]:
         "which": trace.canvas_name,
         "version": trace.header["version"],
         "config": trace.header["config"],
-        "prompt": trace.text_of(trace.canvas.tokens[0, :start].tolist()),
+        "prompt": trace.text_of(trace.canvas.tokens[:start].tolist()),
         "mask": trace.canvas.mask_id,
         "ends": sorted(trace.canvas.end_ids),
-        "tokens": trace.canvas.tokens[0, start:].tolist(),
+        "tokens": trace.canvas.tokens[start:].tolist(),
         "pieces": {str(id): text_or_bytes(piece) for id, piece in trace.pieces.items()},
         "steps": [_row(record, start) for record in trace.records],
     }

@@ -138,9 +138,9 @@ class _File:
         if self.size > LARGEST_FILE:
             raise ValueError(f"the canvases have more than {LARGEST_FILE} tokens")
         special = {"mask_id": self.header["mask"], "pad_id": self.header["pad"], "end_ids": self.header["ends"]}
-        canvas = Canvas.around([self.texts], [lengths], **special)
+        canvas = Canvas.around(self.texts, lengths, **special)
         if tokens is not None:
-            canvas = replace(canvas, tokens=np.array([tokens], dtype=np.int32))
+            canvas = replace(canvas, tokens=np.array(tokens, dtype=np.int32))
         trace = Trace(self.path, self.header, canvas, self.pieces, self.layout, row=len(self.runs) + 1)
         self.runs.append((trace, start))
 
@@ -152,7 +152,7 @@ class _File:
         last = trace.records[-1].seconds if trace.records else 0.0
         if (seconds := _seconds(line) - start) < last:
             raise ValueError("its time is before that of the step before it")
-        before = trace.records[-1].length if trace.records else trace.canvas.tokens.shape[1]
+        before = trace.records[-1].length if trace.records else len(trace.canvas.tokens)
         record = Record.of(line, before, seconds)
         self.size += max(0, record.length - before)
         if record.length > max(before, LARGEST) or self.size > LARGEST_FILE:

@@ -63,7 +63,7 @@ class Trace:
 
     def _canvases(self) -> Iterator[NDArray[np.int32]]:
         """The canvas after each step, int32 `[L]`; the next step may change the array."""
-        tokens = self.canvas.tokens[0].copy()
+        tokens = self.canvas.tokens.copy()
         for one in self.records:
             if len(tokens) != one.length or len(one.deleted):
                 tokens = resized(tokens, one.deleted, one.expanded)
@@ -75,7 +75,7 @@ class Trace:
     @cached_property
     def final(self) -> NDArray[np.int32]:
         """The canvas after the last step, int32 `[L]`."""
-        return [self.canvas.tokens[0], *self._canvases()][-1]
+        return [self.canvas.tokens, *self._canvases()][-1]
 
     @cached_property
     def on_final(self) -> "Trace":
@@ -85,10 +85,10 @@ class Trace:
         """
         if not self.resizings:
             return self
-        tokens = self.canvas.tokens[0]
+        tokens = self.canvas.tokens
         for one in self.records:
             tokens = resized(tokens, one.deleted, one.expanded)
-        canvas = replace(self.canvas, tokens=tokens[None], holes=self.holes[None])
+        canvas = replace(self.canvas, tokens=tokens, holes=self.holes)
         return replace(self, canvas=canvas, records=[record for record, _ in self._moved])
 
     @property
@@ -111,7 +111,7 @@ class Trace:
     @cached_property
     def holes(self) -> NDArray[np.int32]:
         """The start and end of each hole after the last step, int32 `[H, 2]`."""
-        holes = self.canvas.holes[0]
+        holes = self.canvas.holes
         for one in self.records:
             holes = after_step(holes, one.deleted, one.expanded)
         return holes
@@ -121,7 +121,7 @@ class Trace:
         """Tokens before the first hole that are shown: those of the text with holes, or of the answer's prefill."""
         if self.layout:
             return self.canvas.start - self.layout.prompt
-        ids, prefill, text = self.canvas.tokens[0, : self.canvas.start].tolist(), self.header["config"].get("prefill", ""), b""
+        ids, prefill, text = self.canvas.tokens[: self.canvas.start].tolist(), self.header["config"].get("prefill", ""), b""
         for count, token in enumerate(reversed(ids), start=1):
             text = self.piece(token) + text
             if text.decode("utf-8", "replace") == prefill or len(text) > 4 * len(prefill):
@@ -131,7 +131,7 @@ class Trace:
     @property
     def masked(self) -> NDArray[np.bool_]:
         """The masks before the first step, bool `[L]`."""
-        return self.canvas.tokens[0] == self.canvas.mask_id
+        return self.canvas.tokens == self.canvas.mask_id
 
     @property
     def texts(self) -> list[list[int]]:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -40,17 +40,16 @@ def traced(
     """Yield the steps of one canvas, and write each to a new file.
 
     Args:
-        canvas: before the first step; its first row is recorded.
+        canvas: before the first step.
         model: the model's name.
 
     Raises:
         TraceError: the file cannot be written, or exists and is not a trace. Raised by the call.
     """
-    first = _rows(canvas)[0]
     header = _header(FORMAT, tokenizer, canvas, config, model)
-    header |= {"start": int(canvas.start - canvas.padding[0]), "canvas": _packed(first, canvas.mask_id)}
-    file = _File(path, tokenizer, header, first)
-    lines = _Lines(first, file)
+    header |= {"start": canvas.start, "canvas": _packed(canvas.tokens, canvas.mask_id)}
+    file = _File(path, tokenizer, header, canvas.tokens)
+    lines = _Lines(canvas.tokens, file)
 
     def written() -> Generator[Step, None, None]:
         end = "stopped"
@@ -88,23 +87,24 @@ class TraceWriter:
             kept = {} if self.kept is None else {"kept": self.kept}
             self._file.close(end="stopped" if kind else "done", **kept)
 
-    def batch(self, canvas: Canvas, steps: Iterable[Rows], layout: HoleLayout | None = None) -> Generator[Rows, None, None]:
+    def batch(
+        self, canvases: Sequence[Canvas], steps: Iterable[Rows], layout: HoleLayout | None = None
+    ) -> Generator[Rows, None, None]:
         """Yield the steps of a batch, and write each: a line for each row that it changes.
 
         Args:
-            canvas: before the first step.
+            canvases: before the first step, of one text.
             layout: of a text with holes; None for answers.
 
         Raises:
             TraceError: the file cannot be written, or exists and is not a trace.
         """
-        file = self._file = self._file or self._opened(canvas, layout)
+        file = self._file = self._file or self._opened(canvases[0], layout)
         lines: dict[int, _Lines] = {}
-        for row, holes in zip(_rows(canvas), canvas.holes, strict=True):
+        for canvas in canvases:
             self._count += 1
-            lines[self._count] = _Lines(row, file)
-            lengths = (holes[:, 1] - holes[:, 0]).tolist()
-            file.write({"row": self._count, "seconds": _short(file.seconds), "lengths": lengths})
+            lines[self._count] = _Lines(canvas.tokens, file)
+            file.write({"row": self._count, "seconds": _short(file.seconds), "lengths": canvas.lengths})
         for rows in steps:
             seconds = file.seconds
             for (number, writer), step in zip(lines.items(), rows, strict=True):
@@ -117,7 +117,7 @@ class TraceWriter:
         header["texts"] = [_packed(text, canvas.mask_id) for text in canvas.texts]
         if layout is not None:
             header["frame"] = layout._asdict()
-        return _File(self._path, self._tokenizer, header, _rows(canvas)[0])
+        return _File(self._path, self._tokenizer, header, canvas.tokens)
 
 
 def trace_writer(
@@ -125,10 +125,6 @@ def trace_writer(
 ) -> AbstractContextManager[TraceWriter | None]:
     """A `TraceWriter` for a file; with no file, a context that gives None."""
     return nullcontext() if path is None else TraceWriter(path, tokenizer, config, model)
-
-
-def _rows(canvas: Canvas) -> list[NDArray[np.int32]]:
-    return [row[padding:] for row, padding in zip(canvas.tokens, canvas.padding, strict=True)]
 
 
 def check_trace(path: Path) -> None:

@@ -19,7 +19,7 @@ class Whole:
 
     def __init__(self, model, canvas):
         self.model, self.shift, self.mask_id = model, model.shift, canvas.mask_id
-        self.start, self.holes = canvas.start, canvas.holes[0].tolist()
+        self.start, self.holes = canvas.start, canvas.holes.tolist()
         self.cached = {}  # position -> layer -> (keys, values)
 
     def __call__(self, tokens, *, rows, positions, mask):
@@ -168,7 +168,7 @@ class Schedule(Rule):
 
 
 def decode(loaded, window, rule, canvas):
-    """The one canvas of `canvas` after each step, up to the step after which no text can change; greedily.
+    """The canvas after each step, up to the step after which no text can change; greedily.
 
     Args:
         window: makes a window of the network and the canvas; None is the network itself, on the whole canvas.
@@ -178,10 +178,10 @@ def decode(loaded, window, rule, canvas):
     rule.window = window and window(model, canvas)
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
     history = []
-    for (step,) in reference_decode(rule.window or model, canvas, rule, GenerationConfig(), forbidden=forbidden):
+    for (step,) in reference_decode(rule.window or model, [canvas], rule, GenerationConfig(), forbidden=forbidden):
         history.append(step.tokens.tolist())
         left = set(np.flatnonzero(step.tokens == canvas.mask_id).tolist())
-        for start, stop in canvas.holes[0].tolist():
+        for start, stop in canvas.holes.tolist():
             end = next((i for i in range(start, stop) if step.tokens[i] in canvas.end_ids), stop)
             left -= set(range(end, stop))
         if not left:

@@ -97,7 +97,7 @@ MIXED = [
 
 
 def add(batch, loaded, prompt, config):
-    canvas = canvas_of(loaded[1], [prompt], config)
+    canvas = canvas_of(loaded[1], prompt, config)
     forbidden = forbidden_ids(loaded[1], loaded[0].config.vocab_size)
     return batch.add(canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
 

@@ -69,9 +69,8 @@ def expected_of(folder, loaded, prompt, config, block):
 
 
 def test_a_plan_is_as_drawn():
-    masked = np.array([[False] * 8 + [True] * 9])
-    plan = plan_forward(masked, np.array([0]), np.array([4]), 4)
-    assert (plan.first.tolist(), plan.block.tolist(), plan.end.tolist()) == ([4], [8], [12])
+    plan = plan_forward(np.array([False] * 8 + [True] * 9), 4, 4)
+    assert (plan.first, plan.block, plan.end) == (4, 8, 12)
     assert "forwarded      ########\n" in plan_forward.__doc__
 
 

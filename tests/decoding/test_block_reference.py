@@ -88,9 +88,9 @@ def test_the_window_gives_the_references_canvases_in_fewer_forwards(loaded, expe
     forwards = widest = 0
     for case in CASES:
         name, config = f"generate.{case['name']}", config_of(case).for_model(model)
-        canvas = canvas_of(tokenizer, expected[f"{name}.prompt"].tolist(), config)
+        canvas = canvas_of(tokenizer, expected[f"{name}.prompt"][0].tolist(), config)
         # The published code also chooses ids that have no token.
-        steps = [step for (step,) in denoise(model, canvas, rule_for(config), window_for(config), config)]
+        steps = [step for (step,) in denoise(model, [canvas], rule_for(config), window_for(config), config)]
         history = expected[f"{name}.history"].tolist()
         *before, last = [step.tokens.tolist() for step in steps]
         assert [*before, np.where(canvas.padded_out(np.array(history[-1])) == last, history[-1], -1).tolist()] == history, case

@@ -46,7 +46,7 @@ def test_forwards_and_positions_of_an_infill_are_those_of_all_canvases_and_score
 def test_the_extent_of_a_window_is_the_most_that_it_forwards_and_not_much_more(dream_b, monkeypatch, window, rule):
     known, masks = len(PROMPTS[0]), 40
     config = GenerationConfig(max_tokens=masks, rule=rule, window=window)
-    canvas, subject, outputs = canvas_of(dream_b[1], PROMPTS[:1], config), window_for(config), []
+    canvas, subject, outputs = canvas_of(dream_b[1], PROMPTS[0], config), window_for(config), []
     state = type(subject.open(dream_b[0], canvas))
     plain = state.forward
 
@@ -56,9 +56,9 @@ def test_the_extent_of_a_window_is_the_most_that_it_forwards_and_not_much_more(d
 
     monkeypatch.setattr(state, "forward", forward)
     forbidden = forbidden_ids(dream_b[1], dream_b[0].config.vocab_size)
-    list(denoise(dream_b[0], canvas, rule_for(config), subject, config, forbidden=forbidden))
+    list(denoise(dream_b[0], [canvas], rule_for(config), subject, config, forbidden=forbidden))
     positions, candidates = subject.extent(known, masks)
-    most, most_candidates = max(one.forwarded for one in outputs), max(one.positions.shape[1] for one in outputs)
+    most, most_candidates = max(one.forwarded for one in outputs), max(len(one.positions) for one in outputs)
     if window.startswith("sliding"):  # the width of a forward is a multiple
         assert positions - MULTIPLE < most < positions + MULTIPLE
         assert most_candidates == candidates

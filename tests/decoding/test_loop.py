@@ -201,8 +201,8 @@ def test_a_generation_that_is_broken_off_waits_for_the_forward_in_flight(dream_a
 
 def test_a_canvas_without_masks_is_one_step_that_changed_nothing_and_cost_nothing(dream_b):
     special = {"mask_id": dream_b[1].mask_id, "pad_id": 0, "end_ids": frozenset({7})}
-    canvas, config = Canvas.around([[[1, 2], [3]], [[4], [5]]], [[0], [0]], **special), exact()
-    ((first, second),) = denoise(dream_b[0], canvas, rule_for(config), window_for(config), config)
+    canvases, config = [Canvas.around(texts, [0], **special) for texts in ([[1, 2], [3]], [[4], [5]])], exact()
+    ((first, second),) = denoise(dream_b[0], canvases, rule_for(config), window_for(config), config)
     assert (first.tokens.tolist(), second.tokens.tolist()) == ([1, 2, 3], [4, 5])
     for step in (first, second):
         assert (step.nfe, step.positions) == (0, 0)

@@ -30,8 +30,9 @@ def test_the_fast_loop_commits_what_the_plain_decoder_commits_at_every_step(drea
     prompts = [[mask, 5, 6, mask, 7], [1, 2, 3, 4, 5, 6, mask, 8]]
     config = GenerationConfig(max_tokens=14, steps=14 if rule == "schedule" else None, rule=rule, window="whole", **options)
     fast = list(stream_batch(model, tokenizer, prompts, config))
-    canvas, forbidden = canvas_of(tokenizer, prompts, config), forbidden_ids(tokenizer, model.config.vocab_size)
-    plain = reference_decode(model, canvas, rule_for(config), config, forbidden=forbidden)
+    canvases = [canvas_of(tokenizer, one, config) for one in prompts]
+    forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
+    plain = reference_decode(model, canvases, rule_for(config), config, forbidden=forbidden)
     plain = [rows for rows in plain if any(len(step.committed) for step in rows)]
     assert len(fast) > 1
     for ours, theirs in zip(fast, plain, strict=False):

@@ -155,7 +155,7 @@ def test_a_canvas_joins_and_leaves_a_batch_between_steps(dreamon, expected):
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size, resizes=True)
     batch, last, shared = Batch(model), {}, 0
     for prompt in prompts:  # the second joins after the first step of the first, beside a canvas that is cancelled
-        canvases = [canvas_of(tokenizer, [one], config) for one in (prompt, prompts[0])]
+        canvases = [canvas_of(tokenizer, one, config) for one in (prompt, prompts[0])]
         _, other = (
             batch.add(one, rule_for(config), window_for(config), config, forbidden=forbidden, copy=copy)
             for copy, one in enumerate(canvases)

@@ -18,7 +18,7 @@ from mlx_diffucoder.errors import CheckpointError
 VOCAB = 40_000  # 2,500 blocks, of which a nucleus without a sort looks into 512
 MASK = VOCAB - 1
 KEY = mx.random.key(3)
-SPAN = np.array([[0, 1]])
+SPAN = (0, 1)
 
 
 def run_step(logits, state=None, **options):
@@ -27,11 +27,11 @@ def run_step(logits, state=None, **options):
     rule = rule_for(config)
     rows = logits.shape[0]
     model = SimpleNamespace(logits=lambda hidden: mx.array(logits)[hidden[..., 0]])
-    positions = np.arange(rows, dtype=np.int32)[None]
+    positions = np.arange(rows, dtype=np.int32)
     masked = np.ones_like(positions, dtype=np.bool_)
     output = ForwardOutput(positions, masked, mx.arange(rows)[None, :, None], rows, SPAN)
     quota, forbidden = np.array([rows]), mx.arange(VOCAB) == MASK
-    given = StepInput(output, mx.full((1, rows), MASK), state or rule.open(), quota, KEY, config, forbidden)
+    given = StepInput(output, np.full(rows, MASK, dtype=np.int32), state or rule.open(), quota, KEY, config, forbidden)
     return take_steps(model, [given])[0]
 
 
@@ -52,8 +52,8 @@ def test_a_nucleus_that_is_not_all_there_is_measured_with_a_sort(scale, monkeypa
     result, _ = run_step(logits, rule="threshold:tau=0", top_p=0.5)
     assert sorts == ([False, True] if scale < 1 else [False])
     _tokens, probs, _ = draw(mx.where(mx.arange(VOCAB) == MASK, -mx.inf, mx.array(logits)), GenerationConfig(top_p=0.5), KEY)
-    assert result.chosen[0].tolist() == mx.argmax(probs, axis=-1).tolist()
-    assert np.allclose(result.scores[0], np.array((probs * mx.log(probs + 1e-10)).sum(axis=-1)), atol=1e-4)
+    assert result.chosen.tolist() == mx.argmax(probs, axis=-1).tolist()
+    assert np.allclose(result.scores, np.array((probs * mx.log(probs + 1e-10)).sum(axis=-1)), atol=1e-4)
 
 
 def test_a_rule_that_remembers_has_seen_such_a_step_once():
@@ -77,7 +77,7 @@ def test_rows_measured_in_parts_are_measured_as_all_at_once(rule, monkeypatch):
 def test_rows_measured_in_different_parts_are_drawn_independently(monkeypatch):
     monkeypatch.setattr(step, "ROWS", 3)
     drawn, _ = run_step(np.zeros((12, VOCAB), dtype=np.float32), rule="threshold", temperature=1.0)
-    assert len(set(drawn.chosen[0].tolist())) == 12
+    assert len(set(drawn.chosen.tolist())) == 12
 
 
 def test_only_a_part_of_the_logits_is_in_memory(monkeypatch):
@@ -87,7 +87,7 @@ def test_only_a_part_of_the_logits_is_in_memory(monkeypatch):
 
     def peak(rows):
         model = SimpleNamespace(logits=lambda hidden: hidden @ head)
-        positions = np.arange(rows, dtype=np.int32)[None]
+        positions = np.arange(rows, dtype=np.int32)
         masked = np.ones_like(positions, dtype=np.bool_)
         output = ForwardOutput(positions, masked, mx.random.normal((1, rows, 4)), rows, SPAN)
         mx.eval(output.hidden)
@@ -95,7 +95,7 @@ def test_only_a_part_of_the_logits_is_in_memory(monkeypatch):
         before = mx.get_active_memory()
         mx.reset_peak_memory()
         rule = rule_for(config)
-        take_steps(model, [StepInput(output, mx.full((1, rows), MASK), rule.open(), np.array([rows]), KEY, config)])
+        take_steps(model, [StepInput(output, np.full(rows, MASK, dtype=np.int32), rule.open(), np.array([rows]), KEY, config)])
         return mx.get_peak_memory() - before
 
     assert peak(512) < 1.3 * peak(64)

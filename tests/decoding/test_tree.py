@@ -36,7 +36,7 @@ def guesses_of(length, pairs):
 def test_the_drawing_in_the_docstring_is_a_plan():
     A, B, C, D = range(4)
     guesses = guesses_of(16, {9: [(A, 0.5), (B, 0.3)], 10: [(C, 0.8), (D, 0.1)]})
-    plan = plan_row([7, 8], list(range(9, 16)), guesses, 12, 0, END, first=False)
+    plan = plan_row([7, 8], list(range(9, 16)), guesses, 12, END, first=False)
     assert plan.known == [7, 8]
     paths = [Node(9, A, -1), Node(10, C, 0), Node(9, B, -1), Node(10, C, 2), Node(10, D, 0), Node(10, D, 2)]
     assert plan.nodes == paths
@@ -50,24 +50,23 @@ def test_the_drawing_in_the_docstring_is_a_plan():
 def states(draw):
     """A canvas at any moment: what is committed, what of it is cached, and guesses for some masks."""
     length = draw(st.integers(4, 40))
-    start = draw(st.integers(0, 2))
     rows = draw(st.sampled_from([8, 9, 16, 32]))
     masked = np.array(draw(st.lists(st.booleans(), min_size=length, max_size=length)))
-    masked[:start], masked[start] = False, False
+    masked[0] = False
     most = rows - 2
-    committed = [at for at in range(start, length) if not masked[at]]
+    committed = [at for at in range(length) if not masked[at]]
     stale = sorted(draw(st.lists(st.sampled_from(committed), unique=True, max_size=most)))
     probs = draw(st.lists(st.sampled_from([0.0, 0.1, 0.45, 0.5, 1.0]), min_size=length, max_size=length))
     tokens = draw(st.lists(st.integers(95, 101), min_size=length, max_size=length))
     pairs = {at: [(tokens[at], probs[at]), (tokens[at] + 7, (1 - probs[at]) / 2)] for at in range(length) if probs[at]}
-    return stale, np.flatnonzero(masked).tolist(), guesses_of(length, pairs), rows, start
+    return stale, np.flatnonzero(masked).tolist(), guesses_of(length, pairs), rows
 
 
 @given(states(), st.booleans())
 @settings(max_examples=200)
 def test_a_plan_fits_its_rows_predicts_the_first_mask_and_can_be_followed_by_another(state, first):
-    stale, masks, guesses, rows, start = state
-    plan = plan_row(stale, masks, guesses, rows, start, END, first=first)
+    stale, masks, guesses, rows = state
+    plan = plan_row(stale, masks, guesses, rows, END, first=first)
     assert plan.count - first * len(stale) <= max(rows, 32 * first)
     assert set(stale) <= set(plan.known)
     assert list(plan.masks) == masks[: len(plan.masks)]
@@ -76,7 +75,7 @@ def test_a_plan_fits_its_rows_predicts_the_first_mask_and_can_be_followed_by_ano
     # All that it can commit, but what is cached at once, fits into the next forward with a mask and its predictor.
     assert len(plan.candidates) + 2 <= rows
     for position, row in plan.predictors.items():
-        assert plan.positions[row] == max(position - 1, start)
+        assert plan.positions[row] == max(position - 1, 0)
         assert not len(plan.known) <= row < len(plan.known) + len(plan.nodes)
 
 
@@ -85,7 +84,7 @@ def test_a_plan_fits_its_rows_predicts_the_first_mask_and_can_be_followed_by_ano
     [(27, 8, 5), (28, 8, 29), (40, 8, 24), (60, 8, 29), (40, 32, 29), (31, 24, 29), (11, 24, 21), (9, 64, 61)],
 )
 def test_with_few_rows_the_first_forward_fills_the_prompts_last_tile(known, rows, most):
-    plan = plan_row(list(range(known)), list(range(known, known + 99)), guesses_of(999, {}), rows, 0, END, first=True)
+    plan = plan_row(list(range(known)), list(range(known, known + 99)), guesses_of(999, {}), rows, END, first=True)
     assert len(plan.masks) == masks_at_first(known, rows) == most
     assert len(plan.candidates) == rows - 2
 
@@ -93,8 +92,8 @@ def test_with_few_rows_the_first_forward_fills_the_prompts_last_tile(known, rows
 @given(states())
 @settings(max_examples=200)
 def test_guesses_are_paths_of_the_next_masks_the_likeliest_first_and_none_follows_an_end(state):
-    stale, masks, guesses, rows, start = state
-    nodes = plan_row(stale, masks, guesses, rows, start, END, first=False).nodes
+    stale, masks, guesses, rows = state
+    nodes = plan_row(stale, masks, guesses, rows, END, first=False).nodes
     assert len(set(nodes)) == len(nodes) <= rows // 2
     likelihood = {-1: 1.0}
     for index, node in enumerate(nodes):
@@ -130,11 +129,11 @@ def test_a_guess_sees_its_path_and_the_masks_after_it_and_no_one_else_sees_a_gue
 def test_nothing_is_verified_after_an_end():
     """Guesses 50 and, as its child, the end 99 are both right; the row of 99 says 51."""
     plan = RowPlan([3], [Node(4, 50, -1), Node(5, 99, 0)], [4, 5, 6], {4: 0, 5: 3, 6: 4}, [4, 5, 6])
-    none = np.zeros((1, 3), dtype=np.bool_)
-    rows = {"chosen": np.array([[50, 1, 2]], np.int32), "guessed": np.array([[99, 51]], np.int32)}
-    scores = {"scores": np.zeros((1, 3), np.float32), "guessed_scores": np.ones((1, 2), np.float32)}
-    result = StepResult(**rows, **scores, commit=none, tokens=mx.zeros((1, 9)))
-    path, verified = walk(plan, {4: 0, 5: 1, 6: 2}, result, 0, END)
+    none = np.zeros(3, dtype=np.bool_)
+    rows = {"chosen": np.array([50, 1, 2], np.int32), "guessed": np.array([99, 51], np.int32)}
+    scores = {"scores": np.zeros(3, np.float32), "guessed_scores": np.ones(2, np.float32)}
+    result = StepResult(**rows, **scores, commit=none, tokens=np.zeros(9, np.int32))
+    path, verified = walk(plan, {4: 0, 5: 1, 6: 2}, result, END)
     assert path == [0, 1]
     assert verified == {4: (50, 0.0), 5: (99, 1.0)}
 
@@ -148,7 +147,7 @@ class Oracle:
 
     def __init__(self, model, canvas, rows, tau):
         self.model, self.canvas, self.rows, self.tau = model, canvas, rows, tau
-        self.tokens = canvas.tokens[0].tolist()
+        self.tokens = canvas.tokens.tolist()
         self.cached = {}
         self.guesses = guesses_of(len(self.tokens), {})
 
@@ -189,9 +188,9 @@ class Oracle:
 
     def step(self, first):
         mask_id, ends = self.canvas.mask_id, self.canvas.end_ids
-        open_masks = np.flatnonzero(self.canvas.open_masks(np.array([self.tokens]))[0]).tolist()
+        open_masks = np.flatnonzero(self.canvas.open_masks(np.array(self.tokens))).tolist()
         stale = [at for at, token in enumerate(self.tokens) if token != mask_id and at not in self.cached]
-        plan = plan_row(stale, open_masks, self.guesses, self.rows, 0, ends, first=first)
+        plan = plan_row(stale, open_masks, self.guesses, self.rows, ends, first=first)
         probs, final = self.predict(plan.known, {}, plan.masks)
         row_of = {at: index for index, at in enumerate([*plan.known, *plan.masks])}
         plain = {at: probs[row_of[max(at - 1, 0)]] for at in plan.predictors}
@@ -232,7 +231,7 @@ class Oracle:
 
     def decode(self, forbidden):
         self.forbidden, history = forbidden, []
-        while self.canvas.open_masks(np.array([self.tokens])).any():
+        while self.canvas.open_masks(np.array(self.tokens)).any():
             self.step(not history)
             history.append(list(self.tokens))
         return history
@@ -253,7 +252,7 @@ TAUS = {
 def test_every_step_equals_a_plain_oracle_without_branches(dream_b, prompt, rows, rule):
     config = GenerationConfig(max_tokens=20, rule=rule, window=f"tree:rows={rows}")
     history = [step.tokens.tolist() for step in stream_generate(*dream_b, prompt, config)]
-    expected = Oracle(dream_b[0], canvas_of(dream_b[1], [prompt], config), rows, TAUS[rule]).decode(
+    expected = Oracle(dream_b[0], canvas_of(dream_b[1], prompt, config), rows, TAUS[rule]).decode(
         forbidden_ids(dream_b[1], dream_b[0].config.vocab_size)
     )
     assert len(history) == len(expected)
@@ -273,7 +272,7 @@ def test_on_a_trained_model_too_where_most_guesses_are_right(pocket, rule, promp
     history = [step.tokens.tolist() for step in stream_generate(*pocket, prompt, config)]
     ids = history[0][: len(history[0]) - 32]
     tau = TAUS[rule]
-    oracle = Oracle(pocket[0], canvas_of(pocket[1], [ids], config), 32, tau)
+    oracle = Oracle(pocket[0], canvas_of(pocket[1], ids, config), 32, tau)
     expected = oracle.decode(forbidden_ids(pocket[1], pocket[0].config.vocab_size))
     assert history[:-1] == expected[:-1]
     assert len(history) < 10
@@ -288,10 +287,10 @@ def test_holes_in_a_text_are_filled_as_the_oracle_fills_them(dream_b, rule):
         ([[], [11, 13], []], [5, 6]),
         ([[4], [], [9, 9]], [3, 12]),
     ]:
-        canvas = Canvas.around([texts], [lengths], **ids)
+        canvas = Canvas.around(texts, lengths, **ids)
         config = GenerationConfig(rule=rule, window="tree:rows=8")
         forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
-        steps = denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
+        steps = denoise(model, [canvas], rule_for(config), window_for(config), config, forbidden=forbidden)
         history = [rows[0].tokens.tolist() for rows in steps]
         expected = Oracle(model, canvas, 8, TAUS[rule]).decode(forbidden)
         assert history[:-1] == expected[:-1]
@@ -306,10 +305,8 @@ def test_a_mask_after_an_end_predicts_the_next_hole_and_is_not_kept(dream_b, bef
     config = GenerationConfig(rule="leftmost", window="tree:rows=8")
 
     def decoded(end_ids):
-        canvas = Canvas.around(
-            [[before, [], [9]]], [[3, 16]], mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=end_ids
-        )
-        steps = denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
+        canvas = Canvas.around([before, [], [9]], [3, 16], mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=end_ids)
+        steps = denoise(model, [canvas], rule_for(config), window_for(config), config, forbidden=forbidden)
         return canvas, [rows[0].tokens.tolist() for rows in steps]
 
     ends = frozenset({decoded(frozenset())[1][-1][2]})
@@ -395,8 +392,8 @@ def test_drawn_tokens_are_distributed_as_one_token_a_step_from_left_to_right(dre
             tokenizer, model.config.vocab_size, [i for i in range(12, model.config.vocab_size) if i != tokenizer.mask_id]
         )
         config = GenerationConfig(max_tokens=3, rule="leftmost", window="tree:rows=8", temperature=3.0, seed=5)
-        canvas = Canvas.of([[3]] * 300, 3, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=frozenset())
-        *_, steps = denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
+        canvas = Canvas.of([3], 3, mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id, end_ids=frozenset())
+        *_, steps = denoise(model, [canvas] * 300, rule_for(config), window_for(config), config, forbidden=forbidden)
         drawn = np.array([step.tokens[1:] for step in steps])
         logits = mx.where(forbidden, -mx.inf, model(mx.arange(12)[:, None])[:, 0].astype(mx.float32)) / 3.0
         follows = np.array(mx.softmax(logits, axis=-1))[:, :12]

@@ -68,7 +68,7 @@ def pairs(rules=tuple(PLAIN_RULES), windows=tuple(PLAIN_WINDOWS)):
 def test_every_rule_on_every_window_equals_a_plain_oracle_at_every_step(dream_b, rule, window):
     config = GenerationConfig(max_tokens=LENGTH, rule=rule, window=window)
     history = [step.tokens.tolist() for step in stream_generate(*dream_b, PROMPTS[0], config)]
-    canvas = canvas_of(dream_b[1], [PROMPTS[0]], config)
+    canvas = canvas_of(dream_b[1], PROMPTS[0], config)
     expected = oracle.decode(dream_b, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas)
     assert len(history) == len(expected) > 1
     assert history[:-1] == expected[:-1]
@@ -78,7 +78,7 @@ def test_a_cache_that_grows_equals_the_plain_oracle(dream_b):
     config = GenerationConfig(max_tokens=150, rule="threshold:tau=0.5", window="sliding:width=30,suffix=9")
     history = [step.tokens.tolist() for step in stream_generate(*dream_b, PROMPTS[1], config)]
     window = partial(oracle.Sliding, width=30, suffix=9)
-    expected = oracle.decode(dream_b, window, oracle.Threshold(tau=0.5), canvas_of(dream_b[1], [PROMPTS[1]], config))
+    expected = oracle.decode(dream_b, window, oracle.Threshold(tau=0.5), canvas_of(dream_b[1], PROMPTS[1], config))
     assert len(history) == len(expected) > 2
     assert history[:-1] == expected[:-1]
 
@@ -93,7 +93,7 @@ def test_a_model_without_a_shift_is_decoded_as_the_plain_oracle_decodes_it(dream
     prompt = PROMPTS[0] if window.startswith("blocks") else [mask, *PROMPTS[0]]
     config = GenerationConfig(max_tokens=LENGTH, rule=rule, window=window)
     history = [step.tokens.tolist() for step in stream_generate(*dream_b, prompt, config)]
-    expected = oracle.decode(dream_b, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas_of(dream_b[1], [prompt], config))
+    expected = oracle.decode(dream_b, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas_of(dream_b[1], prompt, config))
     assert len(history) == len(expected) > 1
     assert history[:-1] == expected[:-1]
 
@@ -108,10 +108,10 @@ def test_holes_in_a_text_are_filled_as_a_plain_oracle_fills_them_at_every_step(d
     model, tokenizer = dream_b
     special = {"mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id, "end_ids": tokenizer.end_ids}
     texts, lengths = [text for text, _ in HOLES], [count for _, count in HOLES][:-1]
-    canvas = Canvas.around([texts], [lengths], **special)
+    canvas = Canvas.around(texts, lengths, **special)
     config = GenerationConfig(rule=rule, window=window)
     forbidden = forbidden_ids(tokenizer, model.config.vocab_size)
-    steps = denoise(model, canvas, rule_for(config), window_for(config), config, forbidden=forbidden)
+    steps = denoise(model, [canvas], rule_for(config), window_for(config), config, forbidden=forbidden)
     history = [step.tokens.tolist() for (step,) in steps]
     expected = oracle.decode(dream_b, PLAIN_WINDOWS[window], PLAIN_RULES[rule](), canvas)
     assert len(history) == len(expected) > 1
@@ -181,17 +181,15 @@ def test_drafts_decode_as_the_whole_canvas_at_every_step(dream_b, options, ahead
 
 
 def test_drafts_fill_in_the_surest_tokens_that_are_not_committed_yet():
-    choices = Choices(np.array([[1, 2, 3, 4]]), np.array([[11, 12, 13, 14]]), np.array([[0.1, 0.9, 0.5, 0.7]]))
-    canvas = np.array([[5, MASK, 12, MASK, MASK]])  # 12, the surest of all, is committed
+    choices = Choices(np.array([1, 2, 3, 4]), np.array([11, 12, 13, 14]), np.array([0.1, 0.9, 0.5, 0.7]))
+    canvas = np.array([5, MASK, 12, MASK, MASK])  # 12, the surest of all, is committed
     drafts = drafts_of(canvas, MASK, choices, [frozenset(), frozenset({0}), frozenset({1}), frozenset({0, 2}), frozenset({7})])
     assert drafts.tolist() == [
-        [
-            [5, MASK, 12, MASK, MASK],
-            [5, MASK, 12, MASK, 14],
-            [5, MASK, 12, 13, MASK],
-            [5, 11, 12, MASK, 14],
-            [5, MASK, 12, MASK, MASK],
-        ]
+        [5, MASK, 12, MASK, MASK],
+        [5, MASK, 12, MASK, 14],
+        [5, MASK, 12, 13, MASK],
+        [5, 11, 12, MASK, 14],
+        [5, MASK, 12, MASK, MASK],
     ]
 
 

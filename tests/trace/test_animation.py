@@ -32,8 +32,8 @@ def trace_of(length, steps, pieces=WORDS, prompt=(5, 6), layout=None, texts=None
     Those of the end of a step may be left out.
     """
     special = {"mask_id": MASK, "pad_id": PAD, "end_ids": frozenset({END})}
-    canvas = Canvas.around([texts or [list(prompt), []]], [lengths or [length]], **special)
-    every, at = ((*step, *({}, [], [])[len(step) - 3 :]) for step in steps), canvas.tokens.shape[1]
+    canvas = Canvas.around(texts or [list(prompt), []], lengths or [length], **special)
+    every, at = ((*step, *({}, [], [])[len(step) - 3 :]) for step in steps), len(canvas.tokens)
     records = [
         Record(
             index=number,

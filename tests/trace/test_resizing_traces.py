@@ -70,7 +70,7 @@ def test_a_canvas_that_is_filled_before_others_has_no_more_lines(dreamon, tmp_pa
     config, path = GenerationConfig(**CONFIG, seed=2), tmp_path / "run.jsonl"
     prompts = [PROMPT] * 3
     with TraceWriter(path, dreamon[1], config, "dreamon") as writer:
-        *_, last = writer.batch(canvas_of(dreamon[1], prompts, config), stream_batch(*dreamon, prompts, config))
+        *_, last = writer.batch([canvas_of(dreamon[1], one, config) for one in prompts], stream_batch(*dreamon, prompts, config))
     for row, one in enumerate(last, start=1):
         trace = read_trace(path, row)
         assert trace.final.tolist() == one.tokens.tolist()
@@ -109,7 +109,7 @@ def test_the_animation_has_each_token_at_its_last_place():
 def test_the_page_and_the_comparison_have_what_was_inserted_and_deleted(dreamon, tmp_path):
     (_, one), (_, other) = (recorded(dreamon, tmp_path / f"{seed}.jsonl", seed) for seed in (0, 1))
     data = json.loads(re.search(r'type="application/json">(.*?)</script>', page_of(one), re.S)[1])
-    start = len(one.canvas.tokens[0]) - len(data["tokens"])
+    start = len(one.canvas.tokens) - len(data["tokens"])
     for record, row in zip(one.records, data["steps"], strict=True):
         assert [at + start for at in row["deleted"]] == record.deleted.tolist()
         assert [at + start for at in row["expanded"]] == record.expanded.tolist()

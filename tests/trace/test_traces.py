@@ -29,7 +29,7 @@ CONFIGS = {
 def recorded(loaded, path, config, prompt=PROMPT):
     model, tokenizer = loaded
     ids = {"mask_id": tokenizer.mask_id, "pad_id": tokenizer.pad_id, "end_ids": tokenizer.end_ids}
-    canvas = Canvas.of([prompt], config.max_tokens, **ids)
+    canvas = Canvas.of(prompt, config.max_tokens, **ids)
     return traced(path, stream_generate(model, tokenizer, prompt, config), canvas, tokenizer, config, "dream")
 
 
@@ -44,7 +44,7 @@ def test_the_steps_come_back_as_they_were(dream_b, tmp_path, options):
             assert np.allclose(was, now, rtol=1e-5, atol=0), field.name
     assert trace.end == "done"
     assert 0 < trace.records[0].seconds <= trace.records[-1].seconds <= trace.seconds
-    assert trace.canvas.tokens[0].tolist() == PROMPT + [dream_b[1].mask_id] * 14
+    assert trace.canvas.tokens.tolist() == PROMPT + [dream_b[1].mask_id] * 14
     assert trace.header["config"] == json.loads(json.dumps(config.to_dict()))
     assert trace.text_of(PROMPT) == dream_b[1].decode(PROMPT)
 
@@ -107,7 +107,7 @@ def test_masks_in_the_prompt_and_left_over_padding_are_part_of_the_canvas(dream_
     list(recorded(dream_b, tmp_path / "run.jsonl", GenerationConfig.preset("exact", max_tokens=2), prompt))
     trace = read_trace(tmp_path / "run.jsonl")
     assert json.loads((tmp_path / "run.jsonl").read_text().splitlines()[0])["canvas"] == [3, -2, 5, -1, 7, -2]
-    assert trace.canvas.tokens[0].tolist() == [*prompt, mask, mask]
+    assert trace.canvas.tokens.tolist() == [*prompt, mask, mask]
     assert mask not in trace.final
 
 
@@ -224,7 +224,7 @@ def test_every_canvas_of_a_filling_comes_back_and_which_was_kept(dream_a, tmp_pa
     assert kept.row == filled.kept
     assert kept.text == f"def f(x):\n    {filled.holes[0]}\n\n    y = {filled.holes[1]}\n"
     assert kept.stats.useful_tokens == filled.useful_tokens
-    assert kept.text_of(kept.canvas.tokens[0, : kept.layout.prompt].tolist()) == "user\nhi\nassistant\n"
+    assert kept.text_of(kept.canvas.tokens[: kept.layout.prompt].tolist()) == "user\nhi\nassistant\n"
 
 
 def test_every_answer_of_a_batch_comes_back(dream_b, tmp_path):

@@ -87,9 +87,9 @@ def test_one_forward_gives_what_a_forward_a_position_gives(family, every, masks)
 def test_a_token_is_as_probable_as_the_decoder_found_it_when_it_wrote_from_left_to_right(family):
     model = model_of(family)
     prompt = np.random.default_rng(1).integers(5, 40, START).tolist()
-    canvas = Canvas.of([prompt], LENGTH - START, mask_id=MASK, pad_id=0, end_ids=frozenset())
+    canvas = Canvas.of(prompt, LENGTH - START, mask_id=MASK, pad_id=0, end_ids=frozenset())
     config = GenerationConfig(rule="leftmost", window="sliding:width=64,suffix=0", alg="maskgit_plus")
-    steps = [step for (step,) in denoise(model, canvas, rule_for(config), window_for(config), config)]
+    steps = [step for (step,) in denoise(model, [canvas], rule_for(config), window_for(config), config)]
     assert [step.committed.tolist() for step in steps] == [[at] for at in range(START, LENGTH)]
     likelihood = LeftToRight(MASK, model.shift, 1, LENGTH)
     asked = likelihood.ask(Answers(steps[-1].tokens[None], START, np.array([LENGTH - START])), np.random.default_rng(0))

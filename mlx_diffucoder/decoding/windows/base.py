@@ -4,11 +4,11 @@ A window is a small frozen value: you can print it, compare it and write it to a
 one canvas, and the fast loop calls that state's `forward` in every step. Windows and their states are
 subclasses of the protocols, whose methods with a body are the defaults.
 
-Shapes: B canvases, 1 in the fast loop, L positions on a canvas, R candidates a canvas, D the width of the network.
+Shapes: L positions on the canvas, R candidates, D the width of the network.
 """
 
-from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
@@ -17,37 +17,37 @@ from numpy.typing import NDArray
 
 from ...arrays import from_numpy
 from ...models.kv import KeyValues
-from ...models.rotary import Positions
-from ...models.transformer import DiffusionModel, left_padded
+from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, selected_first
+from ..result import NO_GUESSES
 
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """The outcome of a step, on the host unless stated otherwise; `[B, R]` for the R candidates of `ForwardOutput`.
+    """The outcome of a step; `[R]` for the R candidates of `ForwardOutput`.
 
     Attributes:
         chosen: int32, the token chosen at each candidate.
         scores: float32, as in `rules.base.Candidates`.
         commit: bool, where the chosen token was committed.
-        tokens: the canvas after the step, int32 `[B, L]`, on the device.
-        guessed: int32 `[B, G]`, the token chosen at each row of `ForwardOutput.guesses`.
-        guessed_scores: float32 `[B, G]`.
-        best, best_probs: int32 and float32 `[B, R, 2]`, the two most probable tokens of each candidate; None
+        tokens: the canvas after the step, int32 `[L]`.
+        guessed: int32 `[G]`, the token chosen at each row of `ForwardOutput.guesses`.
+        guessed_scores: float32 `[G]`.
+        best, best_probs: int32 and float32 `[R, 2]`, the two most probable tokens of each candidate; None
             where the window has no guesses.
-        rejected: for each canvas the guesses to show as rejected, int32 `[k, 2]`, as in `Step`; empty for no guesses.
+        rejected: the guesses to show as rejected, int32 `[k, 2]`, as in `Step`.
         done: whether the window fills no mask that is left.
     """
 
     chosen: NDArray[np.int32]
     scores: NDArray[np.float32]
     commit: NDArray[np.bool_]
-    tokens: mx.array
+    tokens: NDArray[np.int32]
     guessed: NDArray[np.int32]
     guessed_scores: NDArray[np.float32]
     best: NDArray[np.int32] | None = None
     best_probs: NDArray[np.float32] | None = None
-    rejected: Sequence[NDArray[np.int32]] = ()
+    rejected: NDArray[np.int32] = field(default_factory=lambda: NO_GUESSES)
     done: bool = False
 
 
@@ -74,24 +74,24 @@ class ForwardOutput:
     """The result of one forward.
 
     Attributes:
-        positions: int32 `[B, R]`, where the candidates are on the canvas; no position twice in a row.
-        masked: bool `[B, R]`, the candidates that may be committed. The others only fill the rectangle.
-        hidden: `[B, R, D]`, the output of the layers that predicts each candidate: shifted already, and the input
+        positions: int32 `[R]`, where the candidates are on the canvas; no position twice.
+        masked: bool `[R]`, the candidates that may be committed. The others only fill up their number.
+        hidden: `[1, R, D]`, the output of the layers that predicts each candidate: shifted already, and the input
             of `DiffusionModel.logits`.
         forwarded: positions that went through the network.
-        span: int32 `[B, 2]`, the first position forwarded, and one past the last. The canvas's last position,
+        span: the first position forwarded, and one past the last. The canvas's last position,
             which a window may forward in addition, is not counted.
-        guesses: G, how many rows at the end of `hidden` belong to no candidate: `hidden` is `[B, R + G, D]`. A token is
+        guesses: G, how many rows at the end of `hidden` belong to no candidate: `hidden` is `[1, R + G, D]`. A token is
             chosen for these too, and `WindowState.observe` decides what becomes of it.
-        certain: bool `[B, R]`, candidates that every rule commits, however sure the model is; None for none.
-        forced: int32 `[B, R]`, as in `rules.base.Candidates`.
+        certain: bool `[R]`, candidates that every rule commits, however sure the model is; None for none.
+        forced: int32 `[R]`, as in `rules.base.Candidates`.
     """
 
     positions: NDArray[np.int32]
     masked: NDArray[np.bool_]
     hidden: mx.array
     forwarded: int
-    span: NDArray[np.int32]
+    span: tuple[int, int]
     guesses: int = 0
     certain: NDArray[np.bool_] | None = None
     forced: NDArray[np.int32] | None = None
@@ -107,12 +107,11 @@ So the decoder, and not the window, calls the network: once for all canvases tha
 class WindowState(Protocol):
     """A window at work on one canvas, with its K/V cache."""
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
+    def forward(self, tokens: NDArray[np.int32]) -> Forward:
         """Forward some positions of the canvas. What is known already takes no forward.
 
         Args:
-            tokens: the canvas, int32 `[B, L]`, on the device.
-            on_host: the same on the host.
+            tokens: the canvas, int32 `[L]`.
         """
         ...
 
@@ -176,23 +175,13 @@ def candidates_of(masked: NDArray[np.bool_], at_least: int = 1) -> tuple[NDArray
     """`positions` and `masked` of `ForwardOutput`.
 
     Args:
-        masked: bool `[B, L]`, what may be committed.
+        masked: bool `[L]`, what may be committed.
         at_least: the least R, as far as L allows; a window that sets it gets fewer different shapes.
     """
     positions = selected_first(masked, at_least)
-    return positions, np.take_along_axis(masked, positions, axis=1)
+    return positions, masked[positions]
 
 
 def rows_of(hidden: mx.array, rows: NDArray[np.int32]) -> mx.array:
-    """Rows `[B, R]` of `hidden` `[B, L, D]`; `[B, R, D]`."""
-    return mx.take_along_axis(hidden, from_numpy(rows)[..., None], axis=1)
-
-
-def padded_inputs(padding: NDArray[np.int32], length: int) -> tuple[Positions, mx.array | None]:
-    """The network's `positions` and `mask` for whole canvases of `length` tokens, `padding` `[B]` of them at the left."""
-    return left_padded(from_numpy(padding), length) if padding.any() else (0, None)
-
-
-def whole_span(padding: NDArray[np.int32], length: int) -> NDArray[np.int32]:
-    """`ForwardOutput.span` of a forward of everything but the padding, int32 `[B, 2]`."""
-    return np.stack([padding, np.full_like(padding, length)], axis=1)
+    """Rows `[R]` of `hidden` `[1, L, D]`; `[1, R, D]`."""
+    return hidden[:, from_numpy(rows)]

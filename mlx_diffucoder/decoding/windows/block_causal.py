@@ -2,7 +2,6 @@
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Self
 
 import mlx.core as mx
 import numpy as np
@@ -52,29 +51,23 @@ def chunk_of(length: int) -> int:
     return max(length, CHUNK // length * length)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class BlockPlan:
-    """One forward, int64 `[B]` each; positions are counted from the first token of each row's text.
+    """One forward.
 
     Attributes:
         first: the first position forwarded.
         block: the start of the current block. The positions before it are finished blocks; their K/V are kept.
-        end: one past the last position forwarded; `first` where a row forwards nothing.
+        end: one past the last position forwarded; `first` where nothing is.
     """
 
-    first: NDArray[np.int64]
-    block: NDArray[np.int64]
-    end: NDArray[np.int64]
-
-    @classmethod
-    def known(cls, cached: NDArray[np.int64], until: NDArray[np.int64], most: int) -> Self:
-        """Forward finished blocks only: the next `most` positions at most."""
-        end = np.minimum(cached + most, until)
-        return cls(cached, end, np.maximum(end, cached))
+    first: int
+    block: int
+    end: int
 
 
-def plan_forward(open_masks: NDArray[np.bool_], padding: NDArray[np.int32], cached: NDArray[np.int64], length: int) -> BlockPlan:
-    """Plan one forward of the current blocks, and of finished blocks without K/V before them.
+def plan_forward(open_masks: NDArray[np.bool_], cached: int, length: int) -> BlockPlan:
+    """Plan one forward of the current block, and of finished blocks without K/V before it.
 
     A step with blocks of 4, on a canvas with 6 known tokens (`k`), committed tokens (`c`) and masks (`_`), right after
     its second block was finished:
@@ -90,68 +83,58 @@ def plan_forward(open_masks: NDArray[np.bool_], padding: NDArray[np.int32], cach
     Positions 4 to 7 see 0 to 7; positions 8 to 11 see 0 to 11.
 
     Args:
-        open_masks: bool `[B, L]`, as `Canvas.open_masks`. A row without any forwards nothing.
-        padding: int32 `[B]`, of the canvas.
-        cached: int64 `[B]`, how many positions of each text have K/V.
+        open_masks: bool `[L]`, as `Canvas.open_masks`; without any nothing is forwarded.
+        cached: how many positions have K/V.
         length: positions in a block.
     """
-    has_mask = open_masks.any(axis=1)
-    block = np.where(has_mask, (open_masks.argmax(axis=1) - padding) // length * length, cached)
-    end = np.where(has_mask, np.minimum(block + length, open_masks.shape[1] - padding), cached)
-    return BlockPlan(cached, block, end)
+    if not open_masks.any():
+        return BlockPlan(cached, cached, cached)
+    block = int(open_masks.argmax()) // length * length
+    return BlockPlan(cached, block, min(block + length, len(open_masks)))
 
 
 class BlockCausalState(WindowState):
-    """`BlockCausal` at work: the cache, and how much of each text is in it."""
+    """`BlockCausal` at work: the cache, and how much of the text is in it."""
 
     def __init__(self, canvas: Canvas, length: int):
         self._canvas, self._length = canvas, length
-        self._cache = AppendedKVCache(canvas.tokens.shape[1])
-        self._cached = np.zeros(len(canvas.tokens), dtype=np.int64)
-        self._first = True
+        self._cache = AppendedKVCache(len(canvas.tokens))
+        self._cached, self._first = 0, True
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
-        canvas, length = self._canvas, self._length
-        plan = plan_forward(canvas.open_masks(on_host), canvas.padding, self._cached, length)
-        forwarded = 0
+    def forward(self, tokens: NDArray[np.int32]) -> Forward:
+        length, open_masks, forwarded = self._length, self._canvas.open_masks(tokens), 0
+        plan = plan_forward(open_masks, self._cached, length)
         # The whole blocks of the prompt; or those between two masked ones, of a prompt that has masks itself.
-        while (plan.block - plan.first > (0 if self._first else length)).any():
-            known = BlockPlan.known(plan.first, plan.block, chunk_of(length))
-            width = int((known.end - known.first).max())
-            mx.eval((yield from self._forward(on_host, known, width)))  # not all chunks in memory at once
-            forwarded += width
-            plan = plan_forward(canvas.open_masks(on_host), canvas.padding, self._cached, length)
+        while plan.block - plan.first > (0 if self._first else length):
+            end = min(plan.first + chunk_of(length), plan.block)
+            mx.eval((yield from self._forward(tokens, BlockPlan(plan.first, end, end), end - plan.first)))  # one chunk in memory
+            forwarded += end - plan.first
+            plan = plan_forward(open_masks, self._cached, length)
         self._first = False
-        width = min(length * (2 if (plan.block > plan.first).any() else 1), on_host.shape[1])
-        hidden = yield from self._forward(on_host, plan, width)
-        return self._output(on_host, plan, hidden, forwarded + width)
+        width = min(length * (2 if plan.block > plan.first else 1), len(tokens))
+        hidden = yield from self._forward(tokens, plan, width)
+        return self._output(tokens, plan, hidden, forwarded + width)
 
-    def _forward(self, on_host: NDArray[np.int32], plan: BlockPlan, width: int) -> Generator[Part, mx.array, mx.array]:
-        """The hidden states `[B, width, D]` of the positions from `plan.first` on, in order; keeps the finished blocks' K/V.
+    def _forward(self, tokens: NDArray[np.int32], plan: BlockPlan, width: int) -> Generator[Part, mx.array, mx.array]:
+        """The hidden states `[1, width, D]` of the positions from `plan.first` on, in order; keeps the finished blocks' K/V.
 
         Rows of a forward after `plan.end` are filled up; they see only themselves, and nothing sees them.
         """
-        padding = self._canvas.padding[:, None]
-        at = plan.first[:, None] + np.arange(width)  # [B, W]
-        real = at < plan.end[:, None]
-        on_canvas = np.minimum(at + padding, on_host.shape[1] - 1)
-        cached = np.arange(on_host.shape[1]) - padding
-        slots = self._cache.visible((cached >= 0) & (cached < plan.first[:, None]))
-        block = at // self._length
-        rows = real[:, None, :] & (block[:, None, :] <= block[:, :, None]) | np.eye(width, dtype=np.bool_)
-        seen = np.concatenate([np.broadcast_to(slots[:, None, :], (*rows.shape[:2], slots.shape[1])), rows], axis=-1)
-        ids = np.take_along_axis(on_host, on_canvas, axis=1)
-        hidden = yield Part(from_numpy(ids), from_numpy(at.astype(np.int32)), from_numpy(seen)[:, None], self._cache)
-        self._cache.keep(np.where(at < plan.block[:, None], on_canvas, -1).astype(np.int32))
-        self._cached = np.maximum(self._cached, plan.block)
+        at = plan.first + np.arange(width)  # [W]
+        on_canvas, block = np.minimum(at, len(tokens) - 1), at // self._length
+        slots = self._cache.visible(np.arange(len(tokens)) < plan.first)
+        rows = (at < plan.end) & (block <= block[:, None]) | np.eye(width, dtype=np.bool_)
+        seen = np.concatenate([np.broadcast_to(slots, (width, len(slots))), rows], axis=1)
+        hidden = yield Part(
+            from_numpy(tokens[None, on_canvas]), from_numpy(at[None].astype(np.int32)), from_numpy(seen)[None, None], self._cache
+        )
+        self._cache.keep(np.where(at < plan.block, on_canvas, -1).astype(np.int32))
+        self._cached = max(self._cached, plan.block)
         return hidden
 
-    def _output(self, on_host: NDArray[np.int32], plan: BlockPlan, hidden: mx.array, forwarded: int) -> ForwardOutput:
-        first, block, end = (one + self._canvas.padding for one in (plan.first, plan.block, plan.end))
-        at = np.arange(on_host.shape[1])
-        current = (at >= block[:, None]) & (at < end[:, None])
-        masked = current & (on_host == self._canvas.mask_id)
-        positions, masked = candidates_of(masked, self._length)
-        rows = np.clip(positions - first[:, None], 0, hidden.shape[1] - 1).astype(np.int32)
-        span = np.stack([first, end], axis=1).astype(np.int32)
-        return ForwardOutput(positions, masked, rows_of(hidden, rows), forwarded, span)
+    def _output(self, tokens: NDArray[np.int32], plan: BlockPlan, hidden: mx.array, forwarded: int) -> ForwardOutput:
+        at = np.arange(len(tokens))
+        current = (at >= plan.block) & (at < plan.end)
+        positions, masked = candidates_of(current & (tokens == self._canvas.mask_id), self._length)
+        rows = np.clip(positions - plan.first, 0, hidden.shape[1] - 1)
+        return ForwardOutput(positions, masked, rows_of(hidden, rows), forwarded, (plan.first, plan.end))

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,39 +58,35 @@ class BlocksState(WindowState):
     def __init__(self, model: DiffusionModel, canvas: Canvas, window: Blocks):
         self._window, self._mask_id, self._shift = window, canvas.mask_id, model.shift
         self._cache = CanvasCache(model, canvas)
-        length = canvas.tokens.shape[1]
-        self._real = np.arange(length) >= canvas.padding[:, None]  # [B, L]
+        length = len(canvas.tokens)
         # Masks in the prompt form a separate block.
         self._edges = np.array([0, *range(canvas.start, length, window.size), length])
         self._block = -1
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
-        masked = on_host == self._mask_id
-        block = int(np.searchsorted(self._edges[1:], masked.any(axis=0).argmax(), side="right"))
+    def forward(self, tokens: NDArray[np.int32]) -> Forward:
+        masked = tokens == self._mask_id
+        block = int(np.searchsorted(self._edges[1:], masked.argmax(), side="right"))
         is_new, self._block = block != self._block, block
         start, end = self._edges[block : block + 2]
-        plan = plan_forward(masked, self._real, int(start), int(end), self._window.cache, is_new=is_new, shift=self._shift)
+        plan = plan_forward(masked, int(start), int(end), self._window.cache, is_new=is_new, shift=self._shift)
         return (yield from self._cache.forward(tokens, plan))
 
 
-def plan_forward(
-    masked: NDArray[np.bool_], real: NDArray[np.bool_], start: int, end: int, cache: str, *, is_new: bool, shift: int
-) -> ForwardPlan:
+def plan_forward(masked: NDArray[np.bool_], start: int, end: int, cache: str, *, is_new: bool, shift: int) -> ForwardPlan:
     """Plan one forward of the block from `start` to `end`.
 
     Args:
-        masked: bool `[B, L]`.
-        real: bool `[B, L]`, everything but the left padding.
-        start, end: the block, which holds the first mask of the batch.
+        masked: bool `[L]`.
+        start, end: the block, which holds the first mask.
         cache: as in `Blocks`.
         is_new: whether this is the block's first forward.
         shift: `DiffusionModel.shift`.
     """
-    at = np.arange(masked.shape[1])
+    at, every = np.arange(len(masked)), np.ones_like(masked)
     candidates = masked & (at >= start) & (at < end)
     if cache == "none":
-        return ForwardPlan(real, candidates, real)
+        return ForwardPlan(every, candidates, every)
     if is_new:
         unpredicted = candidates & (at < start + shift)  # by any later forward of the block
-        return ForwardPlan(real, unpredicted if unpredicted.any() else candidates, real)
-    return ForwardPlan(real & (at >= start) & (at < (end if cache == "dual" else len(at))), candidates, real)
+        return ForwardPlan(every, unpredicted if unpredicted.any() else candidates, every)
+    return ForwardPlan((at >= start) & (at < (end if cache == "dual" else len(at))), candidates, every)

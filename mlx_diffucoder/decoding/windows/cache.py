@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ...arrays import from_numpy
 from ...models.kv import LayerKV, PositionedKVCache
 from ...models.transformer import DiffusionModel
-from ..canvas import Canvas, predictor_of, selected_first
+from ..canvas import Canvas, predictor_of
 from .base import Forward, ForwardOutput, Part, candidates_of, rows_of
 
 GROWTH = 64
@@ -57,23 +57,23 @@ class AppendedKVCache:
         """Give rows of the last forward their slots.
 
         Args:
-            slots: int32 `[B, L]`, the position of each row, or -1 for one that is dropped.
+            slots: int32 `[L]`, the position of each row, or -1 for one that is dropped.
         """
         # The last slot is for what is dropped; nothing attends to it.
         self._slots = max(self._slots, min(self._most, -(-(int(slots.max()) + 2) // SLOTS) * SLOTS))
-        moves = from_numpy(np.where(slots < 0, self._slots - 1, slots))[:, None, :, None]
+        moves = from_numpy(np.where(slots < 0, self._slots - 1, slots))[None, None, :, None]
         self._moves = mx.broadcast_to(moves, self._appended[0][0].shape)  # once for all layers
 
     def visible(self, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The slots that may be attended to, bool `[B, S]`, from the positions `[B, L]` whose K/V are valid."""
-        shown = np.zeros((len(valid), self._slots), dtype=np.bool_)
-        shown[:, : valid.shape[1]] = valid[:, : self._slots]
+        """The slots that may be attended to, bool `[S]`, from the positions `[L]` whose K/V are valid."""
+        shown = np.zeros(self._slots, dtype=np.bool_)
+        shown[: len(valid)] = valid[: self._slots]
         return shown
 
 
 @dataclass(frozen=True, eq=False)
 class ForwardPlan:
-    """What one forward of a window does, bool `[B, L]` each.
+    """What one forward of a window does, bool `[L]` each.
 
     Attributes:
         forwarded: the positions that go through the network; their K/V are written to the cache.
@@ -90,14 +90,14 @@ class ForwardPlan:
 
 
 class CanvasCache:
-    """The K/V of the positions of a batch of canvases, and the forward that reads and writes them.
+    """The K/V of the positions of a canvas, and the forward that reads and writes them.
 
     The cache has a slot for each position up to the last one forwarded so far, in steps of `GROWTH`, and its last
     slot belongs to the canvas's last position: so a long canvas with a short answer costs no more than a short one.
 
     Args:
         model: the network.
-        canvas: the canvases.
+        canvas: the canvas.
         multiple: the number of positions in a forward is rounded up to a multiple of this: fewer different
             shapes.
         candidates: the least number of candidates, as far as there are positions; for the same reason.
@@ -111,10 +111,8 @@ class CanvasCache:
     def __init__(
         self, model: DiffusionModel, canvas: Canvas, *, multiple: int = 1, candidates: int = 1, layers: LayerKV | None = None
     ):
-        self._padding, self._length = canvas.padding, canvas.tokens.shape[1]
+        self._shift, self._length = model.shift, len(canvas.tokens)
         self._multiple, self._candidates = multiple, candidates
-        positions = np.broadcast_to(np.arange(self._length, dtype=np.int32), canvas.tokens.shape)
-        self._predictor = predictor_of(positions, canvas.padding, model.shift)  # [B, L]
         self.slots = self._length if layers else 0
         self.layers: LayerKV = layers or []
 
@@ -123,45 +121,35 @@ class CanvasCache:
         """Bytes of the K/V."""
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
-    def forward(self, tokens: mx.array, plan: ForwardPlan) -> Forward:
+    def forward(self, tokens: NDArray[np.int32], plan: ForwardPlan) -> Forward:
         """Carry out a plan.
 
         Args:
-            tokens: the canvas, int32 `[B, L]`.
+            tokens: the canvas, int32 `[L]`.
         """
-        count = plan.forwarded.sum(axis=1, keepdims=True)
-        width = -(-int(count.max()) // self._multiple) * self._multiple
-        index = selected_first(plan.forwarded)  # ascending where forwarded: [B, W]
-        # A row with fewer positions than the widest forwards its last one several times, which writes the same
-        # K/V to the same slot.
-        index = np.take_along_axis(index, np.minimum(np.arange(width), count - 1), axis=1)
+        index = np.flatnonzero(plan.forwarded).astype(np.int32)
+        start, count = int(index[0]), len(index)
+        # The last one is forwarded again to make a multiple; that writes the same K/V to the same slot.
+        index = np.pad(index, (0, -count % self._multiple), mode="edge")  # [W]
         positions, masked = candidates_of(plan.candidates, self._candidates)
         part, cache = self._part(tokens, index, plan.attended)
         hidden = yield part
         self.layers = cache.layers
-        predictors = np.take_along_axis(self._predictor, positions, axis=1)
-        rows = [np.searchsorted(row[:n], wanted) for row, n, wanted in zip(index, count[:, 0], predictors, strict=True)]
-        predicting = rows_of(hidden, np.minimum(np.stack(rows), width - 1))
-        return ForwardOutput(positions, masked, predicting, width, _first_run(plan.forwarded))
+        rows = np.searchsorted(index[:count], predictor_of(positions, self._shift))
+        predicting = rows_of(hidden, np.minimum(rows, len(index) - 1))
+        end = start + int(np.append(plan.forwarded[start:], False).argmin())  # of the first run
+        return ForwardOutput(positions, masked, predicting, len(index), (start, end))
 
-    def _part(self, tokens: mx.array, index: NDArray[np.int32], attended: NDArray[np.bool_]) -> tuple[Part, PositionedKVCache]:
-        """The forward of the positions `index` `[B, W]`, and the cache that it writes their K/V to.
+    def _part(
+        self, tokens: NDArray[np.int32], index: NDArray[np.int32], attended: NDArray[np.bool_]
+    ) -> tuple[Part, PositionedKVCache]:
+        """The forward of the positions `index` `[W]`, and the cache that it writes their K/V to.
 
         A slot that is new, or has belonged to the canvas's last position, is not attended to before it is written.
         """
         furthest = int(np.where(index < self._length - 1, index, -1).max()) + 2
         self.slots = min(self._length, max(self.slots, -(-furthest // GROWTH) * GROWTH))
         position_of_slot = np.append(np.arange(self.slots - 1), self._length - 1)
-        at = from_numpy(index)
-        cache = PositionedKVCache(from_numpy(np.minimum(index, self.slots - 1)), self.slots, self.layers)
-        attended_slots = from_numpy(attended[:, position_of_slot])[:, None, None, :]
-        ids, positions = mx.take_along_axis(tokens, at, axis=1), at - from_numpy(self._padding[:, None])
-        return Part(ids, positions, attended_slots, cache), cache
-
-
-def _first_run(forwarded: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """The start and end of the first run of True in each row of `[B, L]`; int32 `[B, 2]`."""
-    start = forwarded.argmax(axis=1)
-    past = ~forwarded & (np.arange(forwarded.shape[1]) > start[:, None])
-    end = np.where(past.any(axis=1), past.argmax(axis=1), forwarded.shape[1])
-    return np.stack([start, end], axis=1).astype(np.int32)
+        cache = PositionedKVCache(from_numpy(np.minimum(index, self.slots - 1)[None]), self.slots, self.layers)
+        attended_slots = from_numpy(attended[position_of_slot])[None, None, None]
+        return Part(from_numpy(tokens[None, index]), from_numpy(index[None]), attended_slots, cache), cache

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ...arrays import from_numpy
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
-from .base import Forward, ForwardOutput, Part, StepResult, Window, WindowState, candidates_of, rows_of, whole_span
+from .base import Forward, ForwardOutput, Part, StepResult, Window, WindowState, candidates_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def draft_sets(count: int) -> list[frozenset[int]]:
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """The tokens chosen in the last step: candidates' positions, tokens and scores, `[B, R]` each."""
+    """The tokens chosen in the last step: candidates' positions, tokens and scores, `[R]` each."""
 
     positions: NDArray[np.int32]
     tokens: NDArray[np.int32]
@@ -72,46 +72,46 @@ class DraftsState(WindowState):
     """`Drafts` at work: the drafts of the last forward and their hidden states."""
 
     def __init__(self, model: DiffusionModel, canvas: Canvas, ahead: int):
-        self._model, self._mask_id, self._padding = model, canvas.mask_id, canvas.padding
+        self._shift, self._mask_id = model.shift, canvas.mask_id
         self._sets = draft_sets(ahead)
-        self._drafts = np.zeros((0, canvas.tokens.shape[1]), dtype=np.int32)  # [K, L]
+        self._drafts = np.zeros((0, len(canvas.tokens)), dtype=np.int32)  # [K, L]
         self._hidden = mx.zeros((0,))  # [K, L, D]
         self._choices: Choices | None = None
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
-        is_drafted, forwarded = (self._drafts == on_host).all(axis=-1), 0  # [K]
+    def forward(self, tokens: NDArray[np.int32]) -> Forward:
+        is_drafted, forwarded = (self._drafts == tokens).all(axis=-1), 0  # [K]
         if not is_drafted.any():
-            (self._drafts,) = drafts_of(on_host, self._mask_id, self._choices, self._sets)
+            self._drafts = drafts_of(tokens, self._mask_id, self._choices, self._sets)
             self._hidden = yield Part(from_numpy(self._drafts))
             is_drafted, forwarded = np.ones(1), self._drafts.size  # the canvas itself is first
         hidden = self._hidden[int(is_drafted.argmax())][None]  # [1, L, D]
-        positions, masked = candidates_of(on_host == self._mask_id)
-        predicting = rows_of(hidden, predictor_of(positions, self._padding, self._model.shift))
-        return ForwardOutput(positions, masked, predicting, forwarded, whole_span(self._padding, on_host.shape[1]))
+        positions, masked = candidates_of(tokens == self._mask_id)
+        predicting = rows_of(hidden, predictor_of(positions, self._shift))
+        return ForwardOutput(positions, masked, predicting, forwarded, (0, len(tokens)))
 
     def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
         self._choices = Choices(output.positions, result.chosen, result.scores)
         return result
 
 
-def drafts_of(on_host: NDArray[np.int32], mask_id: int, choices: Choices | None, sets: list[frozenset[int]]) -> NDArray[np.int32]:
-    """The canvases `[B, L]` themselves, and each with some of the last step's chosen tokens filled in.
+def drafts_of(tokens: NDArray[np.int32], mask_id: int, choices: Choices | None, sets: list[frozenset[int]]) -> NDArray[np.int32]:
+    """The canvas itself, and canvases with some of the last step's chosen tokens filled in.
 
     Args:
-        on_host: the canvases, int32 `[B, L]`.
+        tokens: the canvas, int32 `[L]`.
         mask_id: the mask token.
         choices: those of the last step; None before the first.
         sets: as `draft_sets` gives them: ranks among the choices that are still masked.
 
     Returns:
-        int32 `[B, K, L]`, the canvas itself first; K is the number of sets, or 1 without choices.
+        int32 `[K, L]`, the canvas itself first; K is the number of sets, or 1 without choices.
     """
     if choices is None:
-        return on_host[:, None]
-    drafts = np.repeat(on_host[:, None], len(sets), axis=1)
-    for row, order in enumerate(np.argsort(-choices.scores, axis=1, kind="stable")):
-        left = [index for index in order if on_host[row, choices.positions[row, index]] == mask_id]
-        for draft, ranks in zip(drafts[row], sets, strict=True):
-            filled = [left[rank] for rank in ranks if rank < len(left)]
-            draft[choices.positions[row, filled]] = choices.tokens[row, filled]
+        return tokens[None]
+    drafts = np.stack([tokens] * len(sets))
+    order = np.argsort(-choices.scores, kind="stable")
+    left = [index for index in order if tokens[choices.positions[index]] == mask_id]
+    for draft, ranks in zip(drafts, sets, strict=True):
+        filled = [left[rank] for rank in ranks if rank < len(left)]
+        draft[choices.positions[filled]] = choices.tokens[filled]
     return drafts

@@ -60,7 +60,7 @@ class ForcingState(WindowState):
 
     def __init__(self, model: DiffusionModel, canvas: Canvas, window: Forcing):
         self._canvas, self._window, self._shift = canvas, window, model.shift
-        masked = canvas.tokens[0] == canvas.mask_id
+        masked = canvas.tokens == canvas.mask_id
         self._block = np.where(masked, (np.cumsum(masked) - 1) // window.block + 1, 0)  # [L]; 0 is the known text
         if window.reference and masked.sum() % window.block:
             self._block[self._block == self._block.max()] = -1  # never opened
@@ -69,34 +69,33 @@ class ForcingState(WindowState):
         self._cached = np.zeros_like(masked)
         self._hidden, self._hidden_at = mx.zeros((1, 0, model.config.hidden_size)), np.zeros(0, dtype=np.int64)
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
-        self._advance(on_host)
+    def forward(self, tokens: NDArray[np.int32]) -> Forward:
+        self._advance(tokens)
         is_open = np.isin(self._block, self._open)
-        masked = is_open & (on_host[0] == self._canvas.mask_id)
+        masked = is_open & (tokens == self._canvas.mask_id)
         at = np.flatnonzero(is_open & ~self._cached)  # [W]
-        hidden = yield Part(from_numpy(on_host[:, at]), from_numpy(at[None].astype(np.int32)), self._seen(at), self._cache)
+        hidden = yield Part(from_numpy(tokens[None, at]), from_numpy(at[None].astype(np.int32)), self._seen(at), self._cache)
         self._keep(at, masked)
-        positions, is_candidate = candidates_of(masked[None])
-        predicting = self._predicting(at, hidden, predictor_of(positions, self._canvas.padding, self._shift)[0])
+        positions, is_candidate = candidates_of(masked)
+        predicting = self._predicting(at, hidden, predictor_of(positions, self._shift))
         complete = np.where(np.isin(self._block, list(self._complete)), self._block, 0)
-        span = np.array([[at[0], at[-1] + 1]], dtype=np.int32)
+        span = int(at[0]), int(at[-1]) + 1
         return ForwardOutput(positions, is_candidate, predicting, len(at), span, forced=complete[positions])
 
     def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
-        tokens = np.array(result.tokens)
-        left = (tokens[0] == self._canvas.mask_id) & np.isin(self._block, self._open)
-        return replace(result, done=not left.any() and self._following(tokens) is None)
+        left = (result.tokens == self._canvas.mask_id) & np.isin(self._block, self._open)
+        return replace(result, done=not left.any() and self._following(result.tokens) is None)
 
-    def _following(self, on_host: NDArray[np.int32]) -> int | None:
+    def _following(self, tokens: NDArray[np.int32]) -> int | None:
         """The next block to open: one with a mask that no end token stands before."""
-        later = self._block[self._canvas.open_masks(on_host)[0] & (self._block > self._open[-1])]
+        later = self._block[self._canvas.open_masks(tokens) & (self._block > self._open[-1])]
         return int(later.min()) if len(later) else None
 
-    def _advance(self, on_host: NDArray[np.int32]) -> None:
+    def _advance(self, tokens: NDArray[np.int32]) -> None:
         """Open the next block and complete others, where enough of the one before each is committed."""
-        known = on_host[0] != self._canvas.mask_id
+        known = tokens != self._canvas.mask_id
         share = {block: known[self._block == block].mean() if block else 1.0 for block in self._open}
-        following = self._following(on_host)
+        following = self._following(tokens)
         full, enough = min(share.values()) == 1, share[self._open[-1]] >= self._window.add
         if following is not None and enough and (full or self._has_room(following)):
             self._open.append(following)
@@ -109,15 +108,15 @@ class ForcingState(WindowState):
 
     def _seen(self, at: NDArray[np.int64]) -> mx.array:
         """What the positions `at` `[W]` attend to, bool `[1, 1, W, S]`: all that is cached, and no later block."""
-        slots, block = self._cache.visible(self._cached[None]), self._block[at]
-        every = np.broadcast_to(slots, (len(at), slots.shape[1]))
+        slots, block = self._cache.visible(self._cached), self._block[at]
+        every = np.broadcast_to(slots, (len(at), len(slots)))
         return from_numpy(np.concatenate([every, block[None, :] <= block[:, None]], axis=1))[None, None]
 
     def _keep(self, at: NDArray[np.int64], masked: NDArray[np.bool_]) -> None:
         """Cache the full blocks of a forward of `at` `[W]` that no open block with a mask stands before."""
         first = self._block[masked].min() if masked.any() else self._block.max() + 1
         full = self._block[at] < first
-        self._cache.keep(np.where(full, at, -1)[None].astype(np.int32))
+        self._cache.keep(np.where(full, at, -1).astype(np.int32))
         self._cached[at[full]] = True
 
     def _predicting(self, at: NDArray[np.int64], hidden: mx.array, predictors: NDArray[np.int32]) -> mx.array:

@@ -1,9 +1,9 @@
 """The sliding window, with its K/V cache."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +53,7 @@ class SlidingState(WindowState):
 
     Args:
         layers: K/V that are known at the start, as in `CanvasCache`.
-        valid: bool `[1, L]`, the positions they belong to.
+        valid: bool `[L]`, the positions they belong to.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class SlidingState(WindowState):
         self._window, self._mask_id = window, canvas.mask_id
         self._layout = Layout.of(canvas, model.shift)
         self.cache = CanvasCache(model, canvas, multiple=MULTIPLE, candidates=window.width, layers=layers)
-        self.cache_valid = np.zeros(canvas.tokens.shape, dtype=np.bool_) if valid is None else valid
+        self.cache_valid = np.zeros(len(canvas.tokens), dtype=np.bool_) if valid is None else valid
         self._masks_at_refresh = int((canvas.tokens == canvas.mask_id).sum())
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
-        masked = on_host == self._mask_id
+    def forward(self, tokens: NDArray[np.int32]) -> Forward:
+        masked = tokens == self._mask_id
         masks = int(masked.sum())
         if self._window.refresh and self._masks_at_refresh - masks >= self._window.refresh:
             self._masks_at_refresh = masks
@@ -84,30 +84,24 @@ class SlidingState(WindowState):
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What stays the same on a batch of canvases while they are decoded.
+    """What stays the same on a canvas while it is decoded.
 
     Attributes:
-        real: bool `[B, L]`, everything but the left padding.
-        given: bool `[B, L]`, text that was known at the start.
-        parts: a start and an end, int32 `[B, 1]` each, for each hole: the hole with the text before it, and
-            for the last hole also the text after it.
+        given: bool `[L]`, text that was known at the start.
+        parts: a start and an end for each hole: the hole with the text before it, and for the last hole also the text
+            after it.
         shift: `DiffusionModel.shift`.
     """
 
-    real: NDArray[np.bool_]
     given: NDArray[np.bool_]
-    parts: tuple[tuple[NDArray[np.int32], NDArray[np.int32]], ...]
+    parts: tuple[tuple[int, int], ...]
     shift: int
 
     @classmethod
     def of(cls, canvas: Canvas, shift: int) -> Self:
-        """The layout of a batch of canvases."""
-        rows, length = canvas.tokens.shape
-        ends = [*canvas.holes[:, :-1, 1].T, np.full(rows, length, dtype=np.int32)]
-        starts = [np.zeros(rows, dtype=np.int32), *ends[:-1]]
-        real = np.arange(length) >= canvas.padding[:, None]
-        parts = tuple((start[:, None], end[:, None]) for start, end in zip(starts, ends, strict=True))
-        return cls(real, real & (canvas.tokens != canvas.mask_id), parts, shift)
+        """The layout of a canvas."""
+        edges = [0, *canvas.holes[:-1, 1].tolist(), len(canvas.tokens)]
+        return cls(canvas.tokens != canvas.mask_id, tuple(pairwise(edges)), shift)
 
 
 def plan_forward(
@@ -137,9 +131,9 @@ def plan_forward(
     nothing after it is, except the last position.
 
     Args:
-        masked: bool `[B, L]`.
-        cache_valid: bool `[B, L]`, the positions with valid K/V, as `ForwardPlan.cache_valid`.
-        layout: of the canvases.
+        masked: bool `[L]`.
+        cache_valid: bool `[L]`, the positions with valid K/V, as `ForwardPlan.cache_valid`.
+        layout: of the canvas.
         width, suffix: as in `Sliding`.
     """
     forwarded, candidates = layout.given & ~cache_valid, np.zeros_like(masked)
@@ -147,32 +141,21 @@ def plan_forward(
         window, near = _window_in(masked, cache_valid, layout, width, suffix, start, end)
         forwarded, candidates = forwarded | window, candidates | near
     # Given text with valid K/V is forwarded only to predict its neighbour.
-    predicts = np.roll(masked, -layout.shift, axis=1)
-    forwarded &= ~(layout.given & cache_valid) | predicts
-    # A row without masks waits for the others of its batch: it forwards its last position only.
-    is_last = np.arange(masked.shape[1]) == masked.shape[1] - 1
-    forwarded = layout.real & forwarded & masked.any(axis=1, keepdims=True) | is_last
-    attended = layout.real & (forwarded | cache_valid)
+    forwarded &= ~(layout.given & cache_valid) | np.roll(masked, -layout.shift)
+    forwarded[-1] = True
+    attended = forwarded | cache_valid
     return ForwardPlan(forwarded, candidates, attended, attended & ~masked)
 
 
 def _window_in(
-    masked: NDArray[np.bool_],
-    valid: NDArray[np.bool_],
-    layout: Layout,
-    width: int,
-    suffix: int,
-    start: NDArray[np.int32],
-    end: NDArray[np.int32],
+    masked: NDArray[np.bool_], valid: NDArray[np.bool_], layout: Layout, width: int, suffix: int, start: int, end: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The window and the candidates in one part of the canvas, from `start` to `end`; bool `[B, L]` each."""
-    at = np.arange(masked.shape[1])
-    inside = (at >= start) & (at < end)
-    masked = masked & inside
-    has_mask = masked.any(axis=1, keepdims=True)
-    first_mask = np.where(has_mask, masked.argmax(axis=1, keepdims=True), end)
-    first_stale = np.where(inside & layout.real & ~valid, at, end).min(axis=1, keepdims=True)
-    low = np.minimum(first_stale, first_mask - layout.shift * has_mask)
+    """The window and the candidates in one part of the canvas, from `start` to `end`; bool `[L]` each."""
+    at = np.arange(len(masked))
+    masks, stale = np.flatnonzero(masked[start:end]), np.flatnonzero(~valid[start:end])
+    first_mask = start + int(masks[0]) if len(masks) else end
+    low = min(start + int(stale[0]) if len(stale) else end, first_mask - layout.shift * bool(len(masks)))
     high = first_mask + width + suffix
-    high = high + -(high - low + 1) % MULTIPLE  # 1 for the canvas's last position
-    return (at >= low) & (at < np.minimum(high, end)), masked & (at < first_mask + width)
+    high += -(high - low + 1) % MULTIPLE  # 1 for the canvas's last position
+    inside = (at >= start) & (at < end)
+    return (at >= low) & (at < min(high, end)), masked & inside & (at < first_mask + width)

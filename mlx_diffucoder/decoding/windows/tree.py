@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +52,7 @@ class Tree(Window):
 
     def open(self, model: DiffusionModel, canvas: Canvas) -> WindowState:
         self.check(model)
-        return TreeState(model, canvas, self)
+        return TreeState(canvas, self.rows)
 
     def check(self, model: DiffusionModel) -> None:
         super().check(model)
@@ -64,137 +63,105 @@ class Tree(Window):
 class TreeState(WindowState):
     """`Tree` at work: the cache, the guesses for each position, and the plan of the last forward."""
 
-    def __init__(self, model: DiffusionModel, canvas: Canvas, window: Tree):
-        self._model, self._canvas, self._window = model, canvas, window
-        self._cache = AppendedKVCache(canvas.tokens.shape[1])
-        shape = canvas.tokens.shape
-        self._cached = np.zeros(shape, dtype=np.bool_)  # final K/V
-        self._guesses = [Guesses(np.zeros((shape[1], 2), np.int32), np.zeros((shape[1], 2), np.float32)) for _ in range(shape[0])]
-        self._plans: list[RowPlan] = []
+    def __init__(self, canvas: Canvas, rows: int):
+        self._canvas, self._rows, length = canvas, rows, len(canvas.tokens)
+        self._cache = AppendedKVCache(length)
+        self._cached = np.zeros(length, dtype=np.bool_)  # final K/V
+        self._guesses = Guesses(np.zeros((length, 2), np.int32), np.zeros((length, 2), np.float32))
+        self._plan: RowPlan | None = None
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
-        first = not self._plans
-        self._plans = self._plan(on_host)
-        width = max(plan.count for plan in self._plans) if first else self._window.rows
-        positions, ids, seen = self._rectangle(on_host, width)
-        kept = self._cached.copy()  # a token that is forwarded again has its new K/V
-        for row, plan in zip(kept, self._plans, strict=True):
-            row[plan.known] = False
-        slots = self._cache.visible(kept)[:, None, :].repeat(width, axis=1)
-        candidates, read = self._read()
+    def forward(self, tokens: NDArray[np.int32]) -> Forward:
+        first = self._plan is None
+        plan = self._plan = self._planned(tokens, first=first)
+        width = plan.count if first else self._rows
+        kept = self._cached.copy()
+        kept[plan.known] = False  # a token that is forwarded again has its new K/V
+        slots = self._cache.visible(kept)
+        seen = np.concatenate([np.broadcast_to(slots, (width, len(slots))), visible_rows(plan, width)], axis=1)
+        positions, ids = self._filled(plan, tokens, width)
+        candidates, read = self._read(plan)
         hidden = yield Part(
-            from_numpy(ids),
-            from_numpy(positions - self._canvas.padding[:, None]),
-            from_numpy(np.concatenate([slots, seen], axis=-1))[:, None],
+            from_numpy(ids[None]),
+            from_numpy(positions[None]),
+            from_numpy(seen)[None, None],
             self._cache,
-            from_numpy(read[0]) if first else None,  # nobody reads the prompt's rows; later ones are read almost all
+            from_numpy(read) if first else None,  # nobody reads the prompt's rows; later ones are read almost all
         )
-        return self._output(hidden if first else rows_of(hidden, read), candidates, width)
+        hidden = hidden if first else rows_of(hidden, read)
+        at = np.arange(len(candidates))
+        masked = at < len(plan.candidates)  # they are the first of the predicted ones
+        span = (min(plan.positions), max(plan.positions) + 1) if plan.predictors else (0, 0)
+        certain = (at == 0) & bool(plan.predictors)
+        return ForwardOutput(candidates, masked, hidden, width, span, guesses=len(plan.nodes), certain=certain)
 
-    def _plan(self, on_host: NDArray[np.int32]) -> list[RowPlan]:
-        canvas, first = self._canvas, not self._plans
-        self._cached &= on_host != canvas.mask_id  # a mask after an end token may have predicted the start of a hole
-        at = np.arange(on_host.shape[1])
-        stale = (on_host != canvas.mask_id) & ~self._cached & (at >= canvas.padding[:, None])
-        open_masks = canvas.open_masks(on_host)
-        return [
-            plan_row(
-                at[new].tolist() if masks.any() else [],
-                at[masks].tolist(),
-                guesses,
-                self._window.rows,
-                int(pad),
-                canvas.end_ids,
-                first=first,
-            )
-            for new, masks, guesses, pad in zip(stale, open_masks, self._guesses, canvas.padding, strict=True)
-        ]
-
-    def _rectangle(
-        self, on_host: NDArray[np.int32], width: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
-        """Positions and ids, int32 `[B, width]`, and which rows each row sees, bool `[B, width, width]`."""
+    def _planned(self, tokens: NDArray[np.int32], *, first: bool) -> RowPlan:
         canvas = self._canvas
-        positions = np.repeat(canvas.padding[:, None], width, axis=1)
-        ids = np.full_like(positions, canvas.pad_id)
-        for row, plan in enumerate(self._plans):
-            positions[row, : plan.count] = plan.positions
-            ids[row, : plan.count] = on_host[row, plan.positions]
-            ids[row, len(plan.known) : len(plan.known) + len(plan.nodes)] = [node.token for node in plan.nodes]
-        return positions, ids, np.stack([visible_rows(plan, width) for plan in self._plans])
+        self._cached &= tokens != canvas.mask_id  # a mask after an end token may have predicted the start of a hole
+        stale = np.flatnonzero((tokens != canvas.mask_id) & ~self._cached).tolist()
+        masks = np.flatnonzero(canvas.open_masks(tokens)).tolist()
+        return plan_row(stale if masks else [], masks, self._guesses, self._rows, canvas.end_ids, first=first)
 
-    def _read(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The candidates `[B, R]`, and the rows that predict them, then the rows of the guesses: `[B, R + G]`."""
-        predicted = np.zeros(self._cached.shape, dtype=np.bool_)
-        for row, plan in enumerate(self._plans):
-            predicted[row, list(plan.predictors)] = True
-        guesses = max(len(plan.nodes) for plan in self._plans)
-        at = selected_first(predicted, self._window.rows - guesses)
-        rows = np.zeros((len(at), at.shape[1] + guesses), dtype=np.int32)
-        for index, plan in enumerate(self._plans):
-            rows[index, : len(plan.predictors)] = [plan.predictors[one] for one in sorted(plan.predictors)]
-            rows[index, at.shape[1] :][: len(plan.nodes)] = len(plan.known) + np.arange(len(plan.nodes))
+    def _filled(self, plan: RowPlan, tokens: NDArray[np.int32], width: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Positions and ids of a forward, int32 `[width]`; rows past the plan's hold padding."""
+        positions, ids = np.zeros(width, dtype=np.int32), np.full(width, self._canvas.pad_id, dtype=np.int32)
+        positions[: plan.count] = plan.positions
+        ids[: plan.count] = tokens[plan.positions]
+        ids[len(plan.known) :][: len(plan.nodes)] = [node.token for node in plan.nodes]
+        return positions, ids
+
+    def _read(self, plan: RowPlan) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The candidates `[R]`, and the rows that predict them, then the rows of the guesses: `[R + G]`."""
+        predicted, guesses = np.zeros_like(self._cached), len(plan.nodes)
+        predicted[list(plan.predictors)] = True
+        at = selected_first(predicted, self._rows - guesses)
+        rows = np.zeros(len(at) + guesses, dtype=np.int32)
+        rows[: len(plan.predictors)] = [plan.predictors[one] for one in sorted(plan.predictors)]
+        rows[len(at) :] = len(plan.known) + np.arange(guesses)
         return at, rows
-
-    def _output(self, hidden: mx.array, at: NDArray[np.int32], forwarded: int) -> ForwardOutput:
-        masked, certain = np.zeros_like(at, dtype=np.bool_), np.zeros_like(at, dtype=np.bool_)
-        span = np.zeros((len(at), 2), dtype=np.int32)
-        for index, plan in enumerate(self._plans):
-            masked[index, : len(plan.candidates)] = True  # they are the first of the predicted ones
-            if plan.predictors:
-                span[index] = min(plan.positions), max(plan.positions) + 1
-                certain[index, 0] = True
-        guesses = hidden.shape[1] - at.shape[1]
-        return ForwardOutput(at, masked, hidden, forwarded, span, guesses=guesses, certain=certain)
 
     def observe(self, output: ForwardOutput, result: StepResult) -> StepResult:
         """Commit the guesses that were right, and the token after them; keep their K/V."""
-        tokens = np.array(result.tokens)
+        plan = self._plan
+        if plan is None:
+            raise ValueError("nothing was forwarded")
+        columns = {int(at): column for column, at in enumerate(output.positions) if int(at) in plan.predictors}
+        self._renew(columns, result)
+        columns = {at: columns[at] for at in plan.candidates}
+        path, verified = walk(plan, columns, result, self._canvas.end_ids)
         chosen, scores, commit = result.chosen.copy(), result.scores.copy(), result.commit.copy()
-        accepted: list[list[int]] = []
-        rejected = []
-        for row, plan in enumerate(self._plans):
-            columns = {int(at): column for column, at in enumerate(output.positions[row]) if int(at) in plan.predictors}
-            self._renew(row, columns, result)
-            columns = {at: columns[at] for at in plan.candidates}
-            path, verified = walk(plan, columns, result, row, self._canvas.end_ids)
-            accepted.append(path)
-            for position, (token, score) in verified.items():
-                column = columns[position]
-                chosen[row, column], scores[row, column], commit[row, column] = token, score, True
-                tokens[row, position] = token
-            rejected.append(rejected_guesses(plan, path, tokens[row]))
-        self._keep(accepted, output.forwarded)
-        return replace(result, chosen=chosen, scores=scores, commit=commit, tokens=from_numpy(tokens), rejected=rejected)
+        tokens = result.tokens.copy()
+        for position, (token, score) in verified.items():
+            column = columns[position]
+            chosen[column], scores[column], commit[column], tokens[position] = token, score, True, token
+        self._keep(plan, path, output.forwarded)
+        rejected = rejected_guesses(plan, path, tokens)
+        return replace(result, chosen=chosen, scores=scores, commit=commit, tokens=tokens, rejected=rejected)
 
-    def _renew(self, row: int, columns: dict[int, int], result: StepResult) -> None:
+    def _renew(self, columns: dict[int, int], result: StepResult) -> None:
         """Guess anew, where a mask was forwarded. The rows of guesses are no help: they are rarely right past the path."""
         at, of = list(columns), list(columns.values())
         if result.best is not None and result.best_probs is not None:
-            self._guesses[row].tokens[at] = result.best[row, of]
-            self._guesses[row].probs[at] = result.best_probs[row, of]
+            self._guesses.tokens[at], self._guesses.probs[at] = result.best[of], result.best_probs[of]
 
-    def _keep(self, accepted: list[list[int]], width: int) -> None:
+    def _keep(self, plan: RowPlan, path: list[int], width: int) -> None:
         """Give a slot of the cache to each known token and each accepted guess of the last forward."""
-        slots = np.full((len(accepted), width), -1, dtype=np.int32)
-        for row, (plan, path) in enumerate(zip(self._plans, accepted, strict=True)):
-            slots[row, : len(plan.known)] = plan.known
-            for index in path:
-                slots[row, len(plan.known) + index] = plan.nodes[index].position
-            self._cached[row, slots[row][slots[row] >= 0]] = True
+        slots = np.full(width, -1, dtype=np.int32)
+        slots[: len(plan.known)] = plan.known
+        for index in path:
+            slots[len(plan.known) + index] = plan.nodes[index].position
+        self._cached[slots[slots >= 0]] = True
         self._cache.keep(slots)
 
 
 def walk(
-    plan: RowPlan, columns: dict[int, int], result: StepResult, row: int, end_ids: frozenset[int]
+    plan: RowPlan, columns: dict[int, int], result: StepResult, end_ids: frozenset[int]
 ) -> tuple[list[int], dict[int, tuple[int, float]]]:
     """Follow the guesses that were right.
 
     Args:
-        plan: of one canvas.
+        plan: of the forward.
         columns: the column of each candidate in `result`, by its position, ascending.
         result: the step's outcome, without the guesses.
-        row: of the canvas in the batch.
         end_ids: nothing is verified after one of these.
 
     Returns:
@@ -206,10 +173,10 @@ def walk(
     at = -1
     for position, column in columns.items():
         if at >= 0 and plan.nodes[at].position == position - 1:
-            token, score = result.guessed[row, at], result.guessed_scores[row, at]
-        elif not verified or result.commit[row, column]:
+            token, score = result.guessed[at], result.guessed_scores[at]
+        elif not verified or result.commit[column]:
             # The first mask, or one after a committed token that the rule committed as well.
-            token, score = result.chosen[row, column], result.scores[row, column]
+            token, score = result.chosen[column], result.scores[column]
         else:
             break
         verified[position] = int(token), float(score)

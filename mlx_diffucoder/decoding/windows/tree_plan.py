@@ -31,7 +31,7 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RowPlan:
-    """What a forward holds of one canvas, in this order: known tokens, guesses, masks.
+    """What a forward holds of a canvas, in this order: known tokens, guesses, masks.
 
     Attributes:
         known: positions of committed tokens, ascending: those without final K/V, and those that predict a mask.
@@ -60,7 +60,7 @@ class RowPlan:
 
 @dataclass(frozen=True, eq=False)
 class Guesses:
-    """The two most probable tokens of each position of one canvas, and their probabilities; `[L, 2]`, 0 where unknown."""
+    """The two most probable tokens of each position of a canvas, and their probabilities; `[L, 2]`, 0 where unknown."""
 
     tokens: NDArray[np.int32]
     probs: NDArray[np.float32]
@@ -71,12 +71,11 @@ def plan_row(
     open_masks: Sequence[int],
     guesses: Guesses,
     rows: int,
-    start: int,
     end_ids: frozenset[int],
     *,
     first: bool,
 ) -> RowPlan:
-    """Plan one forward of one canvas.
+    """Plan one forward of a canvas.
 
     A step with 12 rows, on a canvas with 6 known tokens (`k`), committed tokens (`c`) and masks (`_`). The guesses for
     position 9 are A and B, those for 10 are C and D:
@@ -98,7 +97,6 @@ def plan_row(
         open_masks: positions of the masks to fill, ascending.
         guesses: for the tree.
         rows: the size of the forward.
-        start: the position of the first token, after the padding.
         end_ids: no guess follows one of these.
         first: whether this is the first forward, which has no guesses, and whose known tokens cost no rows.
     """
@@ -106,14 +104,14 @@ def plan_row(
     most = masks_at_first(len(stale), rows) if first else rows - SPARE
     free = most + SPARE - (0 if first else len(stale))
     if not first:
-        _, _, needed = choose_masks(open_masks[: max(4, rows // 4)], committed, start, free)
+        _, _, needed = choose_masks(open_masks[: max(4, rows // 4)], committed, free)
         nodes = grow(open_masks, guesses, min(rows // 2, free - needed), end_ids)
-    masks, again, _ = choose_masks(open_masks[:most], committed, start, free - len(nodes))
+    masks, again, _ = choose_masks(open_masks[:most], committed, free - len(nodes))
     known = sorted([*stale, *again])
     row_at = {position: row for row, position in enumerate(known)}
     row_at |= {position: len(known) + len(nodes) + index for index, position in enumerate(masks)}
-    reached = [one for one in open_masks[: len(masks) + 1] if max(one - 1, start) in row_at]
-    predictors = {one: row_at[max(one - 1, start)] for one in reached}
+    reached = [one for one in open_masks[: len(masks) + 1] if max(one - 1, 0) in row_at]
+    predictors = {one: row_at[max(one - 1, 0)] for one in reached}
     return RowPlan(known, nodes, masks, predictors, reached[: rows - SPARE + 1])
 
 
@@ -127,7 +125,7 @@ def masks_at_first(known: int, rows: int) -> int:
     return max(least, min(least + -(known + least) % TILE, TILE - SPARE))
 
 
-def choose_masks(open_masks: Sequence[int], forwarded: set[int], start: int, rows: int) -> tuple[list[int], list[int], int]:
+def choose_masks(open_masks: Sequence[int], forwarded: set[int], rows: int) -> tuple[list[int], list[int], int]:
     """The first masks that fit into `rows`, the committed tokens to forward again to predict them, and the rows they take.
 
     Args:
@@ -136,7 +134,7 @@ def choose_masks(open_masks: Sequence[int], forwarded: set[int], start: int, row
     masks: list[int] = []
     again: list[int] = []
     for position in open_masks:
-        before = max(position - 1, start)
+        before = max(position - 1, 0)
         is_new = before != position and before not in forwarded and before not in masks[-1:]
         if len(masks) + len(again) + 1 + is_new > rows:
             break
@@ -172,7 +170,7 @@ def grow(open_masks: Sequence[int], guesses: Guesses, most: int, end_ids: frozen
 
 
 def visible_rows(plan: RowPlan, width: int) -> NDArray[np.bool_]:
-    """Which rows of a forward each row sees; bool `[width, width]`. Rows past the plan's fill the rectangle: they see themselves.
+    """Which rows of a forward each row sees; bool `[width, width]`. Rows past the plan's only fill it up: they see themselves.
 
     All see the known tokens. Known tokens and masks see the masks; a guess sees the masks after it, and its ancestors.
     """

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
 from ...models.transformer import DiffusionModel
 from ..canvas import Canvas, predictor_of
-from .base import Forward, ForwardOutput, Part, Window, WindowState, candidates_of, rows_of, whole_span
+from .base import Forward, ForwardOutput, Part, Window, WindowState, candidates_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,10 @@ class WholeState(WindowState):
     """`Whole` at work."""
 
     def __init__(self, model: DiffusionModel, canvas: Canvas):
-        self._model, self._mask_id, self._padding = model, canvas.mask_id, canvas.padding
+        self._shift, self._mask_id = model.shift, canvas.mask_id
 
-    def forward(self, tokens: mx.array, on_host: NDArray[np.int32]) -> Forward:
-        positions, masked = candidates_of(on_host == self._mask_id)
-        hidden = yield Part(tokens)  # [B, L, D]
-        predicting = rows_of(hidden, predictor_of(positions, self._padding, self._model.shift))
-        length = on_host.shape[1]
-        return ForwardOutput(positions, masked, predicting, length, whole_span(self._padding, length))
+    def forward(self, tokens: NDArray[np.int32]) -> Forward:
+        positions, masked = candidates_of(tokens == self._mask_id)
+        hidden = yield Part(from_numpy(tokens[None]))  # [1, L, D]
+        predicting = rows_of(hidden, predictor_of(positions, self._shift))
+        return ForwardOutput(positions, masked, predicting, len(tokens), (0, len(tokens)))
