@@ -5,9 +5,12 @@
     mlx.launch -n 5 -- python -m bench.studies.left_to_right run chosen.jsonl bench/tasks/wide.jsonl tasks/unseen.jsonl \\
       --seed 1 --minutes 5 --out run-1 --allow-code-execution
 
+    python -m bench.studies.left_to_right agree bench/tasks/wide.jsonl --limit 6
+
 `choose` keeps the tasks that the model does not always solve. `run` runs one seed: pass@1 before, training, pass@1 after, by
 each of `DECODERS`. The processes of `mlx.launch` share the answers; without it there is one. Training ends after `--minutes`,
-at a constant learning rate. The last line of stdout is JSON, with the ids of the tasks that each decoder solves.
+at a constant learning rate. The last line of stdout is JSON, with the ids of the tasks that each decoder solves. `agree`
+measures what it changes that a step of the likelihood has several tokens.
 """
 
 import json
@@ -40,6 +43,7 @@ def choose(
     model: Model = "pocket",
     answers: Annotated[int, typer.Option(help="Answers to each, at temperature 1.")] = 4,
     limit: Annotated[int | None, typer.Option(min=1, help="Choose from only the first of the file.")] = None,
+    minutes: Annotated[float, typer.Option(help="Ask no more after so long.")] = 60.0,
     allow_code_execution: Allow = False,
 ) -> None:
     """Keep the tasks that not all answers solve."""
@@ -52,20 +56,54 @@ def choose(
         _check(allow_code_execution)
         learner, config = _learner(model), GenerationConfig(max_tokens=64, temperature=1.0, rule="leftmost", seed=0)
         prompts, passed = launched().own(read_prompts(tasks, learner, config)[:limit]), []
+        ends = time.perf_counter() + 60 * minutes
         for start in range(0, len(prompts), 32):
+            if time.perf_counter() > ends:
+                break
             some = prompts[start : start + 32]
             texts = [write(learner.model, learner.tokenizer, one.ids, answers, config).texts for one in some]
             earned = rewards_of([(one.task, text) for one, own in zip(some, texts, strict=True) for text in own], Limits())
             passed += [sum(reward.passed for reward in earned[at : at + answers]) for at in range(0, len(earned), answers)]
             if launched().rank == 0:
                 print(f"{start + len(some)} of {len(prompts)}", file=sys.stderr, flush=True)
-        every = launched().gathered([[one.task.id, count] for one, count in zip(prompts, passed, strict=True)])
+        every = launched().gathered([[one.task.id, count] for one, count in zip(prompts, passed, strict=False)])
     if launched().rank == 0:
         counts = {name: count for part in every for name, count in part}
         lines = [line for line in tasks.read_text().splitlines() if counts.get(json.loads(line)["task_id"], answers) < answers]
         out.write_text("".join(line + "\n" for line in lines))
         shares = {count: sum(one == count for one in counts.values()) for count in range(answers + 1)}
         print(json.dumps({"tasks": len(counts), "chosen": len(lines), "passed": shares}))
+
+
+@app.command()
+def agree(
+    tasks: Annotated[Path, typer.Argument(help="Tasks to answer.")],
+    model: Model = "pocket",
+    answers: Annotated[int, typer.Option(help="Answers to each, at temperature 1.")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="Answer only the first of the file.")] = None,
+) -> None:
+    """Compare log π with several tokens in a step with that of one token a step."""
+    import numpy as np
+
+    from mlx_diffucoder.training.grpo_job import read_prompts
+    from mlx_diffucoder.training.left_to_right import LeftToRight
+    from mlx_diffucoder.training.rollouts import write
+
+    with one_line("left_to_right"):
+        learner, config = _learner(model), GenerationConfig(max_tokens=64, temperature=1.0, rule="leftmost", seed=0)
+        found: dict[int, list[Any]] = {1: [], 4: [], 8: [], 64: []}
+        rows = dict.fromkeys(found, 0)
+        for prompt in read_prompts(tasks, learner, config)[:limit]:
+            own = write(learner.model, learner.tokenizer, prompt.ids, answers, config).answers
+            for every, values in found.items():
+                likelihood = LeftToRight(learner.tokenizer.mask_id, learner.model.shift, every)
+                asked = likelihood.ask(own, np.random.default_rng(0))
+                values.append(np.array(likelihood.log_pi(learner.model, *asked.arrays())))
+                rows[every] += asked.tokens.size
+        log_pi = {every: np.concatenate(values) for every, values in found.items()}
+    for every, each in log_pi.items():
+        gap = float(np.abs(each - log_pi[1]).mean())
+        print(f"{every:2} tokens a step: {rows[every]} rows, mean difference {gap:.4f} nats of {len(each)} tokens")
 
 
 @app.command()

@@ -27,7 +27,7 @@ from ..models.transformer import DiffusionModel
 from .policy import Answers
 from .recompute import cross_entropies
 
-EVERY = 8  # tokens in a step
+EVERY = 4  # tokens in a step: about what the tree commits, for a third of the rows that one token a step takes
 MASKS = 28  # that a step forwards: those of the windows `tree:rows=32` and `sliding`
 
 
