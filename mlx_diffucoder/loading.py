@@ -142,7 +142,7 @@ def resolve_adapter(
     if folder is None and hub.parse_id(os.fspath(name)):
         return hub.fetch_adapter(os.fspath(name), refresh=refresh, before_download=before_download, progress=progress)
     if folder is None or not (folder / ADAPTER_CONFIG).exists():
-        lacks = "no such folder" if folder is None or not folder.is_dir() else f"has no {ADAPTER_CONFIG}"
+        lacks = "no such folder" if folder is None else f"has no {ADAPTER_CONFIG}" if folder.is_dir() else "is not a folder"
         raise CheckpointError(
             f'{name}: {lacks}; an adapter is a folder with {ADAPTER_CONFIG} and its weights, or a Hub id ("owner/name")'
         )

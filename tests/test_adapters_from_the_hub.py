@@ -75,6 +75,8 @@ def test_what_is_neither_a_folder_nor_a_hub_id_is_named(served, tmp_path):
         load(BASE, adapter="./nothing")
     with pytest.raises(CheckpointError, match=r"dream-b: has no adapter_config\.json; an adapter is a folder with"):
         load(BASE, adapter=DATA / "dream-b")
+    with pytest.raises(CheckpointError, match=r"config\.json: is not a folder; an adapter is"):
+        load(BASE, adapter=DATA / "d2f-a" / FILES[0])
     with pytest.raises(CheckpointError, match="is an adapter: name its base with --model"):
         load(REPO)
     with pytest.raises(HubError, match="has no revision other"):

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_diffucoder import load
 from mlx_diffucoder.adapter import apply_adapter
@@ -70,6 +71,20 @@ def test_calibration_measures_the_model_with_its_adapter(tmp_path, monkeypatch):
     fused = convert(base, tmp_path / "fused", ConvertConfig(adapter=tmp_path / "adapter"))
     config = ConvertConfig(quantize=True, target_bpw=5, calibrate=texts)
     assert make_plan(base, replace(config, adapter=tmp_path / "adapter")) == make_plan(fused, config)
+
+
+def test_rows_of_an_embedding_are_changed_too(tmp_path):
+    base, adapter, ids = small_checkpoint(tmp_path), tmp_path / "adapter", mx.array([[7, 9, 300, 5]])
+    model, settings = build(base)[0], {"rank": 4, "scale": 2.0, "dropout": 0.0, "keys": ["model.embed_tokens", "mlp.up_proj"]}
+    model.freeze()
+    linear_to_lora_layers(model, 2, settings)
+    weights = {name: mx.random.normal(one.shape) for name, one in tree_flatten(model.trainable_parameters())}
+    adapter.mkdir()
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), weights)
+    (adapter / "adapter_config.json").write_text(json.dumps({"num_layers": 2, "lora_parameters": settings}))
+    fused = convert(base, tmp_path / "fused", ConvertConfig(adapter=adapter))
+    assert mx.allclose(load(fused)[0](ids), load(base, adapter=adapter)[0](ids), rtol=1e-4, atol=1e-4)
+    assert not mx.allclose(load(fused)[0](ids), load(base)[0](ids), rtol=0.1, atol=0.1)
 
 
 def damaged(tmp_path, change):
