@@ -48,6 +48,10 @@ def _tau(default: float) -> Parameter:
 RULES: Choices = {
     "schedule": Choice("Commit a fixed number of tokens in each step, as the reference decoder does; --steps sets the number."),
     "threshold": Choice("Commit every token that is probable enough.", {"tau": _tau(0.9)}),
+    "joint": Choice(
+        "Commit the leftmost tokens while all of them together are probable enough.",
+        {"tau": Parameter(0.9, 0, 1, "The smallest product of their probabilities.")},
+    ),
     "entropy": Choice(
         "Commit every token whose own entropy is low, as d3LLM does.",
         {"gamma": Parameter(0.5, 0, 1e6, "The entropy that a token must be below, in nats.")},

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import GenerationConfig
 from ..data import Text
 from .batches import Batches
 from .distill import Decoded, DistillPlan, decoded, share_same, tiles_of
@@ -15,8 +16,9 @@ from .objective import loss
 from .rollouts import rewards_of
 from .settings import TrainSettings
 
-TAUS = (0.95, 0.98, 0.99, 0.995, 1.0)
-"""Thresholds to choose from; the first is that of the preset `balanced`."""
+TAUS = (0.8, 0.9, 0.95, 0.98, 1.0)
+"""What to choose from."""
+BALANCED = 0.95  # the preset's threshold
 ONE_A_STEP: Mapping[str, Any] = {"rule": "schedule", "window": "whole"}
 
 
@@ -25,10 +27,10 @@ def compared(
 ) -> dict[str, dict[str, float]]:
     """The numbers `before` and `after`.
 
-    `tau`, the threshold: an adapter makes masks surer than they should be, so after training it is the lowest of `TAUS` with
-    which as many answers stay those of the base as before with the first of `TAUS`, or 1. With it `tiles` of 32 rows a
+    `tau`, of the rule: before that of the preset `balanced`. An adapter makes masks surer than they should be, so after training
+    it is the lowest of `TAUS` with which as many answers stay those of the base as before, or 1. With it `tiles` of 32 rows a
     useful token; `same`, the share of answers that are the greedy text of the base; `passed`, the share that passes its
-    tests. `verified_tiles`, the tiles with a threshold of 1; `passed_one_a_step`, by the schedule of one token a step; `loss`
+    tests. `verified_tiles`, the tiles with a tau of 1; `passed_one_a_step`, by the schedule of one token a step; `loss`
     and `infill_loss`, the bounds of the negative log-likelihood of the greedy texts and of holes in them, nats a token.
 
     Args:
@@ -37,14 +39,21 @@ def compared(
     """
     learner.model.eval()
     with without_adapter(learner.model):
-        before = _numbers(base or learner, plan, valid, greedy, least=0.0)
-    return {"before": before, "after": _numbers(learner, plan, valid, greedy, least=before["same"])}
+        balanced = GenerationConfig.preset("balanced", max_tokens=plan.max_tokens)
+        before = _numbers(base or learner, plan, valid, greedy, {BALANCED: balanced})
+    decodings = {tau: plan.decoding(tau) for tau in TAUS}
+    return {"before": before, "after": _numbers(learner, plan, valid, greedy, decodings, least=before["same"])}
 
 
 def _numbers(
-    learner: Learner, plan: DistillPlan, valid: Sequence[Prompt], greedy: Sequence[list[int]], least: float
+    learner: Learner,
+    plan: DistillPlan,
+    valid: Sequence[Prompt],
+    greedy: Sequence[list[int]],
+    decodings: Mapping[float, GenerationConfig],
+    least: float = 0.0,
 ) -> dict[str, float]:
-    """The numbers of the model as it is; `least` is the share of answers that must stay those of the base."""
+    """The numbers of the model as it is, by the first decoding with which the share `least` of answers stays that of the base."""
 
     def passed(found: Sequence[Decoded]) -> float:
         tested = [(one.task, answer.answer) for one, answer in zip(valid, found, strict=True) if one.task.tests]
@@ -52,8 +61,8 @@ def _numbers(
 
     model, tokenizer = learner.model, learner.tokenizer
     verified = decoded(model, tokenizer, valid, plan.decoding())
-    for tau in TAUS:
-        found = decoded(model, tokenizer, valid, plan.decoding(tau)) if tau < 1 else verified
+    for tau, decoding in decodings.items():
+        found = decoded(model, tokenizer, valid, decoding) if tau < 1 else verified
         if (same := share_same(found, greedy)) >= least:
             break
     slow = decoded(model, tokenizer, valid, replace(plan.decoding(), **ONE_A_STEP))

@@ -28,7 +28,7 @@ class DParallel:
     """The objective for texts of one tokenizer."""
 
     tunes = "lora", "full"
-    window, rule = "tree:rows=32", "threshold:tau={}"
+    window, rule = "tree:rows=32", "joint:tau={}"
 
     def __init__(self, tokenizer: Tokenizer):
         self._mask_id = tokenizer.mask_id

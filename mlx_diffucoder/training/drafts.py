@@ -54,13 +54,13 @@ class Drafts:
 
     Attributes:
         tunes: the weights that it can train.
-        window, rule: how what is learned is decoded; `{}` is the rule's threshold.
+        window, rule: how what is learned is decoded; `{}` is the rule's tau.
         blocks: blocks on a canvas.
         masks: masks in a block, at most.
     """
 
     tunes = "lora", "full"
-    window, rule = "tree:rows=32", "threshold:tau={}"
+    window, rule = "tree:rows=32", "joint:tau={}"
     blocks, masks = 6, 16
 
     def __init__(self, tokenizer: Tokenizer):

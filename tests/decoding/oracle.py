@@ -139,6 +139,11 @@ class Threshold(Rule):
         return seen[i][0] >= self.tau
 
 
+class Joint(Rule):
+    def passes(self, i, seen):
+        return np.prod([seen[one][0] for one in seen if one <= i]) >= self.tau
+
+
 class EntropyBound(Rule):
     def passes(self, i, seen):
         order = sorted(seen, key=lambda i: (seen[i][1], i))

@@ -1,6 +1,7 @@
 """The adaptive rules on five candidates, by hand."""
 
 import itertools
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -9,13 +10,13 @@ import pytest
 from mlx_diffucoder import GenerationConfig
 from mlx_diffucoder.choices import RULES, WINDOWS, describe
 from mlx_diffucoder.decoding.rules import rule_for
-from mlx_diffucoder.decoding.rules.adaptive import EntropyBound, Threshold
+from mlx_diffucoder.decoding.rules.adaptive import EntropyBound, Joint, Threshold
 from mlx_diffucoder.decoding.rules.base import Candidates
 from mlx_diffucoder.decoding.rules.schedule import Schedule
 from mlx_diffucoder.errors import ConfigError
 
 KEY = mx.random.key(0)
-EVERY = [Threshold(0.9), EntropyBound(0.1)]
+EVERY = [Threshold(0.9), Joint(0.9), EntropyBound(0.1)]
 
 
 def candidates(confidence, *, entropy=None, masked=None):
@@ -38,6 +39,15 @@ def committed(rule, given):
 
 def test_threshold_takes_what_reaches_tau():
     assert committed(Threshold(0.9), candidates([0.95, 0.5, 0.9, 0.89, 1.0])) == [0, 2, 4]
+
+
+def test_joint_takes_the_leftmost_until_their_product_is_too_small():
+    given = candidates([0.95, 0.98, 0.2, 0.97, 0.9, 1.0], masked=[True, True, False, True, True, True])
+    # The products are 0.95, 0.931, 0.903 and 0.813; the third one is no mask.
+    assert committed(Joint(0.9), given) == [0, 1, 3, 5]  # the last one as the surest of all
+    assert np.array(Joint(0.93).passes(given))[0].tolist() == [True, True, True, False, False, False]
+    last_first = replace(given, positions=given.positions[:, ::-1])
+    assert np.array(Joint(0.82).passes(last_first))[0].tolist() == [False, True, True, True, True, True]
 
 
 def test_entropy_bound_sums_the_entropies_that_come_before():

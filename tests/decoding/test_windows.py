@@ -26,6 +26,7 @@ from . import oracle
 RULES = [
     "schedule",
     "threshold:tau=0.4",
+    "joint:tau=0.1",
     "entropy-bound:gamma=9",
     "leftmost",
 ]
@@ -52,6 +53,7 @@ PLAIN_WINDOWS = {
 PLAIN_RULES = {
     "schedule": partial(oracle.Schedule, steps_planned=LENGTH),
     "threshold:tau=0.4": partial(oracle.Threshold, tau=0.4),
+    "joint:tau=0.1": partial(oracle.Joint, tau=0.1),
     "entropy-bound:gamma=6": partial(oracle.EntropyBound, gamma=6),
     "leftmost": oracle.Leftmost,
 }

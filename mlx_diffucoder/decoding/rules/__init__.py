@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ...choices import RULES as PARAMETERS
 from ...choices import parse_choice
 from ...config import GenerationConfig
-from .adaptive import Entropy, EntropyBound, Forcing, Threshold
+from .adaptive import Entropy, EntropyBound, Forcing, Joint, Threshold
 from .base import CommitRule
 from .block_schedule import BlockSchedule
 from .leftmost import Leftmost
@@ -17,6 +17,7 @@ from .schedule import schedule_for
 
 RULES: dict[str, Callable[..., CommitRule]] = {
     "threshold": Threshold,
+    "joint": Joint,
     "entropy": Entropy,
     "entropy-bound": EntropyBound,
     "leftmost": Leftmost,

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import from_numpy
 from .base import Candidates, WithoutMemory, largest, precedes
 
 
@@ -42,6 +43,22 @@ class Threshold(Adaptive):
 
     def passes(self, candidates: Candidates) -> mx.array:
         return candidates.confidence >= self.tau
+
+
+@dataclass(frozen=True)
+class Joint(Adaptive):
+    """The leftmost candidates, as long as the product of their confidences is at least `tau`.
+
+    So all that a step commits is right with about that probability, where a threshold bounds each token alone. A mask that the
+    model is unsure of ends it: what is after it was predicted without it. Source: our own.
+    """
+
+    tau: float
+
+    def passes(self, candidates: Candidates) -> mx.array:
+        at = candidates.positions
+        upto = from_numpy(at[:, None, :] <= at[:, :, None]) & candidates.masked[:, None, :]
+        return mx.where(upto, candidates.confidence[:, None, :], 1).prod(axis=-1) >= self.tau
 
 
 @dataclass(frozen=True)
