@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Mapping
@@ -80,11 +81,18 @@ class Link:
         return len(self.launch.names)
 
     def _init(self) -> Any:
-        # MLX waits for its peers without letting another thread run: should one have ended just now, the alarm ends this one.
-        signal.alarm(int(START))
-        group = mx.distributed.init(strict=True, backend=self.launch.backend)  # type: ignore[arg-type]
-        signal.alarm(0)
-        return group
+        wrong = "MLX does not connect the processes; check the ips in the hostfile, and the firewalls"
+        # MLX waits for its peers for ever, and lets no other thread run: another process says so, and ends this one.
+        words = ["sh", "-c", 'sleep "$0"; echo "$1" >&2; kill -9 "$2"', str(START), f"diffucode: {wrong}", str(os.getpid())]
+        null, stderr = subprocess.DEVNULL, ranks.stderr if self.leads else subprocess.DEVNULL
+        watch = subprocess.Popen(words, stdin=null, stdout=null, stderr=stderr, start_new_session=True)
+        try:
+            return mx.distributed.init(strict=True, backend=self.launch.backend)  # type: ignore[arg-type]
+        except RuntimeError:
+            raise RankError(wrong) from None
+        finally:
+            os.killpg(watch.pid, signal.SIGKILL)
+            watch.wait()
 
     def send(self, order: Any, arrays: bytes = b"") -> None:
         """Send an order to every follower.
@@ -250,7 +258,7 @@ def join(launch: Launch, facts: Facts | None, error: str = "") -> Link:
         except OSError:
             if time.monotonic() > until:
                 line = f"{launch.names[0]} did not start within {START:.0f} s; can it be reached from here?"
-                if launch.rank == 1:
+                if launch.rank == 1 and not error:  # rank 0 may have ended by the same error, which it printed
                     _say(line)
                 raise RankError(line) from None
             time.sleep(0.1)

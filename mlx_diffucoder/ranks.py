@@ -54,7 +54,9 @@ class Launch:
             raise RankError("MLX_RANK is set without MLX_HOSTFILE; start the processes with mlx.launch --hostfile hosts.json")
         path = os.environ[file]
         try:
-            hosts = json.loads(Path(path).read_text(encoding="utf-8"))
+            hosts = json.loads(Path(path).read_text(encoding="utf-8") or "[]")  # of one process it is empty
+            if isinstance(hosts, list) and len(hosts) < 2:
+                raise RankError("MLX_RANK is set, but there is one process only; start two or more, or run it without mlx.launch")
             coordinator = os.environ.get("MLX_JACCL_COORDINATOR", "")
             first = hosts[0][0] if file == "MLX_HOSTFILE" else coordinator
             host, _, port = first.rpartition(":")

@@ -13,14 +13,16 @@ from mlx.utils import tree_flatten
 
 from mlx_diffucoder import load
 from mlx_diffucoder.checkpoint import weights_digest
-from mlx_diffucoder.errors import ConfigError
+from mlx_diffucoder.errors import ConfigError, RankError
 from mlx_diffucoder.loading import local_folder
 from mlx_diffucoder.memory import bytes_of
 from mlx_diffucoder.models.sharded import axis_of
+from mlx_diffucoder.ranks import Launch
 from mlx_diffucoder.sharding import Plan
 
+from . import ranks
 from .cli.command import assert_one_line, diffucode
-from .ranks import COMMAND, ended, start, synthetic
+from .ranks import COMMAND, ended, hosts, start, synthetic
 from .training.test_adapters import trained
 
 ASK = "Write f(s): return s reversed."
@@ -217,15 +219,16 @@ sys.exit(app.run())
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "victim", "seconds", "line"),
+    ("shard", "number", "victim", "seconds", "line"),
     [
-        (signal.SIGKILL, 1, 2, "rank 1 (127.0.0.1) was lost: its process has ended, or the link to it is down"),
-        (signal.SIGKILL, 0, 2, "rank 0 (127.0.0.1) was lost: its process has ended, or the link to it is down"),
-        (signal.SIGSTOP, 2, 10, "rank 2 (127.0.0.1) does not answer: stopped, or a step that takes too long"),
+        ("sequence", signal.SIGKILL, 1, 2, "rank 1 (127.0.0.1) was lost: its process has ended, or the link to it is down"),
+        ("tensor", signal.SIGKILL, 0, 2, "rank 0 (127.0.0.1) was lost: its process has ended, or the link to it is down"),
+        ("tensor", signal.SIGSTOP, 2, 10, "rank 2 (127.0.0.1) does not answer: stopped, or a step that takes too long"),
     ],
 )
-def test_a_peer_that_is_lost_or_stopped_ends_all_with_one_line_that_names_it(tmp_path, four, number, victim, seconds, line):
-    processes = start(tmp_path, 4, [sys.executable, "-c", ENDLESS, *generate(ASK, "-m", four)[3:]])
+def test_a_peer_that_is_lost_or_stopped_ends_all_with_a_line_that_names_it(tmp_path, four, shard, number, victim, seconds, line):
+    command = [sys.executable, "-c", ENDLESS, *generate(ASK, "-m", four, shard=shard)[3:]]
+    processes = start(tmp_path, 4, command)
     assert processes[0].stdout.readline() == "ready\n"
     time.sleep(1)
     os.kill(processes[victim].pid, number)
@@ -238,7 +241,7 @@ def test_a_peer_that_is_lost_or_stopped_ends_all_with_one_line_that_names_it(tmp
     assert took < seconds and all(code == 1 for code, _, _ in outcomes)
 
 
-VERSION = """
+STARTED = """
 import sys
 from mlx_diffucoder import link, ranks, sharding
 from mlx_diffucoder.cli import main
@@ -248,23 +251,23 @@ if ranks.rank() == 1:
     exec(%r)
 main()
 """
-OTHER_MODEL = "sys.argv[sys.argv.index('-m') + 1] = '/nowhere'"
+OTHER_MODEL = "sys.argv[sys.argv.index('-m') + 1] = '/dev/null/absent'"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("count", "ranks", "model", "differs", "line"),
+    ("count", "started", "model", "differs", "line"),
     [
         (3, None, "four", "", "--shard tensor: 3 processes do not divide num_key_value_heads 4; start 2 or 4 of them, or use"),
         (2, [0], "pocket", "", "rank 1 (127.0.0.1) did not start within 3 s; can it be reached from here?"),
         (2, None, "pocket", "sharding.__version__ += '.post1'", "rank 1 (127.0.0.1): the version of mlx_diffucoder is"),
         (2, None, "pocket", "sharding._hash = str", "rank 1 (127.0.0.1): the hash of mlx_diffucoder's code is"),
-        (2, None, "pocket", OTHER_MODEL, "rank 1 (127.0.0.1): /nowhere/config.json: no such file"),
+        (2, None, "pocket", OTHER_MODEL, "rank 1 (127.0.0.1): /dev/null/absent: no such folder"),
     ],
 )
-def test_what_cannot_begin_is_one_line_from_rank_0(tmp_path, four, count, ranks, model, differs, line):
-    command = [sys.executable, "-c", VERSION % differs, *generate(ASK, "-m", four if model == "four" else model)[3:]]
-    outcomes = ended(start(tmp_path, count, command, ranks=ranks))
+def test_what_cannot_begin_is_one_line_from_rank_0(tmp_path, four, count, started, model, differs, line):
+    command = [sys.executable, "-c", STARTED % differs, *generate(ASK, "-m", four if model == "four" else model)[3:]]
+    outcomes = ended(start(tmp_path, count, command, ranks=started))
     assert all(code for code, _, _ in outcomes)
     errors = "".join(err for _, _, err in outcomes)
     assert errors.count("\n") == 1 and errors.startswith(f"diffucode: {line}"), errors
@@ -290,6 +293,38 @@ def test_a_dora_adapter_is_not_divided_and_says_what_to_do(tmp_path):
     replace(plan, shard="sequence").open(2)
 
 
+@pytest.mark.slow
+def test_addresses_that_mlx_cannot_use_are_one_line_and_not_a_hang(tmp_path, monkeypatch):
+    def elsewhere(folder, count):
+        file = hosts(folder, count)
+        file.write_text(json.dumps([json.loads(file.read_text())[0], ["192.0.2.1:9"]]))
+        return file
+
+    monkeypatch.setattr(ranks, "hosts", elsewhere)
+    outcomes = ended(start(tmp_path, 2, [sys.executable, "-c", STARTED % "", *generate(ASK, "-m", "pocket")[3:]]))
+    assert all(code for code, _, _ in outcomes)
+    line = "diffucode: MLX does not connect the processes; check the ips in the hostfile, and the firewalls\n"
+    assert "".join(err for _, _, err in outcomes) == line
+
+
 def test_shard_alone_says_how_to_start_several_processes():
     done = diffucode("generate", "--shard", "tensor", "-m", "pocket", ASK)
     assert_one_line(done, "--shard", "mlx.launch --hostfile", code=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "there is one process only; start two or more"),
+        ('[["127.0.0.1:1"]]', "there is one process only; start two or more"),
+        ("{", "not a list of hosts as mlx.launch writes it"),
+        ('{"a": 1}', "not a list of hosts as mlx.launch writes it"),
+        ('[["127.0.0.1:x"], ["127.0.0.1:1"]]', "not a list of hosts as mlx.launch writes it"),
+    ],
+)
+def test_a_list_of_hosts_that_is_none_says_what_is_wrong(tmp_path, monkeypatch, text, line):
+    (tmp_path / "hosts.json").write_text(text)
+    monkeypatch.setenv("MLX_RANK", "0")
+    monkeypatch.setenv("MLX_HOSTFILE", str(tmp_path / "hosts.json"))
+    with pytest.raises(RankError, match=line):
+        Launch.read()

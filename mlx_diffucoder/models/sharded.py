@@ -48,9 +48,9 @@ def check_divides(config: ModelConfig, size: int) -> None:
     for name in ("num_key_value_heads", "vocab_size", "intermediate_size"):
         if (count := getattr(config, name)) % size:
             able = [str(each) for each in range(2, count + 1) if not any(getattr(config, one) % each for one in DIVIDED)]
-            advice = f"start {' or '.join(able[:3])} of them" if able else "this model cannot be divided"
+            advice = (f"start {' or '.join(able[:3])} of them, or " if able else "") + "use --shard sequence"
             raise ConfigError(
-                f"--shard tensor: {size} processes do not divide {name} {count}; {advice}, or use --shard sequence",
+                f"--shard tensor: {size} processes do not divide {name} {count}; {advice}",
                 field="--shard",
             )
 
