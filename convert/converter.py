@@ -67,11 +67,11 @@ def make_plan(
     config, source = config or ConvertConfig(), full_name(source)
     samples = _samples(config)
     with contextlib.ExitStack() as stack:
+        config = _with_folder(config, refresh=refresh, before_download=before_download)
         if config.target_bpw is None and config.adapter is None and local_folder(source) is None:
             folder = stack.enter_context(headers_only(source, refresh=refresh))
         else:
             folder = resolve(source, refresh=refresh, before_download=before_download)
-        config = _with_folder(config, refresh=refresh, before_download=before_download)
         return _prepare(folder, config, Tokenizer.load(folder), samples, measuring=measuring, probe=probe).plan
 
 
@@ -111,13 +111,13 @@ def convert(
     config, source, out = config or ConvertConfig(), full_name(source), Path(out)
     samples = _samples(config)
     with new_folder(out) as unfinished:  # first, so that nothing is downloaded for a folder that cannot be written
+        config = _with_folder(config, refresh=refresh, progress=downloading)
         folder = resolve(source, refresh=refresh, before_download=before_download, progress=downloading)
         tokenizer = Tokenizer.load(folder)
 
         def check_room(size: int) -> None:
             check_disk(out, unfinished, size + _small_files(folder))
 
-        config = _with_folder(config, refresh=refresh, progress=downloading)
         job = _prepare(folder, config, tokenizer, samples, check_room, measuring, probe)
         check_room(job.plan.bytes_out)
         if before_writing:

@@ -54,11 +54,11 @@ def load(
             not fit into memory; or the adapter is damaged, or another model's.
     """
     check_dtype(dtype)
+    adapter = None if adapter is None else resolve_adapter(adapter)  # first: it is small, and its name may be wrong
     folder = resolve(name)
     model, _ = build(folder)
     tokenizer = Tokenizer.load(folder)
     if adapter is not None:
-        adapter = resolve_adapter(adapter)
         apply_adapter(model, adapter, hub_name(folder))
     chosen = dtype or default_dtype(model)
     if chosen is not None:

@@ -7,7 +7,8 @@ import huggingface_hub.constants
 import pytest
 
 from mlx_diffucoder import GenerationConfig, load
-from mlx_diffucoder.convert import ConvertConfig, convert
+from mlx_diffucoder.cli.model_option import ModelOption, load_named
+from mlx_diffucoder.convert import ConvertConfig, convert, make_plan
 from mlx_diffucoder.errors import CheckpointError, HubError
 
 from .conftest import DATA
@@ -68,6 +69,22 @@ def test_a_repository_without_an_adapter_is_refused_before_weights_are_fetched(s
     with pytest.raises(error, match=said):
         load(BASE, adapter=REPO)
     assert served.weights == []
+
+
+def test_an_adapter_that_is_not_there_is_named_before_the_model_is_fetched(tmp_path, monkeypatch):
+    def no_hub(*args, **options):
+        pytest.fail("asks for the model")
+
+    monkeypatch.setattr("mlx_diffucoder.hub.fetch_model", no_hub)
+    model, missing = "someone/model", str(tmp_path / "missing")
+    for use in (
+        lambda: load(model, adapter=missing),
+        lambda: convert(model, tmp_path / "out", ConvertConfig(adapter=missing)),
+        lambda: make_plan(model, ConvertConfig(adapter=missing)),
+        lambda: load_named(ModelOption(model, None, False, True), dtype=None, adapter=missing),
+    ):
+        with pytest.raises(CheckpointError, match="missing: no such folder; an adapter is"):
+            use()
 
 
 def test_what_is_neither_a_folder_nor_a_hub_id_is_named(served, tmp_path):

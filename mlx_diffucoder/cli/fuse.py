@@ -32,17 +32,17 @@ def fuse(
     `diffucode convert --adapter`.
     """
     from ..convert import ConvertConfig, convert
-    from .model_option import ModelOption, folder_named
+    from .model_option import ModelOption, adapter_named, folder_named
     from .progress import Converting
 
-    name, _ = folder_named(ModelOption(model, revision, refresh, yes))
-    config = ConvertConfig(adapter=adapter, dequantize=dequantize)
+    wanted = ModelOption(model, revision, refresh, yes)
+    config = ConvertConfig(adapter=adapter_named(adapter, wanted), dequantize=dequantize)
+    name, _ = folder_named(wanted)
     with Converting() as bars:
         convert(
             name,
             out,
             config,
-            downloading=bars.download,
             before_writing=lambda plan: bars.start(plan.bytes_in),
             progress=bars.advance,
         )

@@ -86,8 +86,8 @@ def load_named(
         DiffucoderError: as `load`. A wrong `dtype` is found before the download.
     """
     check_dtype(dtype)
+    own = adapter_named(adapter, wanted)  # first: it is small, and its name may be wrong
     name, folder = folder_named(wanted)
-    own = adapter_named(adapter, wanted)
     with waiting(f"loading {name}"):
         return name, *load(folder, dtype=dtype, adapter=own, lazy=lazy, check_memory=not wanted.yes)
 

@@ -137,8 +137,8 @@ def _run(context: typer.Context, config: GenerationConfig, *, local: bool, key: 
         raise ConfigError("--idle-unload and --shard do not go together; leave one out", field="--idle-unload")
     on = listening(given["host"], given["port"])
     wanted = ModelOption.of(given)
-    _, folder = folder_named(wanted)
     adapter = adapter_named(given["adapter"], wanted)
+    _, folder = folder_named(wanted)
 
     def opened() -> "tuple[DiffusionModel, Tokenizer]":
         if given["shard"]:

@@ -52,5 +52,6 @@ def _plan(given: Mapping[str, Any]) -> "tuple[str, Plan]":
     if given["shard"] not in SHARDS:
         raise ConfigError(f"--shard must be {one_of(SHARDS, given['shard'])}", field="--shard")
     wanted = ModelOption.of(given)
+    adapter = adapter_named(given.get("adapter"), wanted)
     name, folder = folder_named(wanted)
-    return name, Plan(folder, given["shard"], adapter_named(given.get("adapter"), wanted))
+    return name, Plan(folder, given["shard"], adapter)
