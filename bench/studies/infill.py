@@ -109,10 +109,16 @@ def middle(bench: Bench, task: "Task") -> dict[str, Any]:
         "passed": bench.passes(task, prefix + filled.holes[0] + "\n" + suffix),
         "prefix_passed": bench.passes(task, prefix + written),
         "prefix_line_passed": bench.passes(task, prefix + written.split("\n")[0] + "\n" + suffix),
-        "nfe": filled.nfe,
-        "positions": filled.positions,
-        "useful_tokens": filled.useful_tokens,
+        **cost_of(filled),
     }
+
+
+def cost_of(filled: "Filled") -> dict[str, int]:
+    """What the text took; `tiles` of `TILE` rows, without those of the text around the hole in the first forward."""
+    from mlx_diffucoder.decoding.result import TILE
+
+    tiles = sum(-(-rows // TILE) for rows in filled.rows)
+    return {"nfe": filled.nfe, "positions": filled.positions, "tiles": tiles, "useful_tokens": filled.useful_tokens}
 
 
 def several(bench: Bench, task: "Task", count: int) -> dict[str, Any] | None:
@@ -130,7 +136,13 @@ def several(bench: Bench, task: "Task", count: int) -> dict[str, Any] | None:
     filled = bench.fill(task, parts)
     texts = iter(filled.holes)
     code = "".join(part if isinstance(part, str) else next(texts) for part in parts)
-    return {"task_id": task.id, "holes": filled.holes, "valid": is_python(code), "passed": bench.passes(task, code)}
+    return {
+        "task_id": task.id,
+        "holes": filled.holes,
+        "valid": is_python(code),
+        "passed": bench.passes(task, code),
+        **cost_of(filled),
+    }
 
 
 def is_python(code: str) -> bool:
@@ -191,20 +203,22 @@ def summary(ones: list[dict[str, Any]], together: list[dict[str, Any]]) -> dict[
         counts = {
             key: sum(row[key] for row in rows) for key in ("passed", "prefix_passed", "prefix_line_passed", "exact", "agreed")
         }
-        useful = sum(row["useful_tokens"] for row in rows)
-        positions = sum(row["positions"] for row in rows)
-        report[name] = {
-            "tasks": len(rows),
-            **counts,
-            "nfe": mean(row["nfe"] for row in rows) if rows else None,
-            "positions_per_useful_token": positions / useful if useful else None,
-        }
+        report[name] = {"tasks": len(rows), **counts, **mean_cost(rows)}
     report["several"] = {
         "tasks": len(together),
         "valid_python": sum(row["valid"] for row in together),
         "passed": sum(row["passed"] for row in together),
+        **mean_cost(together),
     }
     return report
+
+
+def mean_cost(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Forwards a text; positions and tiles a useful token."""
+    useful = sum(row["useful_tokens"] for row in rows)
+    costs = ("positions", "tiles")
+    per_token = {f"{name}_per_useful_token": sum(row[name] for row in rows) / useful if useful else None for name in costs}
+    return {"nfe": mean(row["nfe"] for row in rows) if rows else None, **per_token}
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ A model that changes the length of a hole itself (DreamOn) needs no search: `res
 """
 
 from collections.abc import Iterator, Sequence
+from statistics import mean
 from typing import NamedTuple
-
-import numpy as np
 
 from .task import Attempt, InfillTask
 
@@ -51,29 +50,26 @@ def search(task: InfillTask, tries: int) -> Found:
     takes_word = tries == 1 or not all(task.texts[1:])  # where nothing follows a hole, nothing tells its length
     if takes_word and (found := told_by_model(task)):
         return found
-    attempts, scores = list[Attempt](), list[float]()
-    for rows in rows_to_compare(task, tries):
+    attempts, scores = list[Attempt](), list[list[float]]()  # for each attempt the score of each hole
+    for rows in rows_to_compare(task, tries, attempts, scores):
         attempts += task.attempts(rows, exact=True)
         scores += task.scores(attempts[len(scores) :])
-        if max(scores) > LIKELY:
+        if max(map(min, scores)) > LIKELY:
             break
-    else:
-        if len(task.lengths) > 1:
-            attempts += task.attempts([_best_of_each(task, attempts)], exact=True)
-            scores += task.scores(attempts[len(scores) :])
-    return Found(attempts[int(np.argmax(scores))], max(scores), agreed=False)
+    best = max(range(len(scores)), key=lambda one: mean(scores[one]))
+    return Found(attempts[best], mean(scores[best]), agreed=False)
 
 
 def given(task: InfillTask) -> Found:
     """Fill holes whose lengths the caller gave to the last token."""
     (only,) = task.attempts([[length or 0 for length in task.lengths]], exact=True)
-    return Found(only, task.scores([only])[0], agreed=False)
+    return Found(only, mean(task.scores([only])[0]), agreed=False)
 
 
 def resized(task: InfillTask) -> Found:
     """Let the model change the lengths while it fills the holes."""
     only = task.resized()
-    return Found(only, task.scores([only])[0], agreed=True)
+    return Found(only, mean(task.scores([only])[0]), agreed=True)
 
 
 def told_by_model(task: InfillTask) -> Found | None:
@@ -82,7 +78,9 @@ def told_by_model(task: InfillTask) -> Found | None:
         (attempt,) = task.attempts([row], exact=False)
         if is_ended(task, attempt):
             break
-    return Found(attempt, task.scores([attempt])[0], is_ended(task, attempt)) if _has_given_lengths(task, attempt) else None
+    if not _has_given_lengths(task, attempt):
+        return None
+    return Found(attempt, mean(task.scores([attempt])[0]), is_ended(task, attempt))
 
 
 def rows_to_try(task: InfillTask) -> list[list[int]]:
@@ -96,8 +94,18 @@ def rows_to_try(task: InfillTask) -> list[list[int]]:
     return [_filled_in(task, length) for length in dict.fromkeys((min(short, longest), longest))]
 
 
-def rows_to_compare(task: InfillTask, tries: int) -> Iterator[list[list[int]]]:
-    """The holes' lengths on the canvases to fill, those to fill together in one list; `tries` in all."""
+def rows_to_compare(
+    task: InfillTask, tries: int, attempts: Sequence[Attempt], scores: Sequence[Sequence[float]]
+) -> Iterator[list[list[int]]]:
+    """The holes' lengths on the canvases to fill, those to fill together in one list.
+
+    A hole whose text is probable enough keeps its length while lengths of the other holes are tried. On the last canvas each hole
+    has the length that did best for it.
+
+    Args:
+        tries: canvases at most, and one more where there are several holes.
+        attempts, scores: those of all rows so far, to which the caller adds; a score for each hole.
+    """
     longest = task.config.max_tokens
     known: list[dict[int, float]] = [{} for _ in task.lengths]  # for each hole the score of each length
 
@@ -117,21 +125,32 @@ def rows_to_compare(task: InfillTask, tries: int) -> Iterator[list[list[int]]]:
 
     best = [hole[0] for hole in compare([_filled_in(task, min(length, longest)) for length in COARSE])]
     best = [hole[0] for hole in compare(near(best, FINE))]
-    filled = [best]
     yield [best]
-    if next_to := [row for row in near(best, (-1, 1)) if row != best][: tries - 1]:
-        yield next_to
-    filled += next_to
+    yield from _not_filled(near(best, (-1, 1)), tries - 1, attempts, scores)
     ranked = compare([_filled_in(task, length) for length in EVERY if length <= longest])
-    rows = [[hole[min(place, len(hole) - 1)] for hole in ranked] for place in range(max(map(len, ranked)))]
-    if left := [row for row in rows if row not in filled][: max(0, tries - len(filled))]:
+    tried = [set(map(len, texts)) for texts in zip(*(one.ids for one in attempts), strict=True)]
+    left = [[one for one in hole if one not in seen] or hole[:1] for hole, seen in zip(ranked, tried, strict=True)]
+    rows = [[hole[min(place, len(hole) - 1)] for hole in left] for place in range(max(map(len, left)))]
+    yield from _not_filled([_best_of_each(attempts, scores), *rows], tries - len(attempts), attempts, scores)
+    yield from _not_filled([_best_of_each(attempts, scores)], 1, attempts, scores)
+
+
+def _not_filled(
+    rows: Sequence[Sequence[int]], most: int, attempts: Sequence[Attempt], scores: Sequence[Sequence[float]]
+) -> Iterator[list[list[int]]]:
+    """The first of some rows that are not filled yet, as one list; a hole whose text is probable enough keeps its length."""
+    likely = [max(hole) > LIKELY for hole in zip(*scores, strict=True)]
+    best = _best_of_each(attempts, scores)
+    kept = [tuple(old if keep else new for keep, old, new in zip(likely, best, row, strict=True)) for row in rows]
+    filled = {tuple(map(len, one.ids)) for one in attempts}
+    if left := [list(row) for row in dict.fromkeys(kept) if row not in filled][: max(0, most)]:
         yield left
 
 
-def _best_of_each(task: InfillTask, attempts: Sequence[Attempt]) -> list[int]:
-    """For each hole the length at which it did best by itself."""
-    scores = np.array(task.following_scores(attempts))  # [attempts, holes]
-    return [len(attempts[best].ids[hole]) for hole, best in enumerate(scores.argmax(axis=0))]
+def _best_of_each(attempts: Sequence[Attempt], scores: Sequence[Sequence[float]]) -> list[int]:
+    """For each hole the length at which its own text is the most probable."""
+    best = [hole.index(max(hole)) for hole in zip(*scores, strict=True)]
+    return [len(attempts[one].ids[hole]) for hole, one in enumerate(best)]
 
 
 def _filled_in(task: InfillTask, length: int) -> list[int]:

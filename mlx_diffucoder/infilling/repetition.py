@@ -2,6 +2,7 @@
 
 from io import StringIO
 from itertools import islice
+from statistics import mean
 
 from ..decoding.hole_layout import unwrapped
 from .task import Attempt, InfillTask
@@ -37,6 +38,6 @@ def trimmed(task: InfillTask, attempt: Attempt, score: float) -> tuple[Attempt, 
             continue
         ids = [*attempt.ids[:hole], tokenizer.encode_plain(lead + shorter + tail), *attempt.ids[hole + 1 :]]
         other = attempt._replace(ids=ids)
-        if (others := task.scores([other])[0]) > score:
+        if (others := mean(task.scores([other])[0])) > score:
             attempt, score = other, others
     return attempt, score

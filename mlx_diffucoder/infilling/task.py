@@ -213,12 +213,16 @@ class InfillTask:
         masks = [[[self.tokenizer.mask_id] * length for length in row] for row in lengths]
         return self.following_scores([Attempt(row, [False] * len(row), 0) for row in masks])
 
-    def scores(self, attempts: Sequence[Attempt]) -> list[float]:
-        """The mean log-probability of the tokens in the holes, every second one masked, and of those after them."""
+    def scores(self, attempts: Sequence[Attempt]) -> list[list[float]]:
+        """For each attempt and hole the mean log-probability of its tokens, every second one masked, and of those after it."""
         placed = [self._positions(one) for one in attempts]
         masks = [[*every_second(np.concatenate(inside)), np.concatenate(following)] for _, inside, following in placed]
-        found = map(np.concatenate, self._log_probabilities(attempts, masks))
-        return [float(values.mean()) if len(values) else 0.0 for values in found]
+        scores = []
+        for (_, inside, following), mask, values in zip(placed, masks, self._log_probabilities(attempts, masks), strict=True):
+            at, found = np.concatenate(mask), np.concatenate(values)
+            parts = [found[np.isin(at, np.concatenate(hole))] for hole in zip(inside, following, strict=True)]
+            scores.append([float(part.mean()) if len(part) else 0.0 for part in parts])
+        return scores
 
     def _log_probabilities(
         self, attempts: Sequence[Attempt], masks: Sequence[list[NDArray[np.int64]]]

@@ -80,7 +80,7 @@ def test_lengths_above_16_are_compared_in_steps_of_at_most_a_quarter():
             return [[0.0]] * len(lengths)
 
         def scores(self, attempts):
-            return [-1.0] * len(attempts)
+            return [[-1.0]] * len(attempts)
 
     search(Task(), 4)
     assert sorted(Task.asked) == [*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64]

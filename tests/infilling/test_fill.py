@@ -116,11 +116,8 @@ class Task:
     def length_scores(self, lengths):
         return [[-abs(length - self.expects)] for (length,) in lengths]
 
-    def following_scores(self, attempts):
-        return [[self.probable.get(tuple(attempt.ids[0]), -9.0)] for attempt in attempts]
-
     def scores(self, attempts):
-        return [score for (score,) in self.following_scores(attempts)]
+        return [[self.probable.get(tuple(attempt.ids[0]), -9.0)] for attempt in attempts]
 
 
 def found_by(task, tries):
@@ -159,6 +156,32 @@ def test_the_lengths_next_to_it_are_tried_before_all_others():
     assert task.asked == [7, 6, 8]
 
 
+@pytest.mark.parametrize("true", [(4, 2), (4, 5), (6, 1), (2, 7)])
+@pytest.mark.parametrize("sure", [(4, None), (None, None)])
+def test_each_of_several_holes_gets_the_length_at_which_its_own_text_is_the_most_probable(true, sure):
+    """Masked holes tell nothing. A text of the right length is probable, whatever stands in the other hole."""
+    task = Task({}, {})
+    task.lengths, task.texts = tuple(known and true[0] for known in sure), ([1], [2], [3])
+    task.length_scores = lambda rows: [[-5.0, -5.0] for _ in rows]
+    asked = []
+
+    def attempts(rows, *, exact):
+        asked.append([tuple(row) for row in rows])
+        return [Attempt([[7] * one for one in row], [False] * 2, 0) for row in rows]
+
+    task.attempts = attempts
+    task.scores = lambda found: [
+        [-0.1 if len(ids) == at else -1.5 for ids, at in zip(one.ids, true, strict=True)] for one in found
+    ]
+    found = search(task, 9)
+    assert tuple(map(len, found.attempt.ids)) == true
+    assert found.score == pytest.approx(-0.1)
+    for hole, length in enumerate(true):
+        lengths = [{row[hole] for row in rows} for rows in asked]
+        known = next(number for number, some in enumerate(lengths) if length in some)
+        assert set().union(*lengths[known + 1 :]) <= {length}
+
+
 def test_where_nothing_follows_a_hole_the_model_is_taken_at_its_word():
     task = Task({8: ended(1)}, {(7,) * 7: -0.4})
     task.texts = ([1], [])
@@ -182,7 +205,7 @@ def test_every_forward_of_a_search_is_counted(dream_a, monkeypatch):
 def test_a_model_is_taken_at_its_word_about_the_holes_whose_length_is_not_given(tries):
     said = Attempt([[1, 2], [3, 4, 5]], [True, False], 1)
     task = Task({}, {})
-    task.lengths, task.texts, task.scores = (None, 3), ([1], [2], []), lambda attempts: [-0.3]
+    task.lengths, task.texts, task.scores = (None, 3), ([1], [2], []), lambda attempts: [[-0.3]]
     task.attempts = lambda lengths, *, exact: [said] * len(lengths)
     found = search(task, tries)
     assert (found.attempt, found.agreed) == (said, True)

@@ -33,7 +33,7 @@ def test_they_go_where_the_shorter_text_is_more_probable(length, scores, left, p
     parts = ["def f(x):\n   ", "    return x\nprint(f(1))\n"]
     before = Attempt([tokenizer.encode_plain(" x += 1\n    return x\n")], [True], 1)
     task = SimpleNamespace(
-        tokenizer=tokenizer, lengths=[length], context=context_of(tokenizer, parts, 99), scores=lambda attempts: [scores[1]]
+        tokenizer=tokenizer, lengths=[length], context=context_of(tokenizer, parts, 99), scores=lambda attempts: [[scores[1]]]
     )
     after, score = trimmed(task, before, scores[0])
     assert tokenizer.decode(after.ids[0]) == (left or " x += 1\n    return x\n")
