@@ -224,6 +224,18 @@ class InfillTask:
             scores.append([float(part.mean()) if len(part) else 0.0 for part in parts])
         return scores
 
+    def token_scores(self, ids: list[int]) -> NDArray[np.float32]:
+        """The log-probability of each token in the only hole, it and every second other one masked; float32 `[n]`.
+
+        The first token of all is not scored: nothing predicts it.
+        """
+        one = Attempt([ids], [False], 0)
+        masks = every_second(np.concatenate(self._positions(one)[1]))
+        values = np.zeros(len(ids), dtype=np.float32)
+        for mask, found in zip(masks, self._log_probabilities([one], [masks])[0], strict=True):
+            values[mask - len(self.texts[0])] = found
+        return values
+
     def _log_probabilities(
         self, attempts: Sequence[Attempt], masks: Sequence[list[NDArray[np.int64]]]
     ) -> list[list[NDArray[np.float32]]]:

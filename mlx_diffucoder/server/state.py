@@ -11,6 +11,7 @@ from ..config import GenerationConfig
 from ..tokenizer import Tokenizer
 from .engine import About, Engine
 from .filling import Filling
+from .mending import Mending
 from .problems import Problem
 from .work import Answering, Work
 
@@ -135,8 +136,7 @@ class State:
         Raises:
             Problem: the model is loaded for the first time, it cannot fill holes, or there is no text around the hole.
         """
-        if not self.about.infills:
-            raise Problem(501, f"{self.about.family} models cannot fill holes", code="not_implemented")
+        self._check_infills()
         prefix, suffix = around
         prefix = "".join(text if text.endswith("\n") else text + "\n" for text in extra if text) + prefix
         if not (prefix.strip() or suffix.strip()):
@@ -147,6 +147,19 @@ class State:
             prefix, suffix, config, waits=waits, keeps=keeps, warms=warms, shows=shows, key=shared, deadline=deadline
         )
         return [replace(wanted, copy=copy) for copy in range(copies)]
+
+    def mending(self, around: tuple[str, str], region: str, cursor: int | None) -> list[Work]:
+        """Work for a region with its least probable word written anew. The arguments are as for `Mending`.
+
+        Raises:
+            Problem: the model is loaded for the first time, or it cannot fill holes.
+        """
+        self._check_infills()
+        return [Mending(*around, region, cursor, self.holes, ("mending", around, region, cursor))]
+
+    def _check_infills(self) -> None:
+        if not self.about.infills:
+            raise Problem(501, f"{self.about.family} models cannot fill holes", code="not_implemented")
 
 
 def digest_of(text: str) -> str:

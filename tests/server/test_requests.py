@@ -258,6 +258,24 @@ def test_the_next_edit_is_the_region_with_its_hole_filled(server):
     assert (nothing.status_code, nothing.json()["error"]["param"]) == (400, "messages")
 
 
+SQUARES = "def squares(n):\n    result = []\n    for i in range(n):\n        {}.append(i * i)\n    return result"
+
+
+@pytest.mark.parametrize(("before", "wrong"), [("", "reslt"), ("import os\n", "reslt"), ("import os\n", "rslt<|cursor|>")])
+def test_the_next_edit_writes_a_name_that_does_not_fit_anew_unless_it_is_being_typed(server, before, wrong):
+    edit = f"<|code_to_edit|>\n{SQUARES.format(wrong)}\n<|/code_to_edit|>\n"
+    file = f"<|current_file_content|>\n{before}{edit}<|/current_file_content|>"
+    body = {"messages": [{"role": "user", "content": file}], "max_tokens": 8, "n": 2}
+    texts = [one["message"]["content"] for one in server.http.post("/v1/edit/completions", json=body).json()["choices"]]
+    assert texts[0] == texts[1] and (texts[0] == f"```\n{SQUARES.format('result')}\n```") == ("cursor" not in wrong)
+
+
+def test_a_region_in_which_all_fits_gets_no_edit(server):
+    region = f"<|code_to_edit|>\n<|cursor|>{SQUARES.format('result')}\n<|/code_to_edit|>"
+    body = {"messages": [{"role": "user", "content": region}], "max_tokens": 8}
+    assert server.http.post("/v1/edit/completions", json=body).json()["choices"][0]["message"]["content"] == "None"
+
+
 def test_64_requests_of_which_32_hang_up_give_the_other_32_their_texts(server):
     body = json.dumps({"messages": [{"role": "user", "content": PROMPTS[2]}], "max_tokens": 32})
     host, port = server.url.removeprefix("http://").split(":")
