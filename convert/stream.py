@@ -24,6 +24,8 @@ from .shards import ShardWriter
 
 CHUNK = 16 << 20
 """Bytes to read at once."""
+PARTS = 8
+"""Parts of a chunk that are read one by one where rows are changed, which takes several copies in float32."""
 AHEAD = 2
 """Chunks that MLX computes while another is read and written; on a CPU each uses one core."""
 
@@ -126,7 +128,7 @@ def _chunks(items: Sequence[Item], sources: Mapping[str, Stored]) -> Iterator[tu
         for item in items:
             named = [(name, sources[name]) for name in item.sources]
             rows, size = named[0][1].shape[0], sum(one.row for _, one in named)
-            step = max(1, CHUNK // size)
+            step = max(1, CHUNK // size // (PARTS if item.change else 1))
             for start in range(0, rows, step):
                 count = min(step, rows - start)
                 parts = [_read(files[one.file], one, name, start, buffer[: count * one.row]) for name, one in named]
