@@ -31,7 +31,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "one token a step": {"rule": "leftmost", "window": "sliding:width=28,suffix=0"},
     "sampled": {"rule": "leftmost", "temperature": 1.0},
 }
-app = typer.Typer(pretty_exceptions_enable=False)
+app = typer.Typer(help="Measure what GRPO in the order of decoding gains.", pretty_exceptions_enable=False)
 Model = Annotated[str, typer.Option("--model", "-m", help="The initial checkpoint, not quantized.")]
 Allow = Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")]
 

@@ -77,7 +77,7 @@ class Mending:
         """Whether the model finds a region clearly more probable than this one."""
         lead, tail = task.context.leads[0], task.context.tails[0]
         ids = [task.tokenizer.encode_plain(lead + text + tail) for text in (self.region, mended)]
-        old_score, new_score = task.scores([Attempt([one], [False], 0) for one in ids])
+        (old_score,), (new_score,) = task.scores([Attempt([one], [False], 0) for one in ids])
         return new_score > old_score + SURER
 
     def _words(self, task: InfillTask) -> Iterator[tuple[float, int, int]]:

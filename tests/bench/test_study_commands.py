@@ -16,6 +16,8 @@ MODULES = [f"bench.studies.{name}" for name in STUDIES if name not in ("__init__
 
 
 def command_of(module):
+    if hasattr(module, "app"):
+        return module.app
     app = typer.Typer()
     app.command()(module.main)
     return app
@@ -29,7 +31,9 @@ def test_it_starts_with_a_command_that_it_takes(name):
     assert module.__doc__.index(f"python -m {name}") < 400, f"{name}: the command stands too far below"
     command = typer.main.get_command(command_of(module))
     for line in lines:
-        command.make_context(name, shlex.split(line))  # raises for options and arguments that it does not take
+        words = shlex.split(line)
+        taking = command.commands[words.pop(0)] if hasattr(command, "commands") else command
+        taking.make_context(name, words)  # raises for options and arguments that it does not take
 
 
 @pytest.mark.parametrize("name", MODULES)

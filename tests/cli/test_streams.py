@@ -157,7 +157,10 @@ def test_a_stopped_command_does_not_wait_for_its_threads():
 
 
 LONG = {
-    "fuse": ("mlx_diffucoder.convert.converter._prepare", ("-m", "pocket", "--adapter", "{}", "--out", "{}/out")),
+    "fuse": (
+        "mlx_diffucoder.convert.converter._prepare",
+        ("-m", DATA / "dream-a", "--adapter", DATA / "d2f-a", "--out", "{}/out"),
+    ),
     "convert": ("mlx_diffucoder.convert.converter.write_weights", (DATA / "dream-b", "{}/out")),
     "eval": (
         "mlx_diffucoder.evaluation.run._answered",
