@@ -97,7 +97,8 @@ def whole_recipe(folder, monkeypatch):
     return done.stderr.splitlines()
 
 
-@pytest.mark.parametrize("made_by", [small_recipe, pytest.param(whole_recipe, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("made_by", [small_recipe, whole_recipe])
 def test_the_recipe_trains_stage_by_stage_leaves_a_model_that_loads_and_is_done_then(tmp_path, monkeypatch, made_by):
     printed = made_by(tmp_path, monkeypatch)
     trained = [line for line in printed if line.startswith("diffucode train")]

@@ -11,7 +11,8 @@ from unittest import mock
 COMMAND = Path(sys.executable).with_name("diffucode")
 CLEAN = {"HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VISUAL", "EDITOR"}
 # No defaults of whoever runs the tests, no widths that they have tuned, and no models that they have converted.
-NOTHING_SET = {"DIFFUCODE_CONFIG": os.devnull, "DIFFUCODE_PROFILES": "/nowhere", "DIFFUCODE_CONVERSIONS": "/nowhere"}
+NOWHERE = f"{os.devnull}/nowhere"  # nobody can make it
+NOTHING_SET = {"DIFFUCODE_CONFIG": os.devnull, "DIFFUCODE_PROFILES": NOWHERE, "DIFFUCODE_CONVERSIONS": NOWHERE}
 # Variables that Python and huggingface_hub read once, when they start.
 READ_ONCE = ("HF_", "PYTHON")
 # Those of huggingface_hub that can be set in a process that runs: what each sets in its `constants`.

@@ -70,7 +70,9 @@ def test_an_adapter_of_another_model_is_one_line(tmp_path, floats, rows):
         ("fuse", "--out", tmp_path / "f"),
     ]
     for verb in verbs:
-        done = diffucode(*verb, "-m", CHECKPOINT, "--adapter", tmp_path / "a")
+        done = diffucode(
+            *verb, "-m", CHECKPOINT, "--adapter", tmp_path / "a", env={"DIFFUCODE_PROFILES": str(tmp_path / "tuned")}
+        )
         assert_one_line(done, "the adapter belongs to another model", str(floats))
     assert not (tmp_path / "f").exists()
 
